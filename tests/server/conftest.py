@@ -1,4 +1,4 @@
-"""A ledger for each test, copied from an empty one since making it takes longer."""
+"""A ledger for each test, copied from an empty ledger because this is faster than creating one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gateway before fake replicas, and how a test asks it."""
+"""A gateway in front of fake replicas, and helpers for its requests and responses."""
 
 from __future__ import annotations
 
@@ -25,25 +25,29 @@ CHAT = {"model": "cat", "messages": [{"role": "user", "content": "What is a cat?
 async def service(
     ledger: Ledger, *replicas: FakeReplica, routes: Router | None = None, research: bool = False, **settings: Any
 ) -> AsyncIterator[tuple[Gateway, httpx.AsyncClient]]:
-    """A gateway on a free port before these replicas, and a client of it."""
+    """Start a gateway on a free port in front of these replicas, and a client of it."""
     client = httpx.AsyncClient(transport=Network(*replicas))
-    given = ServiceSettings(**{"patience": 0.2, "patience_again": 1.0, "header_seconds": 0.5, **settings})
-    gateway = Gateway(routes or routes_to(*replicas), ledger, given, client=client, research=research)
-    server = listener(gateway_app(gateway), header_seconds=given.header_seconds, connections=100, drain_seconds=1)
-    opened = open_socket("127.0.0.1", 0)
-    port = opened.getsockname()[1]
-    serving = asyncio.create_task(server.serve(sockets=[opened]))
+    service_settings = ServiceSettings(**{"patience": 0.2, "patience_again": 1.0, "header_seconds": 0.5, **settings})
+    gateway = Gateway(routes or routes_to(*replicas), ledger, service_settings, client=client, research=research)
+    server = listener(
+        gateway_app(gateway), header_seconds=service_settings.header_seconds, connections=100, drain_seconds=1
+    )
+    listening_socket = open_socket("127.0.0.1", 0)
+    port = listening_socket.getsockname()[1]
+    server_task = asyncio.create_task(server.serve(sockets=[listening_socket]))
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as outside:
-            yield gateway, outside
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False
+        ) as gateway_client:
+            yield gateway, gateway_client
     finally:
         await server.stop()
-        await serving
+        await server_task
         await gateway.close()
 
 
-def going(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """A test that is a coroutine."""
+def async_test(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test that is a coroutine."""
 
     def run(ledger: Ledger) -> None:
         asyncio.run(asyncio.wait_for(test(ledger), 30))
@@ -52,8 +56,8 @@ def going(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     return run
 
 
-def going_anywhere(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """The same, on each kind of database."""
+def async_test_on_each_database(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test that is a coroutine on each kind of database."""
 
     def run(any_ledger: Ledger) -> None:
         asyncio.run(asyncio.wait_for(test(any_ledger), 30))
@@ -65,14 +69,14 @@ def going_anywhere(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 def events(text: str) -> list[dict[str, Any]]:
     data = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
     assert data[-1] == "[DONE]", text
-    return [json.loads(one) for one in data[:-1]]
+    return [json.loads(event) for event in data[:-1]]
 
 
-def text_of(told: list[dict[str, Any]]) -> str:
-    return "".join(choice["delta"].get("content") or "" for event in told for choice in event["choices"])
+def text_of(stream_events: list[dict[str, Any]]) -> str:
+    return "".join(choice["delta"].get("content") or "" for event in stream_events for choice in event["choices"])
 
 
-def lost(gateway: Gateway) -> dict[str, float]:
-    """Accepted requests that were not answered, by reason."""
+def lost_requests(gateway: Gateway) -> dict[str, float]:
+    """Return the number of accepted requests without an answer, by reason."""
     samples = [sample for family in gateway.telemetry.lost.collect() for sample in family.samples]
-    return {one.labels["reason"]: one.value for one in samples if one.name.endswith("_total")}
+    return {sample.labels["reason"]: sample.value for sample in samples if sample.name.endswith("_total")}

@@ -1,4 +1,4 @@
-"""Real releases of tiny models in a folder."""
+"""Real releases of tiny models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vita.testing import byte_tokenizer, tiny_model
 def model_folder(
     folder: Path, *, template: str | None = CHATML, change: Callable[[Transformer], None] | None = None, **sizes: Any
 ) -> Path:
-    """A Hugging Face folder of a random model; `change` edits its weights before they are written."""
+    """Save a random model as a Hugging Face folder; `change` edits its weights before they are written."""
     folder.mkdir(parents=True, exist_ok=True)
     model = tiny_model(std=0.3, **{"context": 512, **sizes})
     if change is not None:
@@ -28,7 +28,7 @@ def model_folder(
     return folder
 
 
-def release_folder(folder: Path, *, version: str = "1", **given: Any) -> Path:
-    """A release `m` of such a model."""
-    model = model_folder(folder / f"model-{version}", **given)
+def release_folder(folder: Path, *, version: str = "1", **options: Any) -> Path:
+    """Create a release `m` of such a model."""
+    model = model_folder(folder / f"model-{version}", **options)
     return create_release(model, folder / f"release-{version}", name="m", version=version)

@@ -1,4 +1,4 @@
-"""A replica that is no model: answers by rule over real HTTP, so that the fleet can be tested without weights.
+"""A replica without a model that answers by rule over real HTTP, to test the fleet without weights.
 
 python -m tests.server.replica_stub --release FOLDER --digest SHA --port N --threads T
 """
@@ -29,7 +29,7 @@ SECONDS_A_WORD = 0.02
 
 
 def stub(version: str, folder: Path) -> Starlette:
-    """The application of a replica of `version`; an answer has as many words as `max_tokens` says, or eight."""
+    """Return the application of a replica of `version`; an answer has `max_tokens` words, by default eight."""
     drained = False
     usage = {"prompt_tokens": 3, "completion_tokens": 8, "total_tokens": 11}
 
@@ -42,7 +42,7 @@ def stub(version: str, folder: Path) -> Starlette:
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return JSONResponse({"id": "chatcmpl-0", "model": version, "choices": [choice], "usage": usage})
 
-    async def fine(_: Request) -> Response:
+    async def health(_: Request) -> Response:
         return JSONResponse({})
 
     async def ready(_: Request) -> Response:
@@ -57,15 +57,15 @@ def stub(version: str, folder: Path) -> Starlette:
     async def metrics(_: Request) -> Response:
         return Response("# HELP vita_x X.\n# TYPE vita_x gauge\nvita_x 1.0\n", media_type="text/plain")
 
-    routes = [Route("/v1/chat/completions", chat, methods=["POST"]), Route("/ready", ready), Route("/health", fine)]
+    routes = [Route("/v1/chat/completions", chat, methods=["POST"]), Route("/ready", ready), Route("/health", health)]
     routes += [Route("/metrics", metrics), Route("/drain", drain, methods=["POST"])]
     return Starlette(routes=routes, middleware=[Middleware(ReplicaAuth, secret=machine.replica_secret())])
 
 
 async def _stream(body: dict[str, Any], version: str, usage: dict[str, int]) -> AsyncIterator[bytes]:
     base = {"id": "chatcmpl-0", "created": 1, "model": version}
-    for place, word in enumerate(islice(cycle(words_of(body)), body.get("max_tokens", 8))):
-        delta = {"content": word, **({"role": "assistant"} if place == 0 else {})}
+    for index, word in enumerate(islice(cycle(words_of(body)), body.get("max_tokens", 8))):
+        delta = {"content": word, **({"role": "assistant"} if index == 0 else {})}
         yield _event({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         await asyncio.sleep(SECONDS_A_WORD)
     yield _event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
@@ -79,16 +79,19 @@ def _event(value: dict[str, Any]) -> bytes:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser()
     for name in ("--release", "--digest", "--port", "--threads"):
-        options.add_argument(name)
-    given = options.parse_args()
-    told = json.loads((Path(given.release) / "release.json").read_text())
-    if told["version"] == "broken" or (Path(given.release) / "broken").exists():
+        parser.add_argument(name)
+    options = parser.parse_args()
+    release = json.loads((Path(options.release) / "release.json").read_text())
+    if release["version"] == "broken" or (Path(options.release) / "broken").exists():
         raise SystemExit(6)
     sys.stderr.write("ERROR: a line of the log\n")
     uvicorn.run(
-        stub(told["version"], Path(given.release)), port=int(given.port), log_level="error", timeout_graceful_shutdown=1
+        stub(release["version"], Path(options.release)),
+        port=int(options.port),
+        log_level="error",
+        timeout_graceful_shutdown=1,
     )
 
 

@@ -26,16 +26,16 @@ def tiny_engine(*, context: int = 128, **sizes: Any) -> Engine:
 
 
 def tiny_app(
-    engine: Engine | None = None, *, rows: int = 4, queue: int = 16, secret: str = "", **served: Any
+    engine: Engine | None = None, *, rows: int = 4, queue: int = 16, secret: str = "", **model_options: Any
 ) -> Starlette:
     scheduler = Scheduler(engine or tiny_engine(), rows=rows, queue=queue)
-    told = ServedModel(names=("cat", "cat:1"), version="cat:1", digest=DIGEST, **served)
-    return create_app(scheduler, told, secret=secret)
+    served_model = ServedModel(names=("cat", "cat:1"), version="cat:1", digest=DIGEST, **model_options)
+    return create_app(scheduler, served_model, secret=secret)
 
 
 @contextmanager
 def serving(app: Starlette) -> Iterator[str]:
-    """The URL at which the application answers."""
+    """Serve the application and yield its URL."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

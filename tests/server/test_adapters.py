@@ -1,4 +1,4 @@
-"""Adapters beside their base model: added by digest, answered with their own weights, removed, and restored."""
+"""Adapters with their base model: added by digest, answered with their weights, removed, and restored."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ GREEDY = Sampling(temperature=0, max_tokens=12)
 
 
 def save_adapter_of(base: Path, folder: Path, *, seed: int, **options: Any) -> Path:
-    """Save an adapter with random weights; `base` is the folder of its base model beside it."""
+    """Save an adapter with random weights; `base` is the folder of its base model in the same parent folder."""
     model = hf.load(base)
     attach(model, LoraConfig(rank=4, target_modules="all-linear", **options))
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in trainable(model).values():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=chance))
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     save_adapter_successor(model, folder, source=ModelFiles(base), base=base.name)
     return folder
 
@@ -47,35 +47,39 @@ def answer_of(folder: Path) -> str:
     return Engine.open(folder).chat([Message("user", QUESTION)], GREEDY).text
 
 
-def test_an_adapter_answers_over_the_weights_of_the_base_as_alone(tmp_path: Path) -> None:
+def test_an_adapter_on_a_shared_base_answers_as_a_model_of_its_own(tmp_path: Path) -> None:
     base = save_chat_model(tmp_path / "base")
     create_release(base, tmp_path / "release", name="base")
     engine = Engine.open(tmp_path / "release" / MODEL)
-    before = engine.chat([Message("user", QUESTION)], GREEDY).text
+    base_answer = engine.chat([Message("user", QUESTION)], GREEDY).text
     adapters = Adapters(read_release(tmp_path / "release"), engine)
     for seed, options in ((1, {}), (2, {"use_dora": True}), (3, {"modules_to_save": ("norm",)})):
         adapter = save_adapter_of(base, tmp_path / f"adapter-{seed}", seed=seed, **options)
         release = read_release(create_release(adapter, tmp_path / f"release-{seed}", name="a", version=str(seed)))
         scheduler, served = adapters.load(release.folder, digest=release.digest)
         try:
-            own = scheduler.engine
+            adapter_engine = scheduler.engine
             assert served.names == (f"a:{seed}",)
-            assert own.chat([Message("user", QUESTION)], GREEDY).text == answer_of(adapter) != before
-            shared = {parameter.data_ptr() for parameter in engine.model.parameters()}
-            names = [name for name, parameter in own.model.named_parameters() if parameter.data_ptr() not in shared]
+            assert adapter_engine.chat([Message("user", QUESTION)], GREEDY).text == answer_of(adapter) != base_answer
+            base_addresses = {parameter.data_ptr() for parameter in engine.model.parameters()}
+            names = [
+                name
+                for name, parameter in adapter_engine.model.named_parameters()
+                if parameter.data_ptr() not in base_addresses
+            ]
             assert all(".lora_" in name or "norm" in name for name in names)
         finally:
             scheduler.close()
-    assert engine.chat([Message("user", QUESTION)], GREEDY).text == before
-    other = save_chat_model(tmp_path / "other", seed=9)
-    stranger = save_adapter_of(other, tmp_path / "stranger", seed=1)
-    release = read_release(create_release(stranger, tmp_path / "release-4", name="b", version="1"))
+    assert engine.chat([Message("user", QUESTION)], GREEDY).text == base_answer
+    other_base = save_chat_model(tmp_path / "other", seed=9)
+    foreign_adapter = save_adapter_of(other_base, tmp_path / "stranger", seed=1)
+    release = read_release(create_release(foreign_adapter, tmp_path / "release-4", name="b", version="1"))
     with pytest.raises(ModelError, match="expected an adapter of the model of base"):
         adapters.load(release.folder, digest=release.digest)
 
 
 @pytest.mark.slow
-def test_adapters_are_added_answer_and_are_removed_without_a_restart(tmp_path: Path) -> None:
+def test_adapters_are_added_and_removed_without_a_restart(tmp_path: Path) -> None:
     base = save_chat_model(tmp_path / "base")
     save_adapter_of(base, tmp_path / "polite", seed=1)
     save_adapter_of(base, tmp_path / "brief", seed=2, use_dora=True)
@@ -84,8 +88,8 @@ def test_adapters_are_added_answer_and_are_removed_without_a_restart(tmp_path: P
     def ask(model: str) -> str:
         messages: Any = [{"role": "user", "content": QUESTION}]
         with openai.OpenAI(base_url=f"{fleet.url}/v1", api_key="none", max_retries=0) as client:
-            answer = client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=12)
-        return answer.choices[0].message.content or ""
+            completion = client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=12)
+        return completion.choices[0].message.content or ""
 
     def models() -> list[str]:
         data = httpx.get(f"{fleet.url}/v1/models", trust_env=False).json()["data"]

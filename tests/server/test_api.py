@@ -1,4 +1,4 @@
-"""Every mistake in a request is named; nothing that was sent is ignored."""
+"""Every mistake in a request is named, and no field is ignored."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CHAT = {"model": "cat", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = {"model": "cat"}
 
 
-NAMED = {"function": {"name": "f"}}
+FUNCTION_CHOICE = {"function": {"name": "f"}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 STRICT = {"type": "function", "function": {"name": "f", "strict": True}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
-ANSWERED = {"role": "assistant", "content": "The cat"}
+CALL_MESSAGE = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+ASSISTANT_MESSAGE = {"role": "assistant", "content": "The cat"}
 
 
 def refusal(kind: type[RequestBody], **body: Any) -> tuple[str | None, str | None, str]:
@@ -69,11 +69,11 @@ def refusal(kind: type[RequestBody], **body: Any) -> tuple[str | None, str | Non
         ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "user", "content": "x", "reasoning_content": "y"}]}, "messages[0].reasoning_content"),
         (
-            {"messages": [CALLED, {**CALLED, "tool_calls": [{**CALL, "type": "custom"}]}]},
+            {"messages": [CALL_MESSAGE, {**CALL_MESSAGE, "tool_calls": [{**CALL, "type": "custom"}]}]},
             "messages[1].tool_calls[0].type",
         ),
         (
-            {"messages": [{**CALLED, "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "["}}]}]},
+            {"messages": [{**CALL_MESSAGE, "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "["}}]}]},
             "messages[0].tool_calls[0].function.arguments",
         ),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
@@ -87,7 +87,7 @@ def refusal(kind: type[RequestBody], **body: Any) -> tuple[str | None, str | Non
         ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
         ({"continue_final_message": True}, "continue_final_message"),
         (
-            {"messages": [ANSWERED], "continue_final_message": True, "add_generation_prompt": True},
+            {"messages": [ASSISTANT_MESSAGE], "continue_final_message": True, "add_generation_prompt": True},
             "add_generation_prompt",
         ),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
@@ -102,7 +102,7 @@ def test_a_wrong_value_is_named(body: dict[str, Any], param: str) -> None:
     ("model", "body", "param"),
     [
         (ChatRequest, {**CHAT, "tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
-        (ChatRequest, {**CHAT, "tools": [TOOL], "tool_choice": {"type": "function", **NAMED}}, "tool_choice"),
+        (ChatRequest, {**CHAT, "tools": [TOOL], "tool_choice": {"type": "function", **FUNCTION_CHOICE}}, "tool_choice"),
         (ChatRequest, {**CHAT, "tools": [STRICT]}, "tools[0].function.strict"),
         (ChatRequest, {**CHAT, "functions": [{"name": "f"}]}, "functions"),
         (ChatRequest, {**CHAT, "store": True}, "store"),
@@ -111,16 +111,16 @@ def test_a_wrong_value_is_named(body: dict[str, Any], param: str) -> None:
         (EmbeddingRequest, {**TEXT, "input": "a", "dimensions": 4}, "dimensions"),
     ],
 )
-def test_what_cannot_be_honoured_is_told_apart_from_what_is_misspelt(
+def test_unsupported_parameters_are_separate_from_unknown_parameters(
     model: type[RequestBody], body: dict[str, Any], param: str
 ) -> None:
     assert refusal(model, **body)[:2] == (param, "unsupported_parameter")
     assert refusal(model, **body, tempreature=1)[1] in ("unknown_parameter", "unsupported_parameter")
-    found = refusal(CompletionRequest, **TEXT, tempreature=1)
-    assert found == ("tempreature", "unknown_parameter", "Unrecognized request argument supplied: tempreature")
+    error_fields = refusal(CompletionRequest, **TEXT, tempreature=1)
+    assert error_fields == ("tempreature", "unknown_parameter", "Unrecognized request argument supplied: tempreature")
 
 
-def test_nulls_and_neutral_values_are_as_if_absent() -> None:
+def test_nulls_and_neutral_values_have_no_effect() -> None:
     extras = {
         "tools": None,
         "tool_choice": "none",
@@ -130,21 +130,21 @@ def test_nulls_and_neutral_values_are_as_if_absent() -> None:
         "stop": None,
     }
     assistant = {"role": "assistant", "content": "yes", "refusal": None, "tool_calls": None, "audio": None}
-    asked = parse(ChatRequest, json.dumps({**CHAT, **extras, "messages": [*CHAT["messages"], assistant]}).encode())
-    assert asked.messages[1].content == "yes"
-    assert asked.stops == ()
+    request = parse(ChatRequest, json.dumps({**CHAT, **extras, "messages": [*CHAT["messages"], assistant]}).encode())
+    assert request.messages[1].content == "yes"
+    assert request.stops == ()
 
 
-def test_content_parts_are_put_together() -> None:
+def test_content_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    asked = parse(ChatRequest, json.dumps({**CHAT, "messages": [{"role": "developer", "content": parts}]}).encode())
-    assert asked.messages[0].content == "ab"
+    request = parse(ChatRequest, json.dumps({**CHAT, "messages": [{"role": "developer", "content": parts}]}).encode())
+    assert request.messages[0].content == "ab"
 
 
 @pytest.mark.parametrize("prompt", ["a", ["a", "b"], [1, 2], [[1], [2, 3]], ""])
 def test_a_prompt_has_four_forms(prompt: Any) -> None:
-    asked = parse(CompletionRequest, json.dumps({**TEXT, "prompt": prompt}).encode())
-    assert asked.prompts == (prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt])
+    request = parse(CompletionRequest, json.dumps({**TEXT, "prompt": prompt}).encode())
+    assert request.prompts == (prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt])
 
 
 @pytest.mark.parametrize("prompt", [[], ["a", 1], [[]], [1.5], {"a": 1}, 3, [-1], [[1], "a"], [True], [2**31]])
@@ -153,11 +153,11 @@ def test_other_forms_of_a_prompt_are_refused(prompt: Any) -> None:
 
 
 @pytest.mark.parametrize("inputs", ["", [""], ["a", ""], [[]], []])
-def test_nothing_has_no_embedding(inputs: Any) -> None:
+def test_an_empty_input_to_embeddings_is_refused(inputs: Any) -> None:
     assert refusal(EmbeddingRequest, **TEXT, input=inputs)[0] == "input"
 
 
-def test_either_a_text_or_a_dialogue_is_tokenized() -> None:
+def test_tokenize_takes_either_a_text_or_a_dialogue() -> None:
     assert refusal(TokenizeRequest)[0] == "prompt"
     assert refusal(TokenizeRequest, prompt="a", messages=CHAT["messages"])[0] == "prompt"
 
@@ -170,13 +170,13 @@ def test_either_a_text_or_a_dialogue_is_tokenized() -> None:
         b'{"model": "cat", "stop": {"a": ' * 500 + b"1" + b"}}" * 500,
     ],
 )  # fmt: skip
-def test_a_body_that_is_no_request_is_refused_and_nothing_worse(body: bytes) -> None:
+def test_an_invalid_body_is_refused_with_status_400(body: bytes) -> None:
     with pytest.raises(ApiError) as error:
         parse(ChatRequest, body)
     assert error.value.status == 400
 
 
-def test_refusals_have_the_form_that_clients_read() -> None:
+def test_errors_have_the_format_of_the_openai_api() -> None:
     assert invalid("no", "n").body() == {
         "error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": None}
     }
@@ -184,23 +184,23 @@ def test_refusals_have_the_form_that_clients_read() -> None:
     assert unavailable("later", code="loading").body()["error"]["type"] == "server_error"
 
 
-def test_requests_are_read_without_torch() -> None:
+def test_requests_are_parsed_without_torch() -> None:
     code = "import sys, vita.server.api, vita.server.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("field", ["prompt", "prompts", "bias", "messages", "unknown", "turns", "parts"])
-def test_a_wrong_body_takes_memory_in_proportion_to_its_length(field: str) -> None:
-    """A body is read to its first mistake: a list of all mistakes would take many times the memory of the body."""
+def test_an_invalid_body_takes_memory_in_proportion_to_its_length(field: str) -> None:
+    """A body is parsed up to its first mistake; a list of all mistakes would take many times the memory of the body."""
 
     def memory(count: int) -> float:
-        turns = [{"role": ("user", "assistant")[place % 2], "content": ""} for place in range(min(count, 4000))]
+        turns = [{"role": ("user", "assistant")[index % 2], "content": ""} for index in range(min(count, 4000))]
         model, body = {
             "prompt": (CompletionRequest, {"prompt": [-1] * count}),
             "prompts": (CompletionRequest, {"prompt": [[-1] for _ in range(count // 2)]}),
-            "bias": (CompletionRequest, {"logit_bias": {f"x{place}": 1 for place in range(count // 2)}}),
+            "bias": (CompletionRequest, {"logit_bias": {f"x{index}": 1 for index in range(count // 2)}}),
             "messages": (ChatRequest, {"messages": [{"role": "nobody"}] * count}),
-            "unknown": (ChatRequest, {"messages": turns, **{f"f{place}": 1 for place in range(count // 2)}}),
+            "unknown": (ChatRequest, {"messages": turns, **{f"f{index}": 1 for index in range(count // 2)}}),
             "turns": (ChatRequest, {"messages": turns}),
             "parts": (ChatRequest, {"messages": [{"role": "user", "content": [{"type": "text", "text": 1}] * 1000}]}),
         }[field]

@@ -1,4 +1,4 @@
-"""Requests made from the OpenAPI document, right and wrong ones, find no fault of a replica, nor of the gateway."""
+"""Valid and invalid requests from the OpenAPI document find no fault in a replica or the gateway."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from vita.spine.ledger import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
-TAKING = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"]
-TELLING = ["/v1/models", "/v1/models/{}", "/tokenizer_info", "/health", "/ready", "/metrics"]
-OF_REPLICA = [(path, "POST") for path in TAKING] + [(path, "GET") for path in TELLING]
-OF_DOOR = [*OF_REPLICA, ("/v1/feedback", "POST"), ("/openapi.json", "GET")]
+POST_PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"]
+GET_PATHS = ["/v1/models", "/v1/models/{}", "/tokenizer_info", "/health", "/ready", "/metrics"]
+REPLICA_OPERATIONS = [(path, "POST") for path in POST_PATHS] + [(path, "GET") for path in GET_PATHS]
+GATEWAY_OPERATIONS = [*REPLICA_OPERATIONS, ("/v1/feedback", "POST"), ("/openapi.json", "GET")]
 
 
-def with_wrong_ones(operations: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
-    """Every operation asked rightly, and wrongly where it takes a body."""
-    wrong = [(path, method, "NEGATIVE") for path, method in operations if method == "POST"]
-    return [(path, method, "POSITIVE") for path, method in operations] + wrong
+def with_invalid_requests(operations: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """Return every operation with valid requests, and with invalid requests if it takes a body."""
+    invalid = [(path, method, "NEGATIVE") for path, method in operations if method == "POST"]
+    return [(path, method, "POSITIVE") for path, method in operations] + invalid
 
 
 @contextmanager
 def replica() -> Iterator[Starlette]:
-    """It is not asked after its application was shut down, so each test has its own."""
+    """Create an application for each test, because it cannot be used after its shutdown."""
     app = tiny_app()
     try:
         yield app
@@ -43,8 +43,8 @@ def replica() -> Iterator[Starlette]:
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a gateway before a replica."""
+def gateway_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the URL of a gateway in front of a replica."""
     ledger = Ledger(tmp_path_factory.mktemp("ledger") / "ledger.db")
     routes = Router("cat")
     backends = [Backend("a", "http://a", ready=True)]
@@ -56,22 +56,22 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ledger.close()
 
 
-@pytest.mark.parametrize(("path", "method", "mode"), with_wrong_ones(OF_REPLICA))
-def test_no_request_finds_a_fault_of_a_replica(path: str, method: str, mode: str) -> None:
+@pytest.mark.parametrize(("path", "method", "mode"), with_invalid_requests(REPLICA_OPERATIONS))
+def test_no_request_finds_a_fault_in_a_replica(path: str, method: str, mode: str) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     with replica() as app:
-        asked(schemathesis.openapi.from_asgi("/openapi.json", app), path, method, mode)
+        check_operation(schemathesis.openapi.from_asgi("/openapi.json", app), path, method, mode)
 
 
-@pytest.mark.parametrize(("path", "method", "mode"), with_wrong_ones(OF_DOOR))
-def test_no_request_finds_a_fault_of_the_gateway(door: str, path: str, method: str, mode: str) -> None:
+@pytest.mark.parametrize(("path", "method", "mode"), with_invalid_requests(GATEWAY_OPERATIONS))
+def test_no_request_finds_a_fault_in_the_gateway(gateway_url: str, path: str, method: str, mode: str) -> None:
     schemathesis = pytest.importorskip("schemathesis")
-    asked(schemathesis.openapi.from_url(f"{door}/openapi.json"), path, method, mode)
+    check_operation(schemathesis.openapi.from_url(f"{gateway_url}/openapi.json"), path, method, mode)
 
 
-def asked(schema: Any, path: str, method: str, mode: str) -> None:
+def check_operation(schema: Any, path: str, method: str, mode: str) -> None:
     schemathesis = pytest.importorskip("schemathesis")
-    (name,) = [one for one in schema if plain(one) == path]
+    (name,) = [template for template in schema if without_parameter_names(template) == path]
     statuses = set()
 
     @seed(0)
@@ -80,7 +80,7 @@ def asked(schema: Any, path: str, method: str, mode: str) -> None:
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
     )  # fmt: skip
     @given(case=schema[name][method].as_strategy(generation_mode=schemathesis.GenerationMode[mode]))
-    def ask(case: Any) -> None:
+    def check_case(case: Any) -> None:
         if isinstance(case.body, dict) and mode == "POSITIVE" and "model" in case.body:
             case.body["model"] = "cat"
         answer = case.call()
@@ -89,10 +89,10 @@ def asked(schema: Any, path: str, method: str, mode: str) -> None:
         if answer.status_code >= 400:
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
-    ask()
+    check_case()
     assert statuses
 
 
-def plain(path: str) -> str:
-    """A path with its parameters unnamed."""
+def without_parameter_names(path: str) -> str:
+    """Return a path without the names of its parameters."""
     return "/".join("{}" if part.startswith("{") else part for part in path.split("/"))

@@ -1,4 +1,4 @@
-"""Every `vita fleet` command, from the command line against a service of real replicas."""
+"""Every `vita fleet` command against a service of real replicas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VITA = (sys.executable, "-c", "from vita.cli import main; main()")
 
 
 class Fleet:
-    """A running service and the commands that steer it."""
+    """A running service and the commands that control it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,12 +35,12 @@ class Fleet:
         self.url = ""
 
     def vita(self, *words: str) -> tuple[int, str]:
-        """Run a command; (exit code, what it wrote)."""
-        done = subprocess.run(
+        """Run a command and return (exit code, output)."""
+        process = subprocess.run(
             [*VITA, *words], cwd=self.folder, env=self.environment, capture_output=True,
             text=True, timeout=120, check=False,
         )  # fmt: skip
-        return done.returncode, done.stdout + done.stderr
+        return process.returncode, process.stdout + process.stderr
 
     def status(self) -> dict[str, Any]:
         code, out = self.vita("fleet", "status", "--json")
@@ -48,7 +48,7 @@ class Fleet:
         return json.loads(out)
 
     def shares(self) -> dict[str, float]:
-        """The first letter of each version -> its share of the traffic."""
+        """Return the first letter of each version -> its share of the traffic."""
         return {version["version"][0]: version["share"] for version in self.status()["versions"]}
 
     @contextmanager
@@ -59,16 +59,16 @@ class Fleet:
             process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=out, stderr=out)
         try:
             deadline = time.monotonic() + 90
-            while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+            while not (url_match := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
-            self.url = found[0]
+            self.url = url_match[0]
             yield
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
 
-    def asked(self) -> int:
+    def send_request(self) -> int:
         body = {"model": "x", "messages": [{"role": "user", "content": "a cat"}], "max_tokens": 2}
         return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=30, trust_env=False).status_code
 
@@ -77,7 +77,7 @@ class Fleet:
 def fleet(tmp_path: Path) -> Fleet:
     engine = tiny_engine()
     for name in ("a", "b"):
-        with_other_weights(engine, scale=1.0 if name == "a" else 1.01)
+        scale_weights(engine, scale=1.0 if name == "a" else 1.01)
         hf.save(engine.model, tmp_path / name)
         engine.tokenizer.save(tmp_path / name)
         assert engine.template is not None
@@ -85,14 +85,14 @@ def fleet(tmp_path: Path) -> Fleet:
     return Fleet(tmp_path)
 
 
-def with_other_weights(engine: Any, *, scale: float) -> None:
+def scale_weights(engine: Any, *, scale: float) -> None:
     for parameter in engine.model.parameters():
         parameter.data.mul_(scale)
 
 
-def test_every_fleet_command_steers_a_running_service(fleet: Fleet) -> None:
+def test_every_fleet_command_controls_a_running_service(fleet: Fleet) -> None:
     with fleet.serving("a", "--name", "x", "--ungated", "a test"):
-        assert fleet.shares() == {"x": 1.0} and fleet.asked() == 200
+        assert fleet.shares() == {"x": 1.0} and fleet.send_request() == 200
         code, out = fleet.vita("fleet", "roll", "b", "--share", "0.5")
         assert code == 9 and "which no gate has approved" in out and "--ungated REASON" in out
         code, out = fleet.vita("fleet", "roll", "b", "--share", "0.5", "--ungated", "a canary")
@@ -102,30 +102,30 @@ def test_every_fleet_command_steers_a_running_service(fleet: Fleet) -> None:
         assert code == 9 and "--ungated REASON" in out and fleet.shares() == {"x": 0.5, "b": 0.5}
         code, out = fleet.vita("fleet", "promote", "--ungated", "it is better")
         assert code == 0, out
-        assert fleet.shares() == {"b": 1.0} and fleet.asked() == 200
+        assert fleet.shares() == {"b": 1.0} and fleet.send_request() == 200
         (model, *_) = httpx.get(f"{fleet.url}/v1/models", trust_env=False).json()["data"]
         assert model["vita"]["gate"]["status"] == "ungated" and model["vita"]["gate"]["reason"] == "it is better"
         (replica,) = fleet.status()["replicas"]
         code, out = fleet.vita("fleet", "drain", replica["replica"])
         assert code == 0, out
-        (fresh,) = fleet.status()["replicas"]
-        assert fresh["replica"] != replica["replica"] and fleet.asked() == 200
+        (new_replica,) = fleet.status()["replicas"]
+        assert new_replica["replica"] != replica["replica"] and fleet.send_request() == 200
         assert fleet.vita("fleet", "roll", "a", "--share", "0.5", "--ungated", "again")[0] == 0
         code, out = fleet.vita("fleet", "rollback")
         assert code == 0, out
-        assert fleet.shares() == {"b": 1.0} and fleet.asked() == 200
+        assert fleet.shares() == {"b": 1.0} and fleet.send_request() == 200
         code, out = fleet.vita("fleet", "rollback")
         assert code == 2 and "no other version" in out
 
 
-def test_models_served_in_turn_under_one_name_are_told_apart(fleet: Fleet) -> None:
+def test_models_served_in_turn_under_the_same_name_are_separate_versions(fleet: Fleet) -> None:
     engine = tiny_engine()
-    with_other_weights(engine, scale=0.99)
+    scale_weights(engine, scale=0.99)
     shutil.copytree(fleet.folder / "a", fleet.folder / "c")
     hf.save(engine.model, fleet.folder / "c")
     for requests, model in enumerate(("a", "b", "c"), 1):
         with fleet.serving(model, "--name", "x", "--ungated", "a test"):
-            assert [fleet.asked() for _ in range(requests)] == [200] * requests
+            assert [fleet.send_request() for _ in range(requests)] == [200] * requests
     code, out = fleet.vita("monitor", "x", "--json")
     assert code == 0, out
     versions = json.loads(out)["versions"]
@@ -133,7 +133,7 @@ def test_models_served_in_turn_under_one_name_are_told_apart(fleet: Fleet) -> No
     assert all(version.startswith("x:") for version in versions), versions
 
 
-def test_a_release_made_by_roll_stays_in_place_when_it_is_rolled_again(fleet: Fleet) -> None:
+def test_a_repeated_roll_of_the_same_model_keeps_its_release_folder(fleet: Fleet) -> None:
     with fleet.serving("a", "--name", "x", "--ungated", "a test"):
         numbers = set()
         for _ in range(2):
@@ -145,13 +145,13 @@ def test_a_release_made_by_roll_stays_in_place_when_it_is_rolled_again(fleet: Fl
         assert len(numbers) == 1, "the folder was replaced"
 
 
-def test_a_replica_whose_files_were_replaced_does_not_start_again(fleet: Fleet) -> None:
+def test_a_replica_with_changed_files_does_not_restart(fleet: Fleet) -> None:
     with fleet.serving("a", "--name", "x", "--ungated", "a test"):
         (replica,) = fleet.status()["replicas"]
         weights = fleet.folder / "a" / "model.safetensors"
         content = bytearray(weights.read_bytes())
         content[-1] ^= 1
-        weights.write_bytes(content)  # in place: the release's hard link holds the same bytes
+        weights.write_bytes(content)  # the hard link in the release has the same bytes
         os.kill(replica["pid"], signal.SIGKILL)
         deadline = time.monotonic() + 30
         while (state := fleet.status()["replicas"][0]["state"]) != "stopped":

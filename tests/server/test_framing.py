@@ -1,4 +1,4 @@
-"""A body with two lengths is refused, and its connection ends, wherever it is sent."""
+"""Gateway, replica and admin server refuse a body with two lengths and close its connection."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ NEXT = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 def exchange(url: str, request: bytes) -> bytes:
-    """All that comes back until the server closes the connection; fails when it does not."""
+    """Return all bytes until the server closes the connection; fails if it does not."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(request)
-        parts = []
-        while part := connection.recv(65536):
-            parts.append(part)
-    return b"".join(parts)
+        chunks = []
+        while chunk := connection.recv(65536):
+            chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def request(path: str, *headers: str, body: bytes = CHUNKED, version: str = "1.1") -> bytes:
@@ -53,28 +53,28 @@ def listener(request: pytest.FixtureRequest, ledger: Ledger, tmp_path: Path) -> 
         gateway = Gateway(routes_to(FakeReplica("a")), ledger, ServiceSettings(), client=client)
         app = gateway_app(gateway)
         if request.param == "admin":
-            app = admin_app(gateway, _of(Supervisor), token="t")
+            app = admin_app(gateway, _uninitialized(Supervisor), token="t")
     with serving(app) as url:
         yield url
 
 
-def _of(kind: type) -> Any:
-    """An object that no request here gets as far as."""
+def _uninitialized(kind: type) -> Any:
+    """Return an uninitialized object, which no request of these tests reaches."""
     return object.__new__(kind)
 
 
-def test_a_request_with_both_lengths_is_refused_and_nothing_after_it_is_read(listener: str) -> None:
+def test_a_request_with_two_lengths_is_refused_and_its_connection_is_closed(listener: str) -> None:
     path = "/v1/chat/completions"
     for length in (len(CHUNKED), len(BODY), 4, 0):
-        both = request(path, f"Content-Length: {length}", "Transfer-Encoding: chunked")
-        answer = exchange(listener, both + NEXT)
+        ambiguous_request = request(path, f"Content-Length: {length}", "Transfer-Encoding: chunked")
+        answer = exchange(listener, ambiguous_request + NEXT)
         assert answer.startswith(b"HTTP/1.1 400 ") and b"connection: close" in answer.lower()
         assert b"ambiguous_length" in answer and answer.count(b"HTTP/1.1 ") == 1, "the next request is not answered"
-    swapped = request(path, "transfer-encoding: Chunked", f"CONTENT-LENGTH: {len(CHUNKED)}")
-    assert exchange(listener, swapped).startswith(b"HTTP/1.1 400 ")
+    swapped_request = request(path, "transfer-encoding: Chunked", f"CONTENT-LENGTH: {len(CHUNKED)}")
+    assert exchange(listener, swapped_request).startswith(b"HTTP/1.1 400 ")
 
 
-def test_other_ambiguous_framings_end_the_connection_too(listener: str) -> None:
+def test_other_ambiguous_framings_close_the_connection(listener: str) -> None:
     path = "/v1/chat/completions"
     for headers in (
         ("Content-Length: 3", "Content-Length: 4"),
@@ -89,9 +89,9 @@ def test_other_ambiguous_framings_end_the_connection_too(listener: str) -> None:
     assert exchange(listener, request(path, "Transfer-Encoding: chunked", version="1.0")).startswith(b"HTTP/1.1 400 ")
 
 
-def test_one_length_of_either_kind_keeps_the_connection(listener: str) -> None:
+def test_a_request_with_one_length_keeps_the_connection(listener: str) -> None:
     path = "/nowhere"
-    plain = request(path, f"Content-Length: {len(BODY)}", body=BODY)
-    chunked = request(path, "Transfer-Encoding: chunked")
-    last = request(path, f"Content-Length: {len(BODY)}", "Connection: close", body=BODY)
-    assert exchange(listener, plain + chunked + last).count(b"HTTP/1.1 ") == 3
+    plain_request = request(path, f"Content-Length: {len(BODY)}", body=BODY)
+    chunked_request = request(path, "Transfer-Encoding: chunked")
+    last_request = request(path, f"Content-Length: {len(BODY)}", "Connection: close", body=BODY)
+    assert exchange(listener, plain_request + chunked_request + last_request).count(b"HTTP/1.1 ") == 3

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness asks the server and finds the numbers that are found here without it."""
+"""lm-evaluation-harness measures the same numbers through the server as Vita without it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vita.evals.tasks import items
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 CONTEXT = 128
-# The harness strips the spaces at the end of a text; these have none.
+# The harness strips spaces at the end of a text, so these texts have none.
 TEXTS = ["One small step. " * 15 + "End.", "é and ß take two bytes each. " * 3 + "End.", "short"]
 ROWS = [
     {"query": f"Question: what is {n}?", "choices": ["a number", "näher", f"the {n}th of many"], "gold": n % 3}
@@ -30,39 +30,45 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def harness(url: str, scratch: Path, tasks: dict[str, dict[str, Any]], **how: Any) -> dict[str, dict[str, float]]:
-    """What lm-evaluation-harness says of the model at `url`."""
+def harness(url: str, scratch: Path, tasks: dict[str, dict[str, Any]], **options: Any) -> dict[str, dict[str, float]]:
+    """Return the results of lm-evaluation-harness for the model at `url`."""
     lm_eval = pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (pip install 'lm_eval[api]')")
     pytest.importorskip("tenacity", reason="needs lm-evaluation-harness (pip install 'lm_eval[api]')")
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     (scratch / "tasks").mkdir(exist_ok=True)
     for name, task in tasks.items():
-        (scratch / "tasks" / f"{name}.yaml").write_bytes(orjson.dumps({"task": name, **task}))  # JSON is YAML, too
-    told = {"model": "cat", "base_url": f"{url}/v1/completions", "max_length": CONTEXT, "max_retries": 1, **how}
-    found = lm_eval.simple_evaluate(
+        (scratch / "tasks" / f"{name}.yaml").write_bytes(orjson.dumps({"task": name, **task}))  # JSON is valid YAML
+    model_options = {
+        "model": "cat",
+        "base_url": f"{url}/v1/completions",
+        "max_length": CONTEXT,
+        "max_retries": 1,
+        **options,
+    }
+    evaluation = lm_eval.simple_evaluate(
         model="local-completions",
-        model_args=told,
+        model_args=model_options,
         tasks=list(tasks),
         task_manager=TaskManager(include_path=str(scratch / "tasks"), include_defaults=False),
         batch_size=4,
         bootstrap_iters=0,
     )
     return {
-        name: {metric.partition(",")[0]: value for metric, value in own.items()}
-        for name, own in found["results"].items()
+        name: {metric.partition(",")[0]: value for metric, value in metrics.items()}
+        for name, metrics in evaluation["results"].items()
     }
 
 
-def test_the_harness_finds_the_numbers_that_are_found_here(tmp_path: Path) -> None:
+def test_the_harness_measures_the_same_numbers_as_vita(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (pip install 'lm_eval[api]')")
     engine = tiny_engine(context=CONTEXT)
     texts = write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
     choices = write_rows(tmp_path / "choices.jsonl", ROWS)
 
-    def task(path: str, output: str, **rest: Any) -> dict[str, Any]:
+    def task(path: str, output: str, **fields: Any) -> dict[str, Any]:
         data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": path}}, "test_split": "test"}
-        return {**data, "output_type": output, **rest}
+        return {**data, "output_type": output, **fields}
 
     accuracies = [{"metric": name, "aggregation": "mean"} for name in ("acc", "acc_norm", "acc_bytes")]
     tasks = {
@@ -76,15 +82,15 @@ def test_the_harness_finds_the_numbers_that_are_found_here(tmp_path: Path) -> No
         ),
     }  # fmt: skip
     with serving(tiny_app(engine, queue=256)) as url:
-        # Twice: the tokens from the server (`/tokenize`), found by itself, in two kinds of request.
-        theirs = harness(url, tmp_path, tasks)
-        as_text = harness(url, tmp_path, {"choices": tasks["choices"]}, tokenized_requests=False)
-    how: dict[str, Any] = {"encode": engine.tokenizer.encode, "prefix": engine.tokenizer.document}
-    ranked = metrics(answer(engine, items("arc_easy", choices), context=CONTEXT, **how))
+        # Two kinds of request: with token ids from `/tokenize`, and with text.
+        harness_results = harness(url, tmp_path, tasks)
+        text_results = harness(url, tmp_path, {"choices": tasks["choices"]}, tokenized_requests=False)
+    options: dict[str, Any] = {"encode": engine.tokenizer.encode, "prefix": engine.tokenizer.document}
+    accuracy = metrics(answer(engine, items("arc_easy", choices), context=CONTEXT, **options))
     for name in ("acc", "acc_norm", "acc_bytes"):
-        assert ranked[name].value == pytest.approx(theirs["choices"][name])
-        assert ranked[name].value == pytest.approx(as_text["choices"][name])
+        assert accuracy[name].value == pytest.approx(harness_results["choices"][name])
+        assert accuracy[name].value == pytest.approx(text_results["choices"][name])
     documents = [Document(str(index), text, "s") for index, text in enumerate(TEXTS)]
-    # Over HTTP the harness keeps two tokens of the context free, so a long text is cut in other places.
-    bits = bits_per_byte(list(score_documents(engine, documents, context=CONTEXT - 2, **how)))
-    assert bits.value == pytest.approx(theirs["texts"]["bits_per_byte"], rel=1e-5)
+    # Over HTTP the harness leaves two tokens of the context free, which changes the windows of a long text.
+    bits = bits_per_byte(list(score_documents(engine, documents, context=CONTEXT - 2, **options)))
+    assert bits.value == pytest.approx(harness_results["texts"]["bits_per_byte"], rel=1e-5)

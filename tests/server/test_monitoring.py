@@ -1,4 +1,4 @@
-"""What `vita monitor` says of a service: requests that no replica answered, and people who change their mind."""
+"""`vita monitor` counts requests without an answer and changed feedback."""
 
 from __future__ import annotations
 
@@ -20,19 +20,17 @@ __all__ = ["vita"]
 
 
 @pytest.mark.slow
-def test_requests_that_reach_no_replica_count_as_errors_of_the_version_they_were_meant_for(
-    vita: Vita, tmp_path: Path
-) -> None:
+def test_requests_that_reach_no_replica_count_as_errors_of_their_version(vita: Vita, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "vita-store" / "ledger.db")
 
     async def run() -> list[int]:
         replica = FakeReplica("a", down=True)
         async with service(ledger, replica, in_flight=1) as (gateway, client):
-            down = [(await client.post("/v1/chat/completions", json=CHAT)).status_code for _ in range(5)]
+            statuses = [(await client.post("/v1/chat/completions", json=CHAT)).status_code for _ in range(5)]
             gateway.draining = True
-            down.append((await client.post("/v1/chat/completions", json=CHAT)).status_code)
+            statuses.append((await client.post("/v1/chat/completions", json=CHAT)).status_code)
             assert (await client.post("/v1/chat/completions", content=b"{}")).status_code == 503
-            return down
+            return statuses
 
     with closing(ledger):
         assert asyncio.run(asyncio.wait_for(run(), 30)) == [503] * 6
@@ -46,14 +44,14 @@ def test_requests_that_reach_no_replica_count_as_errors_of_the_version_they_were
     assert "100.0%" in vita("monitor", "cat")[1]
 
 
-def test_a_changed_thumb_takes_the_place_of_the_earlier_one_everywhere(vita: Vita, tmp_path: Path) -> None:
+def test_a_changed_thumb_replaces_the_earlier_one_in_all_figures(vita: Vita, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "vita-store" / "ledger.db")
 
     async def run() -> tuple[list[int], str]:
         async with service(ledger, FakeReplica("a")) as (_, client):
-            asked = {**CHAT, "user": "ann"}
+            chat = {**CHAT, "user": "ann"}
             first, second = [
-                (await client.post("/v1/chat/completions", json=asked)).headers["x-request-id"] for _ in range(2)
+                (await client.post("/v1/chat/completions", json=chat)).headers["x-request-id"] for _ in range(2)
             ]
             statuses = []
             for body in (
@@ -69,7 +67,7 @@ def test_a_changed_thumb_takes_the_place_of_the_earlier_one_everywhere(vita: Vit
     with closing(ledger):
         statuses, metrics = asyncio.run(asyncio.wait_for(run(), 30))
         assert statuses == [201, 200, 201, 201, 201], "the same words again are not stored again"
-        assert [(one.kind, one.value) for one in collect(ledger)] == [("thumb", -1.0), ("vote", 1.0)]
+        assert [(vote.kind, vote.value) for vote in collect(ledger)] == [("thumb", -1.0), ("vote", 1.0)]
         assert feedback_counts(ledger, "a" * 64) == {"thumbs down": 1, "votes won": 1}
     figures = json.loads(vita("monitor", "cat", "--json")[1])["versions"]["cat:1"]
     assert (figures["thumbs_up_rate"], figures["votes_won"]) == (0.0, 1.0)

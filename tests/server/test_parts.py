@@ -1,4 +1,4 @@
-"""The parts of the service that can be looked at alone: keys, redaction, releases, routes, alerts."""
+"""Parts of the service that need no process: keys, redaction, releases, routes, alerts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "expected"),
     [
         ("mail ann.b+c@ex-ample.co.uk now", "mail [email] now"),
         ("call +49 30 1234567 or (030) 123 4567 or 555-123-4567", "call [phone] or [phone] or [phone]"),
@@ -42,12 +42,12 @@ def model(tmp_path: Path) -> Path:
         ("version 1.2.3.4.5 of 999.1.1.1", "version 1.2.3.4.5 of 999.1.1.1"),
     ],
 )
-def test_what_has_the_form_of_an_address_is_taken_out(text, kept):
-    assert redact(text) == kept
-    assert redact_all({"a": [text, 1, None]}) == {"a": [kept, 1, None]}
+def test_personal_data_is_redacted(text, expected):
+    assert redact(text) == expected
+    assert redact_all({"a": [text, 1, None]}) == {"a": [expected, 1, None]}
 
 
-def test_a_key_is_kept_as_a_hash_and_ends_when_it_is_revoked_or_runs_out(tmp_path):
+def test_a_key_is_stored_as_a_hash_and_can_expire_or_be_revoked(tmp_path):
     ledger = Ledger(tmp_path / "ledger.db")
     ring = keys.Keyring(ledger)
     ring.refresh()
@@ -57,7 +57,7 @@ def test_a_key_is_kept_as_a_hash_and_ends_when_it_is_revoked_or_runs_out(tmp_pat
     assert not ring.open
     key = ring.find(secret, now=1e9)
     assert key is not None and key.allows("chat") and not key.allows("admin")
-    assert ring.find(secret, now=2.1e9) is None, "it ran out"
+    assert ring.find(secret, now=2.1e9) is None, "it has expired"
     assert secret.encode() not in (tmp_path / "ledger.db").read_bytes()
     with pytest.raises(ConfigError, match="did you mean `ann`"):
         keys.revoke(ledger, "anna")
@@ -70,7 +70,7 @@ def test_a_key_is_kept_as_a_hash_and_ends_when_it_is_revoked_or_runs_out(tmp_pat
 
 @pytest.mark.parametrize("limits", [{"requests_per_minute": float("nan")}, {"requests_per_minute": 0.0},
                                     {"requests_per_minute": float("inf")}, {"expires": float("nan")}])  # fmt: skip
-def test_a_limit_of_a_key_is_a_number(tmp_path, limits):
+def test_a_limit_of_a_key_must_be_a_positive_finite_number(tmp_path, limits):
     with pytest.raises(ConfigError, match=r"keys\.(requests_per_minute|expires): expected"):
         keys.create(Ledger(tmp_path / "ledger.db"), "ann", **limits)
 
@@ -83,12 +83,12 @@ def test_a_limit_of_a_key_is_a_number(tmp_path, limits):
         ("drain_seconds=.inf", r"--set drain_seconds: .*`\.inf` is not a finite number"),
     ],
 )
-def test_settings_that_make_no_sense_are_one_line(assignment, message):
+def test_invalid_settings_are_a_one_line_error(assignment, message):
     with pytest.raises(ConfigError, match=message):
         build(ServiceSettings, override({}, [assignment]), where="serve")
 
 
-def test_a_keys_allowance_refills_as_time_goes_by(any_ledger):
+def test_the_allowance_of_a_key_refills_over_time(any_ledger):
     secret = keys.create(any_ledger, "ann", requests_per_minute=2)
     ring = keys.Keyring(any_ledger)
     ring.refresh()
@@ -99,20 +99,22 @@ def test_a_keys_allowance_refills_as_time_goes_by(any_ledger):
     assert ring.wait(key, now=40.0) == pytest.approx(20.0)
 
 
-def test_a_release_pins_every_file_by_name_and_sum(model, tmp_path):
+def test_a_release_records_the_digest_of_every_file(model, tmp_path):
     target = create_release(model, tmp_path / "release", name="cat", version="1", limits={"max_queue_size": 2})
-    told = json.loads((target / "release.json").read_text())
-    assert set(told["files"]) == {"model/config.json", "model/model.safetensors", "model/tokenizer.json"}
+    manifest = json.loads((target / "release.json").read_text())
+    assert set(manifest["files"]) == {"model/config.json", "model/model.safetensors", "model/tokenizer.json"}
     assert (
-        told["limits"] == {"max_queue_size": 2, "max_batch_size": 16} and told["golden"] == [] and told["guard"] is None
+        manifest["limits"] == {"max_queue_size": 2, "max_batch_size": 16}
+        and manifest["golden"] == []
+        and manifest["guard"] is None
     )
-    pinned = read_release(target)
-    assert pinned.id == "cat:1" and len(pinned.digest) == 64
-    again = create_release(model, tmp_path / "again", name="cat", version="1", limits={"max_queue_size": 2})
-    assert read_release(again).digest == pinned.digest, "the same model makes the same release"
+    release = read_release(target)
+    assert release.id == "cat:1" and len(release.digest) == 64
+    second_release = create_release(model, tmp_path / "again", name="cat", version="1", limits={"max_queue_size": 2})
+    assert read_release(second_release).digest == release.digest, "the same model makes the same release"
 
 
-def test_what_is_no_model_or_no_release_is_refused(model, tmp_path):
+def test_an_incomplete_model_or_release_is_refused(model, tmp_path):
     (model / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"holds no tokenizer\.json"):
         create_release(model, tmp_path / "release", name="cat", version="1")
@@ -123,20 +125,20 @@ def test_what_is_no_model_or_no_release_is_refused(model, tmp_path):
         read_release(tmp_path)
 
 
-def test_a_breaker_rests_longer_with_each_failure_and_forgets_with_a_success():
+def test_a_circuit_breaker_waits_longer_after_each_failure_and_resets_after_a_success():
     breaker = Breaker(failures_allowed=2, pause=1.0, max_pause=3.0)
     breaker.failed(0.0)
     assert breaker.closed(0.0)
-    rests = []
+    pauses = []
     for _ in range(4):
         breaker.failed(10.0)
-        rests.append(breaker.until - 10.0)
-    assert rests == [1.0, 2.0, 3.0, 3.0] and not breaker.closed(12.9) and breaker.closed(13.0)
+        pauses.append(breaker.until - 10.0)
+    assert pauses == [1.0, 2.0, 3.0, 3.0] and not breaker.closed(12.9) and breaker.closed(13.0)
     breaker.succeeded()
     assert breaker.closed(0.0)
 
 
-def test_the_least_busy_replica_is_lent_and_waited_for():
+def test_a_request_gets_the_least_busy_replica_or_waits_for_one():
     async def run():
         routes = routes_to(FakeReplica("a"), FakeReplica("b"))
         version = routes.versions["cat:1"]
@@ -155,45 +157,45 @@ def test_the_least_busy_replica_is_lent_and_waited_for():
             version.backends[0].ready = True
             routes.wake()
 
-        waking = asyncio.create_task(wake())
-        async with routes.borrow(version, seconds=5) as found:
-            assert found.name == "a"
-        await waking
+        wake_task = asyncio.create_task(wake())
+        async with routes.borrow(version, seconds=5) as backend:
+            assert backend.name == "a"
+        await wake_task
 
     asyncio.run(run())
 
 
-def test_an_alert_fires_only_when_it_was_so_all_the_time(tmp_path):
+def test_an_alert_fires_only_if_its_condition_held_for_the_whole_time(tmp_path):
     path = tmp_path / "alerts.yaml"
     path.write_text("alerts:\n  - {name: slow, figure: latency_p95, above: 2, for: 1 min, severity: page}\n")
     (rule,) = read_rules(path)
     assert rule.seconds == 60
-    slow, fast = ({"cat:1": {"requests": 5.0, "latency_p95": value}} for value in (3.0, 1.0))
-    assert not firing([rule], [(50.0, fast), (100.0, slow)], now=100.0)
-    (alert,) = firing([rule], [(0.0, fast), (50.0, slow), (100.0, slow)], now=100.0)
+    slow_figures, fast_figures = ({"cat:1": {"requests": 5.0, "latency_p95": value}} for value in (3.0, 1.0))
+    assert not firing([rule], [(50.0, fast_figures), (100.0, slow_figures)], now=100.0)
+    (alert,) = firing([rule], [(0.0, fast_figures), (50.0, slow_figures), (100.0, slow_figures)], now=100.0)
     assert str(alert) == "page: slow: cat:1: latency_p95 is 3, above 2 for 60 s"
     assert not firing([rule], [(100.0, {"cat:1": {"requests": 5.0, "latency_p95": None}})], now=100.0)
 
 
-def test_a_short_rule_beside_a_long_one_is_looked_at_in_its_own_time():
-    short, long = (
-        AlertRule.model_validate({"name": name, "figure": "latency_p95", "above": 2, "for": time})
-        for name, time in (("short", "5 min"), ("long", "1 h"))
+def test_a_short_alert_rule_keeps_its_window_next_to_a_long_one():
+    short_rule, long_rule = (
+        AlertRule.model_validate({"name": name, "figure": "latency_p95", "above": 2, "for": duration})
+        for name, duration in (("short", "5 min"), ("long", "1 h"))
     )
     now = 10_000.0
-    moments = evaluation_times([short, long], now=now)
-    assert len([at for at in moments if now - 300 <= at < now]) >= 5 and moments[0] == now - 3600
-    slow, fast = ({"cat:1": {"requests": 5.0, "latency_p95": value}} for value in (3.0, 1.0))
+    times = evaluation_times([short_rule, long_rule], now=now)
+    assert len([time for time in times if now - 300 <= time < now]) >= 5 and times[0] == now - 3600
+    slow_figures, fast_figures = ({"cat:1": {"requests": 5.0, "latency_p95": value}} for value in (3.0, 1.0))
 
     def since(seconds: float) -> list[str]:
-        told = [(at, slow if at >= now - seconds else fast) for at in moments]
-        return [alert.rule.name for alert in firing([short, long], told, now=now)]
+        samples = [(time, slow_figures if time >= now - seconds else fast_figures) for time in times]
+        return [alert.rule.name for alert in firing([short_rule, long_rule], samples, now=now)]
 
     assert (since(1), since(299), since(300), since(3600)) == ([], [], ["short"], ["short", "long"])
-    assert not firing([short], [(now, slow)], now=now), "one look says nothing of five minutes"
+    assert not firing([short_rule], [(now, slow_figures)], now=now), "one look says nothing of five minutes"
 
 
-def test_a_rule_that_makes_no_sense_is_one_line(tmp_path):
+def test_an_invalid_alert_rule_is_a_one_line_error(tmp_path):
     path = tmp_path / "alerts.yaml"
     for text, message in [
         ("{name: a, figure: latncy_p95, above: 1}", "did you mean `latency_p95`"),

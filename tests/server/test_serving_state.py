@@ -1,4 +1,4 @@
-"""A model is shown as serving while a service of real replicas serves it, and no longer."""
+"""A model has the state `serving` only while a service of real replicas serves it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ BARS: dict[str, Any] = {"model": "sft", "bars": [{"report": "check", "figure": "
 
 
 @pytest.fixture
-def approved(tmp_path: Path) -> Life:
-    """A life whose model `cat/sft` can be served and is approved by its gate."""
+def approved_life(tmp_path: Path) -> Life:
+    """Return a life whose model `cat/sft` can be served and is approved by its gate."""
     life = Life(tmp_path)
     decisions.record_policy(life.ledger, "cat/release", build(Policy, BARS, where="gate"))
     shutil.copytree(model_folder(tmp_path / "model"), tmp_path / "draft")
@@ -42,18 +42,20 @@ def approved(tmp_path: Path) -> Life:
 
 
 def states(environment: dict[str, str]) -> tuple[str, bool]:
-    """The state in `vita show`, and whether the card states `serving`."""
-    shown, card = (
+    """Return the state in `vita show`, and whether the card contains `State: serving`."""
+    details, card = (
         subprocess.run([*VITA, *words], env=environment, capture_output=True, text=True, check=True).stdout
         for words in (("show", "cat/sft", "--json"), ("card", "cat/sft"))
     )
-    return json.loads(shown)["state"], "State: serving." in " ".join(card.split())
+    return json.loads(details)["state"], "State: serving." in " ".join(card.split())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_a_model_is_shown_as_serving_while_a_service_serves_it(approved: Life, tmp_path: Path, end: int) -> None:
-    environment = {**os.environ, "VITA_STORE": str(tmp_path / "store"), "VITA_LEDGER": approved.ledger.url,
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_model_is_shown_as_serving_while_a_service_serves_it(
+    approved_life: Life, tmp_path: Path, signal_number: int
+) -> None:
+    environment = {**os.environ, "VITA_STORE": str(tmp_path / "store"), "VITA_LEDGER": approved_life.ledger.url,
                    "VITA_THREADS": "1", "COLUMNS": "200"}  # fmt: skip
     assert states(environment) == ("approved", False)
     log = tmp_path / "serve.log"
@@ -68,6 +70,6 @@ def test_a_model_is_shown_as_serving_while_a_service_serves_it(approved: Life, t
         while states(environment) != ("serving", True):
             assert time.monotonic() < deadline
     finally:
-        service.send_signal(end)
+        service.send_signal(signal_number)
         service.wait(60)
     assert states(environment) == ("approved", False)

@@ -1,4 +1,4 @@
-"""A replica runs real chat templates on what clients send."""
+"""A replica applies real chat templates to requests of clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.server.releases import release_folder
 from tests.server.serving import serving
 from vita.server.replica.main import open_app
 
-REASONED = [
+REASONING_DIALOGUE = [
     {"role": "user", "content": "What is 2 + 2?"},
     {"role": "assistant", "content": "<think>\nTwo and two.\n</think>\n\n4"},
     {"role": "user", "content": "And 3 + 3?"},
@@ -20,7 +20,7 @@ REASONED = [
 
 
 def prompt_of(url: str, messages: list[dict[str, str]]) -> str:
-    """The text of which a dialogue's tokens are made, and a check that the dialogue is answered."""
+    """Return the prompt that the server makes of a dialogue, and check that the dialogue gets an answer."""
     body = {"model": "m", "messages": messages, "max_tokens": 2, "seed": 1}
     answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30)
     assert answer.status_code == 200, answer.text
@@ -29,23 +29,23 @@ def prompt_of(url: str, messages: list[dict[str, str]]) -> str:
     return httpx.post(f"{url}/detokenize", json={"tokens": tokens}).json()["prompt"]
 
 
-def test_a_chat_whose_template_removes_earlier_reasoning_is_answered(tmp_path: Path) -> None:
+def test_a_template_that_removes_earlier_reasoning_works(tmp_path: Path) -> None:
     with serving(open_app(release_folder(tmp_path, template=QWEN_3))) as url:
-        prompt = prompt_of(url, REASONED)
+        prompt = prompt_of(url, REASONING_DIALOGUE)
     assert prompt.endswith("<|im_start|>assistant\n4<|im_end|>\n<|im_start|>user\nAnd 3 + 3?<|im_end|>\n"
                            "<|im_start|>assistant\n")  # fmt: skip
 
 
-def test_a_template_that_prints_the_date_prints_that_of_the_server(tmp_path: Path) -> None:
-    before = datetime.now()
+def test_a_template_that_prints_the_date_uses_the_date_of_the_server(tmp_path: Path) -> None:
+    start = datetime.now()
     with serving(open_app(release_folder(tmp_path, template=LLAMA_3_2))) as url:
         prompt = prompt_of(url, [{"role": "user", "content": "Hi"}])
-    days = {(before + timedelta(days=day)).strftime("%d %b %Y") for day in (0, 1)}
+    days = {(start + timedelta(days=day)).strftime("%d %b %Y") for day in (0, 1)}
     assert any(f"Today Date: {day}\n" in prompt for day in days), prompt
 
 
-def test_what_a_template_refuses_in_one_dialogue_is_a_mistake_of_that_dialogue(tmp_path: Path) -> None:
-    """Only a dialogue with a system message fails here: the replica serves, and says what is wrong."""
+def test_a_dialogue_that_the_template_refuses_gets_status_400(tmp_path: Path) -> None:
+    """Only a dialogue with a system message fails here; the replica still serves other dialogues."""
     template = (
         "{% if messages[0].role == 'system' %}{{ 1 / 0 }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
     )
@@ -55,7 +55,7 @@ def test_what_a_template_refuses_in_one_dialogue_is_a_mistake_of_that_dialogue(t
         answer = httpx.post(f"{url}/v1/chat/completions", json={"model": "m", "messages": messages})
         assert answer.status_code == 400 and answer.json()["error"]["param"] == "messages"
         assert "ZeroDivisionError" in answer.json()["error"]["message"]
-        empty = httpx.post(
+        empty_answer = httpx.post(
             f"{url}/v1/chat/completions", json={"model": "m", "messages": [{**messages[1], "content": ""}]}
         )
-        assert empty.status_code == 400 and "produces no tokens" in empty.json()["error"]["message"]
+        assert empty_answer.status_code == 400 and "produces no tokens" in empty_answer.json()["error"]["message"]

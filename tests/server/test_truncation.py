@@ -1,4 +1,4 @@
-"""A dialogue longer than the context, over HTTP: refused as OpenAI does, or cut by `truncation: "auto"`."""
+"""A dialogue longer than the context over HTTP is refused as by OpenAI, or truncated with `truncation: "auto"`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.server.serving import serving, tiny_app, tiny_engine
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with serving(tiny_app(tiny_engine(context=256))) as url, httpx.Client(base_url=url, timeout=60) as opened:
-        yield opened
+    with serving(tiny_app(tiny_engine(context=256))) as url, httpx.Client(base_url=url, timeout=60) as http_client:
+        yield http_client
 
 
 def _dialogue(turns: int) -> list[dict[str, str]]:
@@ -24,49 +24,51 @@ def _dialogue(turns: int) -> list[dict[str, str]]:
     return [*messages, {"role": "user", "content": "the last question"}]
 
 
-def _chat(client: httpx.Client, messages: list[dict[str, str]], **more: object) -> httpx.Response:
-    return client.post("/v1/chat/completions", json={"model": "cat", "messages": messages, "max_tokens": 16, **more})
+def _chat(client: httpx.Client, messages: list[dict[str, str]], **options: object) -> httpx.Response:
+    return client.post("/v1/chat/completions", json={"model": "cat", "messages": messages, "max_tokens": 16, **options})
 
 
-def test_a_dialogue_that_does_not_fit_is_refused_unless_truncation_is_asked_for(client: httpx.Client) -> None:
-    for more in ({}, {"truncation": "disabled"}):
-        refused = _chat(client, _dialogue(30), **more)
-        assert refused.status_code == 400 and refused.json()["error"]["code"] == "context_length_exceeded"
-    wrong = _chat(client, _dialogue(1), truncation="always")
-    assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "truncation"
+def test_a_dialogue_that_does_not_fit_is_refused_without_truncation(client: httpx.Client) -> None:
+    for options in ({}, {"truncation": "disabled"}):
+        response = _chat(client, _dialogue(30), **options)
+        assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
+    invalid_response = _chat(client, _dialogue(1), truncation="always")
+    assert invalid_response.status_code == 400 and invalid_response.json()["error"]["param"] == "truncation"
 
 
-def test_automatic_truncation_drops_whole_turns_and_says_how_many_messages(client: httpx.Client) -> None:
-    answered = _chat(client, _dialogue(30), truncation="auto", temperature=0).json()
-    dropped = answered["dropped_messages"]
-    assert dropped % 2 == 0 and 0 < dropped < 60
-    assert answered["usage"]["prompt_tokens"] <= 256 - 16
-    rest = [_dialogue(30)[0], *_dialogue(30)[1 + dropped :]]
-    assert rest[1]["role"] == "user"
-    same = _chat(client, rest, temperature=0).json()
-    assert same["choices"][0]["message"] == answered["choices"][0]["message"], "the system message and the rest stay"
-    assert "dropped_messages" not in same
+def test_automatic_truncation_drops_whole_turns_and_reports_the_number_of_messages(client: httpx.Client) -> None:
+    truncated_answer = _chat(client, _dialogue(30), truncation="auto", temperature=0).json()
+    dropped_count = truncated_answer["dropped_messages"]
+    assert dropped_count % 2 == 0 and 0 < dropped_count < 60
+    assert truncated_answer["usage"]["prompt_tokens"] <= 256 - 16
+    remaining = [_dialogue(30)[0], *_dialogue(30)[1 + dropped_count :]]
+    assert remaining[1]["role"] == "user"
+    expected_answer = _chat(client, remaining, temperature=0).json()
+    assert expected_answer["choices"][0]["message"] == truncated_answer["choices"][0]["message"], (
+        "the system message and the rest stay"
+    )
+    assert "dropped_messages" not in expected_answer
 
 
-def test_a_dialogue_that_fits_is_answered_alike_with_truncation(client: httpx.Client) -> None:
-    plain = _chat(client, _dialogue(1), temperature=0).json()
-    auto = _chat(client, _dialogue(1), temperature=0, truncation="auto").json()
-    assert plain["choices"] == auto["choices"] and "dropped_messages" not in auto
+def test_truncation_does_not_change_the_answer_to_a_dialogue_that_fits(client: httpx.Client) -> None:
+    plain_answer = _chat(client, _dialogue(1), temperature=0).json()
+    auto_answer = _chat(client, _dialogue(1), temperature=0, truncation="auto").json()
+    assert plain_answer["choices"] == auto_answer["choices"] and "dropped_messages" not in auto_answer
 
 
-def test_a_stream_tells_what_was_dropped_in_its_first_event(client: httpx.Client) -> None:
+def test_the_first_event_of_a_stream_reports_the_dropped_messages(client: httpx.Client) -> None:
     lines = _chat(client, _dialogue(30), truncation="auto", stream=True).text.split("\n\n")
-    first = json.loads(lines[0].removeprefix("data: "))
-    assert first["dropped_messages"] > 0
+    first_event = json.loads(lines[0].removeprefix("data: "))
+    assert first_event["dropped_messages"] > 0
 
 
 @pytest.mark.parametrize("length", [400, 60_000])
 def test_a_last_message_that_never_fits_is_refused(client: httpx.Client, length: int) -> None:
     messages = [*_dialogue(3)[:-1], {"role": "user", "content": "x" * length}]
-    refused = _chat(client, messages, truncation="auto")
-    assert refused.status_code == 400 and refused.json()["error"]["code"] == "context_length_exceeded"
+    response = _chat(client, messages, truncation="auto")
+    assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
 
 
-def test_thousands_of_turns_are_cut_quickly(client: httpx.Client) -> None:
-    answered = _chat(client, _dialogue(2000), truncation="auto")
-    assert answered.status_code == 200 and answered.json()["dropped_messages"] > 3900
+def test_thousands_of_turns_are_truncated(client: httpx.Client) -> None:
+    response = _chat(client, _dialogue(2000), truncation="auto")
+    assert response.status_code == 200 and response.json()["dropped_messages"] > 3900

@@ -32,19 +32,24 @@ def call(city: str) -> ToolCall:
     return ToolCall("weather", f'{{"city": "{city}"}}')
 
 
-ONE = [Message("user", "Weather in Köln?"), Message("assistant", "", tool_calls=(call("Köln"),))]
-RESULT = [*ONE, Message("tool", "10"), Message("assistant", "It is 10 degrees.")]
-TWO = [
+CALL_DIALOGUE = [Message("user", "Weather in Köln?"), Message("assistant", "", tool_calls=(call("Köln"),))]
+RESULT_DIALOGUE = [*CALL_DIALOGUE, Message("tool", "10"), Message("assistant", "It is 10 degrees.")]
+TWO_CALLS_DIALOGUE = [
     Message("user", "Köln and Bern?"),
     Message("assistant", "I look.", reasoning="Two cities.", tool_calls=(call("Köln"), call("Bern"))),
 ]
-REASONED = [Message("user", "2+2?"), Message("assistant", "4", reasoning="Two and two.")]
+REASONING_DIALOGUE = [Message("user", "2+2?"), Message("assistant", "4", reasoning="Two and two.")]
 GREETING = [Message("user", "Hi"), Message("assistant", "Good day to you!")]
-DIALOGUES = [(RESULT, TOOLS), (TWO, TOOLS), (REASONED, TemplateVariables()), (GREETING, TemplateVariables())]
+DIALOGUES = [
+    (RESULT_DIALOGUE, TOOLS),
+    (TWO_CALLS_DIALOGUE, TOOLS),
+    (REASONING_DIALOGUE, TemplateVariables()),
+    (GREETING, TemplateVariables()),
+]
 
 
 def memorizing_model(folder: Path, *, template: ChatTemplate | None = None) -> Path:
-    """Save a model that answers the dialogues as they are written."""
+    """Save a model that reproduces the answers of the dialogues."""
     template = template or ChatTemplate.default()
     texts = [template.render(messages, variables) for messages, variables in DIALOGUES]
     tokenizer = Tokenizer.train(texts * 4, vocabulary=400)
@@ -67,11 +72,11 @@ def _memorize(model: Transformer, rows: list[EncodedDialogue]) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
     width = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows])
-    learn = torch.tensor([row.learn + [False] * (width - len(row.ids)) for row in rows])
+    learn_mask = torch.tensor([row.learn + [False] * (width - len(row.ids)) for row in rows])
     loss = torch.tensor(math.inf)
     for _ in range(300):
-        logits = model(ids[:, :-1])[learn[:, 1:]]
-        loss = F.cross_entropy(logits, ids[:, 1:][learn[:, 1:]])
+        logits = model(ids[:, :-1])[learn_mask[:, 1:]]
+        loss = F.cross_entropy(logits, ids[:, 1:][learn_mask[:, 1:]])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -30,21 +30,21 @@ def call_deltas(id: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("sent", range(7))
 def test_each_delta_is_sent_once_over_two_replicas(sent: int) -> None:
     stream = StreamContinuation(wants_usage=False)
-    first, second = call_deltas("call_a"), call_deltas("call_b")
-    events = [stream.forward(event(delta)) for delta in first[:sent]]
+    first_deltas, second_deltas = call_deltas("call_a"), call_deltas("call_b")
+    events = [stream.forward(event(delta)) for delta in first_deltas[:sent]]
     stream.restart()
-    events += [stream.forward(event(delta)) for delta in second]
+    events += [stream.forward(event(delta)) for delta in second_deltas]
     events.append(stream.forward(event({}, "tool_calls")))
     forwarded = [json.loads(data[6:])["choices"][0] for data in events if data is not None]
-    assert [choice["delta"] for choice in forwarded if choice["delta"]] == [*first[:sent], *second[sent:]]
+    assert [choice["delta"] for choice in forwarded if choice["delta"]] == [*first_deltas[:sent], *second_deltas[sent:]]
     assert forwarded[-1]["finish_reason"] == "tool_calls"
 
 
-def test_another_call_or_reasoning_on_the_second_replica_ends_the_stream() -> None:
-    for changed in ({"reasoning_content": "No"}, {"tool_calls": [{"index": 0, "function": {"name": "g"}}]}):
+def test_a_different_call_or_reasoning_on_the_second_replica_ends_the_stream() -> None:
+    for other_delta in ({"reasoning_content": "No"}, {"tool_calls": [{"index": 0, "function": {"name": "g"}}]}):
         stream = StreamContinuation(wants_usage=False)
         for delta in call_deltas("call_a"):
             stream.forward(event(delta))
         stream.restart()
         with pytest.raises(Diverged):
-            stream.forward(event(changed))
+            stream.forward(event(other_delta))

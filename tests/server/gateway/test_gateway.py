@@ -1,4 +1,4 @@
-"""The gateway before fake replicas: what it lets pass, refuses, and keeps."""
+"""The gateway in front of fake replicas: accepted and refused requests, versions, and recorded data."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import pytest
 
 from tests.csp import check_page_policy
 from tests.server.fakes import FakeReplica, routes_to, version_of
-from tests.server.gateways import CHAT, going, going_anywhere, service
+from tests.server.gateways import CHAT, async_test, async_test_on_each_database, service
 from vita.monitoring.request_log import feedback_since, requests_since
 from vita.server.gateway import keys
 
-# -- at the door
+# -- admission
 
 
-@going
-async def test_more_than_the_service_takes_is_told_to_come_again(ledger):
+@async_test
+async def test_requests_over_the_limit_of_the_service_get_429_with_retry_after(ledger):
     async with service(ledger, FakeReplica("a", delay=0.3), in_flight=2) as (_, client):
-        asked = [client.post("/v1/chat/completions", json=CHAT) for _ in range(5)]
-        answers = await asyncio.gather(*asked)
+        posts = [client.post("/v1/chat/completions", json=CHAT) for _ in range(5)]
+        answers = await asyncio.gather(*posts)
         assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429]
         assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 429)
 
 
-@going
-async def test_bodies_that_cannot_be_read_are_clear_4xx(ledger):
+@async_test
+async def test_invalid_bodies_get_a_4xx_status_with_a_message(ledger):
     replica = FakeReplica("a")
     async with service(ledger, replica, body_bytes=10_000) as (_, client):
         for content, status in [
@@ -59,11 +59,11 @@ async def test_bodies_that_cannot_be_read_are_clear_4xx(ledger):
             "/v1/chat/completions", content=chunks(), headers={"content-type": "application/json"}
         )
         assert answer.status_code == 413, "also when the length was not declared"
-        assert not replica.asked
+        assert not replica.requests
 
 
-@going
-async def test_slow_headers_and_bodies_do_not_hold_a_connection(ledger):
+@async_test
+async def test_connections_with_slow_headers_or_bodies_are_closed(ledger):
     async with service(ledger, FakeReplica("a"), body_seconds=0.3) as (gateway, client):
         port = client.base_url.port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -80,7 +80,7 @@ async def test_slow_headers_and_bodies_do_not_hold_a_connection(ledger):
         assert gateway.in_flight == 0
 
 
-@going
+@async_test
 async def test_only_the_listed_routes_exist(ledger):
     async with service(ledger, FakeReplica("a")) as (_, client):
         for path in ("/drain", "/v1/drain", "/docs", "/v1/chat", "/../etc/passwd"):
@@ -91,92 +91,98 @@ async def test_only_the_listed_routes_exist(ledger):
         assert {"/v1/chat/completions", "/v1/feedback", "/metrics", "/ready"} <= set(document["paths"])
 
 
-@going
-async def test_a_name_made_to_point_here_is_refused_while_there_are_no_keys(ledger):
+@async_test
+async def test_an_unknown_host_name_is_refused_while_there_are_no_keys(ledger):
     async with service(ledger, FakeReplica("a")) as (_, client):
         answer = await client.get("/v1/models", headers={"host": "evil.example:80"})
         assert answer.status_code == 403 and answer.json()["error"]["code"] == "wrong_host"
 
 
-@going
-async def test_keys_are_asked_for_as_soon_as_there_is_one_and_their_scopes_hold(ledger):
+@async_test
+async def test_a_key_is_required_once_one_exists_and_its_scopes_apply(ledger):
     async with service(ledger, FakeReplica("a")) as (gateway, client):
         assert (await client.get("/v1/models")).status_code == 200
         secret = keys.create(ledger, "chatter", scopes=["chat"], requests_per_minute=2)
         gateway.refresh()
         assert (await client.get("/v1/models")).status_code == 401
-        for wrong in ("Bearer vk-00000000-x", "Basic abc", f"Bearer {secret}x", "Bearer"):
-            answer = await client.post("/v1/chat/completions", json=CHAT, headers={"authorization": wrong})
+        for invalid_header in ("Bearer vk-00000000-x", "Basic abc", f"Bearer {secret}x", "Bearer"):
+            answer = await client.post("/v1/chat/completions", json=CHAT, headers={"authorization": invalid_header})
             assert answer.status_code == 401 and "www-authenticate" in answer.headers
-        mine = {"authorization": f"Bearer {secret}"}
-        assert (await client.get("/metrics", headers=mine)).status_code == 403
-        answer = await client.post("/v1/completions", json={"model": "cat", "prompt": "a"}, headers=mine)
+        headers = {"authorization": f"Bearer {secret}"}
+        assert (await client.get("/metrics", headers=headers)).status_code == 403
+        answer = await client.post("/v1/completions", json={"model": "cat", "prompt": "a"}, headers=headers)
         assert answer.status_code == 403 and answer.json()["error"]["code"] == "insufficient_scope"
-        statuses = [(await client.post("/v1/chat/completions", json=CHAT, headers=mine)).status_code for _ in range(3)]
+        statuses = [
+            (await client.post("/v1/chat/completions", json=CHAT, headers=headers)).status_code for _ in range(3)
+        ]
         assert statuses == [200, 200, 429]
         keys.revoke(ledger, "chatter")
         gateway.refresh()
-        assert (await client.get("/v1/models", headers=mine)).status_code == 401, "revoking the last key opens nothing"
+        assert (await client.get("/v1/models", headers=headers)).status_code == 401, (
+            "revoking the last key does not open the service"
+        )
 
 
-@going
-async def test_a_draining_gateway_refuses_the_new_and_finishes_the_old(ledger):
+@async_test
+async def test_a_draining_gateway_refuses_new_requests_and_finishes_earlier_ones(ledger):
     async with service(ledger, FakeReplica("a", delay=0.3)) as (gateway, client):
-        going_on = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT))
+        running_task = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT))
         await asyncio.sleep(0.1)
         gateway.draining = True
         assert (await client.get("/ready")).status_code == 503
-        refused = await client.post("/v1/chat/completions", json=CHAT)
-        assert refused.status_code == 503 and "retry-after" in refused.headers
-        assert (await going_on).status_code == 200
+        response = await client.post("/v1/chat/completions", json=CHAT)
+        assert response.status_code == 503 and "retry-after" in response.headers
+        assert (await running_task).status_code == 200
 
 
 # -- versions
 
 
 @pytest.mark.slow
-@going
+@async_test
 async def test_a_canary_gets_its_share_and_a_user_stays_on_a_version(ledger):
-    old, new = FakeReplica("a"), FakeReplica("b")
-    routes = routes_to(old)
-    routes.add(version_of(new, version="cat:2", model="b" * 64, share=0.0, created=2.0))
+    old_replica, new_replica = FakeReplica("a"), FakeReplica("b")
+    routes = routes_to(old_replica)
+    routes.add(version_of(new_replica, version="cat:2", model="b" * 64, share=0.0, created=2.0))
     routes.share({"cat:1": 0.7, "cat:2": 0.3})
-    async with service(ledger, old, new, routes=routes) as (_, client):
+    async with service(ledger, old_replica, new_replica, routes=routes) as (_, client):
 
         async def version(user: str) -> str:
             return (await client.post("/v1/chat/completions", json={**CHAT, "user": user})).headers["x-vita-version"]
 
-        first = {user: await version(user) for user in map(str, range(60))}
-        assert 8 <= sum(one == "cat:2" for one in first.values()) <= 30
-        assert {user: await version(user) for user in first} == first
+        versions_before = {user: await version(user) for user in map(str, range(60))}
+        assert 8 <= sum(assigned_version == "cat:2" for assigned_version in versions_before.values()) <= 30
+        assert {user: await version(user) for user in versions_before} == versions_before
         routes.share({"cat:1": 0.2, "cat:2": 0.8})
-        later = {user: await version(user) for user in first}
-        assert not [user for user in first if first[user] == "cat:2" and later[user] == "cat:1"]
+        versions_after = {user: await version(user) for user in versions_before}
+        assert not [
+            user for user in versions_before if versions_before[user] == "cat:2" and versions_after[user] == "cat:1"
+        ]
         answer = await client.post("/v1/chat/completions", json={**CHAT, "model": "cat:1"})
         assert answer.headers["x-vita-version"] == "cat:1", "a version can be asked for by its name"
 
 
-@going
-async def test_a_deprecated_model_says_so_in_headers(ledger):
+@async_test
+async def test_responses_of_a_deprecated_model_have_deprecation_headers(ledger):
     model = "a" * 64
     ledger.move(model, "deprecated", who="ann", why="a better one", sunset="2099-01-01", successor="cat:2")
-    since = int(ledger.moves(model)[-1].at)
+    deprecated_at = int(ledger.moves(model)[-1].at)
     async with service(ledger, FakeReplica("a")) as (_, client):
         for answer in (await client.post("/v1/chat/completions", json=CHAT), await client.get("/v1/models/cat:1")):
             assert answer.status_code == 200
-            assert answer.headers["deprecation"] == f"@{since}"
+            assert answer.headers["deprecation"] == f"@{deprecated_at}"
             assert answer.headers["sunset"] == "Thu, 01 Jan 2099 00:00:00 GMT"
             assert answer.headers["link"] == '</v1/models/cat%3A2>; rel="successor-version"'
             assert "successor=cat:2" in answer.headers["x-vita-model-deprecation"]
 
 
-@going
-async def test_a_retired_model_is_404_with_its_successor_and_its_page_410(ledger):
-    old, new = FakeReplica("a"), FakeReplica("b")
-    routes = routes_to(old)
-    routes.add(version_of(new, version="cat:2", model="b" * 64, share=1.0, created=2.0))
+@async_test
+async def test_a_retired_model_gets_404_with_its_successor_and_its_page_410(ledger):
+    old_replica, new_replica = FakeReplica("a"), FakeReplica("b")
+    routes = routes_to(old_replica)
+    routes.add(version_of(new_replica, version="cat:2", model="b" * 64, share=1.0, created=2.0))
     ledger.move("a" * 64, "retired", who="ann", why="wrong on sums", successor="cat:2")
-    async with service(ledger, old, new, routes=routes) as (_, client):
+    async with service(ledger, old_replica, new_replica, routes=routes) as (_, client):
         for stream in (False, True):
             answer = await client.post("/v1/chat/completions", json={**CHAT, "model": "cat:1", "stream": stream})
             error = answer.json()["error"]
@@ -186,27 +192,31 @@ async def test_a_retired_model_is_404_with_its_successor_and_its_page_410(ledger
         page = await client.get("/v1/models/cat:1")
         assert page.status_code == 410 and page.json()["reason"] == "wrong on sums"
         assert (await client.post("/v1/chat/completions", json=CHAT)).headers["x-vita-version"] == "cat:2"
-        assert [one["id"] for one in (await client.get("/v1/models")).json()["data"]] == ["cat", "cat:2"]
+        assert [entry["id"] for entry in (await client.get("/v1/models")).json()["data"]] == ["cat", "cat:2"]
         answer = await client.post("/v1/chat/completions", json={**CHAT, "model": "dog"})
         assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
         assert (await client.get("/v1/models/dog")).status_code == 404
 
 
-@going
-async def test_a_retired_model_that_was_kept_for_research_answers_research_alone(ledger):
+@async_test
+async def test_a_retired_model_for_research_answers_only_keys_with_the_scope_research(ledger):
     ledger.move("a" * 64, "retired", who="ann", why="old", research=True)
     secret = keys.create(ledger, "lab", scopes=["chat", "research"])
-    plain = keys.create(ledger, "app", scopes=["chat"])
+    app_secret = keys.create(ledger, "app", scopes=["chat"])
     async with service(ledger, FakeReplica("a"), research=True) as (_, client):
-        pinned = {**CHAT, "model": "cat:1"}
-        answer = await client.post("/v1/chat/completions", json=pinned, headers={"authorization": f"Bearer {secret}"})
+        version_chat = {**CHAT, "model": "cat:1"}
+        answer = await client.post(
+            "/v1/chat/completions", json=version_chat, headers={"authorization": f"Bearer {secret}"}
+        )
         assert answer.status_code == 200 and answer.headers["x-vita-model-state"] == "retired"
-        answer = await client.post("/v1/chat/completions", json=pinned, headers={"authorization": f"Bearer {plain}"})
+        answer = await client.post(
+            "/v1/chat/completions", json=version_chat, headers={"authorization": f"Bearer {app_secret}"}
+        )
         assert answer.status_code == 404
 
 
-@going
-async def test_a_retired_model_that_was_archived_answers_nobody(ledger):
+@async_test
+async def test_an_archived_model_answers_no_request(ledger):
     ledger.move("a" * 64, "retired", who="ann", why="old", research=False)
     secret = keys.create(ledger, "lab", scopes=["chat", "research"])
     async with service(ledger, FakeReplica("a"), research=True) as (_, client):
@@ -215,19 +225,19 @@ async def test_a_retired_model_that_was_archived_answers_nobody(ledger):
         assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_retired"
 
 
-@going
-async def test_a_retired_version_does_not_answer_in_place_of_one_that_is_down(ledger):
-    old, new = FakeReplica("a"), FakeReplica("b", down=True)
-    routes = routes_to(old)
-    routes.add(version_of(new, version="cat:2", model="b" * 64, share=1.0, created=2.0))
+@async_test
+async def test_a_retired_version_does_not_replace_a_version_that_is_down(ledger):
+    old_replica, new_replica = FakeReplica("a"), FakeReplica("b", down=True)
+    routes = routes_to(old_replica)
+    routes.add(version_of(new_replica, version="cat:2", model="b" * 64, share=1.0, created=2.0))
     ledger.move("a" * 64, "retired", who="ann", why="wrong on sums")
-    async with service(ledger, old, new, routes=routes) as (_, client):
+    async with service(ledger, old_replica, new_replica, routes=routes) as (_, client):
         assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 503
-        assert not old.asked
+        assert not old_replica.requests
 
 
-@going
-async def test_a_model_answers_until_its_sunset_and_is_as_retired_after(ledger):
+@async_test
+async def test_a_model_answers_until_its_sunset_and_is_retired_afterwards(ledger):
     sunset = datetime(2099, 1, 1, tzinfo=UTC).timestamp()
     ledger.move("a" * 64, "deprecated", who="ann", why="a better one", sunset=sunset, successor="cat:2")
     replica = FakeReplica("a")
@@ -241,14 +251,14 @@ async def test_a_model_answers_until_its_sunset_and_is_as_retired_after(ledger):
             assert error["retired_at"] == "2099-01-01T00:00:00Z"
         page = await client.get("/v1/models/cat:1")
         assert page.status_code == 410 and page.json()["reason"] == "a better one"
-        assert len(replica.asked) == 1
+        assert len(replica.requests) == 1
 
 
-# -- what is kept
+# -- recorded data
 
 
-@going_anywhere
-async def test_content_is_kept_with_consent_only_and_redacted(ledger):
+@async_test_on_each_database
+async def test_content_is_recorded_only_with_consent_and_redacted(ledger):
     async with service(ledger, FakeReplica("a")) as (gateway, client):
         body = {**CHAT, "messages": [{"role": "user", "content": "I am ann@example.org"}]}
         await client.post("/v1/chat/completions", json=body)
@@ -256,24 +266,28 @@ async def test_content_is_kept_with_consent_only_and_redacted(ledger):
         answer = await client.post("/v1/chat/completions", json=body, headers={"x-vita-consent": "perhaps"})
         assert answer.status_code == 400
         gateway.log.flush()
-        without, with_consent = requests_since(ledger)
-        assert (without["asked"], without["answered"], without["consent"]) == ({}, {}, False)
-        assert without["figures"]["completion_tokens"] == 8 and without["version"] == "cat:1"
-        assert with_consent["asked"]["messages"][0]["content"] == "I am [email]"
-        assert with_consent["answered"]["choices"][0] and with_consent["figures"]["ttft"] > 0
-        assert with_consent["figures"]["logprob"] == -1.0
+        row_without_consent, row_with_consent = requests_since(ledger)
+        assert (row_without_consent["asked"], row_without_consent["answered"], row_without_consent["consent"]) == (
+            {},
+            {},
+            False,
+        )
+        assert row_without_consent["figures"]["completion_tokens"] == 8 and row_without_consent["version"] == "cat:1"
+        assert row_with_consent["asked"]["messages"][0]["content"] == "I am [email]"
+        assert row_with_consent["answered"]["choices"][0] and row_with_consent["figures"]["ttft"] > 0
+        assert row_with_consent["figures"]["logprob"] == -1.0
 
 
-@going_anywhere
-async def test_feedback_is_tied_to_a_request_and_stored_before_it_is_acknowledged(ledger):
+@async_test_on_each_database
+async def test_feedback_belongs_to_a_request_and_is_stored_before_the_response(ledger):
     async with service(ledger, FakeReplica("a")) as (_, client):
-        first = (await client.post("/v1/chat/completions", json=CHAT)).headers["x-request-id"]
-        second = (await client.post("/v1/chat/completions", json=CHAT)).headers["x-request-id"]
+        first_id = (await client.post("/v1/chat/completions", json=CHAT)).headers["x-request-id"]
+        second_id = (await client.post("/v1/chat/completions", json=CHAT)).headers["x-request-id"]
         for body in (
-            {"request_id": first, "kind": "thumb", "value": -1, "consent": True},
-            {"request_id": first, "kind": "edit", "better": "A cat purrs; ask bob@example.org.", "consent": True},
+            {"request_id": first_id, "kind": "thumb", "value": -1, "consent": True},
+            {"request_id": first_id, "kind": "edit", "better": "A cat purrs; ask bob@example.org.", "consent": True},
             {"request_id": "chatcmpl-1", "kind": "flag", "reason": "rude", "consent": True},
-            {"kind": "vote", "chosen_request_id": second, "rejected_request_id": first},
+            {"kind": "vote", "chosen_request_id": second_id, "rejected_request_id": first_id},
         ):
             answer = await client.post("/v1/feedback", json=body)
             assert answer.status_code == 201, answer.text
@@ -281,31 +295,31 @@ async def test_feedback_is_tied_to_a_request_and_stored_before_it_is_acknowledge
         assert [row["kind"] for row in rows] == ["thumb", "edit", "flag", "vote"]
         assert rows[0]["value"] == -1 and rows[0]["consent"] and rows[0]["model"] == "a" * 64
         assert rows[1]["content"] == {"better": "A cat purrs; ask [email]."}
-        assert rows[3]["request"] == second and rows[3]["content"] == {"rejected_request_id": first}
+        assert rows[3]["request"] == second_id and rows[3]["content"] == {"rejected_request_id": first_id}
 
 
 @pytest.mark.parametrize(("log", "consent"), [("content", False), ("metadata", True), ("metadata", False)])
-def test_without_consent_or_a_log_of_content_only_the_verdict_is_kept(ledger, log, consent):
+def test_without_consent_or_a_content_log_feedback_texts_are_not_recorded(ledger, log, consent):
     async def run():
         async with service(ledger, FakeReplica("a"), log=log) as (_, client):
             answers = [await client.post("/v1/chat/completions", json=CHAT) for _ in range(2)]
-            first, second = (answer.headers["x-request-id"] for answer in answers)
+            first_id, second_id = (answer.headers["x-request-id"] for answer in answers)
             for body, texts in (
                 (
-                    {"request_id": first, "kind": "edit", "better": "I am Ann.", "reason": "so"},
+                    {"request_id": first_id, "kind": "edit", "better": "I am Ann.", "reason": "so"},
                     ["better", "reason"],
                 ),
-                ({"request_id": first, "kind": "flag", "reason": "It told my address."}, ["reason"]),
-                ({"request_id": first, "kind": "thumb", "value": 1}, []),
+                ({"request_id": first_id, "kind": "flag", "reason": "It told my address."}, ["reason"]),
+                ({"request_id": first_id, "kind": "thumb", "value": 1}, []),
                 (
-                    {"kind": "vote", "chosen_request_id": first, "rejected_request_id": second, "reason": "x"},
+                    {"kind": "vote", "chosen_request_id": first_id, "rejected_request_id": second_id, "reason": "x"},
                     ["reason"],
                 ),
             ):
                 answer = await client.post("/v1/feedback", json={**body, "consent": consent})
                 assert (answer.status_code, answer.json()["left_out"]) == (201, texts)
             rows = feedback_since(ledger)
-            assert [row["content"] for row in rows] == [{}, {}, {}, {"rejected_request_id": second}]
+            assert [row["content"] for row in rows] == [{}, {}, {}, {"rejected_request_id": second_id}]
             assert [(row["kind"], row["value"]) for row in rows] == [
                 ("edit", None), ("flag", None), ("thumb", 1), ("vote", 1),
             ]  # fmt: skip
@@ -330,7 +344,7 @@ def test_without_consent_or_a_log_of_content_only_the_verdict_is_kept(ledger, lo
         ({"kind": "thumb", "request_id": "unknown", "value": 1}, "request_id", 404),
     ],
 )
-def test_feedback_that_makes_no_sense_is_refused_by_the_field(ledger, body, param, status):
+def test_the_error_for_invalid_feedback_names_the_field(ledger, body, param, status):
     async def run():
         async with service(ledger, FakeReplica("a")) as (_, client):
             answer = await client.post("/v1/feedback", json=body)
@@ -339,20 +353,20 @@ def test_feedback_that_makes_no_sense_is_refused_by_the_field(ledger, body, para
     asyncio.run(run())
 
 
-@going
-async def test_feedback_on_somebody_elses_request_is_refused(ledger):
+@async_test
+async def test_feedback_on_a_request_of_another_key_is_refused(ledger):
     ann, bob = (keys.create(ledger, name) for name in ("ann", "bob"))
     async with service(ledger, FakeReplica("a")) as (_, client):
-        mine = {"authorization": f"Bearer {ann}"}
-        number = (await client.post("/v1/chat/completions", json=CHAT, headers=mine)).headers["x-request-id"]
-        body = {"request_id": number, "kind": "thumb", "value": 1}
-        theirs = {"authorization": f"Bearer {bob}"}
-        assert (await client.post("/v1/feedback", json=body, headers=theirs)).status_code == 404
-        assert (await client.post("/v1/feedback", json=body, headers=mine)).status_code == 201
+        ann_headers = {"authorization": f"Bearer {ann}"}
+        request_id = (await client.post("/v1/chat/completions", json=CHAT, headers=ann_headers)).headers["x-request-id"]
+        body = {"request_id": request_id, "kind": "thumb", "value": 1}
+        bob_headers = {"authorization": f"Bearer {bob}"}
+        assert (await client.post("/v1/feedback", json=body, headers=bob_headers)).status_code == 404
+        assert (await client.post("/v1/feedback", json=body, headers=ann_headers)).status_code == 201
 
 
-@going
-async def test_metrics_hold_the_gateways_figures_and_those_of_each_replica(ledger):
+@async_test
+async def test_metrics_contain_the_figures_of_the_gateway_and_of_each_replica(ledger):
     async with service(ledger, FakeReplica("a"), FakeReplica("b")) as (_, client):
         await client.post("/v1/chat/completions", json=CHAT)
         text = (await client.get("/metrics")).text
@@ -361,7 +375,7 @@ async def test_metrics_hold_the_gateways_figures_and_those_of_each_replica(ledge
         assert text.count("# TYPE vita_x gauge") == 1
 
 
-@going_anywhere
+@async_test_on_each_database
 async def test_a_secret_is_never_stored(ledger):
     secret = keys.create(ledger, "ann")
     async with service(ledger, FakeReplica("a")) as (gateway, client):
@@ -375,7 +389,7 @@ async def test_a_secret_is_never_stored(ledger):
         assert time.time() > keys.all_keys(ledger)[0].created
 
 
-@going
+@async_test
 async def test_the_chat_page_loads_nothing_and_its_policy_allows_only_its_own_script(ledger):
     async with service(ledger, FakeReplica("a")) as (_, client):
         answer = await client.get("/")

@@ -1,11 +1,11 @@
-"""A request has one record, which is closed once and says what was sent to the client."""
+"""A request has one record, which is closed once and contains the response to the client."""
 
 from __future__ import annotations
 
 import json
 
 from tests.server.fakes import FakeReplica
-from tests.server.gateways import CHAT, going, service
+from tests.server.gateways import CHAT, async_test, service
 from vita.monitoring.request_log import requests_since
 from vita.server.gateway.keys import create
 from vita.server.gateway.request_record import RequestRecord
@@ -27,22 +27,24 @@ def test_a_record_is_closed_once_with_its_first_status():
     assert [sample.labels["status"] for sample in samples if sample.name.endswith("_total")] == ["200"]
 
 
-@going
-async def test_whole_streamed_and_rejected_requests_are_recorded_with_their_key_and_consent(ledger):
+@async_test
+async def test_plain_streamed_and_rejected_requests_are_recorded_with_their_key_and_consent(ledger):
     secret = create(ledger, "ann", consent=True)
     async with service(ledger, FakeReplica("a"), in_flight=1) as (gateway, client):
         headers, body = {"Authorization": f"Bearer {secret}"}, {**CHAT, "seed": 1}
-        whole = await client.post("/v1/chat/completions", json=body, headers=headers)
-        streamed = await client.post("/v1/chat/completions", json={**body, "stream": True}, headers=headers)
+        plain_answer = await client.post("/v1/chat/completions", json=body, headers=headers)
+        streamed_answer = await client.post("/v1/chat/completions", json={**body, "stream": True}, headers=headers)
         gateway.admission.in_flight += 1
-        full = await client.post("/v1/chat/completions", json=body, headers=headers)
+        rejected_answer = await client.post("/v1/chat/completions", json=body, headers=headers)
         gateway.admission.in_flight -= 1
-        assert (whole.status_code, streamed.status_code, full.status_code) == (200, 200, 429)
+        assert (plain_answer.status_code, streamed_answer.status_code, rejected_answer.status_code) == (200, 200, 429)
         assert gateway.in_flight == 0 and gateway.admission.bytes_held == 0
         gateway.log.flush()
     rows = {row["request"]: row for row in requests_since(ledger)}
-    first, second, third = (rows[answer.headers["x-request-id"]] for answer in (whole, streamed, full))
-    assert {row["key"] for row in (first, second, third)} == {secret.split("-")[1]}
-    assert first["answered"] == second["answered"] and first["answered"]["choices"]
-    assert first["figures"]["ttft"] is None and second["figures"]["ttft"] > 0
-    assert (third["status"], third["answered"], third["figures"]["replica"]) == (429, {}, None)
+    plain_row, streamed_row, rejected_row = (
+        rows[answer.headers["x-request-id"]] for answer in (plain_answer, streamed_answer, rejected_answer)
+    )
+    assert {row["key"] for row in (plain_row, streamed_row, rejected_row)} == {secret.split("-")[1]}
+    assert plain_row["answered"] == streamed_row["answered"] and plain_row["answered"]["choices"]
+    assert plain_row["figures"]["ttft"] is None and streamed_row["figures"]["ttft"] > 0
+    assert (rejected_row["status"], rejected_row["answered"], rejected_row["figures"]["replica"]) == (429, {}, None)

@@ -1,4 +1,4 @@
-"""The official client is answered as OpenAI answers it; whatever is sent, the server lives and says what is wrong."""
+"""The official client gets answers in OpenAI's format, and no input stops the server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vita.server.replica.replica_auth import SECRET_HEADER
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 FOREVER = {"65": 100}
-"""A bias that lets an answer go on to its limit."""
+"""A bias that makes an answer continue to its limit."""
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +44,18 @@ def http(url: str) -> Iterator[httpx.Client]:
 
 
 def figure(http: httpx.Client, name: str, **labels: str) -> float:
-    """The value of a figure, over all labels but those given."""
-    found = 0.0
+    """Return the sum of a figure over all its series with these labels."""
+    total = 0.0
     for line in http.get("/metrics").text.splitlines():
         if line.startswith(f"{name}{{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
-            found += float(line.rpartition(" ")[2])
-    return found
+            total += float(line.rpartition(" ")[2])
+    return total
 
 
 def wait_for(condition: Any, *, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "nothing came of it"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.02)
 
 
@@ -76,25 +76,27 @@ def test_a_chat_is_answered_with_choices_usage_and_fingerprint(client: openai.Op
     assert answer.usage.total_tokens == prompt + answer.usage.completion_tokens
 
 
-def test_the_same_seed_is_the_same_answer_and_no_seed_is_chance(client: openai.OpenAI) -> None:
-    def said(**how: Any) -> str | None:
-        return client.chat.completions.create(model="cat", messages=HI, max_tokens=8, **how).choices[0].message.content
+def test_the_same_seed_gives_the_same_answer_and_no_seed_a_random_one(client: openai.OpenAI) -> None:
+    def sample_text(**options: Any) -> str | None:
+        return (
+            client.chat.completions.create(model="cat", messages=HI, max_tokens=8, **options).choices[0].message.content
+        )
 
-    assert said(seed=-5) == said(seed=-5, max_completion_tokens=8) == said(seed=-5, user="ann")
-    assert len({said(seed=seed) for seed in (5, -5, 6)}) == 3
-    assert len({said() for _ in range(3)}) > 1
+    assert sample_text(seed=-5) == sample_text(seed=-5, max_completion_tokens=8) == sample_text(seed=-5, user="ann")
+    assert len({sample_text(seed=seed) for seed in (5, -5, 6)}) == 3
+    assert len({sample_text() for _ in range(3)}) > 1
     engine = tiny_engine()
     expected = engine.generate(
         [engine.text_ids("hi")[1:]], Sampling(seed=9, max_tokens=8, temperature=0.5, top_p=0.9, stop=("zz",))
     )[0]
-    found = client.completions.create(
+    completion = client.completions.create(
         model="cat", prompt="hi", seed=9, max_tokens=8, temperature=0.5, top_p=0.9, stop="zz"
     )
-    assert found.choices[0].text == expected.text
+    assert completion.choices[0].text == expected.text
 
 
-def test_a_streamed_chat_is_the_whole_one_in_pieces(client: openai.OpenAI) -> None:
-    how: Any = {
+def test_a_streamed_chat_equals_the_chat_without_streaming(client: openai.OpenAI) -> None:
+    options: Any = {
         "model": "cat",
         "messages": HI,
         "seed": 4,
@@ -103,22 +105,29 @@ def test_a_streamed_chat_is_the_whole_one_in_pieces(client: openai.OpenAI) -> No
         "logprobs": True,
         "top_logprobs": 1,
     }
-    whole = client.chat.completions.create(**how)
-    chunks = list(client.chat.completions.create(**how, stream=True, stream_options={"include_usage": True}))
+    completion = client.chat.completions.create(**options)
+    chunks = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
     assert [chunk.choices[0].delta.role for chunk in chunks[:2]] == ["assistant", "assistant"]
     assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
     assert len({chunk.id for chunk in chunks}) == 1
     assert chunks[-1].choices == []
-    assert chunks[-1].usage == whole.usage
+    assert chunks[-1].usage == completion.usage
     assert all(chunk.usage is None for chunk in chunks[:-1])
-    for choice in whole.choices:
-        own = [chunk.choices[0] for chunk in chunks[:-1] if chunk.choices[0].index == choice.index]
-        assert "".join(one.delta.content or "" for one in own) == choice.message.content
-        assert [one.finish_reason for one in own if one.finish_reason] == [choice.finish_reason]
-        assert own[-1].finish_reason
+    for choice in completion.choices:
+        choice_chunks = [chunk.choices[0] for chunk in chunks[:-1] if chunk.choices[0].index == choice.index]
+        assert "".join(chunk_choice.delta.content or "" for chunk_choice in choice_chunks) == choice.message.content
+        assert [chunk_choice.finish_reason for chunk_choice in choice_chunks if chunk_choice.finish_reason] == [
+            choice.finish_reason
+        ]
+        assert choice_chunks[-1].finish_reason
         assert choice.logprobs is not None
-        streamed = [token for one in own if one.logprobs for token in one.logprobs.content or []]
-        assert streamed == choice.logprobs.content
+        streamed_tokens = [
+            token
+            for chunk_choice in choice_chunks
+            if chunk_choice.logprobs
+            for token in chunk_choice.logprobs.content or []
+        ]
+        assert streamed_tokens == choice.logprobs.content
 
 
 def test_a_stream_ends_with_done(http: httpx.Client) -> None:
@@ -130,7 +139,7 @@ def test_a_stream_ends_with_done(http: httpx.Client) -> None:
     assert all("usage" not in json.loads(event.removeprefix("data: ")) for event in events[:-1])
 
 
-def test_log_probabilities_are_told_for_every_token_of_an_answer(client: openai.OpenAI) -> None:
+def test_log_probabilities_are_returned_for_every_token_of_an_answer(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="cat", messages=HI, temperature=0, max_tokens=6, logprobs=True, top_logprobs=3
     )
@@ -154,7 +163,7 @@ def test_names_of_special_tokens_in_a_message_stay_text(http: httpx.Client) -> N
 # -- completions
 
 
-def test_echo_tells_the_prompts_own_log_probabilities(client: openai.OpenAI) -> None:
+def test_echo_returns_the_log_probabilities_of_the_prompt(client: openai.OpenAI) -> None:
     engine = tiny_engine()
     prompt = [256, *b"one cat"]
     answer = client.completions.create(
@@ -169,8 +178,8 @@ def test_echo_tells_the_prompts_own_log_probabilities(client: openai.OpenAI) -> 
         assert logprobs.token_logprobs[0] is None  # pyright: ignore[reportUnnecessaryComparison]
         expected = engine.score([(ids[:1], ids[1:])])[0]
         assert logprobs.token_logprobs[1:-1] == pytest.approx(expected.logprobs, abs=1e-4)
-        for own, top in zip(logprobs.token_logprobs[1:], logprobs.top_logprobs[1:], strict=True):
-            assert own in top.values()
+        for logprob, top in zip(logprobs.token_logprobs[1:], logprobs.top_logprobs[1:], strict=True):
+            assert logprob in top.values()
         assert logprobs.token_logprobs[-1] == max(logprobs.top_logprobs[-1].values())
     assert answer.choices[0].text.startswith("<|endoftext|>one cat")
     assert answer.choices[0].logprobs is not None
@@ -189,41 +198,46 @@ def test_a_prompt_may_be_scored_without_an_answer(client: openai.OpenAI) -> None
     assert answer.usage.completion_tokens == 0
 
 
-def test_prompts_in_a_list_are_answered_each_n_times_in_order(client: openai.OpenAI) -> None:
+def test_each_prompt_of_a_list_gets_n_answers_in_order(client: openai.OpenAI) -> None:
     answer = client.completions.create(model="cat", prompt=["a", "b"], n=2, seed=3, max_tokens=4, echo=True)
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     assert [choice.text[0] for choice in answer.choices] == ["a", "a", "b", "b"]
-    alone = client.completions.create(model="cat", prompt="b", n=2, seed=3, max_tokens=4, echo=True)
-    assert [choice.text for choice in answer.choices[2:]] == [choice.text for choice in alone.choices]
+    single_answer = client.completions.create(model="cat", prompt="b", n=2, seed=3, max_tokens=4, echo=True)
+    assert [choice.text for choice in answer.choices[2:]] == [choice.text for choice in single_answer.choices]
 
 
-def test_streamed_completions_are_the_whole_ones(client: openai.OpenAI) -> None:
-    how: Any = {"model": "cat", "prompt": [[97, 98], [99]], "seed": 3, "max_tokens": 6, "echo": True, "logprobs": 1}
-    whole = client.completions.create(**how)
-    chunks = list(client.completions.create(**how, stream=True))
-    for choice in whole.choices:
-        own = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == choice.index]
-        assert "".join(one.text for one in own) == choice.text
-        assert own[-1].finish_reason == choice.finish_reason
+def test_streamed_completions_equal_those_without_streaming(client: openai.OpenAI) -> None:
+    options: Any = {"model": "cat", "prompt": [[97, 98], [99]], "seed": 3, "max_tokens": 6, "echo": True, "logprobs": 1}
+    completion = client.completions.create(**options)
+    chunks = list(client.completions.create(**options, stream=True))
+    for choice in completion.choices:
+        choice_chunks = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == choice.index]
+        assert "".join(chunk_choice.text for chunk_choice in choice_chunks) == choice.text
+        assert choice_chunks[-1].finish_reason == choice.finish_reason
         assert choice.logprobs is not None
-        offsets = [at for one in own if one.logprobs for at in one.logprobs.text_offset or []]
+        offsets = [
+            offset
+            for chunk_choice in choice_chunks
+            if chunk_choice.logprobs
+            for offset in chunk_choice.logprobs.text_offset or []
+        ]
         assert offsets == choice.logprobs.text_offset
 
 
-def test_an_empty_prompt_begins_a_document(client: openai.OpenAI) -> None:
-    empty = client.completions.create(model="cat", prompt="", seed=1, max_tokens=5)
-    document = client.completions.create(model="cat", prompt=[256], seed=1, max_tokens=5)
-    named = client.completions.create(model="cat", prompt="<|endoftext|>", seed=1, max_tokens=5)
-    assert empty.choices[0].text == document.choices[0].text == named.choices[0].text
+def test_an_empty_prompt_starts_a_document(client: openai.OpenAI) -> None:
+    empty_prompt = client.completions.create(model="cat", prompt="", seed=1, max_tokens=5)
+    document_token = client.completions.create(model="cat", prompt=[256], seed=1, max_tokens=5)
+    special_token_text = client.completions.create(model="cat", prompt="<|endoftext|>", seed=1, max_tokens=5)
+    assert empty_prompt.choices[0].text == document_token.choices[0].text == special_token_text.choices[0].text
 
 
-def test_biases_and_stops_reach_the_answer(client: openai.OpenAI) -> None:
-    how: Any = {"model": "cat", "prompt": "x", "max_tokens": 9, "logit_bias": FOREVER}
-    assert client.completions.create(**how).choices[0].text == "A" * 9
-    stopped = client.completions.create(**how, stop=["AAAA", "zz"])
-    assert (stopped.choices[0].text, stopped.choices[0].finish_reason) == ("", "stop")
-    assert stopped.usage is not None
-    assert stopped.usage.completion_tokens == 4
+def test_biases_and_stop_texts_apply_to_the_answer(client: openai.OpenAI) -> None:
+    options: Any = {"model": "cat", "prompt": "x", "max_tokens": 9, "logit_bias": FOREVER}
+    assert client.completions.create(**options).choices[0].text == "A" * 9
+    completion = client.completions.create(**options, stop=["AAAA", "zz"])
+    assert (completion.choices[0].text, completion.choices[0].finish_reason) == ("", "stop")
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == 4
 
 
 def test_an_answer_ends_where_the_context_is_full(client: openai.OpenAI) -> None:
@@ -235,15 +249,15 @@ def test_an_answer_ends_where_the_context_is_full(client: openai.OpenAI) -> None
 
 
 def test_embeddings_are_unit_vectors_in_both_encodings(client: openai.OpenAI, http: httpx.Client) -> None:
-    packed = client.embeddings.create(model="cat", input=["a", "a cat"])
-    plain = http.post("/v1/embeddings", json={"model": "cat", "input": [[97], [*b"a cat"]]}).json()
-    for one, other in zip(packed.data, plain["data"], strict=True):
-        assert one.embedding == pytest.approx(other["embedding"], abs=1e-6)
-        assert sum(value**2 for value in one.embedding) == pytest.approx(1, abs=1e-5)
-    assert packed.usage.prompt_tokens == plain["usage"]["total_tokens"] == 6
+    base64_embeddings = client.embeddings.create(model="cat", input=["a", "a cat"])
+    float_embeddings = http.post("/v1/embeddings", json={"model": "cat", "input": [[97], [*b"a cat"]]}).json()
+    for item, expected in zip(base64_embeddings.data, float_embeddings["data"], strict=True):
+        assert item.embedding == pytest.approx(expected["embedding"], abs=1e-6)
+        assert sum(value**2 for value in item.embedding) == pytest.approx(1, abs=1e-5)
+    assert base64_embeddings.usage.prompt_tokens == float_embeddings["usage"]["total_tokens"] == 6
 
 
-def test_models_are_listed_and_others_not_found(client: openai.OpenAI) -> None:
+def test_models_are_listed_and_unknown_models_are_not_found(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["cat", "cat:1"]
     assert client.models.retrieve("cat:1").owned_by == "vita"
     with pytest.raises(openai.NotFoundError) as error:
@@ -254,13 +268,15 @@ def test_models_are_listed_and_others_not_found(client: openai.OpenAI) -> None:
     assert error.value.param == "model"
 
 
-def test_tokens_go_there_and_back(http: httpx.Client) -> None:
+def test_detokenize_restores_the_tokenized_text(http: httpx.Client) -> None:
     text = "a <|im_end|> ☃"
-    found = http.post("/tokenize", json={"prompt": text, "add_special_tokens": False, "return_token_strs": True}).json()
-    assert found["tokens"] == [97, 32, 258, 32, *"☃".encode()]
-    assert (found["count"], found["max_model_len"]) == (7, 128)
-    assert found["token_strs"][2:5] == ["<|im_end|>", " ", "bytes:\\xe2"]
-    assert http.post("/detokenize", json={"tokens": found["tokens"]}).json() == {"prompt": text}
+    tokenized = http.post(
+        "/tokenize", json={"prompt": text, "add_special_tokens": False, "return_token_strs": True}
+    ).json()
+    assert tokenized["tokens"] == [97, 32, 258, 32, *"☃".encode()]
+    assert (tokenized["count"], tokenized["max_model_len"]) == (7, 128)
+    assert tokenized["token_strs"][2:5] == ["<|im_end|>", " ", "bytes:\\xe2"]
+    assert http.post("/detokenize", json={"tokens": tokenized["tokens"]}).json() == {"prompt": text}
     info = http.get("/tokenizer_info").json()
     assert (info["bos_token"], info["pad_token"]) == ("<|endoftext|>", "<|endoftext|>")
     assert "im_start" in info["chat_template"]
@@ -295,7 +311,7 @@ def test_a_prompt_that_is_too_long_is_refused_with_numbers(client: openai.OpenAI
         ("/v1/models", {}, 405, None),
     ],
 )
-def test_refusals_come_in_openais_form(
+def test_errors_have_the_format_of_openai(
     http: httpx.Client, path: str, body: dict[str, Any], status: int, param: str | None
 ) -> None:
     answer = http.post(path, json=body)
@@ -306,32 +322,35 @@ def test_refusals_come_in_openais_form(
     assert answer.headers["x-request-id"]
 
 
-def test_bodies_that_are_too_long_or_no_json_are_refused(http: httpx.Client) -> None:
+def test_bodies_that_are_too_long_or_not_json_are_refused(http: httpx.Client) -> None:
     assert http.post("/v1/completions", content=b"x" * 1_000_001).status_code == 413
     answer = http.post("/v1/completions", content=(b"x" * 100_000 for _ in range(11)))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
     for body in (b"", b"{", b"[" * 50_000, b'{"model": "\\ud800"}', b"\xff"):
         assert http.post("/v1/chat/completions", content=body).status_code == 400
-    odd = {"model": "cat", "prompt": "\x00\u202e\U0001f600\uffff", "max_tokens": 1}
-    assert http.post("/v1/completions", json=odd).status_code == 200
+    unusual_request = {"model": "cat", "prompt": "\x00\u202e\U0001f600\uffff", "max_tokens": 1}
+    assert http.post("/v1/completions", json=unusual_request).status_code == 200
 
 
-def test_a_request_id_is_kept_or_given(http: httpx.Client) -> None:
+def test_a_valid_request_id_is_returned_and_an_invalid_one_replaced(http: httpx.Client) -> None:
     assert http.get("/health", headers={"x-request-id": "mine-7"}).headers["x-request-id"] == "mine-7"
-    given = http.get("/health", headers={"x-request-id": "a b"}).headers["x-request-id"]
-    assert given.startswith("req-")
+    new_id = http.get("/health", headers={"x-request-id": "a b"}).headers["x-request-id"]
+    assert new_id.startswith("req-")
 
 
-def test_a_slow_body_is_not_waited_for_forever() -> None:
-    with serving(tiny_app(body_seconds=0.2)) as url, socket.create_connection(("127.0.0.1", int(url[-5:]))) as slow:
-        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
-        assert slow.recv(12) == b"HTTP/1.1 408"
+def test_a_slow_body_gets_408() -> None:
+    with (
+        serving(tiny_app(body_seconds=0.2)) as url,
+        socket.create_connection(("127.0.0.1", int(url[-5:]))) as connection,
+    ):
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        assert connection.recv(12) == b"HTTP/1.1 408"
 
 
-# -- a crowd, leaving, draining
+# -- concurrency, disconnects, draining
 
 
-def test_a_crowd_gets_what_each_would_get_alone(client: openai.OpenAI) -> None:
+def test_concurrent_requests_get_the_same_answers_as_single_requests(client: openai.OpenAI) -> None:
     def ask(seed: int) -> tuple[Any, Any]:
         answer = client.chat.completions.create(
             model="cat", messages=[{"role": "user", "content": "cat " * (seed % 5)}], seed=seed, max_tokens=10,
@@ -339,12 +358,12 @@ def test_a_crowd_gets_what_each_would_get_alone(client: openai.OpenAI) -> None:
         )  # fmt: skip
         return answer.choices[0].message.content, answer.choices[0].logprobs
 
-    alone = [ask(seed) for seed in range(8)]
+    single_answers = [ask(seed) for seed in range(8)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(ask, range(8))) == alone
+        assert list(pool.map(ask, range(8))) == single_answers
 
 
-def test_a_full_queue_is_429_with_retry_after() -> None:
+def test_a_request_to_a_full_queue_gets_429_with_retry_after() -> None:
     app = tiny_app(rows=1, queue=1)
     with serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         body = {"model": "cat", "prompt": "a", "max_tokens": 100, "logit_bias": FOREVER}
@@ -352,41 +371,41 @@ def test_a_full_queue_is_429_with_retry_after() -> None:
             answers = list(pool.map(lambda _: http.post("/v1/completions", json=body), range(6)))
         statuses = sorted(answer.status_code for answer in answers)
         assert set(statuses) == {200, 429}
-        refused = next(answer for answer in answers if answer.status_code == 429)
-        assert int(refused.headers["retry-after"]) >= 1
-        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        rejected_answer = next(answer for answer in answers if answer.status_code == 429)
+        assert int(rejected_answer.headers["retry-after"]) >= 1
+        assert rejected_answer.json()["error"]["code"] == "rate_limit_exceeded"
         assert figure(http, "vita_admission_rejections_total", reason="requests") == statuses.count(429)
-        too_many = http.post("/v1/completions", json={**body, "n": 3})
-        assert (too_many.status_code, too_many.json()["error"]["param"]) == (400, "n")
+        large_request_answer = http.post("/v1/completions", json={**body, "n": 3})
+        assert (large_request_answer.status_code, large_request_answer.json()["error"]["param"]) == (400, "n")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_is_not_calculated_for(stream: bool) -> None:
+def test_generation_stops_when_the_client_disconnects(stream: bool) -> None:
     app = tiny_app(tiny_engine(context=4096), rows=1)
     scheduler: Scheduler = app.state.replica.scheduler
     with serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         body = {"model": "cat", "prompt": "a", "max_tokens": 4000, "logit_bias": FOREVER, "stream": stream}
         text = json.dumps(body).encode()
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as leaving:
-            leaving.sendall(
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+            connection.sendall(
                 b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
             )
             wait_for(lambda: scheduler.running == 1)
             if stream:
-                leaving.recv(100)
+                connection.recv(100)
         wait_for(lambda: scheduler.in_flight == 0)
         wait_for(lambda: figure(http, "vita_request_finished_total", finish_reason="cancelled") == 1)
         assert figure(http, "vita_generation_tokens_total") < 4000
 
 
-def test_a_drained_replica_finishes_what_it_has_and_takes_no_more() -> None:
+def test_a_draining_replica_finishes_its_requests_and_refuses_new_ones() -> None:
     with serving(tiny_app()) as url, httpx.Client(base_url=url, timeout=60) as http:
         body = {"model": "cat", "prompt": "a", "max_tokens": 90, "logit_bias": FOREVER}
-        found: list[httpx.Response] = []
-        running = threading.Thread(
-            target=lambda: found.append(httpx.post(f"{url}/v1/completions", json=body, timeout=60))
+        responses: list[httpx.Response] = []
+        request_thread = threading.Thread(
+            target=lambda: responses.append(httpx.post(f"{url}/v1/completions", json=body, timeout=60))
         )
-        running.start()
+        request_thread.start()
         wait_for(lambda: figure(http, "vita_requests_running") == 1)
         assert http.get("/ready").status_code == 200
         assert http.post("/drain").json()["draining"] is True
@@ -395,17 +414,17 @@ def test_a_drained_replica_finishes_what_it_has_and_takes_no_more() -> None:
             assert answer.headers["retry-after"]
             assert answer.json()["error"]["code"] == "draining"
         assert http.get("/health").status_code == 200
-        running.join(60)
-        assert found[0].json()["choices"][0]["text"] == "A" * 90
+        request_thread.join(60)
+        assert responses[0].json()["choices"][0]["text"] == "A" * 90
 
 
-def test_a_replica_with_a_secret_tells_strangers_only_that_it_is_alive() -> None:
+def test_a_replica_with_a_secret_answers_only_health_checks_without_it() -> None:
     with serving(tiny_app(secret="s" * 43)) as url, httpx.Client(base_url=url, timeout=60) as http:
         for method, path in (("POST", "/drain"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/nothing")):
             for headers in ({}, {SECRET_HEADER: "S" * 43}, {SECRET_HEADER: "s" * 42}):
-                refused = http.request(method, path, headers=headers)
-                assert (refused.status_code, refused.json()["error"]["code"]) == (401, "sealed")
-                assert refused.headers["x-request-id"]
+                response = http.request(method, path, headers=headers)
+                assert (response.status_code, response.json()["error"]["code"]) == (401, "sealed")
+                assert response.headers["x-request-id"]
         assert http.get("/health").status_code == 200
         assert http.get("/ready", headers={SECRET_HEADER: "s" * 43}).status_code == 200
 
@@ -421,40 +440,40 @@ def test_a_replica_without_a_model_is_alive_and_not_ready() -> None:
         assert http.get("/metrics").status_code == 200
 
 
-def test_a_fault_is_a_500_for_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_a_500_for_its_request_only(monkeypatch: pytest.MonkeyPatch) -> None:
     app = tiny_app()
     with serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         body = {"model": "cat", "prompt": "a", "max_tokens": 4, "logit_bias": FOREVER}
         with monkeypatch.context() as patch:
             patch.setattr("vita.infer.batch.GenerationBatch.step", lambda self: 1 / 0)
-            failed = http.post("/v1/completions", json=body)
-            streamed = http.post("/v1/completions", json={**body, "stream": True})
-        assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
-        assert "error" in json.loads(streamed.text.strip().split("\n\n")[-1].removeprefix("data: "))
+            error_answer = http.post("/v1/completions", json=body)
+            streamed_answer = http.post("/v1/completions", json={**body, "stream": True})
+        assert (error_answer.status_code, error_answer.json()["error"]["type"]) == (500, "server_error")
+        assert "error" in json.loads(streamed_answer.text.strip().split("\n\n")[-1].removeprefix("data: "))
         assert http.post("/v1/completions", json=body).json()["choices"][0]["text"] == "AAAA"
 
 
-# -- the guard
+# -- the content filter
 
 
-def test_a_guarded_replica_refuses_questions_and_answers() -> None:
+def test_a_replica_with_a_content_filter_refuses_prompts_and_answers() -> None:
     guard = ContentFilter(words=("poison",), output_words=("AAAA",), refusal="No.")
     with serving(tiny_app(guard=guard)) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="-") as client:
-        asked: Any = [{"role": "user", "content": "a poison"}]
-        refused = client.chat.completions.create(model="cat", messages=asked, max_tokens=5)
-        assert (refused.choices[0].message.content, refused.choices[0].finish_reason) == ("No.", "content_filter")
-        assert refused.usage is not None
-        assert refused.usage.completion_tokens == 0
-        chunks = list(client.chat.completions.create(model="cat", messages=asked, stream=True))
+        messages: Any = [{"role": "user", "content": "a poison"}]
+        refusal = client.chat.completions.create(model="cat", messages=messages, max_tokens=5)
+        assert (refusal.choices[0].message.content, refusal.choices[0].finish_reason) == ("No.", "content_filter")
+        assert refusal.usage is not None
+        assert refusal.usage.completion_tokens == 0
+        chunks = list(client.chat.completions.create(model="cat", messages=messages, stream=True))
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "No."
         assert chunks[-1].choices[0].finish_reason == "content_filter"
-        held = client.completions.create(model="cat", prompt="x", max_tokens=40, logit_bias={"65": 100})
-        assert (held.choices[0].text, held.choices[0].finish_reason) == ("x" * 0 + "A" * 40, "length")
-        held = client.completions.create(model="cat", prompt="x", max_tokens=4, logit_bias={"65": 100})
-        assert (held.choices[0].text, held.choices[0].finish_reason) == ("No.", "content_filter")
+        completion = client.completions.create(model="cat", prompt="x", max_tokens=40, logit_bias={"65": 100})
+        assert (completion.choices[0].text, completion.choices[0].finish_reason) == ("x" * 0 + "A" * 40, "length")
+        completion = client.completions.create(model="cat", prompt="x", max_tokens=4, logit_bias={"65": 100})
+        assert (completion.choices[0].text, completion.choices[0].finish_reason) == ("No.", "content_filter")
         stream = client.completions.create(model="cat", prompt="x", max_tokens=4, logit_bias={"65": 100}, stream=True)
-        pieces = list(stream)
-        assert "".join(piece.choices[0].text for piece in pieces) == "No."
-        assert pieces[-1].choices[0].finish_reason == "content_filter"
-        free = client.completions.create(model="cat", prompt="y", max_tokens=3, logit_bias={"66": 100})
-        assert free.choices[0].text == "BBB"
+        stream_chunks = list(stream)
+        assert "".join(chunk.choices[0].text for chunk in stream_chunks) == "No."
+        assert stream_chunks[-1].choices[0].finish_reason == "content_filter"
+        allowed_completion = client.completions.create(model="cat", prompt="y", max_tokens=3, logit_bias={"66": 100})
+        assert allowed_completion.choices[0].text == "BBB"

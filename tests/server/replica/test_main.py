@@ -1,4 +1,4 @@
-"""A replica serves the released bytes or does not start, and says in one line why."""
+"""A replica serves exactly the released bytes, or does not start and gives the reason in one line."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def release(tmp_path: Path) -> Path:
     )  # fmt: skip
 
 
-def change(release: Path, **told: Any) -> None:
+def change(release: Path, **fields: Any) -> None:
     path = release / "release.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **told}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
-def test_a_release_is_verified_to_the_byte(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_release_is_verified_byte_by_byte(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digest = file_sha256(release / "release.json")
     assert verify(release, digest=digest)[0].id == "cat:1"
     weights = release / "model" / "model.safetensors"
@@ -63,21 +63,21 @@ def test_a_release_is_verified_to_the_byte(release: Path, capsys: pytest.Capture
         verify(release, digest=None)
 
 
-def test_another_release_and_a_stray_file_are_refused(release: Path) -> None:
+def test_another_release_or_an_extra_file_is_refused(release: Path) -> None:
     assert main(["--release", str(release), "--digest", "0" * 64, "--port", "1"]) == 4
     (release / "model" / "more.json").write_text("{}")
     with pytest.raises(StoreError, match=r"more\.json: is not named in release\.json"):
         verify(release, digest=None)
 
 
-def test_what_is_no_release_is_refused(tmp_path: Path, release: Path) -> None:
+def test_a_folder_that_is_not_a_release_is_refused(tmp_path: Path, release: Path) -> None:
     assert main(["--release", str(tmp_path), "--port", "1"]) == 6
     change(release, files={**json.loads((release / "release.json").read_text())["files"], "../made/config.json": "0"})
     with pytest.raises(StoreError):
         verify(release, digest=None)
 
 
-def test_a_model_that_answers_otherwise_than_when_released_is_refused(release: Path) -> None:
+def test_a_model_with_other_answers_than_at_its_release_is_refused(release: Path) -> None:
     golden = json.loads((release / "release.json").read_text())["golden"]
     check_golden(tiny_engine(), golden)
     with pytest.raises(ModelError, match=r"release\.golden: expected log-probability"):
@@ -86,7 +86,7 @@ def test_a_model_that_answers_otherwise_than_when_released_is_refused(release: P
     assert main(["--release", str(release), "--port", "1"]) == 6
 
 
-def test_the_release_says_how_it_is_served(release: Path) -> None:
+def test_the_release_sets_the_options_of_its_replica(release: Path) -> None:
     replica = open_app(release).state.replica
     assert replica.served.names == ("cat", "cat:1")
     assert (replica.scheduler.rows, replica.scheduler.queue) == (2, 4)
@@ -95,38 +95,38 @@ def test_the_release_says_how_it_is_served(release: Path) -> None:
     replica.scheduler.close()
 
 
-def test_a_replica_starts_answers_writes_nothing_and_ends_when_told(release: Path, tmp_path: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in release.rglob("*")}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_a_replica_starts_answers_writes_no_files_and_stops_at_sigterm(release: Path, tmp_path: Path) -> None:
+    times_before = {path: path.stat().st_mtime_ns for path in release.rglob("*")}
+    with socket.socket() as free_socket:
+        free_socket.bind(("127.0.0.1", 0))
+        port = free_socket.getsockname()[1]
     digest = file_sha256(release / "release.json")
-    call = [sys.executable, "-m", "vita.server.replica.main", "--release", str(release), "--digest", digest]
-    process = subprocess.Popen([*call, "--port", str(port)], stderr=subprocess.PIPE, cwd=tmp_path, text=True)
+    command = [sys.executable, "-m", "vita.server.replica.main", "--release", str(release), "--digest", digest]
+    process = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.PIPE, cwd=tmp_path, text=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
             answer = _when_ready(http, process)
             assert answer.json()["digest"] == json.loads((release / "release.json").read_text())["model"]
             body = {"model": "cat", "prompt": "a cat"}
-            first, second = (http.post("/v1/completions", json=body).json() for _ in range(2))
-            assert first["choices"] == second["choices"]  # the release's temperature is 0
-            assert first["usage"]["completion_tokens"] == 5
-            assert first["system_fingerprint"] == answer.json()["digest"][:12]
-            asked = {"model": "cat:1", "messages": [{"role": "user", "content": "poison"}]}
-            refused = http.post("/v1/chat/completions", json=asked).json()
-            assert refused["choices"][0]["message"]["content"] == "No."
+            first_completion, second_completion = (http.post("/v1/completions", json=body).json() for _ in range(2))
+            assert first_completion["choices"] == second_completion["choices"]  # the release has temperature 0
+            assert first_completion["usage"]["completion_tokens"] == 5
+            assert first_completion["system_fingerprint"] == answer.json()["digest"][:12]
+            chat = {"model": "cat:1", "messages": [{"role": "user", "content": "poison"}]}
+            refusal = http.post("/v1/chat/completions", json=chat).json()
+            assert refusal["choices"][0]["message"]["content"] == "No."
         process.terminate()
         assert process.wait(30) in (0, -15)
     finally:
         process.kill()
         assert process.stderr is not None
         process.stderr.close()
-    assert {path: path.stat().st_mtime_ns for path in release.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in release.rglob("*")} == times_before
 
 
 def _when_ready(http: httpx.Client, process: subprocess.Popen[str]) -> httpx.Response:
-    end = time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             answer = http.get("/ready")
         except httpx.ConnectError:

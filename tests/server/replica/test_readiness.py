@@ -1,4 +1,4 @@
-"""A replica whose every answer would be an error does not become ready, and says why."""
+"""A replica whose answers would all be errors does not become ready and gives the reason."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def too_large(model: Transformer) -> None:
         (too_large, r"its weights are finite; they may be too large"),
     ],
 )
-def test_weights_that_give_no_finite_logits_are_refused_by_name(
+def test_the_error_for_weights_without_finite_logits_names_them(
     tmp_path: Path, change: Callable[[Transformer], None], reason: str
 ) -> None:
     with pytest.raises(ModelError, match=f"logits that are not finite.*{reason}"):
@@ -66,7 +66,7 @@ def test_weights_that_give_no_finite_logits_are_refused_by_name(
         ("{{ nowhere() }}", "'nowhere' is undefined"),
     ],
 )
-def test_a_template_that_writes_no_dialogue_is_refused(tmp_path: Path, template: str, reason: str) -> None:
+def test_a_template_that_renders_no_dialogue_is_refused(tmp_path: Path, template: str, reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         open_app(release_folder(tmp_path, template=template))
 
@@ -79,12 +79,12 @@ def test_a_template_that_writes_no_dialogue_is_refused(tmp_path: Path, template:
         "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}" + CHATML,
     ],
 )
-def test_a_template_that_refuses_some_dialogues_only_is_served(tmp_path: Path, template: str) -> None:
+def test_a_template_that_refuses_only_some_dialogues_is_served(tmp_path: Path, template: str) -> None:
     with serving(open_app(release_folder(tmp_path, template=template))) as url:
         assert httpx.get(f"{url}/ready").status_code == 200
         user = {"role": "user", "content": "Hi"}
-        asked = [[user], [{"role": "system", "content": "Be kind."}, user]]
-        bodies = [{"model": "m", "messages": messages, "max_tokens": 1} for messages in asked]
+        dialogues = [[user], [{"role": "system", "content": "Be kind."}, user]]
+        bodies = [{"model": "m", "messages": messages, "max_tokens": 1} for messages in dialogues]
         statuses = {httpx.post(f"{url}/v1/chat/completions", json=body).status_code for body in bodies}
         assert statuses == {200, 400}
 
@@ -116,7 +116,7 @@ def test_recommended_settings_that_are_not_applied_are_a_warning(tmp_path: Path)
         assert "repetition_penalty 1.1, min_p 0.05, which the server ignores" in warning
 
 
-def test_weights_that_only_some_requests_meet_are_a_warning(tmp_path: Path) -> None:
+def test_non_finite_weights_that_affect_only_some_requests_are_a_warning(tmp_path: Path) -> None:
     def change(model: Transformer) -> None:
         with torch.no_grad():
             model.model.embed_tokens.weight[200] = float("nan")
@@ -128,7 +128,7 @@ def test_weights_that_only_some_requests_meet_are_a_warning(tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["weights", "template"])
-def test_vita_serve_ends_with_the_reason_instead_of_starting_again_and_again(tmp_path: Path, fault: str) -> None:
+def test_vita_serve_stops_with_the_reason_instead_of_restarting(tmp_path: Path, fault: str) -> None:
     if fault == "weights":
         model = model_folder(tmp_path / "m", change=torch.no_grad()(all_nan))
     else:
@@ -136,7 +136,7 @@ def test_vita_serve_ends_with_the_reason_instead_of_starting_again_and_again(tmp
     environment = {**os.environ, "VITA_STORE": str(tmp_path / "store"), "VITA_THREADS": "1", "COLUMNS": "400"}
     program = "from vita.cli import main; main()"
     command = [sys.executable, "-c", program, "serve", str(model), "--port", "0", "--ungated", "test"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
-    assert ended.returncode == 6, ended.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert process.returncode == 6, process.stderr
     reason = "not finite" if fault == "weights" else "cannot process a chat: chat template: refuses the dialogue"
-    assert reason in ended.stderr and "Traceback" not in ended.stderr
+    assert reason in process.stderr and "Traceback" not in process.stderr

@@ -1,4 +1,4 @@
-"""The official client calls functions through the server: calls, results, reasoning, streams and refusals."""
+"""Function calls with the official client: calls, results, reasoning, streams and refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.server.tool_model import WEATHER, memorizing_model
 from vita.infer.engine import Engine
 
 QUESTION: dict[str, Any] = {"role": "user", "content": "Weather in Köln?"}
-TWO: dict[str, Any] = {"role": "user", "content": "Köln and Bern?"}
+TWO_CITIES: dict[str, Any] = {"role": "user", "content": "Köln and Bern?"}
 SUM: dict[str, Any] = {"role": "user", "content": "2+2?"}
 
 
@@ -49,7 +49,7 @@ def test_a_call_is_returned_and_its_result_is_answered(client: openai.OpenAI) ->
 
 
 def test_reasoning_content_and_several_calls_are_separate_parts_of_the_message(client: openai.OpenAI) -> None:
-    message = ask(client, TWO).choices[0].message
+    message = ask(client, TWO_CITIES).choices[0].message
     assert message.model_extra["reasoning_content"] == "Two cities." and message.content == "I look."
     assert [call.function.arguments for call in message.tool_calls] == ['{"city": "Köln"}', '{"city": "Bern"}']
     assert len({call.id for call in message.tool_calls}) == 2
@@ -57,10 +57,10 @@ def test_reasoning_content_and_several_calls_are_separate_parts_of_the_message(c
     assert message.model_extra["reasoning_content"] == "Two and two." and message.content == "4"
 
 
-def test_a_stream_holds_the_same_parts_in_deltas(client: openai.OpenAI) -> None:
-    for question in (QUESTION, TWO, SUM, {"role": "user", "content": "Hi"}):
+def test_a_stream_contains_the_same_parts_in_deltas(client: openai.OpenAI) -> None:
+    for question in (QUESTION, TWO_CITIES, SUM, {"role": "user", "content": "Hi"}):
         tools = () if question in (SUM, {"role": "user", "content": "Hi"}) else (WEATHER,)
-        whole = ask(client, question, tools=tools).choices[0]
+        expected = ask(client, question, tools=tools).choices[0]
         texts = {"content": "", "reasoning_content": ""}
         calls: list[dict[str, Any]] = []
         finish = None
@@ -75,18 +75,18 @@ def test_a_stream_holds_the_same_parts_in_deltas(client: openai.OpenAI) -> None:
                     calls.append({"arguments": ""})
                 calls[part["index"]]["arguments"] += part["function"].get("arguments", "")
             finish = choice.finish_reason or finish
-        assert finish == whole.finish_reason
-        assert texts["content"] == (whole.message.content or "")
-        assert texts["reasoning_content"] == (whole.message.model_extra or {}).get("reasoning_content", "")
+        assert finish == expected.finish_reason
+        assert texts["content"] == (expected.message.content or "")
+        assert texts["reasoning_content"] == (expected.message.model_extra or {}).get("reasoning_content", "")
         assert [call["arguments"] for call in calls] == [
-            call.function.arguments for call in whole.message.tool_calls or ()
+            call.function.arguments for call in expected.message.tool_calls or ()
         ]
 
 
 def test_the_stream_helper_of_the_client_builds_the_same_message(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(
         model="cat",
-        messages=[TWO],  # type: ignore[list-item]
+        messages=[TWO_CITIES],  # type: ignore[list-item]
         tools=[WEATHER],  # type: ignore[list-item]
         temperature=0,
         max_tokens=80,
@@ -100,33 +100,33 @@ def test_the_stream_helper_of_the_client_builds_the_same_message(client: openai.
 
 
 def test_without_parallel_calls_only_the_first_call_is_returned(client: openai.OpenAI) -> None:
-    message = ask(client, TWO, parallel_tool_calls=False).choices[0].message
+    message = ask(client, TWO_CITIES, parallel_tool_calls=False).choices[0].message
     assert [call.function.arguments for call in message.tool_calls] == ['{"city": "Köln"}']
-    deltas = [chunk.choices[0].delta for chunk in ask(client, TWO, parallel_tool_calls=False, stream=True)]
+    deltas = [chunk.choices[0].delta for chunk in ask(client, TWO_CITIES, parallel_tool_calls=False, stream=True)]
     assert {call.index for delta in deltas for call in delta.tool_calls or ()} == {0}
 
 
 def test_tool_choice_none_hides_the_tools(client: openai.OpenAI) -> None:
-    hidden = ask(client, QUESTION, tool_choice="none")
-    assert hidden.choices[0].message == ask(client, QUESTION, tools=()).choices[0].message
-    assert hidden.usage.prompt_tokens < ask(client, QUESTION).usage.prompt_tokens
+    answer = ask(client, QUESTION, tool_choice="none")
+    assert answer.choices[0].message == ask(client, QUESTION, tools=()).choices[0].message
+    assert answer.usage.prompt_tokens < ask(client, QUESTION).usage.prompt_tokens
     assert ask(client, QUESTION, tool_choice="auto").choices[0].finish_reason == "tool_calls"
 
 
-def test_a_cut_call_is_content_with_the_reason_length(client: openai.OpenAI) -> None:
+def test_a_truncated_call_is_content_with_the_reason_length(client: openai.OpenAI) -> None:
     choice = ask(client, QUESTION, max_tokens=4).choices[0]
     assert choice.finish_reason == "length" and not choice.message.tool_calls
     assert choice.message.content and choice.message.content.startswith("<tool_call>"[:2])
 
 
 def test_the_last_message_is_continued(client: openai.OpenAI) -> None:
-    whole = {"role": "user", "content": "Hi"}
-    opening = {"role": "assistant", "content": "Good day"}
+    user_message = {"role": "user", "content": "Hi"}
+    prefix_message = {"role": "assistant", "content": "Good day"}
     extra = {"continue_final_message": True, "add_generation_prompt": False}
-    answer = ask(client, whole, opening, tools=(), extra_body=extra)
+    answer = ask(client, user_message, prefix_message, tools=(), extra_body=extra)
     assert answer.choices[0].message.content == " to you!"
-    opening = {"role": "assistant", "content": "<think>\nTwo"}
-    message = ask(client, SUM, opening, tools=(), extra_body=extra).choices[0].message
+    prefix_message = {"role": "assistant", "content": "<think>\nTwo"}
+    message = ask(client, SUM, prefix_message, tools=(), extra_body=extra).choices[0].message
     assert message.model_extra["reasoning_content"] == " and two." and message.content == "4"
 
 
@@ -141,7 +141,7 @@ def test_the_last_message_is_continued(client: openai.OpenAI) -> None:
         ({"reasoning_effort": "high"}, "reasoning_effort"),
     ],
 )
-def test_what_the_template_or_the_server_cannot_do_is_refused_by_name(
+def test_the_error_for_an_unsupported_parameter_names_it(
     client: openai.OpenAI, body: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as error:
@@ -150,8 +150,8 @@ def test_what_the_template_or_the_server_cannot_do_is_refused_by_name(
 
 
 def test_log_probabilities_cover_the_tokens_of_a_call(client: openai.OpenAI) -> None:
-    whole = ask(client, QUESTION, logprobs=True)
-    entries = whole.choices[0].logprobs.content
-    assert len(entries) == whole.usage.completion_tokens
-    streamed = [chunk.choices[0].logprobs for chunk in ask(client, QUESTION, logprobs=True, stream=True)]
-    assert sum(len(logprobs.content) for logprobs in streamed if logprobs) == len(entries)
+    completion = ask(client, QUESTION, logprobs=True)
+    entries = completion.choices[0].logprobs.content
+    assert len(entries) == completion.usage.completion_tokens
+    streamed_logprobs = [chunk.choices[0].logprobs for chunk in ask(client, QUESTION, logprobs=True, stream=True)]
+    assert sum(len(logprobs.content) for logprobs in streamed_logprobs if logprobs) == len(entries)
