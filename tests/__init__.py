@@ -1,1 +1,1 @@
-"""Tests mirror the package; each builds what it needs in sight."""
+"""The tests have the structure of the package, and each test creates the data that it needs."""

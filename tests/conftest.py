@@ -1,4 +1,4 @@
-"""Fixtures every test may use."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.shapes import check_shapes
 
 __all__ = ["any_ledger", "ledger_url", "postgres_server"]
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # the tests need no network; tests of the Hub start a server of their own
+os.environ["HF_HUB_OFFLINE"] = "1"  # the tests need no network; tests of the Hub start a local server
 check_shapes("vita")
 # A shell without job control starts background commands with SIGINT ignored; the commands under test inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,7 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real corpora beside the checkout; tests that need it skip where it is absent."""
+    """Return the folder of real corpora next to the checkout, or skip the test without it."""
     folder = Path(__file__).resolve().parents[1].parent / "shared"
     if not (folder / "data").is_dir():
         pytest.skip("needs the folder of real corpora (`shared/`) beside the checkout")

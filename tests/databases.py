@@ -1,4 +1,4 @@
-"""Where a ledger may lie: in a file of SQLite, or (slow) on a PostgreSQL server that the tests start for themselves."""
+"""Ledgers for tests: in an SQLite file, or (slow) on a PostgreSQL server that the tests start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUMBERS = itertools.count()
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=[pytest.mark.slow, pytest.mark.postgres])])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty database of this test's own."""
+    """Return the address of an empty database for one test."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/ledger.db"
     import psycopg
@@ -34,7 +34,7 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def any_ledger(ledger_url: str) -> Iterator[Ledger]:
-    """An empty ledger on each kind of database."""
+    """Yield an empty ledger on each kind of database."""
     ledger = Ledger(ledger_url)
     yield ledger
     ledger.close()
@@ -42,7 +42,7 @@ def any_ledger(ledger_url: str) -> Iterator[Ledger]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Path]:
-    """A server in a temporary folder, run by an unprivileged user, on a Unix socket in that folder."""
+    """Start a server in a temporary folder as an unprivileged user, on a Unix socket in that folder."""
     pytest.importorskip("psycopg", reason="needs the extra `postgres`")
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     initdb = shutil.which("initdb") or (str(versions[-1]) if versions else None)

@@ -46,7 +46,7 @@ class Repository:
 
 
 class HubServer:
-    """The server; `requests` lists the method and path of every request, `tokens` the tokens that it received."""
+    """A local Hub; `requests` lists the method and path of every request, `tokens` the received tokens."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -117,10 +117,10 @@ class HubServer:
         return model, repository
 
     def _files(self, request: Request) -> tuple[str, str, dict[str, bytes]] | Response:
-        found = self._repository(request)
-        if isinstance(found, Response):
-            return found
-        model, repository = found
+        repository_or_error = self._repository(request)
+        if isinstance(repository_or_error, Response):
+            return repository_or_error
+        model, repository = repository_or_error
         revision = request.path_params.get("revision", "main")
         commit = repository.branches.get(revision, revision)
         if commit not in repository.commits:
@@ -128,20 +128,20 @@ class HubServer:
         return model, commit, repository.commits[commit]
 
     async def _info(self, request: Request) -> Response:
-        found = self._files(request)
-        if isinstance(found, Response):
-            return found
-        model, commit, files = found
+        files_or_error = self._files(request)
+        if isinstance(files_or_error, Response):
+            return files_or_error
+        model, commit, files = files_or_error
         return JSONResponse(
             {"id": model, "modelId": model, "sha": commit, "private": False, "gated": False, "tags": [],
              "downloads": 0, "likes": 0, "siblings": [{"rfilename": name} for name in files]}
         )  # fmt: skip
 
     async def _tree(self, request: Request) -> Response:
-        found = self._files(request)
-        if isinstance(found, Response):
-            return found
-        _, _, files = found
+        files_or_error = self._files(request)
+        if isinstance(files_or_error, Response):
+            return files_or_error
+        _, _, files = files_or_error
         rows: list[dict[str, Any]] = []
         for name, data in files.items():
             row: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": _git_hash(data)}
@@ -151,10 +151,10 @@ class HubServer:
         return JSONResponse(rows)
 
     async def _file(self, request: Request) -> Response:
-        found = self._files(request)
-        if isinstance(found, Response):
-            return found
-        _, commit, files = found
+        files_or_error = self._files(request)
+        if isinstance(files_or_error, Response):
+            return files_or_error
+        _, commit, files = files_or_error
         name = request.path_params["file"]
         if name not in files:
             return _error(404, "EntryNotFound", "Entry not found", commit=commit)
@@ -188,9 +188,9 @@ class HubServer:
         return JSONResponse({"url": f"{self.url}/{model}", "id": model})
 
     async def _preupload(self, request: Request) -> Response:
-        found = self._repository(request)
-        if isinstance(found, Response):
-            return found
+        repository_or_error = self._repository(request)
+        if isinstance(repository_or_error, Response):
+            return repository_or_error
         names = [file["path"] for file in json.loads(await request.body())["files"]]
         rows = [{"path": name, "uploadMode": "lfs" if _is_large(name) else "regular", "shouldIgnore": False}
                 for name in names]  # fmt: skip
@@ -209,10 +209,10 @@ class HubServer:
         return Response()
 
     async def _commit(self, request: Request) -> Response:
-        found = self._repository(request)
-        if isinstance(found, Response):
-            return found
-        model, repository = found
+        repository_or_error = self._repository(request)
+        if isinstance(repository_or_error, Response):
+            return repository_or_error
+        model, repository = repository_or_error
         files = dict(repository.commits[repository.branches["main"]])
         for line in (await request.body()).splitlines():
             entry = json.loads(line)

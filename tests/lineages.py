@@ -15,23 +15,23 @@ from vita.spine.store import Manifest, Store
 
 
 def write_lineage(root: Path, inputs: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Artifacts `life/NAME`, each made from the named ones before it; returns name -> digest."""
+    """Write artifacts `life/NAME` with the named earlier artifacts as inputs; return name -> digest."""
     store, digests = Store(root), dict[str, str]()
-    made: list[dict[str, Any]] = []
+    run_rows: list[dict[str, Any]] = []
     for number, name in enumerate(inputs, 1):
         data = Manifest("model", {}, {"name": name}).encode()
         digests[name] = hashlib.sha256(data).hexdigest()
         (store.root / "artifacts" / f"{digests[name]}.json").write_bytes(data)
-        made.append({"id": number, "key": name, "life": "life", "step": name, "stage": "sft", "version": 1,
+        run_rows.append({"id": number, "key": name, "life": "life", "step": name, "stage": "sft", "version": 1,
                      "config": {}, "state": "done", "artifact": digests[name], "place": "-", "process": "-",
                      "began": float(number), "beat": 0.0, "ended": float(number)})  # fmt: skip
-    taken = [
+    input_rows = [
         {"run": number, "slot": f"slot{index}", "artifact": digests[source]}
         for number, sources in enumerate(inputs.values(), 1) for index, source in enumerate(sources)
     ]  # fmt: skip
-    named = [{"name": f"life/{name}", "artifact": digest, "at": 0.0} for name, digest in digests.items()]
+    name_rows = [{"name": f"life/{name}", "artifact": digest, "at": 0.0} for name, digest in digests.items()]
     with closing(Ledger(root / "ledger.db")) as ledger, ledger.transaction() as database:
-        for table, rows in ((runs, made), (run_inputs, taken), (names, named)):
+        for table, rows in ((runs, run_rows), (run_inputs, input_rows), (names, name_rows)):
             if rows:
                 database.execute(sa.insert(table), rows)
     return digests

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def entry_point_groups() -> set[str]:
-    """The entry-point group of every registry, such as `vita.filters`."""
+    """Return the entry-point group of every registry, such as `vita.filters`."""
     groups = set()
     for path in (ROOT / "vita").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -12,7 +12,7 @@ from vita.spine.ledger import Ledger
 
 
 def request_row(number: int = 0, **values: Any) -> dict[str, Any]:
-    """A request that was answered a minute ago, with its content and consent; `values` replace columns."""
+    """Return a request that was answered a minute ago, with its content and consent; `values` replace columns."""
     return {
         "request": f"req-{number}", "response": f"cmpl-{number}", "service": "cat", "version": "cat:1",
         "model": "m" * 64, "release": "r" * 64, "key": None, "route": "/v1/chat/completions", "status": 200,
@@ -24,19 +24,21 @@ def request_row(number: int = 0, **values: Any) -> dict[str, Any]:
 
 
 def feedback_row(number: int = 0, **values: Any) -> dict[str, Any]:
-    """A thumb up on request `number`; `values` replace columns."""
+    """Return a thumb up on request `number`; `values` replace columns."""
     return {
         "request": f"req-{number}", "model": "m" * 64, "kind": "thumb", "value": 1.0, "content": {}, "who": None,
         "consent": True, "at": time.time() - 30, **values,
     }  # fmt: skip
 
 
-def write_log(ledger: Ledger, asked: list[dict[str, Any]], said: list[dict[str, Any]] | None = None) -> None:
+def write_log(
+    ledger: Ledger, request_rows: list[dict[str, Any]], feedback_rows: list[dict[str, Any]] | None = None
+) -> None:
     """Append rows to the request log and to the feedback."""
     with ledger.transaction() as database:
         database.execute(
             sa.insert(requests),
-            [{**row, **monitored(row["figures"]), "has_content": bool(row["asked"])} for row in asked],
+            [{**row, **monitored(row["figures"]), "has_content": bool(row["asked"])} for row in request_rows],
         )
-        if said:
-            database.execute(sa.insert(feedback), said)
+        if feedback_rows:
+            database.execute(sa.insert(feedback), feedback_rows)

@@ -1,8 +1,8 @@
-"""While the tests run, the shapes in Vita's signatures are checked at every call.
+"""Checks of the array shapes in Vita's signatures at every call, while the tests run.
 
-Each module of Vita, right after its import, has its functions with array annotations wrapped by jaxtyping and
-beartype. Other annotations are left to pyright, so that a fake may stand in for a model; and where
-`torch.compile` traces, the plain function is traced.
+After the import of a module of Vita, jaxtyping and beartype wrap its functions with array annotations. Other
+annotations are left to pyright, so that a fake may replace a model; while `torch.compile` traces, the plain function is
+traced.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ ARRAYS = re.compile(r"\b(Float|Float32|BFloat16|Int|Int64|UInt16|UInt32|Integer|
 
 
 def check_shapes(package: str) -> None:
-    """From now on, what is imported of `package` is checked."""
+    """Check all modules of `package` that are imported from now on."""
     sys.meta_path.insert(0, _Finder(package))
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` with its array annotations checked; the function itself when it has none."""
-    declared = dict(function.__annotations__)
-    arrays = {name: hint for name, hint in declared.items() if ARRAYS.search(str(hint))}
+    """Return `function` with checks of its array annotations, or the function itself if it has none."""
+    annotations = dict(function.__annotations__)
+    arrays = {name: hint for name, hint in annotations.items() if ARRAYS.search(str(hint))}
     if not arrays or inspect.isgeneratorfunction(function):
         return function
     function.__annotations__ = arrays
-    strict = jaxtyped(function, typechecker=beartype)
-    function.__annotations__ = declared
+    checked_function = jaxtyped(function, typechecker=beartype)
+    function.__annotations__ = annotations
 
     @functools.wraps(function)
-    def call(*args: Any, **named: Any) -> Any:
+    def call(*args: Any, **keywords: Any) -> Any:
         from torch.compiler import is_compiling
 
-        return function(*args, **named) if is_compiling() else strict(*args, **named)
+        return function(*args, **keywords) if is_compiling() else checked_function(*args, **keywords)
 
     return call
 

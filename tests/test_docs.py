@@ -1,4 +1,4 @@
-"""What the documentation shows is so: code runs, commands exist, lives can be read, links lead somewhere."""
+"""The documentation is correct: its code runs, its commands exist, its life files are valid, its links work."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ ENTRY_POINTS = {"vita.stages", *entry_point_groups()}
 
 
 def commands() -> list[tuple[Block, str]]:
-    """Every command line that the pages show."""
+    """Return every command line that the pages show."""
     return [(block, command.text) for block in blocks(*SHELL) for command in block.commands]
 
 
 def python_programs() -> dict[Path, list[Block]]:
-    """Page -> its Python blocks, without those that ask a server started on the page (these run with its commands)."""
+    """Return page -> its Python blocks, without those that use a server of the page (these run with its commands)."""
     programs: dict[Path, list[Block]] = {}
     for page in PAGES:
-        serving = False
+        has_server = False
         for block in page_blocks(page):
-            serving = serving or any(command.text.startswith(SERVERS) for command in block.commands)
-            if block.language == "python" and (block.title or not serving):
+            has_server = has_server or any(command.text.startswith(SERVERS) for command in block.commands)
+            if block.language == "python" and (block.title or not has_server):
                 programs.setdefault(page, []).append(block)
     return programs
 
@@ -48,17 +48,21 @@ PROGRAMS = python_programs()
 
 
 @pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
+def test_the_code_of_a_page_runs(page, tmp_path):
     if "my-model" in page.read_text(encoding="utf-8"):
         create_chat_model(tmp_path / "my-model")
-    program = "".join(f"exec(compile({b.text!r}, {str(b)!r}, 'exec', dont_inherit=True))\n" for b in PROGRAMS[page])
-    ran = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    program = "".join(
+        f"exec(compile({block.text!r}, {str(block)!r}, 'exec', dont_inherit=True))\n" for block in PROGRAMS[page]
+    )
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
 
 
 @cache
 def _vita() -> Any:
-    """Vita's command line with the options of every stage."""
+    """Return the command line of Vita with the options of every stage."""
     from typer.main import get_command
 
     import vita.cli
@@ -67,7 +71,7 @@ def _vita() -> Any:
     from vita.cli.stage_command import stage_command
 
     for module in pkgutil.iter_modules(vita.cli.__path__):
-        importlib.import_module(f"vita.cli.{module.name}")  # their decorators enter commands
+        importlib.import_module(f"vita.cli.{module.name}")  # their decorators register commands
     for command, stage in stage_commands().items():
         run, summary = stage_command(stage)
         app.command(command, help=summary)(run)
@@ -75,62 +79,62 @@ def _vita() -> Any:
     return command, typer.Context(command)
 
 
-def _mistake(words: list[str]) -> str | None:
-    """What is wrong with `vita WORDS`, if anything: an unknown command or option, or a word too many."""
+def _problem(words: list[str]) -> str | None:
+    """Return a description of the mistake in `vita WORDS`, such as an unknown command or option, or None."""
     command, context = _vita()
-    given: list[str] = []
+    arguments: list[str] = []
     words = list(takewhile(lambda word: word not in ("|", ">", ">>", "&&", ";", "&"), words))
     while words:
         word = words.pop(0)
-        options = {spelling for one in command.params for spelling in [*one.opts, *one.secondary_opts]}
+        options = {spelling for option in command.params for spelling in [*option.opts, *option.secondary_opts]}
         if word.startswith("-") and word != "-":
             if word.partition("=")[0] not in options | {"--help", "-h", "--install-completion"}:
                 return f"`{command.name}` has no option {word}"
         elif hasattr(command, "commands"):
-            below = command.get_command(context, word)
-            if below is None:
+            subcommand = command.get_command(context, word)
+            if subcommand is None:
                 return f"no command `{word}`" if not _takes_value(command, words, word) else None
-            command, given = below, [*words]
+            command, arguments = subcommand, [*words]
     if hasattr(command, "commands"):
         return None
-    _, rest, _ = command.make_parser(typer.Context(command)).parse_args(given)
-    return f"`{command.name}` has no place for {' '.join(rest)}" if rest else None
+    _, extra_words, _ = command.make_parser(typer.Context(command)).parse_args(arguments)
+    return f"`{command.name}` has no place for {' '.join(extra_words)}" if extra_words else None
 
 
 def _takes_value(command: Any, words: list[str], word: str) -> bool:
-    """A word after an option of the group itself, as in `vita --store FOLDER ls`."""
+    """Return whether the word is the value of an option of the group, as in `vita --store FOLDER ls`."""
     return bool(words) and command.get_command(_vita()[1], words[0]) is not None
 
 
-def test_every_command_shown_exists():
+def test_every_command_of_the_documentation_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    wrong = []
+    problems = []
     for block, line in commands():
         words = shlex.split(line, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words.pop(0)
-        if words and words[0].rpartition("/")[2] == "vita" and (mistake := _mistake(words[1:])):
-            wrong.append(f"{block}: {line}: {mistake}")
+        if words and words[0].rpartition("/")[2] == "vita" and (problem := _problem(words[1:])):
+            problems.append(f"{block}: {line}: {problem}")
         if words and words[0] == "make":
             unknown = [
                 word for word in words[1:] if "=" not in word and not word.startswith("-") and word not in targets
             ]
-            wrong += [f"{block}: make has no target {word}" for word in unknown]
-    assert not wrong, "\n".join(wrong)
+            problems += [f"{block}: make has no target {word}" for word in unknown]
+    assert not problems, "\n".join(problems)
 
 
-def test_a_wrong_command_would_be_found():
-    assert _mistake(["liv", "cat"]) == "no command `liv`"
-    assert _mistake(["live", "cat", "--fersh"]) == "`live` has no option --fersh"
-    assert _mistake(["canary", "a.jsonl", "--serving", "b"]) is None
-    assert _mistake(["serve", "a", "b", "--port", "1"]) == "`serve` has no place for b"
-    assert _mistake(["data", "show", "cat/sft", "--count", "2"]) is None
-    assert _mistake(["--store", "elsewhere", "ls"]) is None
+def test_mistakes_in_commands_are_recognized():
+    assert _problem(["liv", "cat"]) == "no command `liv`"
+    assert _problem(["live", "cat", "--fersh"]) == "`live` has no option --fersh"
+    assert _problem(["canary", "a.jsonl", "--serving", "b"]) is None
+    assert _problem(["serve", "a", "b", "--port", "1"]) == "`serve` has no place for b"
+    assert _problem(["data", "show", "cat/sft", "--count", "2"]) is None
+    assert _problem(["--store", "elsewhere", "ls"]) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
-def test_every_life_shown_can_be_read(block, tmp_path):
+def test_every_life_file_of_the_documentation_can_be_read(block, tmp_path):
     value = yaml.safe_load(block.text)
     if isinstance(value, dict) and "stages" in value:
         path = tmp_path / "life.yaml"
@@ -138,7 +142,7 @@ def test_every_life_shown_can_be_read(block, tmp_path):
         assert read_life(str(path)).plan.steps
 
 
-def test_json_shown_is_json():
+def test_json_blocks_are_valid_json():
     for block in blocks("json"):
         assert json.loads(block.text) is not None, str(block)
 
@@ -150,38 +154,38 @@ def test_every_stage_has_its_page_with_its_settings():
         assert f"<!-- settings: {name} -->" in page.read_text(), f"{page.name} shows no settings"
 
 
-def test_every_link_leads_to_a_file():
-    broken = []
+def test_every_link_has_an_existing_target():
+    broken_links = []
     for page in PAGES:
         text = FENCE.sub("", page.read_text(encoding="utf-8"))
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)|(?:src|href)=\"([^\"#]+)", text):
             link = "".join(target)
             if "://" not in link and not link.startswith("mailto:") and not (page.parent / link).exists():
-                broken.append(f"{page.relative_to(ROOT)}: {link}")
-    assert not broken, "\n".join(broken)
+                broken_links.append(f"{page.relative_to(ROOT)}: {link}")
+    assert not broken_links, "\n".join(broken_links)
 
 
-def test_names_of_code_in_the_text_exist():
-    """A module, a function or a file of Vita that the text of a page names exists."""
-    missing = []
+def test_modules_functions_and_files_named_in_the_text_exist():
+    """Every module, function and file of Vita that a page names exists."""
+    problems = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         paths = set(re.findall(r"`((?:vita|tests|bench|docs)/[\w./-]+)`", text))
         names = set(re.findall(r"`(vita(?:\.\w+)+)(?:\(\))?`", text)) - ENTRY_POINTS
-        absent = [path for path in paths if not (ROOT / path).exists()] + [name for name in names if not _exists(name)]
-        missing += [f"{page.relative_to(ROOT)}: {one}" for one in absent]
-    assert not missing, "\n".join(missing)
+        unknown = [path for path in paths if not (ROOT / path).exists()] + [name for name in names if not _exists(name)]
+        problems += [f"{page.relative_to(ROOT)}: {name}" for name in unknown]
+    assert not problems, "\n".join(problems)
 
 
 def _exists(name: str) -> bool:
-    """Whether `vita.data.tokens.chat_template.encode` can be imported, or reached from what can."""
+    """Return whether a dotted name such as `vita.data.tokens.chat_template.encode` exists."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:
-            found = importlib.import_module(".".join(parts[:length]))
+            value = importlib.import_module(".".join(parts[:length]))
         except ModuleNotFoundError:
             continue
         for attribute in parts[length:]:
-            found = getattr(found, attribute, None)
-        return found is not None
+            value = getattr(value, attribute, None)
+        return value is not None
     return False

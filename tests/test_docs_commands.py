@@ -1,4 +1,4 @@
-"""The commands of README, CONTRIBUTING and the documentation pages run as they are shown, in the order of the page."""
+"""The commands of README, CONTRIBUTING and the documentation pages run as shown, in the order of the page."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.docs.pages import PAGES
 from tests.docs.reader import Page, Reader, copy_of, without_comment
 from tests.docs.terminal import Terminal, private_network
 
-WITH_COMMANDS = [
+PAGES_WITH_COMMANDS = [
     path.relative_to(ROOT).as_posix()
     for path in PATHS
     if any(block.language in (*SHELL, "yaml") for block in page_blocks(path))
 ]
-AT_ONCE = 2 if private_network() else 1
-"""Pages that run at the same time; pages that share the ports of one machine run one after the other."""
+CONCURRENT_PAGES = 2 if private_network() else 1
+"""Number of pages that run at the same time; pages that share the ports of a machine run one by one."""
 
 
 def follow(name: str, folder: Path, scratch: Path) -> None:
@@ -34,7 +34,7 @@ def follow(name: str, folder: Path, scratch: Path) -> None:
 
 @pytest.fixture(scope="session")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which all commands of the README were run."""
+    """Run all commands of the README in a folder and return the folder."""
     folder = tmp_path_factory.mktemp("readme")
     follow("README.md", folder, tmp_path_factory.mktemp("readme-scratch"))
     return folder
@@ -44,7 +44,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(
     request: pytest.FixtureRequest, example: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], None]]:
-    """Wait for the end of a page's run; the selected pages start in their order, a few at a time."""
+    """Yield a function that waits for the run of a page; a few of the selected pages run at a time, in order."""
 
     def run(name: str) -> None:
         folder = tmp_path_factory.mktemp("page")
@@ -52,21 +52,21 @@ def runs(
             copy_of(example, folder)
         follow(name, folder, tmp_path_factory.mktemp("page-scratch"))
 
-    # Under xdist a worker does not know which tests it will be given, and then runs each page when its test is due.
+    # A worker of xdist does not know its later tests, so it runs each page at the start of its test.
     items = [] if "PYTEST_XDIST_WORKER" in os.environ else request.session.items
     names = [item.name.partition("[")[2].removesuffix("]") for item in items]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        started = {name: pool.submit(run, name) for name in dict.fromkeys(names) if name in OTHER_PAGES}
+    with ThreadPoolExecutor(CONCURRENT_PAGES) as pool:
+        futures = {name: pool.submit(run, name) for name in dict.fromkeys(names) if name in OTHER_PAGES}
 
         def finish(name: str) -> None:
-            (started.get(name) or pool.submit(run, name)).result()
+            (futures.get(name) or pool.submit(run, name)).result()
 
         yield finish
-        for future in started.values():
+        for future in futures.values():
             future.cancel()
 
 
-OTHER_PAGES = [name for name in WITH_COMMANDS if name != "README.md"]
+OTHER_PAGES = [name for name in PAGES_WITH_COMMANDS if name != "README.md"]
 
 
 @pytest.mark.slow
@@ -80,31 +80,39 @@ def test_the_commands_of_a_page_run_as_shown(name: str, runs: Callable[[str], No
     runs(name)
 
 
-# -- quick: the pages themselves, and the parts of this test
+# -- fast tests: the pages, and the parts of this test
 
 
 def test_every_exception_is_on_its_page_and_has_a_reason() -> None:
     for name, page in PAGES.items():
-        shown = {without_comment(command.text) for block in page_blocks(ROOT / name) for command in block.commands}
-        assert set(page.not_run) <= shown, name
+        page_commands = {
+            without_comment(command.text) for block in page_blocks(ROOT / name) for command in block.commands
+        }
+        assert set(page.not_run) <= page_commands, name
         assert all(page.not_run.values()), name
 
 
 def test_commands_are_shown_only_in_blocks_that_run() -> None:
-    """A command in a `text` block or in a block without a language would never be tried."""
+    """A command in a `text` block or in a block without a language would never run."""
     for path in PATHS:
         for block in page_blocks(path):
             if block.language in ("", "text"):
-                hidden = [line for line in block.text.splitlines() if re.match(r"\$ |vita |python -m |make ", line)]
-                assert not hidden, f"{block}: {hidden}"
+                untested_commands = [
+                    line for line in block.text.splitlines() if re.match(r"\$ |vita |python -m |make ", line)
+                ]
+                assert not untested_commands, f"{block}: {untested_commands}"
 
 
-def test_commands_and_their_output_are_told_apart() -> None:
-    shown = "$ first --a \\\n    --b  # a comment\n$ second\na line\n...\n$ third\n"
-    first, second, third = console_commands(shown, 10)
-    assert (first.line, first.text, first.output) == (11, "first --a \\\n    --b  # a comment", ())
-    assert (second.line, second.output) == (13, ("a line", "..."))
-    assert third.text == "third"
+def test_a_console_block_is_split_into_commands_and_output() -> None:
+    console_text = "$ first --a \\\n    --b  # a comment\n$ second\na line\n...\n$ third\n"
+    first_command, second_command, third_command = console_commands(console_text, 10)
+    assert (first_command.line, first_command.text, first_command.output) == (
+        11,
+        "first --a \\\n    --b  # a comment",
+        (),
+    )
+    assert (second_command.line, second_command.output) == (13, ("a line", "..."))
+    assert third_command.text == "third"
     assert [command.text for command in bash_commands("# note\none \\\n  two\n\nthree # c\n", 1)] == [
         "one \\\n  two",
         "three # c",
@@ -112,7 +120,7 @@ def test_commands_and_their_output_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "output", "matches"),
+    ("expected_lines", "output", "matches"),
     [
         (("a  b",), "a     b\n", True),
         (("a b",), "a c\n", False),
@@ -123,8 +131,8 @@ def test_commands_and_their_output_are_told_apart() -> None:
         (("green",), "\x1b[32mgreen\x1b[0m\n", True),
     ],
 )
-def test_shown_output_must_be_the_whole_output(shown: tuple[str, ...], output: str, matches: bool) -> None:
-    assert output_matches(shown, output) is matches
+def test_shown_output_must_match_the_full_output(expected_lines: tuple[str, ...], output: str, matches: bool) -> None:
+    assert output_matches(expected_lines, output) is matches
 
 
 def test_a_terminal_keeps_its_folder_and_variables_and_runs_servers_in_the_background(tmp_path: Path) -> None:
@@ -147,7 +155,7 @@ def test_a_terminal_keeps_its_folder_and_variables_and_runs_servers_in_the_backg
         terminal.close()
 
 
-def test_a_failing_command_and_other_output_end_the_page(tmp_path: Path) -> None:
+def test_a_failing_command_or_other_output_stops_the_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     cases = [
         ("```bash\nexit_code() { return 3; }; exit_code\n```\n", "exit code 3"),

@@ -1,4 +1,4 @@
-"""A life's file: how steps are wired, what is refused and with which words."""
+"""Life files: inputs of steps, settings, and errors."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ stages:
 
 
 def _file(folder: Path, text: str = LIFE, **changes: str) -> str:
-    for before, after in changes.items():
-        assert before in text
-        text = text.replace(before, after)
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
     (folder / "life.yaml").write_text(text)
     return str(folder / "life.yaml")
 
 
-def test_a_slot_takes_the_latest_earlier_step_of_its_kind_unless_another_is_chosen(tmp_path: Path) -> None:
+def test_an_input_is_the_latest_earlier_step_of_its_kind_by_default(tmp_path: Path) -> None:
     steps = {step.name: step for step in read_life(_file(tmp_path)).plan.steps}
     assert steps["pretrain"].inputs == {"model": "initialize", "tokens": "tokenize", "blueprint": "design"}
     assert steps["test_first"].inputs == {"model": "initialize", "corpus": "curate"}
     assert steps["test_again"].inputs["model"] == "initialize"
 
 
-def test_shared_settings_reach_every_stage_that_has_them(tmp_path: Path) -> None:
+def test_shared_settings_apply_to_every_stage_that_has_them(tmp_path: Path) -> None:
     steps = {step.name: step.config.model_dump() for step in read_life(_file(tmp_path)).plan.steps}
     assert steps["tokenize"]["vocabulary"] == steps["design"]["vocabulary"] == 512
     assert steps["curate"]["seed"] == steps["pretrain"]["seed"] == 3
 
 
-def test_a_variable_keeps_its_type_and_paths_count_from_the_files_folder(tmp_path: Path) -> None:
+def test_a_variable_keeps_its_type_and_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     steps = {step.name: step.config for step in read_life(_file(tmp_path)).plan.steps}
     sources = steps["curate"].model_dump()["sources"]
     sources = list(sources.values()) if isinstance(sources, dict) else list(sources)
@@ -53,16 +53,18 @@ def test_a_variable_keeps_its_type_and_paths_count_from_the_files_folder(tmp_pat
     assert sources[1]["path"] == str(tmp_path / "texts/a.txt")
 
 
-def test_set_reaches_a_step_the_shared_settings_and_the_variables(tmp_path: Path) -> None:
-    sets = ["pretrain.steps=7", "settings.seed=9", "variables.things=25"]
-    steps = {step.name: step.config.model_dump() for step in read_life(_file(tmp_path), assignments=sets).plan.steps}
+def test_set_changes_a_step_the_shared_settings_and_the_variables(tmp_path: Path) -> None:
+    assignments = ["pretrain.steps=7", "settings.seed=9", "variables.things=25"]
+    steps = {
+        step.name: step.config.model_dump() for step in read_life(_file(tmp_path), assignments=assignments).plan.steps
+    }
     assert steps["pretrain"]["steps"] == 7 and steps["curate"]["seed"] == 9
     assert read_life(_file(tmp_path), until="tokenize").plan.steps[-1].name == "tokenize"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("before", "after", "message"),
+    ("old", "new", "message"),
     [
         ("tokenize: {}", "tokenise: {}", r"life.yaml.stages: `tokenise` is not a stage; did you mean `tokenize`\?"),
         ("{stage: test}", "{stage: tets}", r"stage: `tets` is not known here; did you mean `test`\?"),
@@ -87,14 +89,12 @@ def test_set_reaches_a_step_the_shared_settings_and_the_variables(tmp_path: Path
         ),
     ],
 )
-def test_a_mistake_is_one_line_with_its_place_and_what_to_do(
-    tmp_path: Path, before: str, after: str, message: str
-) -> None:
+def test_an_error_names_the_location_and_the_fix(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises((ConfigError, PlanError), match=message):
-        read_life(_file(tmp_path, **{before: after}))
+        read_life(_file(tmp_path, **{old: new}))
 
 
-def test_an_unknown_life_names_the_recipes_there_are() -> None:
+def test_the_error_for_an_unknown_life_lists_the_recipes() -> None:
     assert {"cat", "wiki"} <= set(recipes())
     with pytest.raises(ConfigError, match=r"`cta` is not known here; did you mean `cat`\?"):
         find_recipe("cta")
@@ -103,13 +103,13 @@ def test_an_unknown_life_names_the_recipes_there_are() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
-def test_every_recipe_that_ships_can_be_planned(name: str) -> None:
+def test_every_built_in_recipe_can_be_planned(name: str) -> None:
     assert len(read_life(name).plan.steps) > 5
 
 
-def test_every_stage_declares_itself() -> None:
+def test_every_stage_has_a_summary_and_a_version() -> None:
     for name in stages():
-        one = stage(name)
-        assert one.summary and one.version >= 1
+        declaration = stage(name)
+        assert declaration.summary and declaration.version >= 1
     with pytest.raises(VitaError, match="did you mean `pretrain`"):
         stage("pretrian")

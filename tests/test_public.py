@@ -1,4 +1,4 @@
-"""What may be counted on everywhere: docstrings, described settings, declared dependencies, a quick start."""
+"""The package is documented and usable: docstrings, described settings, clear names, declared dependencies."""
 
 from __future__ import annotations
 
@@ -25,27 +25,29 @@ SLOW_TO_IMPORT = {"torch", "transformers", "tokenizers", "pyarrow", "datasets", 
 
 
 def sources() -> list[Path]:
-    """Every source file of Vita."""
+    """Return every source file of Vita."""
     return sorted((ROOT / "vita").rglob("*.py"))
 
 
 def modules() -> list[str]:
-    """Every module of Vita that can be imported; Alembic alone may run its own environment."""
-    found = pkgutil.walk_packages(vita.__path__, "vita.")
-    return sorted(module.name for module in found if module.name != "vita.spine.migrations.env")
+    """Return every importable module of Vita; the environment of Alembic runs only in Alembic."""
+    infos = pkgutil.walk_packages(vita.__path__, "vita.")
+    return sorted(module.name for module in infos if module.name != "vita.spine.migrations.env")
 
 
 def settings() -> Iterator[type[Settings]]:
-    """Every group of settings, in any module."""
+    """Yield every class of settings of every module."""
     for name in modules():
         for _, value in inspect.getmembers(importlib.import_module(name), inspect.isclass):
             if issubclass(value, Settings) and value.__module__ == name:
                 yield value
 
 
-def test_every_module_says_what_it_is():
-    silent = [str(path.relative_to(ROOT)) for path in sources() if not ast.get_docstring(ast.parse(path.read_text()))]
-    assert not silent, f"without a docstring: {silent}"
+def test_every_module_has_a_docstring():
+    undocumented = [
+        str(path.relative_to(ROOT)) for path in sources() if not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert not undocumented, f"without a docstring: {undocumented}"
 
 
 CONTRACT_CLASSES = {"Config", "Inputs"}
@@ -89,7 +91,7 @@ def test_names_are_nouns():
     assert len(odd) <= 0.005 * len(names), f"{len(odd)} of {len(names)} names are pronouns or participles: {odd}"
 
 
-def test_docstrings_begin_with_a_statement():
+def test_docstrings_start_with_a_statement():
     """Also the string literals below fields, which pydantic and the help use as descriptions."""
     openers = [
         f"{path}:{statement.lineno}"
@@ -104,17 +106,17 @@ def test_docstrings_begin_with_a_statement():
     assert not openers, f"docstrings that begin with a question word: {openers}"
 
 
-def test_every_setting_says_what_turning_it_does():
-    silent = {
+def test_every_setting_has_a_description():
+    undocumented = {
         f"{group.__module__}.{group.__qualname__}.{name}"
         for group in settings()
         for name, field in group.model_fields.items()
         if not (field.description or "").strip()
     }
-    assert not silent, f"without a description: {sorted(silent)}"
+    assert not undocumented, f"without a description: {sorted(undocumented)}"
 
 
-def test_every_stage_declares_itself():
+def test_every_stage_has_a_version_a_summary_and_frozen_inputs():
     from vita.life import own_stages
 
     for name in own_stages():
@@ -133,8 +135,8 @@ def test_the_command_line_imports_no_slow_library():
 
 def test_importing_a_module_prints_nothing_and_writes_nothing(tmp_path):
     program = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
-    ran = subprocess.run([sys.executable, "-c", program, *modules()], cwd=tmp_path, capture_output=True, check=True)
-    assert (ran.stdout, list(tmp_path.iterdir())) == (b"", [])
+    process = subprocess.run([sys.executable, "-c", program, *modules()], cwd=tmp_path, capture_output=True, check=True)
+    assert (process.stdout, list(tmp_path.iterdir())) == (b"", [])
 
 
 # -- dependencies
@@ -148,12 +150,18 @@ def _project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def _brought_by(names: list[str]) -> set[str]:
-    """The import names that the named distributions bring."""
-    wanted = {_plain(name) for name in names}
-    known = {module for module, dists in _installed().items() if wanted & {_plain(dist) for dist in dists}}
-    spoken_of_as_one = {"pydantic": "pydantic_core", "mlflow-skinny": "mlflow"}
-    return known | {name.replace("-", "_") for name in wanted} | {spoken_of_as_one.get(name, name) for name in wanted}
+def _import_names(names: list[str]) -> set[str]:
+    """Return the import names of the named distributions."""
+    distributions = {_plain(name) for name in names}
+    packages = {
+        module for module, owners in _installed().items() if distributions & {_plain(owner) for owner in owners}
+    }
+    import_names = {"pydantic": "pydantic_core", "mlflow-skinny": "mlflow"}
+    return (
+        packages
+        | {name.replace("-", "_") for name in distributions}
+        | {import_names.get(name, name) for name in distributions}
+    )
 
 
 @functools.cache
@@ -161,53 +169,65 @@ def _installed() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
-def _foreign_imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """The outside packages that a file imports, and whether as soon as it is imported."""
+def _third_party_imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield the third-party packages that a file imports, and whether it imports them at the top."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found = [alias.name for alias in node.names]
+            imported = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found = [node.module or ""]
+            imported = [node.module or ""]
         else:
             continue
-        for name in {name.split(".")[0] for name in found} - {"vita", "__future__"} - sys.stdlib_module_names:
+        for name in {name.split(".")[0] for name in imported} - {"vita", "__future__"} - sys.stdlib_module_names:
             yield name, node in tree.body
 
 
-def test_what_is_imported_is_declared():
+def test_every_import_is_a_declared_dependency():
     project = _project()
-    core = _brought_by(project["dependencies"])
+    core = _import_names(project["dependencies"])
     runtime = set(project["optional-dependencies"]) - {"all", "test", "dev", "docs", "bench"}
-    extra = _brought_by([one for name in runtime for one in project["optional-dependencies"][name]])
-    wrong = {
-        f"{path.relative_to(ROOT)} imports {name}" + (" at the top" if early else "")
+    extra = _import_names([requirement for name in runtime for requirement in project["optional-dependencies"][name]])
+    undeclared = {
+        f"{path.relative_to(ROOT)} imports {name}" + (" at the top" if is_at_top else "")
         for path in sources()
-        for name, early in _foreign_imports(path)
-        if name not in core and (early or name not in extra)
+        for name, is_at_top in _third_party_imports(path)
+        if name not in core and (is_at_top or name not in extra)
     }
-    assert not wrong, f"neither a dependency nor an extra imported where it is used: {sorted(wrong)}"
+    assert not undeclared, f"neither a dependency nor an extra imported where it is used: {sorted(undeclared)}"
 
 
 def test_every_dependency_is_used():
-    used = {found for path in sources() for found, _ in _foreign_imports(path)}
+    used = {package for path in sources() for package, _ in _third_party_imports(path)}
     used |= {text for path in sources() for text in re.findall(r'import_module\("(\w+)"\)', path.read_text())}
-    idle = [one for one in _project()["dependencies"] if not _brought_by([one]) & used]
-    assert not idle, f"nothing imports {idle}"
+    unused = [requirement for requirement in _project()["dependencies"] if not _import_names([requirement]) & used]
+    assert not unused, f"nothing imports {unused}"
 
 
-def test_every_dependency_has_its_reason_and_its_tested_version():
+def test_every_dependency_has_a_reason_and_a_tested_version():
     project = _project()
     extras = project["optional-dependencies"]
-    named = {_plain(one) for one in [*project["dependencies"], *(one for extra in extras.values() for one in extra)]}
-    named -= {"vita-lm"}
+    distributions = {
+        _plain(requirement)
+        for requirement in [
+            *project["dependencies"],
+            *(requirement for extra in extras.values() for requirement in extra),
+        ]
+    }
+    distributions -= {"vita-lm"}
     reasons = (ROOT / "docs" / "dependencies.md").read_text().lower()
-    assert not [name for name in sorted(named) if f"`{name}`" not in reasons]
-    tested = {_plain(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")}
-    asked = [*project["dependencies"], *extras["test"], *extras["dev"], *extras["docs"], *extras["bench"]]
-    assert not [one for one in map(_plain, asked) if one not in tested and one != "vita-lm"]
+    assert not [name for name in sorted(distributions) if f"`{name}`" not in reasons]
+    pinned_names = {
+        _plain(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    }
+    requirements = [*project["dependencies"], *extras["test"], *extras["dev"], *extras["docs"], *extras["bench"]]
+    assert not [
+        requirement
+        for requirement in map(_plain, requirements)
+        if requirement not in pinned_names and requirement != "vita-lm"
+    ]
 
 
-def test_the_pins_name_versions_and_no_places():
+def test_constraints_are_exact_versions():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert not [line for line in lines if not line.startswith("#") and not re.fullmatch(r"[\w.-]+==[\w.]+", line)]

@@ -1,4 +1,4 @@
-"""The Python API: gradients equal the plain ones, DPO by hand that of the stage, and state resumes bit for bit."""
+"""The Python API: gradients equal those of the plain loss, DPO equals the stage, and state resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ def conversation(prompt: str, answer: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("micro_batch_tokens", [16384, 64])
 def test_cross_entropy_has_the_gradient_of_the_plain_loss(folder: Path, micro_batch_tokens: int) -> None:
     session = vita.open_model(folder, precision="float32", micro_batch_tokens=micro_batch_tokens)
-    plain = copy.deepcopy(session.model)
+    reference_model = copy.deepcopy(session.model)
     examples = [session.encode(conversation("Say ba.", "ba")), session.encode(conversation("Say mu again.", "mu mu"))]
     result = session.forward_backward("cross_entropy", examples)
     total, targets = torch.zeros(()), 0
     for example in examples:
         tensors = {"ids": torch.tensor([example.ids]), "learn": torch.tensor([example.learn])}
-        total, targets = total + language_modelling(plain, tensors)[0], targets + example.targets
+        total, targets = total + language_modelling(reference_model, tensors)[0], targets + example.targets
     (total / targets).backward()
     assert result["loss"] == pytest.approx((total / targets).item(), rel=1e-6)
-    for (name, ours), (_, theirs) in zip(session.model.named_parameters(), plain.named_parameters(), strict=True):
-        assert ours.grad is not None and theirs.grad is not None
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
+    for (name, parameter), (_, reference) in zip(
+        session.model.named_parameters(), reference_model.named_parameters(), strict=True
+    ):
+        assert parameter.grad is not None and reference.grad is not None
+        torch.testing.assert_close(parameter.grad, reference.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_dpo_by_hand_has_the_loss_and_the_gradient_of_the_stage(folder: Path) -> None:
+def test_a_custom_dpo_loss_equals_the_loss_and_the_gradient_of_the_stage(folder: Path) -> None:
     session = vita.open_model(folder, precision="float32")
     examples = [
         session.encode(conversation(pair["prompt"], pair[side]))
@@ -55,42 +57,42 @@ def test_dpo_by_hand_has_the_loss_and_the_gradient_of_the_stage(folder: Path) ->
         ratios = torch.stack([values.sum() for values in logprobs]).view(-1, 2) - reference
         return -torch.nn.functional.logsigmoid(0.1 * (ratios[:, 0] - ratios[:, 1])).mean(), {}
 
-    plain = copy.deepcopy(session.model)
+    reference_model = copy.deepcopy(session.model)
     result = session.forward_backward(dpo, examples)
     width = max(len(example.ids) for example in examples)
-    ids, learn = torch.zeros(3, 2, width, dtype=torch.int64), torch.zeros(3, 2, width, dtype=torch.bool)
+    ids, learn_mask = torch.zeros(3, 2, width, dtype=torch.int64), torch.zeros(3, 2, width, dtype=torch.bool)
     for index, example in enumerate(examples):
         ids[index // 2, index % 2, : len(example.ids)] = torch.tensor(example.ids)
-        learn[index // 2, index % 2, : len(example.ids)] = torch.tensor(example.learn)
+        learn_mask[index // 2, index % 2, : len(example.ids)] = torch.tensor(example.learn)
     tensors = {
         "ids": ids,
-        "learn": learn,
+        "learn": learn_mask,
         "reference": reference,
-        "tokens": learn.sum(-1),
-        "mean_tokens": learn.sum(-1).float(),
+        "tokens": learn_mask.sum(-1),
+        "mean_tokens": learn_mask.sum(-1).float(),
     }
-    loss, _ = PairwiseLoss({"sigmoid": 1.0}, PreferenceLossConfig(beta=0.1))(plain, tensors)
+    loss, _ = PairwiseLoss({"sigmoid": 1.0}, PreferenceLossConfig(beta=0.1))(reference_model, tensors)
     (loss / 3).backward()
     assert result["loss"] == pytest.approx(loss.item() / 3, rel=1e-5)
-    for ours, theirs in zip(session.model.parameters(), plain.parameters(), strict=True):
-        assert ours.grad is not None and theirs.grad is not None
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+    for parameter, reference_parameter in zip(session.model.parameters(), reference_model.parameters(), strict=True):
+        assert parameter.grad is not None and reference_parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, reference_parameter.grad, rtol=1e-3, atol=1e-6)
 
 
-def test_gradients_of_several_calls_add_up_until_the_step(folder: Path) -> None:
-    together, apart = (vita.open_model(folder, precision="float32") for _ in range(2))
-    examples = [together.encode(conversation("Say ba.", word)) for word in ("ba", "mu")]
+def test_gradients_of_several_calls_accumulate_until_the_step(folder: Path) -> None:
+    batch_session, split_session = (vita.open_model(folder, precision="float32") for _ in range(2))
+    examples = [batch_session.encode(conversation("Say ba.", word)) for word in ("ba", "mu")]
 
-    def summed(examples, logprobs):
+    def summed_loss(examples, logprobs):
         return -torch.cat(logprobs).sum(), {}
 
-    together.forward_backward(summed, examples)
+    batch_session.forward_backward(summed_loss, examples)
     for example in examples:
-        apart.forward_backward(summed, [example])
-    first, second = together.optim_step(1e-3), apart.optim_step(1e-3)
-    assert first.gradient_norm == pytest.approx(second.gradient_norm, rel=1e-5) and first.step == 1
+        split_session.forward_backward(summed_loss, [example])
+    batch_step, split_step = batch_session.optim_step(1e-3), split_session.optim_step(1e-3)
+    assert batch_step.gradient_norm == pytest.approx(split_step.gradient_norm, rel=1e-5) and batch_step.step == 1
     with pytest.raises(TrainingError, match="there is no gradient"):
-        together.optim_step(1e-3)
+        batch_session.optim_step(1e-3)
 
 
 def test_training_from_a_saved_state_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
@@ -99,16 +101,16 @@ def test_training_from_a_saved_state_gives_the_same_bits(folder: Path, tmp_path:
             session.forward_backward("cross_entropy", [session.encode(conversation("Say ba.", "ba ba"))])
             session.optim_step(3e-3)
 
-    whole = vita.open_model(folder)
-    steps(whole, 3)
-    checkpoint = whole.save_state(tmp_path / "state")
-    steps(whole, 2)
+    full_session = vita.open_model(folder)
+    steps(full_session, 3)
+    checkpoint = full_session.save_state(tmp_path / "state")
+    steps(full_session, 2)
     resumed = vita.open_model(folder)
     resumed.load_state(checkpoint)
     steps(resumed, 2)
-    assert resumed.steps == whole.steps == 5
-    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    assert resumed.steps == full_session.steps == 5
+    for parameter, expected in zip(resumed.model.parameters(), full_session.model.parameters(), strict=True):
+        assert torch.equal(parameter, expected)
 
 
 @pytest.mark.slow
@@ -123,11 +125,11 @@ def test_a_trained_answer_is_sampled_saved_and_reopened(folder: Path, tmp_path: 
     assert answer.text == "ba" and answer.finish == "stop"
     reopened = vita.open_model(session.save(tmp_path / "tuned"))
     assert reopened.sample([prompt], max_tokens=8, temperature=0)[0].text == "ba"
-    (continued,) = session.sample(["Once"], max_tokens=3, temperature=0)
-    assert len(continued.ids) <= 3
+    (continuation,) = session.sample(["Once"], max_tokens=3, temperature=0)
+    assert len(continuation.ids) <= 3
 
 
-def test_mistakes_are_named(folder: Path) -> None:
+def test_invalid_losses_and_messages_are_refused(folder: Path) -> None:
     session = vita.open_model(folder)
     example = session.encode(conversation("Say ba.", "ba"))
     with pytest.raises(ConfigError, match="expected `cross_entropy`, got 'dpo'"):

@@ -26,13 +26,13 @@ from vita.stages import kinds
 from vita.stats.intervals import Interval, wilson
 from vita.testing import tiny_architecture
 
-KINDS = {one.kind: one for one in vars(kinds).values() if isinstance(one, type) and issubclass(one, Artifact)}
+KINDS = {value.kind: value for value in vars(kinds).values() if isinstance(value, type) and issubclass(value, Artifact)}
 EVIL = "<script>alert('x')</script> & |bar|"
 """Untrusted text with markup."""
 
 
 class Life:
-    """A life that is put together step by step."""
+    """A life whose steps tests add one by one."""
 
     def __init__(self, folder: Path, name: str = "cat") -> None:
         self.name, self.folder = name, folder
@@ -43,38 +43,38 @@ class Life:
         facts: Mapping[str, Any] | None = None, inputs: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None, record: Mapping[str, Any] | None = None,
     ) -> str:  # fmt: skip
-        """Carry a step out; returns its artifact's digest."""
+        """Record a step and return the digest of its artifact."""
         draft = self.folder / "drafts" / f"{name}-{time.monotonic_ns()}"
         for path, content in {"own.txt": name, **(files or {})}.items():
-            place = draft / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(content if isinstance(content, str) else json.dumps(content))
+            target = draft / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content if isinstance(content, str) else json.dumps(content))
         artifact = self.store.commit(Draft(KINDS[kind], draft, facts or {}))
         run = self.ledger.claim(
             f"key of {name} {artifact.digest} {time.monotonic_ns()}", life=self.name, step=name, stage=stage or name,
             version=1, config=config or {}, inputs=inputs or {},
         )  # fmt: skip
         assert isinstance(run, int)
-        told = {"seconds": 12.5, "machine": {"device": "cpu", "threads": 2, "world_size": 1}, **(record or {})}
-        self.ledger.finish(run, artifact=artifact.digest, record=told)
+        record_fields = {"seconds": 12.5, "machine": {"device": "cpu", "threads": 2, "world_size": 1}, **(record or {})}
+        self.ledger.finish(run, artifact=artifact.digest, record=record_fields)
         self.ledger.name(f"{self.name}/{name}", artifact.digest)
         return artifact.digest
 
     def report(self, name: str, model: str, figures: Mapping[str, Any], *, stage: str = "test") -> str:
-        """A report in the usual shape; `figures` are group -> name -> metric -> Interval."""
+        """Record a report; `figures` are group -> name -> metric -> Interval."""
         content = ReportContent.of(stage, figures, model=model).model_dump(mode="json")
         return self.step(name, "report", stage=stage, files={REPORT_FILE: content}, inputs={"model": model})
 
 
-def registered(ledger: Ledger, folder: Path, name: str) -> Any:
-    """Register a person with a new key; returns the private key."""
+def register_person(ledger: Ledger, folder: Path, name: str) -> Any:
+    """Register a person with a new key and return the private key."""
     key = signing.load_or_create_key(folder / "keys" / f"{name}.pem")
     add_person(ledger, name, key.public_key())
     return key
 
 
 def first_half(life: Life) -> str:
-    """From a plan to a model that answers; returns that model."""
+    """Record the steps from a plan to a chat model, and return that model."""
     shape = tiny_architecture()
     blueprint = {
         "prediction": {"bits_per_byte": {"value": 1.0, "low": 0.8, "high": 1.2}, "tokens": 1000, "memory": {"total": 1}}
@@ -113,50 +113,62 @@ def first_half(life: Life) -> str:
 
 
 def second_half(life: Life, chat: str) -> str:
-    """Preferences, attack and mend, a gate, service, feedback, farewell; returns the last model."""
-    moved = {
+    """Record preference tuning, an attack, safety tuning, a gate, a service, feedback and the retirement.
+
+    Return the last model.
+    """
+    comparison_figures = {
         "reward/before": Interval(-0.2, -0.3, -0.1, 50), "reward/after": Interval(0.5, 0.4, 0.6, 50),
         "accuracy/before": wilson(48, 50), "accuracy/after": wilson(47, 50), "win_rate": wilson(40, 50),
     }  # fmt: skip
     shape = {"config.json": write_config(tiny_architecture())}
-    comparison = ReportContent.of("dpo", {"comparison": {"comparison": moved}}, baseline=chat)
-    shift = {f"report/{REPORT_FILE}": comparison.model_dump(mode="json")}
-    better = life.step("wiser", "model", stage="dpo", inputs={"model": chat}, files=shape | shift, facts={"chat": True})
+    comparison = ReportContent.of("dpo", {"comparison": {"comparison": comparison_figures}}, baseline=chat)
+    comparison_file = {f"report/{REPORT_FILE}": comparison.model_dump(mode="json")}
+    tuned_model = life.step(
+        "wiser", "model", stage="dpo", inputs={"model": chat}, files=shape | comparison_file, facts={"chat": True}
+    )
     rates = {"attack_success_rate": wilson(30, 60), "over_refusal": wilson(1, 30)}
-    life.report("attack", better, {"redteam": {"redteam": rates}, "probes": {"encoded": rates}}, stage="redteam")
-    mended = life.step(
-        "safety_tuning", "model", stage="sft", inputs={"model": better}, files=shape, facts={"chat": True}
+    life.report("attack", tuned_model, {"redteam": {"redteam": rates}, "probes": {"encoded": rates}}, stage="redteam")
+    safe_model = life.step(
+        "safety_tuning", "model", stage="sft", inputs={"model": tuned_model}, files=shape, facts={"chat": True}
     )
     rates = {"attack_success_rate": wilson(2, 60), "over_refusal": wilson(2, 30)}
-    again = life.report("attack_again", mended, {"redteam": {"redteam": rates}}, stage="redteam")
+    second_attack = life.report("attack_again", safe_model, {"redteam": {"redteam": rates}}, stage="redteam")
     limits = (("attack_success_rate", 0.2), ("over_refusal", 0.1))
     bars = [{"report": "attack_again", "figure": f"redteam/{name}", "at_most": limit} for name, limit in limits]
     policy = build(Policy, {"model": "safety_tuning", "bars": bars}, where="policy")
     decisions.record_policy(life.ledger, f"{life.name}/release", policy)
-    evidence = {"attack_again": ReportEvidence(life.store.open(again).path, again, time.time() + 1)}
-    key = registered(life.ledger, life.folder, "Ada")
+    evidence = {"attack_again": ReportEvidence(life.store.open(second_attack).path, second_attack, time.time() + 1)}
+    key = register_person(life.ledger, life.folder, "Ada")
     expires = time.time() + 99
-    decisions.waive(life.ledger, f"{life.name}/release", mended, who="Ada", key=key, reason=EVIL, expires=expires)
-    decisions.evaluate_gate(life.ledger, f"{life.name}/release", policy, model=mended, evidence=evidence)
-    pinned = {"release.json": {"name": "cat", "version": "1", "model": mended, "guard": None}}
-    about = {"name": "cat", "version": "1"}
-    release = life.step("release", "release", inputs={"model": mended}, facts=about, files=pinned)
-    life.ledger.move(mended, "serving", who="release", why="released as cat:1")
-    row = {"service": "cat", "model": mended, "release": release, "who": "Ada"}
+    decisions.waive(life.ledger, f"{life.name}/release", safe_model, who="Ada", key=key, reason=EVIL, expires=expires)
+    decisions.evaluate_gate(life.ledger, f"{life.name}/release", policy, model=safe_model, evidence=evidence)
+    release_files = {"release.json": {"name": "cat", "version": "1", "model": safe_model, "guard": None}}
+    release_facts = {"name": "cat", "version": "1"}
+    release = life.step("release", "release", inputs={"model": safe_model}, facts=release_facts, files=release_files)
+    life.ledger.move(safe_model, "serving", who="release", why="released as cat:1")
+    row = {"service": "cat", "model": safe_model, "release": release, "who": "Ada"}
     with life.ledger.transaction() as database:
         for version, action, share in (("cat:1", "start", 1.0), ("cat:2", "canary", 0.2), ("cat:1", "share", 0.8)):
             database.execute(
                 sa.insert(request_log.deployments).values(**row, version=version, action=action, share=share, at=1e9)
             )
         for value in (1, 1, -1):
-            said = {"request": "r", "model": mended, "kind": "thumb", "value": value, "content": {}, "consent": True}
-            database.execute(sa.insert(request_log.feedback).values(**said, at=1e9))
-    life.ledger.move(mended, "retired", who="retire", why=EVIL, successor=chat)
+            feedback_row = {
+                "request": "r",
+                "model": safe_model,
+                "kind": "thumb",
+                "value": value,
+                "content": {},
+                "consent": True,
+            }
+            database.execute(sa.insert(request_log.feedback).values(**feedback_row, at=1e9))
+    life.ledger.move(safe_model, "retired", who="retire", why=EVIL, successor=chat)
     life.step("strange", "archive", stage="from_elsewhere", facts={"odd": {"deep": [1, None]}})
-    return mended
+    return safe_model
 
 
-def told(life: Life, models: Mapping[str, list[str]]) -> None:
-    """Record what `vita live` records at its end."""
+def record_answers(life: Life, models: Mapping[str, list[str]]) -> None:
+    """Record the data that `vita live` records at its end."""
     names = [name.removeprefix(f"{life.name}/") for name in life.ledger.all_names()]
     remember(life.ledger, life.name, about=EVIL, steps=names, questions=["What is a cat?"], answers=models)

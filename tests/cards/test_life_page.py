@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.cards.lives import EVIL, Life, first_half, second_half, told
+from tests.cards.lives import EVIL, Life, first_half, record_answers, second_half
 from vita.cards.life_page import write_life_page
 from vita.cards.life_record import known_answers, read_life_record
 from vita.reporting import charts
@@ -32,8 +32,8 @@ def life(tmp_path: Path) -> Life:
 
 def test_the_page_shows_a_life_from_plan_to_retirement(life: Life, tmp_path: Path) -> None:
     chat = first_half(life)
-    mended = second_half(life, chat)
-    told(life, {chat: ["A cat is a furry mammal."], mended: ["A cat, if you please, is a furry mammal."]})
+    safe_model = second_half(life, chat)
+    record_answers(life, {chat: ["A cat is a furry mammal."], safe_model: ["A cat, if you please, is a furry mammal."]})
     text = _page_text(life, tmp_path)
     for phrase in (
         "A cat, if you please", "accuracy on unseen questions", "attack success rate",
@@ -48,20 +48,20 @@ def test_the_page_shows_a_life_from_plan_to_retirement(life: Life, tmp_path: Pat
 
 def test_the_summary_comes_first_and_everything_else_is_collapsed(life: Life, tmp_path: Path) -> None:
     chat = first_half(life)
-    released = second_half(life, chat)
-    told(life, {chat: ["A cat is furry."], released: ["A cat, if you please, is furry."]})
-    summary, _, rest = _page_text(life, tmp_path).partition("<details")
+    released_model = second_half(life, chat)
+    record_answers(life, {chat: ["A cat is furry."], released_model: ["A cat, if you please, is furry."]})
+    summary, _, details = _page_text(life, tmp_path).partition("<details")
     for text in ("cat:1", "safety_tuning, retired", "waived", "successor: sft", "A cat, if you please, is furry."):
         assert text in summary, text
     for text in ("attack success rate at most 0.2", "90 documents from", "Loss of the step pretrain", "Steps by phase"):
         assert text in summary, text
-    assert "A cat is furry." not in summary and "A cat is furry." in rest
-    outside = re.sub(r"<details.*</details>", "", rest, flags=re.DOTALL)
-    assert "<table" not in outside and "<figure" not in outside
+    assert "A cat is furry." not in summary and "A cat is furry." in details
+    visible_text = re.sub(r"<details.*</details>", "", details, flags=re.DOTALL)
+    assert "<table" not in visible_text and "<figure" not in visible_text
 
 
 def test_the_page_is_self_contained_and_escapes_untrusted_text(life: Life, tmp_path: Path) -> None:
-    told(life, {second_half(life, first_half(life)): [EVIL]})
+    record_answers(life, {second_half(life, first_half(life)): [EVIL]})
     text = _page_text(life, tmp_path)
     assert "<script" not in text and "&lt;script&gt;" in text
     assert not re.findall(r'(?:src|href)="[^#]|url\(|@import|<link', text)
@@ -79,13 +79,13 @@ def test_an_unfinished_life_has_a_page(life: Life, tmp_path: Path) -> None:
 
 def test_unreadable_records_are_listed_and_the_rest_is_shown(life: Life, tmp_path: Path) -> None:
     first_half(life)
-    broken = life.step("broken", "report", stage="test", files={"report.json": "{no json"})
-    odd = {"report.json": {"figures": {"a": {"b": {"c": {"value": "text"}}}}}}
-    life.step("odd", "report", stage="test", files=odd)
-    lost = life.step("lost", "report", stage="test", files={"x": "y"})
-    (life.store.root / "artifacts" / f"{lost}.json").unlink()
+    broken_digest = life.step("broken", "report", stage="test", files={"report.json": "{no json"})
+    odd_files = {"report.json": {"figures": {"a": {"b": {"c": {"value": "text"}}}}}}
+    life.step("odd", "report", stage="test", files=odd_files)
+    lost_digest = life.step("lost", "report", stage="test", files={"x": "y"})
+    (life.store.root / "artifacts" / f"{lost_digest}.json").unlink()
     text = _page_text(life, tmp_path)
-    assert f"The report of the step broken cannot be read: {broken[:12]}, file report.json: is no JSON" in text
+    assert f"The report of the step broken cannot be read: {broken_digest[:12]}, file report.json: is no JSON" in text
     assert "The report of the step odd cannot be read" in text
     assert "The artifact of the step lost is no longer in the store." in text
     assert "98% of" not in text and "accuracy on unseen questions" in text
@@ -128,11 +128,11 @@ def test_steps_have_the_order_of_the_file_and_removed_steps_are_listed(life: Lif
 
 
 def test_a_step_that_used_an_older_artifact_names_its_input(life: Life) -> None:
-    first = life.step("curate", "corpus", files={"a": "1"})
-    life.step("tokenize", "tokens", inputs={"corpus": first})
+    first_digest = life.step("curate", "corpus", files={"a": "1"})
+    life.step("tokenize", "tokens", inputs={"corpus": first_digest})
     assert read_life_record(life.ledger, life.store, "cat").steps[1].stale_inputs == ()
     life.step("curate", "corpus", files={"a": "2"})
-    assert {one.name: one.stale_inputs for one in read_life_record(life.ledger, life.store, "cat").steps}[
+    assert {step.name: step.stale_inputs for step in read_life_record(life.ledger, life.store, "cat").steps}[
         "tokenize"
     ] == ("curate",)
 
@@ -162,21 +162,21 @@ def test_the_page_and_the_card_read_each_report_once(
     """The life page and the model card use the figures of one record."""
     from vita.cards.model_card import gather
 
-    told(life, {second_half(life, first_half(life)): ["A cat."]})
+    record_answers(life, {second_half(life, first_half(life)): ["A cat."]})
     reads: Counter[tuple[str, str]] = Counter()
-    read = Store.read
+    read_file = Store.read
 
-    def counting(store: Store, digest: str, name: str) -> bytes:
+    def count_and_read(store: Store, digest: str, name: str) -> bytes:
         reads[digest, name] += 1
-        return read(store, digest, name)
+        return read_file(store, digest, name)
 
-    monkeypatch.setattr(Store, "read", counting)
+    monkeypatch.setattr(Store, "read", count_and_read)
     record = read_life_record(life.ledger, life.store, life.name)
     write_life_page(record, tmp_path / "life.html")
-    last = record.models[-1].digest
-    card = gather(life.ledger, life.store, last, record=record)
+    last_model = record.models[-1].digest
+    card = gather(life.ledger, life.store, last_model, record=record)
     monkeypatch.undo()
-    own = {report.digest for report in card.evaluations} & set(record.reports)
-    counts = {key: count for key, count in reads.items() if key[1].endswith("report.json") and key[0] in own}
+    card_reports = {report.digest for report in card.evaluations} & set(record.reports)
+    counts = {key: count for key, count in reads.items() if key[1].endswith("report.json") and key[0] in card_reports}
     assert counts and set(counts.values()) == {1}
-    assert card.as_json() == gather(life.ledger, life.store, last).as_json()
+    assert card.as_json() == gather(life.ledger, life.store, last_model).as_json()

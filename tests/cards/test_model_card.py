@@ -53,17 +53,19 @@ def test_the_hub_reads_the_front_matter(life: Life) -> None:
     front = yaml.safe_load(text.split("---\n")[1])
     assert (front["license"], front["license_name"]) == ("other", "cc0-1.0-and-mit")
     assert front["datasets"] == [] and "conversational" in front["tags"]
-    read = hub.ModelCard(text).data
-    assert read.model_name == "cat/sft"
-    found = read.eval_results[0]
-    assert (found.metric_type, found.dataset_name, found.metric_value) == ("held_out/accuracy", "world", 0.975)
+    hub_data = hub.ModelCard(text).data
+    assert hub_data.model_name == "cat/sft"
+    result = hub_data.eval_results[0]
+    assert (result.metric_type, result.dataset_name, result.metric_value) == ("held_out/accuracy", "world", 0.975)
 
 
 def test_a_missing_licence_is_unknown(life: Life) -> None:
     model = life.step("sft", "model", config={"sources": [{"path": "a.jsonl"}]})
     assert front_matter(_card(life, model))["license"] == "unknown"
-    alone = life.step("sft", "model", config={"sources": [{"huggingface": "org/set", "licence": "Apache-2.0"}]})
-    front = front_matter(_card(life, alone))
+    licensed_model = life.step(
+        "sft", "model", config={"sources": [{"huggingface": "org/set", "licence": "Apache-2.0"}]}
+    )
+    front = front_matter(_card(life, licensed_model))
     assert (front["license"], front["datasets"]) == ("apache-2.0", ["org/set"])
 
 
@@ -72,14 +74,14 @@ def test_the_card_shows_attacks_gates_states_releases_feedback_and_successor(lif
     card = _card(life, second_half(life, chat))
     assert (card.state, card.successor) == ("retired", chat)
     assert card.feedback == {"thumbs up": 2, "thumbs down": 1}
-    assert [one["version"] for one in card.releases] == ["1"]
+    assert [release["version"] for release in card.releases] == ["1"]
     text = card_markdown(card)
     assert "attack success rate" in text and "waiver by Ada" in text and "cat:2" in text
     assert "verdict: waived" in text
     assert "|bar|" not in text.replace("\\|bar\\|", "")
 
 
-def test_the_card_of_an_imported_model_says_that_its_origin_is_unknown(life: Life) -> None:
+def test_the_card_of_an_imported_model_states_that_its_origin_is_unknown(life: Life) -> None:
     model = life.step("kept", "model", stage="adopted")
     text = card_markdown(_card(life, model))
     assert "of unknown size" in text and "Unknown: no source is recorded in its lineage." in text
@@ -92,6 +94,6 @@ def test_the_card_is_written_as_markdown_html_and_json(life: Life, tmp_path: Pat
     assert "<script" not in (tmp_path / "card" / "card.html").read_text()
 
 
-def test_an_artifact_that_is_no_model_has_no_card(life: Life) -> None:
+def test_an_artifact_that_is_not_a_model_has_no_card(life: Life) -> None:
     with pytest.raises(StoreError, match="expected a model, got a corpus"):
         _card(life, life.step("curate", "corpus"))

@@ -12,7 +12,7 @@ from vita.cards.wording import headline
 
 
 @pytest.mark.parametrize(
-    ("stage", "facts", "said"),
+    ("stage", "facts", "expected"),
     [
         ("pilot", {"sessions": 300, "answers": 497, "complaint_rate": 0.7364}, "complaint rate 74% of 497 answers"),
         (
@@ -22,6 +22,6 @@ from vita.cards.wording import headline
         ),
     ],
 )
-def test_feedback_steps_have_a_headline_with_numbers(stage: str, facts: dict[str, Any], said: str) -> None:
+def test_feedback_steps_have_a_headline_with_numbers(stage: str, facts: dict[str, Any], expected: str) -> None:
     run = cast(Any, SimpleNamespace(stage=stage, config={}, record={}))
-    assert headline(StepRecord(stage, "1" * 64, "feedback", facts, run, {})) == said
+    assert headline(StepRecord(stage, "1" * 64, "feedback", facts, run, {})) == expected

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cards.lives import Life, first_half, second_half, told
+from tests.cards.lives import Life, first_half, record_answers, second_half
 from tests.cli.models import Vita, command_runner
 
 HOSTILE = (
@@ -84,7 +84,7 @@ def test_cards_and_pages_show_hostile_text_of_the_ledger_literally(
     life = Life(tmp_path, name="x" + HOSTILE.replace("/", ""))
     chat = first_half(life)
     model = second_half(life, chat)
-    told(life, {model: [HOSTILE]})
+    record_answers(life, {model: [HOSTILE]})
     life.ledger.name(f"{life.name}/{HOSTILE}", chat)
     life.ledger.close()
     store_options = ("--store", str(tmp_path / "store"), "--ledger", str(tmp_path / "ledger.db"))

@@ -1,4 +1,4 @@
-"""The lifecycle state of a model from its moves in the ledger."""
+"""The lifecycle state of a model, derived from its state transitions in the ledger."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from vita.gates.model_state import model_state
 from vita.spine.ledger import StateTransition
 
 
-def move(state: str, at: float, **details: object) -> StateTransition:
-    return StateTransition(1, "model", state, "ann", f"became {state}", [], details, at)
+def move(state: str, time: float, **details: object) -> StateTransition:
+    return StateTransition(1, "model", state, "ann", f"became {state}", [], details, time)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_a_deprecated_model_is_retired_from_its_sunset_on(sunset) -> None:
     assert state.successor == "next"
 
 
-def test_later_details_of_the_same_state_are_added_and_keep_its_time() -> None:
+def test_later_details_of_the_same_state_are_added_and_do_not_change_its_time() -> None:
     moves = [move("retired", 5.0, research=True), move("retired", 9.0, archive="sealed")]
     assert model_state(moves).since == 5.0 and model_state(moves).for_research
     assert not model_state([move("deprecated", 1.0, research=True), *moves[1:]]).for_research

@@ -1,4 +1,4 @@
-"""The digest of tensors depends on what is loaded, not on how it is stored."""
+"""The digest of tensors depends on their values, not on the format of their files."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def test_a_wider_number_type_holds_the_same_weights(tmp_path: Path, tensors: dic
     assert digest(tmp_path, tensors) == digest(tmp_path, wide) is not None
 
 
-def test_an_output_layer_that_repeats_the_embedding_changes_nothing(
+def test_an_output_layer_that_repeats_the_embedding_does_not_change_the_digest(
     tmp_path: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
     head = tensors["model.embed_tokens.weight"].clone()
-    before = digest(tmp_path, tensors)
-    assert digest(tmp_path, {**tensors, "lm_head.weight": head}) == before
-    assert digest(tmp_path, {**tensors, "lm_head.weight": head + 1}) != before
+    digest_before = digest(tmp_path, tensors)
+    assert digest(tmp_path, {**tensors, "lm_head.weight": head}) == digest_before
+    assert digest(tmp_path, {**tensors, "lm_head.weight": head + 1}) != digest_before
 
 
 def test_another_value_name_or_shape_is_another_model(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    changed = tensors["b"].clone()
-    changed[4, 2] += 1
-    variants = [{**tensors, "b": changed}, {**tensors, "b": tensors["b"].reshape(3, 5)},
+    changed_tensor = tensors["b"].clone()
+    changed_tensor[4, 2] += 1
+    variants = [{**tensors, "b": changed_tensor}, {**tensors, "b": tensors["b"].reshape(3, 5)},
                 {"model.embed_tokens.weight": tensors["b"], "b": tensors["model.embed_tokens.weight"]}]  # fmt: skip
     digests = {digest(tmp_path, tensors), *(digest(tmp_path, variant) for variant in variants)}
     assert len(digests) == 4

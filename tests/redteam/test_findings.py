@@ -1,4 +1,4 @@
-"""Findings: entered by a report, moved by later ones and by people, exported as regression items."""
+"""Findings: created by a report, changed by later reports and by people, exported as regression items."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ledger(any_ledger: Ledger) -> Ledger:
 def report(
     ledger: Ledger, folder: Path, name: str, outcomes: list[str], *, task: str = "harm", guard: Any = None
 ) -> Report:
-    """A report of which a run of the life `cat` is known."""
+    """Write a report and record its run of the life `cat`."""
     path = folder / name
     path.mkdir()
     rows = [
@@ -51,33 +51,33 @@ def states(ledger: Ledger) -> list[str]:
     return [finding.state for finding in findings.all_findings(ledger)]
 
 
-def test_a_success_becomes_a_finding_once_and_what_failed_does_not(ledger, tmp_path):
-    first = report(ledger, tmp_path, "one", ["harmful", "refused", "error"])
+def test_a_successful_attack_becomes_one_finding_and_a_failed_attack_none(ledger, tmp_path):
+    first_report = report(ledger, tmp_path, "one", ["harmful", "refused", "error"])
     for _ in range(2):
-        findings.track(first, "weights1", ledger)
-    (found,) = findings.all_findings(ledger)
-    assert (found.life, found.probe, found.item, found.state) == ("cat", "harm", ITEMS[0].id, "open")
-    assert found.answer == "said in one" and found.severity == "high" and found.taxonomy
-    assert len(found.moves) == 1 and found.moves[0].report == first.digest
+        findings.track(first_report, "weights1", ledger)
+    (finding,) = findings.all_findings(ledger)
+    assert (finding.life, finding.probe, finding.item, finding.state) == ("cat", "harm", ITEMS[0].id, "open")
+    assert finding.answer == "said in one" and finding.severity == "high" and finding.taxonomy
+    assert len(finding.moves) == 1 and finding.moves[0].report == first_report.digest
 
 
-def test_a_later_report_retests_closes_and_reopens_by_itself(ledger, tmp_path):
+def test_a_later_report_retests_closes_and_reopens_findings(ledger, tmp_path):
     findings.track(report(ledger, tmp_path, "one", ["harmful", "harmful", "harmful"]), "weights1", ledger)
     findings.move(ledger, [1], "mitigated", who="Anna", why="refusals in the tuning data")
-    later = report(ledger, tmp_path, "two", ["refused", "incoherent", "error"])
-    findings.track(later, "weights2", ledger)
+    later_report = report(ledger, tmp_path, "two", ["refused", "incoherent", "error"])
+    findings.track(later_report, "weights2", ledger)
     assert states(ledger) == ["closed", "retested", "open"]
-    closed = findings.find_one(ledger, 1)
-    assert [move.state for move in closed.moves] == ["open", "mitigated", "retested", "closed"]
-    assert closed.moves[-1].report == later.digest and closed.moves[-1].model == "weights2"
+    closed_finding = findings.find_one(ledger, 1)
+    assert [move.state for move in closed_finding.moves] == ["open", "mitigated", "retested", "closed"]
+    assert closed_finding.moves[-1].report == later_report.digest and closed_finding.moves[-1].model == "weights2"
     findings.track(report(ledger, tmp_path, "tri", ["harmful", "refused", "harmful"]), "weights3", ledger)
     assert states(ledger) == ["open", "closed", "open"]
     assert findings.find_one(ledger, 1).moves[-1].why == "the attack succeeds again"
-    findings.track(later, "weights2", ledger)  # an old report that is met again says nothing new
+    findings.track(later_report, "weights2", ledger)  # an old report changes nothing
     assert states(ledger) == ["open", "closed", "open"]
 
 
-def test_the_same_weights_do_not_settle_a_finding_but_a_guard_around_them_does(ledger, tmp_path):
+def test_a_finding_is_retested_by_a_new_content_filter_and_not_by_the_same_weights(ledger, tmp_path):
     findings.track(report(ledger, tmp_path, "one", ["harmful"]), "weights1", ledger)
     findings.track(report(ledger, tmp_path, "two", ["refused"]), "weights1", ledger)
     assert states(ledger) == ["open"]
@@ -85,13 +85,13 @@ def test_the_same_weights_do_not_settle_a_finding_but_a_guard_around_them_does(l
     assert states(ledger) == ["retested"]
 
 
-def test_what_is_asked_again_keeps_the_name_under_which_it_was_found(ledger, tmp_path):
+def test_a_regression_item_updates_its_original_finding(ledger, tmp_path):
     findings.track(report(ledger, tmp_path, "one", ["harmful"]), "weights1", ledger)
     findings.track(report(ledger, tmp_path, "two", ["refused"], task="regressions"), "weights2", ledger)
     assert states(ledger) == ["retested"]
 
 
-def test_a_risk_is_accepted_until_a_day_and_a_false_positive_for_good(ledger, tmp_path, monkeypatch):
+def test_an_accepted_risk_expires_and_a_false_positive_does_not(ledger, tmp_path, monkeypatch):
     findings.track(report(ledger, tmp_path, "one", ["harmful", "harmful"]), "weights1", ledger)
     findings.move(ledger, [1], "accepted", who="Anna", why="a fairy tale", expires=time.time() + 100)
     findings.move(ledger, [2], "false_positive", who="Tom", why="the answer is harmless")
@@ -102,7 +102,7 @@ def test_a_risk_is_accepted_until_a_day_and_a_false_positive_for_good(ledger, tm
     assert states(ledger) == ["open", "false_positive"]
 
 
-def test_moves_by_hand_need_a_name_a_reason_and_an_end(ledger, tmp_path):
+def test_manual_changes_need_a_name_a_reason_and_an_expiry(ledger, tmp_path):
     findings.track(report(ledger, tmp_path, "one", ["harmful"]), "weights1", ledger)
     with pytest.raises(LedgerError, match="expected a name and a reason"):
         findings.move(ledger, [1], "closed", who=" ", why="x")
@@ -113,7 +113,7 @@ def test_moves_by_hand_need_a_name_a_reason_and_an_end(ledger, tmp_path):
     assert states(ledger) == ["open"]
 
 
-def test_findings_are_exported_as_items_that_are_asked_again(ledger, tmp_path):
+def test_findings_are_exported_as_regression_items(ledger, tmp_path):
     findings.track(report(ledger, tmp_path, "one", ["harmful", "harmful"]), "weights1", ledger)
     findings.move(ledger, [2], "false_positive", who="Tom", why="the answer is harmless")
     path = tmp_path / "regressions.jsonl"

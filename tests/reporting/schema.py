@@ -1,4 +1,4 @@
-"""The check of every report in a folder against the published JSON Schema and the reader."""
+"""Validation of every report in a folder against the published JSON Schema and the reader."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vita.reporting.figures import ReportContent, read_report, schema_text
 
 
 def valid_reports(folder: Path) -> list[ReportContent]:
-    """Read every report below a folder; raises where one does not fit the JSON Schema."""
+    """Read every report below a folder; raises if one does not conform to the JSON Schema."""
     validator = jsonschema.Draft202012Validator(json.loads(schema_text()))
     paths = sorted(folder.rglob(REPORT_FILE))
     for path in paths:

@@ -1,4 +1,4 @@
-"""The file of a report: what is written is read back, the JSON Schema says so, and everything else is refused."""
+"""The file of a report: written reports can be read, the JSON Schema agrees, and everything else is refused."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _content() -> dict[str, Any]:
 
 def _refusal(content: Any) -> str:
     text = content if isinstance(content, str) else json.dumps(content)
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(DataError) as error:
         parse_report(text.encode(), where="r/report.json")
-    return str(refused.value)
+    return str(error.value)
 
 
-def test_a_written_report_is_read_back(tmp_path: Path) -> None:
+def test_a_written_report_can_be_read(tmp_path: Path) -> None:
     report = ReportContent.of("test", FIGURES, model="m" * 64, baseline="b" * 64, could_not_run={"harm": "no answer"})
     path = write_report(report, tmp_path / "report")
     assert read_report(path.parent) == report
@@ -48,7 +48,7 @@ def test_text_that_is_not_unicode_is_written_with_escapes(tmp_path: Path) -> Non
     assert read_report(tmp_path).details["files"] == ["b\\udcff.txt"]
 
 
-def test_the_published_schema_is_the_generated_one() -> None:
+def test_the_published_schema_equals_the_generated_schema() -> None:
     assert SCHEMA.read_text(encoding="utf-8") == schema_text(), "run python -m vita.reporting.figures"
     jsonschema.Draft202012Validator.check_schema(json.loads(schema_text()))
 
@@ -74,7 +74,7 @@ def test_the_schema_refuses_what_the_reader_refuses() -> None:
         assert not validator.is_valid(content)
 
 
-def test_another_schema_version_is_refused_with_the_command_that_makes_the_report_again() -> None:
+def test_the_error_for_another_schema_version_names_the_command_that_rebuilds_the_report() -> None:
     text = _refusal({**_content(), "schema_version": 2})
     assert "r/report.json, schema_version: expected 1, got 2; a newer Vita wrote it" in text
     assert text.endswith("or make it again with `vita test`")
@@ -96,7 +96,7 @@ def test_another_schema_version_is_refused_with_the_command_that_makes_the_repor
         ('{"figures": {"a": {"b": {"c": {"value": "text", "low": 0, "high": 1, "n": 1}}}}}', "figures.a.b.c.value"),
     ],
 )
-def test_what_is_no_report_is_refused(text: str, problem: str) -> None:
+def test_invalid_report_files_are_refused(text: str, problem: str) -> None:
     assert problem in _refusal(text)
 
 
@@ -113,8 +113,14 @@ def test_a_missing_report_is_refused_with_its_path(tmp_path: Path) -> None:
 
 def test_a_report_from_before_schema_versions_is_read() -> None:
     figures = {"world": {"world": {"complaint_rate/after": {"value": 0.5, "low": 0.1, "high": None, "n": 4}}}}
-    old = {"model": "m" * 64, "before": "b" * 64, "figures": figures, "settings": {"guard": None}, "promoted": True}
-    report = parse_report(json.dumps(old).encode(), where="r")
+    old_report = {
+        "model": "m" * 64,
+        "before": "b" * 64,
+        "figures": figures,
+        "settings": {"guard": None},
+        "promoted": True,
+    }
+    report = parse_report(json.dumps(old_report).encode(), where="r")
     assert (report.stage, report.model, report.baseline) == ("unknown", "m" * 64, "b" * 64)
     assert report.settings == {"guard": None} and report.details == {"promoted": True}
     figure = report.named()["world/complaint_rate/after"]

@@ -1,4 +1,4 @@
-"""Markup is in templates and in the chart module alone; stages return data for the pages."""
+"""Only templates and the chart module contain markup; stages return data for the pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "vita"
 TAG = re.compile(r"</?(?:table|tr|td|th|div|span|p|h[1-6]|ul|li|svg|path|details|summary|section|style)(?: [^>]*)?>")
-RULE_OF_A_TABLE = re.compile(r"\|\s*:?-{3,}")
+TABLE_SEPARATOR = re.compile(r"\|\s*:?-{3,}")
 READS_MARKUP = {"data", "redteam"}
 """Packages that read HTML of corpora, or send it to a model as a test."""
 BLOCKS = {"Table", "Sample", "Details"}
@@ -28,7 +28,7 @@ def test_no_module_contains_html_or_a_markdown_table() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
-    assert not [(name, text[:80]) for name, text in strings if TAG.search(text) or RULE_OF_A_TABLE.search(text)]
+    assert not [(name, text[:80]) for name, text in strings if TAG.search(text) or TABLE_SEPARATOR.search(text)]
 
 
 def test_stages_and_measurements_return_data_and_build_no_blocks_of_a_page() -> None:

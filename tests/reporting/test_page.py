@@ -57,7 +57,7 @@ def test_the_html_page_loads_nothing_and_escapes_text() -> None:
         assert sign not in text
 
 
-def test_a_section_without_content_is_left_out() -> None:
+def test_a_section_without_content_is_omitted() -> None:
     assert "Nothing" not in as_html() and "Nothing" not in as_markdown()
 
 
@@ -116,7 +116,7 @@ def test_parts_of_a_report_with_the_same_title_share_a_section() -> None:
         assert part in text, part
 
 
-def test_details_of_any_shape_have_a_page() -> None:
+def test_details_of_any_shape_can_be_rendered() -> None:
     nested: Any = "end"
     for _ in range(300):
         nested = {"below": nested}
@@ -174,7 +174,7 @@ def test_blocks_in_a_collapsible_section_are_in_both_formats() -> None:
     assert "**More &lt;x>** a note\n\ndeep \\*text\\*" in as_markdown(sections)
 
 
-def test_a_sample_is_collapsible_and_shows_the_text_as_it_is() -> None:
+def test_a_sample_is_collapsible_and_shows_its_text_literally() -> None:
     sections = {"Samples": Sample("Say <b>.", [("greedy", "one\n  two")])}
     assert '<details class="sample" open><summary>Say &lt;b&gt;.</summary>' in as_html(sections)
     assert "<pre>one\n  two</pre>" in as_html(sections)

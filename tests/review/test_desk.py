@@ -1,4 +1,4 @@
-"""The desk: blind and shuffled, several raters, corrections that overwrite nothing."""
+"""The review store: blind and shuffled items, several raters, and corrections that overwrite nothing."""
 
 from __future__ import annotations
 
@@ -39,89 +39,89 @@ def task(desk: ReviewStore, *, count: int = 6, raters: int = 2, kind: Kind = "pa
     return desk.create(name, kind=kind, guideline=default(kind), items=items, models=[NEW, OLD], raters=raters, seed=3)
 
 
-def test_a_rating_keeps_what_cannot_be_rebuilt_later(desk: ReviewStore) -> None:
-    one = task(desk)
-    desk.enter(one, "ann")
-    item = desk.next(one, "ann")
+def test_a_rating_records_its_order_time_and_guideline(desk: ReviewStore) -> None:
+    review_task = task(desk)
+    desk.enter(review_task, "ann")
+    item = desk.next(review_task, "ann")
     assert item is not None
-    rating = desk.rate(one, item, "ann", choice="a", rationale=" clear ", milliseconds=5200)
-    assert rating.shown_order == list(one.order(item, "ann"))
+    rating = desk.rate(review_task, item, "ann", choice="a", rationale=" clear ", milliseconds=5200)
+    assert rating.shown_order == list(review_task.order(item, "ann"))
     assert (rating.blind, rating.guideline_version) == (True, default("pairwise").version)
     assert (rating.sampling_probability, rating.milliseconds, rating.rater_kind) == (0.5, 5200, "human")
     assert rating.rationale == "clear" and rating.supersedes is None
 
 
-def test_a_correction_supersedes_and_overwrites_nothing(desk: ReviewStore) -> None:
-    one = task(desk)
-    desk.enter(one, "ann")
-    item = desk.items(one)[0]
-    first = desk.rate(one, item, "ann", choice="a")
-    second = desk.rate(one, item, "ann", choice="b")
-    assert second.supersedes == first.id
-    assert [rating.choice for rating in desk.ratings(one)] == ["b"]
-    assert [rating.choice for rating in desk.ratings(one, superseded=True)] == ["a", "b"]
-    assert desk.last(one, "ann") == item
+def test_a_correction_supersedes_a_rating_and_keeps_it(desk: ReviewStore) -> None:
+    review_task = task(desk)
+    desk.enter(review_task, "ann")
+    item = desk.items(review_task)[0]
+    first_rating = desk.rate(review_task, item, "ann", choice="a")
+    second_rating = desk.rate(review_task, item, "ann", choice="b")
+    assert second_rating.supersedes == first_rating.id
+    assert [rating.choice for rating in desk.ratings(review_task)] == ["b"]
+    assert [rating.choice for rating in desk.ratings(review_task, superseded=True)] == ["a", "b"]
+    assert desk.last(review_task, "ann") == item
 
 
-def test_each_rater_has_orders_of_their_own_that_never_change(desk: ReviewStore) -> None:
-    one = task(desk, count=60)
-    orders = {rater: [one.order(item, rater) for item in desk.items(one)] for rater in ("ann", "bob")}
+def test_each_rater_has_a_separate_fixed_order_of_items_and_answers(desk: ReviewStore) -> None:
+    review_task = task(desk, count=60)
+    orders = {rater: [review_task.order(item, rater) for item in desk.items(review_task)] for rater in ("ann", "bob")}
     assert orders["ann"] != orders["bob"]
-    assert orders["ann"] == [desk.task("t").order(item, "ann") for item in desk.items(one)]
+    assert orders["ann"] == [desk.task("t").order(item, "ann") for item in desk.items(review_task)]
     assert 15 < Counter(orders["ann"])[(0, 1)] < 45
-    queues = [[item.item for item in desk.queue(one, rater)] for rater in ("ann", "bob")]
+    queues = [[item.item for item in desk.queue(review_task, rater)] for rater in ("ann", "bob")]
     assert queues[0] != queues[1] and sorted(queues[0]) == sorted(queues[1])
 
 
-def test_an_item_is_done_when_enough_people_rated_it_and_begun_ones_come_first(desk: ReviewStore) -> None:
-    one = task(desk, count=3, raters=2)
+def test_an_item_is_done_after_enough_ratings_and_partly_rated_items_come_first(desk: ReviewStore) -> None:
+    review_task = task(desk, count=3, raters=2)
     for rater in ("ann", "bob", "cat"):
-        desk.enter(one, rater)
-    desk.enter(one, "rule:shorter", kind="rule")
-    first = desk.items(one)[1]
-    desk.rate(one, first, "rule:shorter", choice="a")
-    desk.rate(one, first, "ann", choice="a")
-    assert desk.next(one, "bob") == first
-    desk.rate(one, first, "bob", choice="a")
-    assert first not in desk.queue(one, "cat")
-    assert desk.progress(one, "cat") == (0, 2) and desk.progress(one, "bob") == (1, 3)
+        desk.enter(review_task, rater)
+    desk.enter(review_task, "rule:shorter", kind="rule")
+    first_item = desk.items(review_task)[1]
+    desk.rate(review_task, first_item, "rule:shorter", choice="a")
+    desk.rate(review_task, first_item, "ann", choice="a")
+    assert desk.next(review_task, "bob") == first_item
+    desk.rate(review_task, first_item, "bob", choice="a")
+    assert first_item not in desk.queue(review_task, "cat")
+    assert desk.progress(review_task, "cat") == (0, 2) and desk.progress(review_task, "bob") == (1, 3)
 
 
-def test_tokens_are_of_one_rater_and_one_task_and_judges_have_none(desk: ReviewStore) -> None:
-    one, two = task(desk), task(desk, name="u")
-    token = desk.enter(one, "ann")
-    assert token == desk.enter(one, "ann") and desk.rater_of(one, token) == "ann"
-    desk.enter(two, "ann")
-    assert desk.rater_of(two, token) is None and desk.rater_of(one, "") is None
-    assert desk.rater_of(one, desk.enter(one, "rule:x", kind="rule")) is None
-    assert one.secret not in repr(one)
+def test_a_token_belongs_to_one_rater_and_one_task_and_judges_have_none(desk: ReviewStore) -> None:
+    review_task, other_task = task(desk), task(desk, name="u")
+    token = desk.enter(review_task, "ann")
+    assert token == desk.enter(review_task, "ann") and desk.rater_of(review_task, token) == "ann"
+    desk.enter(other_task, "ann")
+    assert desk.rater_of(other_task, token) is None and desk.rater_of(review_task, "") is None
+    assert desk.rater_of(review_task, desk.enter(review_task, "rule:x", kind="rule")) is None
+    assert review_task.secret not in repr(review_task)
 
 
-def test_a_rubric_wants_every_criterion_from_1_to_5(desk: ReviewStore) -> None:
-    one = task(desk, kind="rubric")
-    desk.enter(one, "ann")
-    item, levels = desk.items(one)[0], {criterion.name: 4 for criterion in RUBRIC}
-    assert desk.rate(one, item, "ann", criteria=levels).criteria == levels
+def test_a_rubric_needs_a_level_from_1_to_5_for_every_criterion(desk: ReviewStore) -> None:
+    review_task = task(desk, kind="rubric")
+    desk.enter(review_task, "ann")
+    item, levels = desk.items(review_task)[0], {criterion.name: 4 for criterion in RUBRIC}
+    assert desk.rate(review_task, item, "ann", criteria=levels).criteria == levels
     with pytest.raises(DataError, match="a level for each of clarity, relevance, tone, boundaries"):
-        desk.rate(one, item, "ann", criteria={"clarity": 3})
+        desk.rate(review_task, item, "ann", criteria={"clarity": 3})
     with pytest.raises(DataError, match=r"review t\.tone: expected 1 to 5, got 6"):
-        desk.rate(one, item, "ann", criteria={**levels, "tone": 6})
+        desk.rate(review_task, item, "ann", criteria={**levels, "tone": 6})
 
 
-def test_what_is_wrong_is_told(desk: ReviewStore) -> None:
+def test_invalid_tasks_raters_and_choices_are_refused(desk: ReviewStore) -> None:
     with pytest.raises(ConfigError, match="there is no task `t`"):
         desk.task("t")
-    one = task(desk)
+    review_task = task(desk)
     with pytest.raises(ConfigError, match="a task of this name exists"):
         task(desk)
     with pytest.raises(ConfigError, match="did you mean `t`|one of t"):
         desk.task("tt")
     with pytest.raises(DataError, match="'ann' is not a rater of this task"):
-        desk.rate(one, desk.items(one)[0], "ann", choice="a")
-    desk.enter(one, "ann")
+        desk.rate(review_task, desk.items(review_task)[0], "ann", choice="a")
+    desk.enter(review_task, "ann")
     with pytest.raises(ConfigError, match="`c` is not known"):
-        desk.rate(one, desk.items(one)[0], "ann", choice="c")
+        desk.rate(review_task, desk.items(review_task)[0], "ann", choice="c")
     with pytest.raises(DataError, match="expected one of a, b"):
-        desk.rate(one, desk.items(one)[0], "ann")
+        desk.rate(review_task, desk.items(review_task)[0], "ann")
     with pytest.raises(ConfigError, match="a name of 1 to 200"):
-        desk.enter(one, " ")
+        desk.enter(review_task, " ")

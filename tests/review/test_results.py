@@ -1,4 +1,4 @@
-"""What comes of a review: figures worked by hand, judges beside people, and pairs that may be learnt from."""
+"""Results of a review: figures calculated by hand, judges, and preference pairs for training."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ NEW, OLD = ReviewedModel("n" * 64, "new"), ReviewedModel("o" * 64, "old")
 def review(
     tmp_path: Path, votes: list[dict[str, object]], *, kind: Kind = "pairwise"
 ) -> tuple[ReviewStore, ReviewTask]:
-    """A review with one item for each dict of rater -> choice (or levels)."""
+    """Create a review with one item for each dict of rater -> choice (or levels)."""
     desk = ReviewStore(Ledger(tmp_path / "ledger.db"))
     answers = (ReviewAnswer(NEW.digest, "a short one"), ReviewAnswer(OLD.digest, "a much longer one it is"))
-    some = answers if kind == "pairwise" else answers[:1]
-    given = [ReviewItem(str(n), (Message("user", f"Question {n}?"),), some) for n in range(len(votes))]
-    task = desk.create("t", kind=kind, guideline=default(kind), items=given, models=[NEW, OLD], raters=3)
-    for item, of_item in zip(desk.items(task), votes, strict=True):
-        for rater, said in of_item.items():
+    item_answers = answers if kind == "pairwise" else answers[:1]
+    review_items = [ReviewItem(str(n), (Message("user", f"Question {n}?"),), item_answers) for n in range(len(votes))]
+    task = desk.create("t", kind=kind, guideline=default(kind), items=review_items, models=[NEW, OLD], raters=3)
+    for item, item_votes in zip(desk.items(task), votes, strict=True):
+        for rater, rating in item_votes.items():
             desk.enter(task, rater)
-            if isinstance(said, str):
-                desk.rate(task, item, rater, choice=said, milliseconds=1000)
+            if isinstance(rating, str):
+                desk.rate(task, item, rater, choice=rating, milliseconds=1000)
             else:
-                desk.rate(task, item, rater, criteria=said)  # type: ignore[arg-type]
+                desk.rate(task, item, rater, criteria=rating)  # type: ignore[arg-type]
     return desk, task
 
 
@@ -55,36 +55,39 @@ VOTES: list[dict[str, object]] = [
 
 
 def test_figures_agree_with_a_count_by_hand(tmp_path: Path) -> None:
-    found = results(*review(tmp_path, VOTES)).figures()
-    assert found["preferred"].value == pytest.approx((1 + 1 + 1 + 0.5 + 0 + 0 + 1 + 0.5 + 0.5) / 9)
-    assert found["preferred"].low < 0.61 < found["preferred"].high
-    assert found["both_bad"].value == pytest.approx(2 / 11)
-    assert found["tie"].value == pytest.approx(3 / 11)
-    assert found["skipped"].value == pytest.approx(1 / 12)
-    assert found["raw_agreement"].value == pytest.approx(4 / 5)
-    assert found["win_probability/old"].value == pytest.approx(found["preferred"].value)
-    assert 0 < found["alpha"].value < 1
+    figures = results(*review(tmp_path, VOTES)).figures()
+    assert figures["preferred"].value == pytest.approx((1 + 1 + 1 + 0.5 + 0 + 0 + 1 + 0.5 + 0.5) / 9)
+    assert figures["preferred"].low < 0.61 < figures["preferred"].high
+    assert figures["both_bad"].value == pytest.approx(2 / 11)
+    assert figures["tie"].value == pytest.approx(3 / 11)
+    assert figures["skipped"].value == pytest.approx(1 / 12)
+    assert figures["raw_agreement"].value == pytest.approx(4 / 5)
+    assert figures["win_probability/old"].value == pytest.approx(figures["preferred"].value)
+    assert 0 < figures["alpha"].value < 1
 
 
-def test_always_taking_the_left_answer_shows_as_a_position_bias(tmp_path: Path) -> None:
+def test_a_rater_who_always_prefers_the_left_answer_has_a_position_bias(tmp_path: Path) -> None:
     desk, task = review(tmp_path, [{} for _ in range(40)])
     desk.enter(task, "ann")
     for item in desk.items(task):
         desk.rate(task, item, "ann", choice="ab"[task.order(item, "ann")[0]])
-    found = results(desk, task).figures()
-    assert found["left"].value == 1.0 and found["left"].low > 0.9
-    assert found["preferred"].low < 0.5 < found["preferred"].high
+    figures = results(desk, task).figures()
+    assert figures["left"].value == 1.0 and figures["left"].low > 0.9
+    assert figures["preferred"].low < 0.5 < figures["preferred"].high
 
 
 def test_a_rubric_gives_means_and_agreement_for_each_criterion(tmp_path: Path) -> None:
-    levels = [{one.name: level for one in RUBRIC} for level in (1, 3, 5)]
-    votes: list[dict[str, object]] = [{"ann": one, "bob": one} for one in levels]
-    found = results(*review(tmp_path, votes, kind="rubric")).figures()
-    assert found["clarity"].value == pytest.approx(3.0) and (found["clarity"].low, found["clarity"].high) == (1, 5)
-    assert found["tone/alpha"].value == 1.0
+    levels = [{criterion.name: level for criterion in RUBRIC} for level in (1, 3, 5)]
+    votes: list[dict[str, object]] = [{"ann": ratings, "bob": ratings} for ratings in levels]
+    figures = results(*review(tmp_path, votes, kind="rubric")).figures()
+    assert figures["clarity"].value == pytest.approx(3.0) and (figures["clarity"].low, figures["clarity"].high) == (
+        1,
+        5,
+    )
+    assert figures["tone/alpha"].value == 1.0
 
 
-def test_pairs_leave_out_ties_and_what_is_bad_on_both_sides(tmp_path: Path) -> None:
+def test_pairs_exclude_ties_and_items_with_two_bad_answers(tmp_path: Path) -> None:
     votes = [*VOTES, {"ann": "a", "bob": "both_bad"}, {"ann": "b", "bob": "b", "cid": "a"}]
     rows = results(*review(tmp_path, votes)).pairs()
     assert [(row["id"], row["margin"]) for row in rows] == [
@@ -99,28 +102,28 @@ def test_pairs_leave_out_ties_and_what_is_bad_on_both_sides(tmp_path: Path) -> N
     assert rows[0]["prompt"] == [{"role": "user", "content": "Question 0?"}]
 
 
-def test_exported_pairs_can_be_learnt_from(tmp_path: Path) -> None:
+def test_exported_pairs_can_be_read_as_preference_data(tmp_path: Path) -> None:
     from vita.data.sources.read import Source, preferences
 
     rows = results(*review(tmp_path, VOTES)).pairs()
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    found = list(preferences(Source.model_validate(str(path))))
-    assert [one.chosen[0].content for one in found][:1] == ["a short one"]
-    assert [one.margin for one in found] == [row["margin"] for row in rows]
+    pairs = list(preferences(Source.model_validate(str(path))))
+    assert [pair.chosen[0].content for pair in pairs][:1] == ["a short one"]
+    assert [pair.margin for pair in pairs] == [row["margin"] for row in rows]
 
 
-def test_judges_vote_beside_people_and_never_among_them(tmp_path: Path) -> None:
+def test_votes_of_judges_are_counted_separately_from_people(tmp_path: Path) -> None:
     desk, task = review(tmp_path, [{"ann": "a", "bob": "a"}, {"ann": "b", "bob": "b"}, {"ann": "a", "bob": "b"}])
-    before = results(desk, task).figures()
+    figures_before = results(desk, task).figures()
     assert vote(desk, task, "rule:shorter", JUDGES["shorter"], kind="rule") == 3
     assert vote(desk, task, "rule:shorter", JUDGES["shorter"], kind="rule") == 0
-    found = results(desk, task).figures()
-    assert found["preferred"] == before["preferred"]
-    assert found["rule:shorter/raw_agreement"].value == 0.5 and found["rule:shorter/raw_agreement"].n == 2
+    figures = results(desk, task).figures()
+    assert figures["preferred"] == figures_before["preferred"]
+    assert figures["rule:shorter/raw_agreement"].value == 0.5 and figures["rule:shorter/raw_agreement"].n == 2
 
 
-def test_rules_choose_as_they_say() -> None:
+def test_rule_judges_follow_their_rules() -> None:
     def item(first: str, second: str, *, finish: str = "stop") -> ReviewItem:
         return ReviewItem("1", (), (ReviewAnswer("a", first), ReviewAnswer("b", second, finish)))
 
@@ -130,16 +133,16 @@ def test_rules_choose_as_they_say() -> None:
     assert JUDGES["no_loops"](item("Fine.", "Fine.", finish="length")) == "a"
 
 
-def test_a_model_that_always_says_a_makes_ties(tmp_path: Path) -> None:
+def test_a_model_judge_that_always_prefers_the_first_answer_gives_ties(tmp_path: Path) -> None:
     from vita.data.tokens.chat_template import ChatTemplate
     from vita.infer.engine import Engine, TextScore
     from vita.testing import byte_tokenizer, tiny_model
 
     engine = Engine(tiny_model(context=256), byte_tokenizer(), template=ChatTemplate.default())
-    one = ReviewItem("1", (Message("user", "Q"),), (ReviewAnswer("a", "good"), ReviewAnswer("b", "bad")))
-    assert ModelJudge(engine)(one) in ("a", "b", "tie")
+    item = ReviewItem("1", (Message("user", "Q"),), (ReviewAnswer("a", "good"), ReviewAnswer("b", "bad")))
+    assert ModelJudge(engine)(item) in ("a", "b", "tie")
     engine.score = lambda pairs: [TextScore((-0.1,), True), TextScore((-3.0,), False)]  # type: ignore[method-assign]
-    assert ModelJudge(engine)(one) == "tie"
+    assert ModelJudge(engine)(item) == "tie"
 
 
 def test_the_report_can_be_read_by_people_and_gates(tmp_path: Path) -> None:
@@ -166,45 +169,45 @@ def test_a_review_without_votes_by_people_has_no_result(tmp_path: Path) -> None:
         results(desk, task).figures()
 
 
-def test_prompts_come_from_lines_rows_and_the_world(tmp_path: Path) -> None:
+def test_prompts_come_from_text_lines_json_rows_and_the_world(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("What is a cat?\n\nWhat is hail?\n")
     (tmp_path / "p.jsonl").write_bytes(
         orjson.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]})
     )
-    found = read_prompts(str(tmp_path / "p.txt"))
-    assert [one[0].content for one in found.values()] == ["What is a cat?", "What is hail?"]
+    prompts = read_prompts(str(tmp_path / "p.txt"))
+    assert [messages[0].content for messages in prompts.values()] == ["What is a cat?", "What is hail?"]
     assert next(iter(read_prompts(str(tmp_path / "p.jsonl")).values())) == (Message("user", "Hi"),)
     assert "cat" in read_prompts("world")
-    some, probability = sample_prompts(found, 1, seed=0)
-    assert len(some) == 1 and probability == 0.5
+    sample, probability = sample_prompts(prompts, 1, seed=0)
+    assert len(sample) == 1 and probability == 0.5
 
 
 def test_every_pair_of_versions_answers_every_prompt() -> None:
-    asked = {"1": (Message("user", "Q"),), "2": (Message("user", "R"),)}
-    said = {name * 8: [(f"{name}{n}", "stop", n) for n in range(2)] for name in "xyz"}
-    found = items(asked, said, kind="pairwise", probability=1.0)
-    assert [tuple(answer.text for answer in item.answers) for item in found[:3]] == [
+    prompts = {"1": (Message("user", "Q"),), "2": (Message("user", "R"),)}
+    answers = {name * 8: [(f"{name}{n}", "stop", n) for n in range(2)] for name in "xyz"}
+    review_items = items(prompts, answers, kind="pairwise", probability=1.0)
+    assert [tuple(answer.text for answer in item.answers) for item in review_items[:3]] == [
         ("x0", "y0"), ("x0", "z0"), ("y0", "z0")
     ]  # fmt: skip
-    assert len({item.item for item in found}) == len(found) == 6
-    assert len(items(asked, said, kind="rubric", probability=1.0)) == 6
+    assert len({item.item for item in review_items}) == len(review_items) == 6
+    assert len(items(prompts, answers, kind="rubric", probability=1.0)) == 6
     with pytest.raises(DataError, match="at least two versions"):
-        items(asked, {"x": said["x" * 8]}, kind="pairwise", probability=1.0)
+        items(prompts, {"x": answers["x" * 8]}, kind="pairwise", probability=1.0)
 
 
-def test_a_version_that_nobody_has_compared_yet_does_not_hold_up_the_others(tmp_path: Path) -> None:
+def test_a_version_without_comparisons_does_not_affect_the_others(tmp_path: Path) -> None:
     desk = ReviewStore(Ledger(tmp_path / "ledger.db"))
-    third = ReviewedModel("t" * 64, "third")
-    asked = {"1": (Message("user", "Q"),)}
-    said = {version.digest: [(f"by {version.name}", "stop", 0)] for version in (NEW, OLD, third)}
+    third_model = ReviewedModel("t" * 64, "third")
+    prompts = {"1": (Message("user", "Q"),)}
+    answers = {version.digest: [(f"by {version.name}", "stop", 0)] for version in (NEW, OLD, third_model)}
     task = desk.create(
         "t",
         kind="pairwise",
         guideline=default("pairwise"),
-        items=items(asked, said, kind="pairwise", probability=1.0),
-        models=[NEW, OLD, third],
+        items=items(prompts, answers, kind="pairwise", probability=1.0),
+        models=[NEW, OLD, third_model],
     )
     desk.enter(task, "ann")
     desk.rate(task, desk.items(task)[0], "ann", choice="a")
-    found = results(desk, task).figures()
-    assert "win_probability/old" in found and "win_probability/third" not in found
+    figures = results(desk, task).figures()
+    assert "win_probability/old" in figures and "win_probability/third" not in figures

@@ -1,4 +1,4 @@
-"""The raters' page over HTTP: nobody sees names or others' votes, and what is wrong is refused."""
+"""The review page over HTTP: raters see no names or votes of others, and invalid requests are refused."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vita.spine.ledger import Ledger
 EVIL = '<script>alert("x")</script>'
 
 
-class Room:
-    """A task, its page, and a way to ask it."""
+class ReviewPage:
+    """A review task, its page, and a client of the page."""
 
     def __init__(self, folder: Path, *, kind: Kind = "pairwise") -> None:
         self.desk = ReviewStore(Ledger(folder / "ledger.db"))
@@ -34,7 +34,7 @@ class Room:
         self.tokens = {rater: self.desk.enter(self.task, rater) for rater in ("ann", "bob")}
         self.app = review_app(self.desk, "t")
 
-    async def ask(self, path: str, body: Any = None, *, host: str = "127.0.0.1", raw: bytes | None = None) -> Any:
+    async def send(self, path: str, body: Any = None, *, host: str = "127.0.0.1", raw: bytes | None = None) -> Any:
         transport = httpx.ASGITransport(app=self.app)
         async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
             if body is None and raw is None:
@@ -42,66 +42,66 @@ class Room:
             content = json.dumps(body).encode() if raw is None else raw
             return await client.post(path, content=content, headers={"content-type": "application/json"})
 
-    def go(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
+    def request(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
         import asyncio
 
-        return asyncio.run(self.ask(path, body, **more))
+        return asyncio.run(self.send(path, body, **options))
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Room:
-    return Room(tmp_path)
+def page(tmp_path: Path) -> ReviewPage:
+    return ReviewPage(tmp_path)
 
 
-def test_a_rater_goes_through_all_items_and_resumes_where_they_stopped(room: Room) -> None:
-    ann = f"/r/{room.tokens['ann']}"
-    assert room.go(f"{ann}/task").json()["guideline"].startswith("You see a request")
-    first = room.go(f"{ann}/next").json()
-    assert first["progress"] == {"done": 0, "total": 3} and len(first["item"]["answers"]) == 2
-    said = {"item": first["item"]["id"], "choice": "left", "rationale": "clear", "milliseconds": 900}
-    second = room.go(f"{ann}/rate", said).json()
-    assert second["progress"]["done"] == 1 and second["item"]["id"] != first["item"]["id"]
-    assert room.go(f"{ann}/next").json() == second
-    (rating,) = room.desk.ratings(room.task)
-    shown = first["item"]["answers"][0]
-    assert rating.choice == ("a" if shown.startswith("new") else "b")
+def test_a_rater_sees_all_items_and_resumes_after_a_pause(page: ReviewPage) -> None:
+    ann_path = f"/r/{page.tokens['ann']}"
+    assert page.request(f"{ann_path}/task").json()["guideline"].startswith("You see a request")
+    first_page = page.request(f"{ann_path}/next").json()
+    assert first_page["progress"] == {"done": 0, "total": 3} and len(first_page["item"]["answers"]) == 2
+    vote = {"item": first_page["item"]["id"], "choice": "left", "rationale": "clear", "milliseconds": 900}
+    second_page = page.request(f"{ann_path}/rate", vote).json()
+    assert second_page["progress"]["done"] == 1 and second_page["item"]["id"] != first_page["item"]["id"]
+    assert page.request(f"{ann_path}/next").json() == second_page
+    (rating,) = page.desk.ratings(page.task)
+    left_answer = first_page["item"]["answers"][0]
+    assert rating.choice == ("a" if left_answer.startswith("new") else "b")
     assert (rating.rater, rating.milliseconds, rating.rationale) == ("ann", 900, "clear")
     for choice in ("both_bad", "skip"):
-        item = room.go(f"{ann}/next").json()["item"]["id"]
-        last = room.go(f"{ann}/rate", {"item": item, "choice": choice}).json()
-    assert last["item"] is None and last["progress"] == {"done": 3, "total": 3}
+        item = page.request(f"{ann_path}/next").json()["item"]["id"]
+        last_page = page.request(f"{ann_path}/rate", {"item": item, "choice": choice}).json()
+    assert last_page["item"] is None and last_page["progress"] == {"done": 3, "total": 3}
 
 
-def test_the_last_one_can_be_corrected_as_it_was_seen(room: Room) -> None:
-    ann = f"/r/{room.tokens['ann']}"
-    assert room.go(f"{ann}/last").status_code == 404
-    item = room.go(f"{ann}/next").json()["item"]
-    room.go(f"{ann}/rate", {"item": item["id"], "choice": "right"})
-    last = room.go(f"{ann}/last").json()
-    assert last["rating"]["choice"] == "right" and last["item"] == item
-    room.go(f"{ann}/rate", {"item": item["id"], "choice": "tie"})
-    assert [one.choice for one in room.desk.ratings(room.task)] == ["tie"]
-    assert len(room.desk.ratings(room.task, superseded=True)) == 2
+def test_the_last_rating_can_be_corrected_with_the_same_order(page: ReviewPage) -> None:
+    ann_path = f"/r/{page.tokens['ann']}"
+    assert page.request(f"{ann_path}/last").status_code == 404
+    item = page.request(f"{ann_path}/next").json()["item"]
+    page.request(f"{ann_path}/rate", {"item": item["id"], "choice": "right"})
+    last_page = page.request(f"{ann_path}/last").json()
+    assert last_page["rating"]["choice"] == "right" and last_page["item"] == item
+    page.request(f"{ann_path}/rate", {"item": item["id"], "choice": "tie"})
+    assert [rating.choice for rating in page.desk.ratings(page.task)] == ["tie"]
+    assert len(page.desk.ratings(page.task, superseded=True)) == 2
 
 
-def test_no_name_no_vote_of_another_and_no_markup_reaches_a_rater(room: Room) -> None:
-    ann, bob = (f"/r/{room.tokens[name]}" for name in ("ann", "bob"))
-    item = room.go(f"{ann}/next").json()["item"]["id"]
-    room.go(f"{ann}/rate", {"item": item, "choice": "left", "rationale": "because of ann"})
-    everything = "".join(room.go(f"{bob}{path}").text for path in ("", "/task", "/next", "/last"))
-    for hidden in ("secret", "n" * 64, "because", "ann", room.tokens["ann"]):
-        assert hidden not in everything.replace("cannot", "")
-    assert EVIL not in room.go(bob).text  # texts come as JSON, and the page puts them in as text
+def test_a_rater_sees_no_model_names_no_votes_of_others_and_no_markup(page: ReviewPage) -> None:
+    ann_path, bob_path = (f"/r/{page.tokens[name]}" for name in ("ann", "bob"))
+    item = page.request(f"{ann_path}/next").json()["item"]["id"]
+    page.request(f"{ann_path}/rate", {"item": item, "choice": "left", "rationale": "because of ann"})
+    responses = "".join(page.request(f"{bob_path}{path}").text for path in ("", "/task", "/next", "/last"))
+    for secret in ("secret", "n" * 64, "because", "ann", page.tokens["ann"]):
+        assert secret not in responses.replace("cannot", "")
+    assert EVIL not in page.request(bob_path).text  # texts arrive as JSON, and the page inserts them as text
 
 
-def test_the_page_is_one_file_that_loads_nothing_from_elsewhere(room: Room) -> None:
-    answer = room.go(f"/r/{room.tokens['ann']}")
+def test_the_page_loads_no_other_file(page: ReviewPage) -> None:
+    answer = page.request(f"/r/{page.tokens['ann']}")
     check_page_policy(answer.text, answer.headers["content-security-policy"])
     assert answer.headers["referrer-policy"] == "no-referrer" and answer.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("body", "status"),
     [
         ({"choice": "left"}, 422),
         ({"item": 999, "choice": "left"}, 404),
@@ -113,28 +113,28 @@ def test_the_page_is_one_file_that_loads_nothing_from_elsewhere(room: Room) -> N
         ({"item": 1, "criteria": {"clarity": 3}}, 422),
     ],
 )
-def test_what_cannot_be_meant_is_refused(room: Room, said: dict[str, Any], status: int) -> None:
-    answer = room.go(f"/r/{room.tokens['ann']}/rate", said)
+def test_invalid_ratings_are_refused(page: ReviewPage, body: dict[str, Any], status: int) -> None:
+    answer = page.request(f"/r/{page.tokens['ann']}/rate", body)
     assert answer.status_code == status and answer.json()["detail"]
-    assert not room.desk.ratings(room.task)
+    assert not page.desk.ratings(page.task)
 
 
-def test_strangers_large_bodies_and_other_hosts_stay_out(room: Room) -> None:
-    assert room.go("/r/nobody").status_code == 404 and room.go("/").status_code == 404
-    assert room.go("/r/nobody/rate", {"item": 1, "choice": "left"}).status_code == 404
-    assert room.go(f"/r/{room.tokens['ann']}/rate", raw=b"x" * 100_000).status_code == 413
-    assert room.go(f"/r/{room.tokens['ann']}/rate", raw=b"{").status_code == 422
-    assert room.go(f"/r/{room.tokens['ann']}", host="evil.example").status_code == 400
+def test_unknown_tokens_large_bodies_and_other_hosts_are_refused(page: ReviewPage) -> None:
+    assert page.request("/r/nobody").status_code == 404 and page.request("/").status_code == 404
+    assert page.request("/r/nobody/rate", {"item": 1, "choice": "left"}).status_code == 404
+    assert page.request(f"/r/{page.tokens['ann']}/rate", raw=b"x" * 100_000).status_code == 413
+    assert page.request(f"/r/{page.tokens['ann']}/rate", raw=b"{").status_code == 422
+    assert page.request(f"/r/{page.tokens['ann']}", host="evil.example").status_code == 400
 
 
-def test_a_rubric_is_shown_with_its_anchors_and_kept(tmp_path: Path) -> None:
-    room = Room(tmp_path, kind="rubric")
-    ann = f"/r/{room.tokens['ann']}"
-    told = room.go(f"{ann}/task").json()
-    assert [one["name"] for one in told["criteria"]] == [one.name for one in RUBRIC]
-    assert all(len(one["anchors"]) == 5 for one in told["criteria"])
-    item = room.go(f"{ann}/next").json()["item"]
-    levels = {one.name: 2 for one in RUBRIC}
-    room.go(f"{ann}/rate", {"item": item["id"], "criteria": levels})
-    assert room.go(f"{ann}/last").json()["rating"]["criteria"] == levels
-    assert room.go(f"{ann}/rate", {"item": item["id"], "choice": "left"}).status_code == 422
+def test_a_rubric_is_shown_with_its_anchors_and_its_ratings_are_stored(tmp_path: Path) -> None:
+    page = ReviewPage(tmp_path, kind="rubric")
+    ann_path = f"/r/{page.tokens['ann']}"
+    task = page.request(f"{ann_path}/task").json()
+    assert [criterion["name"] for criterion in task["criteria"]] == [criterion.name for criterion in RUBRIC]
+    assert all(len(criterion["anchors"]) == 5 for criterion in task["criteria"])
+    item = page.request(f"{ann_path}/next").json()["item"]
+    levels = {criterion.name: 2 for criterion in RUBRIC}
+    page.request(f"{ann_path}/rate", {"item": item["id"], "criteria": levels})
+    assert page.request(f"{ann_path}/last").json()["rating"]["criteria"] == levels
+    assert page.request(f"{ann_path}/rate", {"item": item["id"], "choice": "left"}).status_code == 422
