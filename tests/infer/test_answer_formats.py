@@ -1,4 +1,4 @@
-"""Answers are parsed by the format that the chat template writes, whatever the pieces in which they arrive."""
+"""Answers are parsed in the format of the chat template, for any division into streamed pieces."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ COHERE = (
 
 
 def template_of(name: str) -> ChatTemplate:
-    own = {"mistral": MISTRAL, "phi": PHI_4, "cohere": COHERE}
-    return ChatTemplate(own[name] if name in own else template_source(name), NAMES)
+    sources = {"mistral": MISTRAL, "phi": PHI_4, "cohere": COHERE}
+    return ChatTemplate(sources[name] if name in sources else template_source(name), NAMES)
 
 
-def merged(deltas: list[Delta]) -> list[tuple[str, object]]:
-    """Deltas with adjacent texts of one kind joined."""
+def merge_deltas(deltas: list[Delta]) -> list[tuple[str, object]]:
+    """Join adjacent text deltas of the same kind."""
     parts: list[tuple[str, object]] = []
     for delta in deltas:
         if isinstance(delta, CallDelta):
@@ -60,11 +60,11 @@ def parse(
 ) -> list[tuple[str, object]]:
     parser = format.parser([TOOL], prompt_end=prompt_end)
     pieces = [text] if step is None else [text[start : start + step] for start in range(0, len(text), step)]
-    return merged([*(delta for piece in pieces for delta in parser.push(piece)), *parser.finish()])
+    return merge_deltas([*(delta for piece in pieces for delta in parser.push(piece)), *parser.finish()])
 
 
 def answer_text(template: ChatTemplate, messages: list[Message]) -> tuple[str, str]:
-    """The prompt and the text of the last answer, as the template writes both."""
+    """Return the prompt and the text of the last answer, both rendered by the template."""
     prompt = template.render(messages[:-1], TOOLS, add_generation_prompt=True)
     text = template.render(messages, TOOLS)
     assert text.startswith(prompt)
@@ -74,12 +74,12 @@ def answer_text(template: ChatTemplate, messages: list[Message]) -> tuple[str, s
 @pytest.mark.parametrize(
     ("name", "format"), [*FORMATS.items(), ("mistral", "mistral"), ("phi", "phi"), ("cohere", "cohere")]
 )
-def test_the_format_is_that_of_the_template_and_finds_its_calls(name: str, format: str) -> None:
+def test_the_answer_format_of_a_template_parses_its_calls(name: str, format: str) -> None:
     template = template_of(name)
     if "tools" not in template.variable_names:
         template = ChatTemplate("{% if tools %}{% endif %}" + template.source, NAMES)
-    found = AnswerFormat.of(template)
-    assert found.calls is not None and found.calls.name == format
+    answer_format = AnswerFormat.of(template)
+    assert answer_format.calls is not None and answer_format.calls.name == format
     calls = DIALOGUES["call"][1].tool_calls
     dialogues = [[DIALOGUES["call"][0], Message("assistant", "", tool_calls=calls)]]
     if template.features.calls == "many" and name not in ("mistral", "phi", "cohere"):
@@ -87,19 +87,19 @@ def test_the_format_is_that_of_the_template_and_finds_its_calls(name: str, forma
     for messages in dialogues:
         try:
             prompt, text = answer_text(template, messages)
-        except AssertionError:  # the prompt begins the reasoning, which the history leaves out
+        except AssertionError:  # the prompt starts the reasoning, which the history omits
             continue
         expected = [
             ("call", (index, ToolCall("get_weather", call.arguments)))
             for index, call in enumerate(messages[-1].tool_calls)
         ]
         for step in (None, 1, 2, 3, 7):
-            parts = parse(found, text, step=step, prompt_end=prompt)
+            parts = parse(answer_format, text, step=step, prompt_end=prompt)
             assert [part for part in parts if part[0] == "call"] == expected
 
 
 @pytest.mark.parametrize("step", [None, 1, 2, 5])
-def test_reasoning_content_and_calls_are_separate_parts(step: int | None) -> None:
+def test_reasoning_content_and_calls_are_parsed_separately(step: int | None) -> None:
     format = AnswerFormat.of(ChatTemplate.default())
     call = '<tool_call>\n{"name": "f", "arguments": {"a": "</tool_call"}}\n</tool_call>'
     first, second = (0, ToolCall("f", '{"a": "</tool_call"}')), (1, ToolCall("f", '{"a": "</tool_call"}'))
@@ -110,8 +110,8 @@ def test_reasoning_content_and_calls_are_separate_parts(step: int | None) -> Non
         ("reasoning", "Hm."),
         ("content", "4\n"),
     ]
-    for plain in ("4", "a <b> c\n", " <thin", "I think <think> is a tag </think>.", "<tool", "\n\nx \n"):
-        assert parse(format, plain, step=step) == [("content", plain)]
+    for content in ("4", "a <b> c\n", " <thin", "I think <think> is a tag </think>.", "<tool", "\n\nx \n"):
+        assert parse(format, content, step=step) == [("content", content)]
     assert parse(format, call.removesuffix("</tool_call>"), step=step) == [("call", first)]
 
 
@@ -135,7 +135,7 @@ def test_a_block_without_a_call_stays_content(step: int | None) -> None:
 
 
 @pytest.mark.parametrize("step", [None, 1, 6])
-def test_channels_of_gpt_oss_are_reasoning_content_and_calls(step: int | None) -> None:
+def test_gpt_oss_channels_are_parsed_as_reasoning_content_and_calls(step: int | None) -> None:
     format = AnswerFormat.of(template_of("gptoss"))
     analysis = "<|channel|>analysis<|message|>I need it.<|end|><|start|>assistant"
     call = ' to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>{"city": "Bern"}<|call|>'
@@ -153,7 +153,7 @@ def test_without_tools_the_text_of_a_call_is_content() -> None:
     assert format.parse(text, [TOOL]).calls == (ToolCall("f", "{}"),)
 
 
-def test_values_of_xml_calls_have_the_types_of_the_schema() -> None:
+def test_xml_call_arguments_have_the_types_of_the_schema() -> None:
     format = AnswerFormat.of(template_of("qwen3_5_think"))
     text = (
         "<tool_call>\n<function=get_weather>\n<parameter=city>\n12\n</parameter>\n<parameter=days>\n2\n</parameter>\n"
@@ -163,6 +163,6 @@ def test_values_of_xml_calls_have_the_types_of_the_schema() -> None:
     assert json.loads(call.arguments) == {"city": "12", "days": 2}
 
 
-def test_every_format_is_tried_here() -> None:
-    tried = {*FORMATS.values(), "mistral", "phi", "cohere", "granite"} - {"harmony"}
-    assert tried == {*CALL_FORMATS}
+def test_every_call_format_is_tested() -> None:
+    tested_formats = {*FORMATS.values(), "mistral", "phi", "cohere", "granite"} - {"harmony"}
+    assert tested_formats == {*CALL_FORMATS}

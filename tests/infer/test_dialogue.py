@@ -1,4 +1,4 @@
-"""A dialogue in a context: whole turns are dropped, the oldest first, and system messages stay."""
+"""Fitting a dialogue into a context: complete turns are dropped, oldest first, and system messages are kept."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ SYSTEM = Message("system", "be kind")
 
 
 def _encode(messages: Sequence[Message]) -> list[int]:
-    """One token per character and three for each message's frame."""
+    """Encode one token per character and three for the frame of each message."""
     return [0] * sum(len(message.content) + 3 for message in messages)
 
 
 def _dialogue(*lengths: int) -> list[Message]:
-    """Questions and answers in turn, of these lengths."""
+    """Return alternating questions and answers of the given lengths."""
     return [Message("user" if index % 2 == 0 else "assistant", "x" * length) for index, length in enumerate(lengths)]
 
 
-def test_a_dialogue_that_fits_is_left_alone() -> None:
+def test_a_dialogue_that_fits_is_not_changed() -> None:
     messages = [SYSTEM, *_dialogue(5, 5, 5)]
     fitted = fit_dialogue(messages, encode=_encode, context=64, answer_tokens=16)
     assert (fitted.messages, fitted.dropped) == (messages, 0)
 
 
-def test_the_oldest_question_and_answer_leave_together() -> None:
+def test_the_oldest_question_and_answer_are_dropped_together() -> None:
     messages = [SYSTEM, *_dialogue(5, 5, 6, 6, 7)]
     fitted = fit_dialogue(messages, encode=_encode, context=64, answer_tokens=24)  # 40 tokens of prompt, 59 are needed
     assert fitted.messages == [SYSTEM, *messages[3:]]
@@ -50,7 +50,7 @@ def test_a_last_message_longer_than_the_rest_of_the_context_shortens_the_answer(
     assert len(fitted.messages) == 1 and len(fitted.ids) == 53
 
 
-def test_a_message_longer_than_the_context_is_named_with_both_numbers() -> None:
+def test_a_message_longer_than_the_context_is_refused_with_both_sizes() -> None:
     with pytest.raises(DialogueTooLong, match="expected at most 63 tokens with its template, got 103"):
         fit_dialogue(_dialogue(5, 5, 100), encode=_encode, context=64, answer_tokens=8)
 
@@ -59,26 +59,28 @@ def test_a_message_longer_than_the_context_is_named_with_both_numbers() -> None:
     st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.integers(0, 30)), min_size=1, max_size=40),
     st.booleans(), st.integers(8, 128), st.integers(1, 64),
 )  # fmt: skip
-def test_what_stays_is_the_longest_end_of_whole_turns_that_fits(
+def test_the_longest_suffix_of_complete_turns_that_fits_is_kept(
     turns: list[tuple[Literal["user", "assistant"], int]], with_system: bool, context: int, answer_tokens: int
 ) -> None:
-    rest = [Message(role, "x" * length) for role, length in turns]
-    messages = [SYSTEM, *rest] if with_system else rest
-    last = next((i for i in range(len(rest) - 1, -1, -1) if rest[i].role == "user"), 0)
-    if len(_encode([*messages[:with_system], *rest[last:]])) >= context:
+    dialogue = [Message(role, "x" * length) for role, length in turns]
+    messages = [SYSTEM, *dialogue] if with_system else dialogue
+    last_question = next((i for i in range(len(dialogue) - 1, -1, -1) if dialogue[i].role == "user"), 0)
+    if len(_encode([*messages[:with_system], *dialogue[last_question:]])) >= context:
         with pytest.raises(DialogueTooLong):
             fit_dialogue(messages, encode=_encode, context=context, answer_tokens=answer_tokens)
         return
     fitted = fit_dialogue(messages, encode=_encode, context=context, answer_tokens=answer_tokens)
     assert len(fitted.ids) < context and fitted.ids == _encode(fitted.messages)
     assert fitted.dropped == len(messages) - len(fitted.messages)
-    start = len(rest) - (len(fitted.messages) - with_system)
-    assert fitted.messages[with_system:] == rest[start:] and (not with_system or fitted.messages[0] == SYSTEM)
-    assert not fitted.dropped or rest[start].role == "user", "a dialogue never begins with an answer to a lost question"
+    start = len(dialogue) - (len(fitted.messages) - with_system)
+    assert fitted.messages[with_system:] == dialogue[start:] and (not with_system or fitted.messages[0] == SYSTEM)
+    assert not fitted.dropped or dialogue[start].role == "user", (
+        "a dialogue never begins with an answer to a lost question"
+    )
     if fitted.dropped:
-        earlier = max(i for i in range(start) if i == 0 or rest[i].role == "user")
+        earlier = max(i for i in range(start) if i == 0 or dialogue[i].role == "user")
         limit = context - min(answer_tokens, context // 2)
-        assert len(_encode([*messages[:with_system], *rest[earlier:]])) > limit, "no turn is dropped without need"
+        assert len(_encode([*messages[:with_system], *dialogue[earlier:]])) > limit, "no turn is dropped without need"
 
 
 def test_thousands_of_turns_are_rendered_a_few_times() -> None:

@@ -1,4 +1,4 @@
-"""Prompts have the same keys, values and outputs in a pack as alone, and are those of the plain model."""
+"""Packed prompts have the keys, values and outputs of single prompts and of the plain model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vita.nn.transformer import Transformer
 from vita.testing import byte_tokenizer, tiny_model
 
 
-def prompts(lengths: list[int]) -> list[PromptState]:
+def create_prompts(lengths: list[int]) -> list[PromptState]:
     generator = torch.Generator().manual_seed(0)
     return [
         PromptState(torch.randint(0, 256, (length,), generator=generator).tolist(), keep_all=True) for length in lengths
@@ -36,28 +36,28 @@ def read_alone(model: Transformer, ids: tuple[int, ...]) -> PromptState:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("sizes", [{}, {"heads": 4, "kv_heads": 4}, {"width": 90, "head_dim": 18, "feedforward": 201}])
 @torch.inference_mode()
-def test_a_prompt_has_the_same_bits_alone_and_in_a_pack(sizes: dict[str, int], threads: int) -> None:
-    before = torch.get_num_threads()
+def test_prefill_is_bitwise_equal_alone_and_in_a_pack(sizes: dict[str, int], threads: int) -> None:
+    thread_count = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         model = tiny_model(std=0.3, context=256, **sizes)
-        pack = prompts([5, 1, 30, 17, 64, 3, 128, 2])
+        pack = create_prompts([5, 1, 30, 17, 64, 3, 128, 2])
         PromptReader(model).read(pack)
         for prompt in pack:
-            alone = read_alone(model, prompt.ids)
+            single_prompt = read_alone(model, prompt.ids)
             assert prompt.states is not None and prompt.hidden is not None
-            assert alone.states is not None and alone.hidden is not None
-            assert torch.equal(prompt.hidden, alone.hidden)
-            assert torch.equal(prompt.states.keys, alone.states.keys)
-            assert torch.equal(prompt.states.values, alone.states.values)
+            assert single_prompt.states is not None and single_prompt.hidden is not None
+            assert torch.equal(prompt.hidden, single_prompt.hidden)
+            assert torch.equal(prompt.states.keys, single_prompt.states.keys)
+            assert torch.equal(prompt.states.values, single_prompt.states.values)
             expected = model.hidden(torch.tensor([prompt.ids]))[0]
             torch.testing.assert_close(prompt.hidden, expected, atol=1e-4, rtol=1e-4)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(thread_count)
 
 
 @torch.inference_mode()
-def test_a_pack_whose_width_is_not_invariant_is_read_in_smaller_packs() -> None:
+def test_a_pack_without_an_invariant_width_is_split() -> None:
     model = tiny_model(std=0.3, context=256)
     reader = PromptReader(model)
     measure = reader.widths._measure
@@ -65,14 +65,14 @@ def test_a_pack_whose_width_is_not_invariant_is_read_in_smaller_packs() -> None:
     widths: list[int] = []
     hidden = model.hidden
 
-    def recorded(ids: torch.Tensor, **options: Any) -> torch.Tensor:
+    def record_width(ids: torch.Tensor, **options: Any) -> torch.Tensor:
         widths.append(ids.shape[1])
         return hidden(ids, **options)
 
-    pack = prompts([20, 9, 31, 4])
-    model.hidden = recorded
+    pack = create_prompts([20, 9, 31, 4])
+    model.hidden = record_width
     assert all(reader.is_short(prompt) for prompt in pack)
-    assert not reader.is_short(prompts([33])[0])
+    assert not reader.is_short(create_prompts([33])[0])
     widths.clear()
     reader.read(pack)
     assert widths == [32, 32, 4]
@@ -80,33 +80,33 @@ def test_a_pack_whose_width_is_not_invariant_is_read_in_smaller_packs() -> None:
 
 
 @pytest.mark.parametrize("rows", [pytest.param(4, marks=pytest.mark.slow), 64])
-def test_prompts_of_any_length_are_answered_as_alone(rows: int) -> None:
+def test_prompts_of_any_length_have_the_same_answers_alone_and_in_a_batch(rows: int) -> None:
     engine = Engine(tiny_model(std=0.3, context=256), byte_tokenizer(), rows=rows)
-    ids = [list(prompt.ids) for prompt in prompts([3, 200, 40, 1, 129, 128, 7, 250, 60, 2])]
+    ids = [list(prompt.ids) for prompt in create_prompts([3, 200, 40, 1, 129, 128, 7, 250, 60, 2])]
     samplings = [Sampling(seed=index, max_tokens=3 + 4 * (index % 3)) for index in range(len(ids))]
-    together = engine.generate(ids, samplings)
-    alone = [engine.generate([prompt], [sampling])[0] for prompt, sampling in zip(ids, samplings, strict=True)]
-    assert together == alone
+    batch_answers = engine.generate(ids, samplings)
+    single_answers = [engine.generate([prompt], [sampling])[0] for prompt, sampling in zip(ids, samplings, strict=True)]
+    assert batch_answers == single_answers
 
 
-def test_short_prompts_are_read_in_one_pass_and_a_long_one_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_prompts_share_a_pass_and_a_long_prompt_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(tiny_model(std=0.3, context=256), byte_tokenizer())
-    ids = [list(prompt.ids) for prompt in prompts([3, 40, 200, 5, 60])]
+    ids = [list(prompt.ids) for prompt in create_prompts([3, 40, 200, 5, 60])]
     engine.generate(ids, Sampling(max_tokens=1))  # measures the widths
     passes: list[tuple[int, ...]] = []
     hidden = engine.model.hidden
 
-    def recorded(ids: torch.Tensor, **options: Any) -> torch.Tensor:
+    def record_shape(ids: torch.Tensor, **options: Any) -> torch.Tensor:
         passes.append(tuple(ids.shape))
         return hidden(ids, **options)
 
-    monkeypatch.setattr(engine.model, "hidden", recorded)
+    monkeypatch.setattr(engine.model, "hidden", record_shape)
     engine.generate(ids, Sampling(max_tokens=1))
     assert passes == [(1, 48), (1, 200), (1, 96)]
 
 
-def test_prompts_are_read_by_themselves_if_no_width_is_invariant() -> None:
+def test_prompts_are_prefilled_separately_if_no_width_is_invariant() -> None:
     model = tiny_model(std=0.3, context=256)
     reader = PromptReader(model)
     reader.widths = BatchWidths(lambda width: None, [16])
-    assert not any(reader.is_short(prompt) for prompt in prompts([3, 40]))
+    assert not any(reader.is_short(prompt) for prompt in create_prompts([3, 40]))
