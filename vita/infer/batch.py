@@ -282,6 +282,7 @@ class GenerationBatch:
         if math.isnan(logprob):
             raise nan_logits()
         job, builder = answer.job, answer.builder
+        token = answer.accepted(token)
         score = TokenScore(token, logprob)
         if answer.adjusts_logits or job.request.top is not None:
             (score,) = token_scores(logits[None], [token], top=job.request.top)

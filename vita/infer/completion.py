@@ -55,6 +55,11 @@ class CompletionBuilder:
         """The tokens until now."""
         return tuple(self._ids)
 
+    @property
+    def remaining(self) -> int:
+        """The number of tokens until the limit."""
+        return self._limit - len(self._ids)
+
     def append(self, token: int, logprob: float) -> None:
         """Append a token; `finish` is set if it ends the answer."""
         self._ids.append(token)

@@ -31,6 +31,7 @@ from vita.infer.answer_formats.answer_format import AnswerFormat
 from vita.infer.batch import GenerationBatch
 from vita.infer.batch_invariance import BatchWidths, decoding_widths
 from vita.infer.completion import Completion, CompletionBuilder
+from vita.infer.grammars import GrammarCompiler
 from vita.infer.logprobs import head_logits
 from vita.infer.pretrained import Pretrained
 from vita.infer.prompts import PromptReader
@@ -177,6 +178,11 @@ class Engine:
     def visible_ids(self) -> frozenset[int]:
         """Return the special tokens that belong to the text of an answer in this format."""
         return self.answer_format.visible_ids(self.tokenizer)
+
+    @cached_property
+    def grammars(self) -> GrammarCompiler:
+        """Return the compiler of grammars for the tokens of the model."""
+        return GrammarCompiler(self.tokenizer)
 
     # -- scores
 

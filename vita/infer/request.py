@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vita.infer.completion import CompletionBuilder, Finish
+from vita.infer.grammars import Constraint
 from vita.infer.prompts import PromptState
 from vita.infer.sampler import Sampler
 from vita.infer.sampling import Sampling
@@ -36,6 +39,13 @@ class GenerationRequest:
     """Subtracted from the logit of every token that the answer contains already."""
     frequency: float = 0.0
     """Subtracted from the logit of a token for each time that the answer contains it."""
+    repetition: float = 1.0
+    """Divides the positive logits, and multiplies the negative ones, of tokens in the prompt and the answer (Keskar et
+    al. 2019)."""
+    min_p: float = 0.0
+    """Smallest probability of a sampled token, relative to that of the most likely token."""
+    constraint: Constraint | None = None
+    """The grammar of the answers, at its start."""
     visible: frozenset[int] = frozenset()
     """Special tokens whose names belong to the text of an answer, such as those around a call."""
     prompt_logprobs: bool = False
@@ -160,8 +170,16 @@ class ActiveAnswer:
         self.builder = job.builders[index]
         self.last_token = 0
         request = job.request
-        self.adjusts_logits = bool(request.biases or request.presence or request.frequency)
+        self.constraint = request.constraint and request.constraint.copy()
+        self.adjusts_logits = bool(
+            request.biases or request.presence or request.frequency or request.repetition != 1 or request.min_p
+            or self.constraint
+        )  # fmt: skip
         self._counts: Counter[int] = Counter()
+
+    def accepted(self, token: int) -> int:
+        """Return the token that is appended: `token`, or another one if the grammar needs it before the limit."""
+        return token if self.constraint is None else self.constraint.accept(token, remaining=self.builder.remaining)
 
     def append(self, score: TokenScore) -> None:
         """Append a token."""
@@ -171,12 +189,24 @@ class ActiveAnswer:
             self._counts[score.id] += 1
 
     def adjusted(self, logits: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
-        """Logits - count x frequency - (count > 0) x presence + bias, as in OpenAI's API."""
+        """Logits - count x frequency - (count > 0) x presence + bias, as in OpenAI's API, of the allowed tokens."""
         if not self.adjusts_logits:
             return logits
         request, adjusted = self.job.request, logits.clone()
+        if request.repetition != 1:
+            seen = torch.tensor(sorted({*request.prompt, *self.builder.ids}), device=logits.device)
+            scores = adjusted[seen]
+            adjusted[seen] = torch.where(scores > 0, scores / request.repetition, scores * request.repetition)
         for token, count in self._counts.items():
             adjusted[token] -= count * request.frequency + request.presence
         for token, bias in request.biases.items():
             adjusted[token] += bias
+        if self.constraint is not None:
+            allowed = torch.from_numpy(self.constraint.allowed()).to(logits.device)
+            adjusted[: len(allowed)].masked_fill_(~allowed, float("-inf"))
+            adjusted[len(allowed) :] = float("-inf")
+        if request.min_p and request.sampling.temperature:
+            # p / p_max >= min_p after the temperature T is logit >= largest logit + T ln(min_p).
+            least = adjusted.max() + request.sampling.temperature * math.log(request.min_p)
+            adjusted = adjusted.masked_fill(adjusted < least, float("-inf"))
         return adjusted

@@ -18,6 +18,7 @@ from vita.data.records import Message
 from vita.server.errors import ApiError, invalid
 from vita.server.request_body import Misplaced
 from vita.server.request_body import RequestBody as RequestBody
+from vita.server.structured_outputs import ResponseFormat, StructuredOutputs
 from vita.server.tool_api import MessageToolCall, NamedToolChoice, ToolFields
 
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
@@ -45,6 +46,12 @@ class Decoding(RequestBody):
     """Sample only from the most likely tokens whose probabilities add up to this value (nucleus sampling)."""
     top_k: int | None = Field(default=None, ge=0, le=2**31)
     """Sample only from the k most likely tokens; 0 for all. Not part of the OpenAI API."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    """Sample only from tokens with at least this share of the probability of the most likely one. Not part of the
+    OpenAI API."""
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    """Factor against tokens that are already in the prompt or the completion; 1 for none. Not part of the OpenAI
+    API."""
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     """Random seed. The same seed gives the same completion; without a seed every completion is different."""
     n: int = Field(default=1, ge=1, le=128)
@@ -63,6 +70,9 @@ class Decoding(RequestBody):
     """Stream the response as server-sent events."""
     stream_options: StreamOptions | None = None
     """Options of the stream; only with `stream`."""
+    structured_outputs: StructuredOutputs | None = None
+    """A form that the completion has: a JSON schema, a regular expression, a choice or a grammar. Not part of the
+    OpenAI API; vLLM has the same field."""
     user: str | None = Field(default=None, max_length=512)
     """Identifier of the end user, for the records of the service; the completion does not depend on it."""
 
@@ -126,7 +136,8 @@ class ChatMessage(RequestBody):
     """Content of the message; parts of type `text` are concatenated. Only an assistant message with calls may have
     none."""
     name: str | None = Field(default=None, max_length=200)
-    """Name of the author, or of the function of a result; refused if the chat template does not write it."""
+    """Name of the author, or of the function of a result. The name of an author is ignored if the chat template does
+    not write it."""
     tool_calls: list[MessageToolCall] | None = Field(default=None, max_length=128)
     """Calls of an assistant message."""
     tool_call_id: str | None = Field(default=None, max_length=200)
@@ -182,28 +193,19 @@ def check_messages(messages: Sequence[ChatMessage], continue_final_message: bool
         raise Misplaced("continue_final_message", "needs a last message of the assistant with a text")
 
 
-class ResponseFormat(RequestBody):
-    """The format of the response."""
-
-    type: Literal["text"]
-    """The only supported format is `text`."""
-
-
 class ChatRequest(ToolFields, Decoding):
     """POST /v1/chat/completions."""
 
     unsupported = {
         "functions": ([],), "function_call": ("none",), "audio": (), "modalities": (["text"],), "prediction": (),
-        "metadata": ({},), "verbosity": (), "web_search_options": (), "service_tier": ("auto", "default"),
-        "store": (False,), "prompt_cache_key": (), "safety_identifier": (), "suffix": (), "best_of": (1,),
-        "echo": (False,),
+        "verbosity": (), "web_search_options": (), "suffix": (), "best_of": (1,), "echo": (False,),
     }  # fmt: skip
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1, max_length=4096)
     """The messages of the dialogue."""
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     """`auto`, the default with tools: the model calls functions or answers. `none`: the model does not see the tools.
-    `required` and a named function are not supported, because answers are not constrained."""
+    `required`: the model calls at least one function. A named function: the model calls this function."""
     parallel_tool_calls: bool | None = None
     """With false, only the first call of an answer is returned."""
     add_generation_prompt: bool | None = None
@@ -216,7 +218,18 @@ class ChatRequest(ToolFields, Decoding):
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """Number of most likely tokens to return at each position; only with `logprobs`."""
     response_format: ResponseFormat | None = None
-    """Format of the response; only {"type": "text"}."""
+    """Format of the response: `text`, `json_object`, or `json_schema` with a schema that the response follows."""
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    """Accepted for compatibility, as `store`, `service_tier`, `prompt_cache_key` and `safety_identifier`: the response
+    does not depend on them."""
+    store: bool | None = None
+    """Accepted for compatibility; the operator decides what is stored."""
+    service_tier: str | None = Field(default=None, max_length=50)
+    """Accepted for compatibility."""
+    prompt_cache_key: str | None = Field(default=None, max_length=512)
+    """Accepted for compatibility."""
+    safety_identifier: str | None = Field(default=None, max_length=512)
+    """Accepted for compatibility."""
     truncation: Literal["auto", "disabled"] = "disabled"
     """`auto` drops the oldest turns of a dialogue that exceeds the context; `disabled` refuses the request.
     A field of the OpenAI Responses API."""
@@ -233,20 +246,51 @@ class ChatRequest(ToolFields, Decoding):
             raise Misplaced("max_tokens", "must be at least 1")
         check_messages(self.messages, self.continue_final_message)
         self._check_tool_choice()
+        self._check_constraints()
         if self.add_generation_prompt and self.continue_final_message:
             raise Misplaced("add_generation_prompt", "cannot be true together with `continue_final_message`")
         return self
 
     def _check_tool_choice(self) -> None:
-        if self.tool_choice not in (None, "none", "auto"):
-            raise Misplaced(
-                "tool_choice",
-                "supports only `auto` and `none`: this server does not constrain answers to calls",
-                code="unsupported_parameter",
-            )
         for name in ("tool_choice", "parallel_tool_calls"):
             if getattr(self, name) not in (None, "none") and not self.tools:
                 raise Misplaced(name, "is only allowed when `tools` are specified")
+        if isinstance(self.tool_choice, NamedToolChoice) and not self.callable_tools:
+            raise Misplaced("tool_choice.function.name", "is the name of no function in `tools`")
+
+    def _check_constraints(self) -> None:
+        """Raise `Misplaced` for fields that contradict a constraint of the answer."""
+        formats = [name for name in ("response_format", "structured_outputs") if self.is_constrained_by(name)]
+        if len(formats) > 1:
+            raise Misplaced("structured_outputs", "and `response_format` cannot both constrain the response")
+        if formats and self.tool_choice not in (None, "none", "auto"):
+            raise Misplaced(formats[0], "cannot be combined with a required call")
+        constraint = formats[0] if formats else "tool_choice" if self.requires_calls or self.has_strict_tools else None
+        for name in ("stop", "continue_final_message"):
+            if constraint and getattr(self, name):
+                raise Misplaced(name, f"cannot be combined with `{constraint}`, which constrains the whole response")
+
+    def is_constrained_by(self, name: str) -> bool:
+        """Return True if a field constrains the response."""
+        value = getattr(self, name)
+        return value is not None and (name != "response_format" or value.type != "text")
+
+    @property
+    def requires_calls(self) -> bool:
+        """Return True if the response must be a call."""
+        return self.tool_choice not in (None, "none", "auto")
+
+    @property
+    def has_strict_tools(self) -> bool:
+        """Return True if calls of an offered function are constrained to its schema."""
+        return self.tool_choice != "none" and any(tool.function.strict for tool in self.tools or ())
+
+    @property
+    def callable_tools(self) -> list[dict[str, Any]]:
+        """The tools that the model may call: those offered, or the one that `tool_choice` names."""
+        named = self.tool_choice.function.name if isinstance(self.tool_choice, NamedToolChoice) else None
+        tools = self.tools if self.tool_choice != "none" else None
+        return [tool.model_dump(exclude_none=True) for tool in tools or () if named in (None, tool.function.name)]
 
     @property
     def offered_tools(self) -> list[dict[str, Any]]:

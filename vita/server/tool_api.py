@@ -24,7 +24,7 @@ class FunctionDefinition(RequestBody):
     parameters: dict[str, Any] | None = None
     """JSON Schema of the arguments."""
     strict: bool | None = None
-    """Only false: calls are not constrained to the schema."""
+    """Constrain the arguments of calls to the schema."""
 
 
 class Tool(RequestBody):
@@ -98,14 +98,7 @@ class ToolFields(RequestBody):
     API."""
 
     @model_validator(mode="after")
-    def _no_strict_tools(self) -> Self:
-        for number, tool in enumerate(self.tools or ()):
-            if tool.function.strict:
-                raise Misplaced(
-                    f"tools[{number}].function.strict",
-                    "is not supported by this server: calls are not constrained to the schema; set it to false",
-                    code="unsupported_parameter",
-                )
+    def _functions_have_different_names(self) -> Self:
         names = [tool.function.name for tool in self.tools or ()]
         repeated = next((number for number, name in enumerate(names) if name in names[:number]), None)
         if repeated is not None:
@@ -114,8 +107,9 @@ class ToolFields(RequestBody):
 
     def variables(self, *, with_tools: bool = True) -> TemplateVariables:
         """Return the variables of the chat template."""
-        tools = tuple(tool.model_dump(exclude_none=True) for tool in self.tools or ()) if with_tools else ()
+        hidden: Any = {"function": {"strict"}}  # about the server, not for the model
+        tools = tuple(tool.model_dump(exclude_none=True, exclude=hidden) for tool in self.tools or ())
         settings = dict(self.chat_template_kwargs or {})
         if self.reasoning_effort is not None:
             settings.setdefault("reasoning_effort", self.reasoning_effort)
-        return TemplateVariables(tools, tuple(self.documents or ()), settings)
+        return TemplateVariables(tools if with_tools else (), tuple(self.documents or ()), settings)

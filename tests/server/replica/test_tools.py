@@ -133,9 +133,6 @@ def test_the_last_message_is_continued(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice"),
-        ({"messages": [{**QUESTION, "name": "Ann"}]}, "messages[0].name"),
         ({"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}, "chat_template_kwargs.enable_thinking"),
         ({"extra_body": {"documents": [{"text": "d"}]}}, "documents"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),

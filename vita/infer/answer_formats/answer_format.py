@@ -62,9 +62,12 @@ class AnswerFormat:
         """
         if self.calls is HARMONY:
             return HarmonyParser(parse_calls=bool(tools))
-        calls = self.calls if tools else None
-        in_reasoning = self.reasoning is not None and prompt_end.rstrip().endswith(self.reasoning[0])
+        calls, in_reasoning = self.calls if tools else None, self.begins_in_reasoning(prompt_end)
         return AnswerParser(reasoning=self.reasoning, in_reasoning=in_reasoning, calls=calls, tools=tools)
+
+    def begins_in_reasoning(self, prompt_end: str) -> bool:
+        """Return True if the prompt has begun the reasoning of the answer."""
+        return self.reasoning is not None and prompt_end.rstrip().endswith(self.reasoning[0])
 
     def parse(self, text: str, tools: Tools = (), *, prompt_end: str = "") -> ParsedAnswer:
         """Parse a complete answer."""

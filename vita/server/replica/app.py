@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from vita.data.records import Message
+from vita.infer.grammars import Constraint
 from vita.infer.request import GenerationRequest, PromptEvent, TokenEvent
 from vita.infer.sampling import Sampling
 from vita.infer.scheduler import Scheduler
@@ -33,6 +34,7 @@ from vita.server.openapi import ApiDescription
 from vita.server.replica import adapter_routes
 from vita.server.replica.adapters import Adapters
 from vita.server.replica.answer_parts import AnswerParts, prompt_tail
+from vita.server.replica.constraints import chat_constraint, completion_constraint
 from vita.server.replica.metrics import CONTENT_TYPE
 from vita.server.replica.replica_auth import SECRET_HEADER, ReplicaAuth
 from vita.server.replica.request_checks import RequestChecks, ServedModel, to_messages
@@ -133,7 +135,7 @@ class ReplicaRoutes(RequestChecks):
         params = await self.read(request, api.ChatRequest)
         self.check_model(params.model)
         scheduler = self.admit(params.n)
-        messages = to_messages(params.messages)
+        messages = self.without_unwritten_names(scheduler, to_messages(params.messages))
         tools = params.offered_tools
         variables = params.variables(with_tools=bool(tools))
         if tools:
@@ -157,15 +159,21 @@ class ReplicaRoutes(RequestChecks):
         refused = self.refused(messages)
         top = (params.top_logprobs or 0) if params.logprobs else None
         engine = scheduler.engine
-        ask = self._ask(params, ids, limit=params.limit, top=top, visible=engine.visible_ids)
-        head = {**self._head("chatcmpl", params), **({"dropped_messages": dropped} if dropped else {})}
         prompt_end = prompt_tail(engine.tokenizer, ids, messages, continued=params.continue_final_message)
+        constraint = await chat_constraint(engine, params, prompt_end=prompt_end)
+        # The text that the grammar forces is read with the prompt; log-probabilities need its tokens in the answer.
+        room = scheduler.context - len(ids) - 1
+        forced = constraint.take_forced(room) if constraint and not params.logprobs else []
+        ids = [*ids, *forced]
+        ask = self._ask(params, ids, limit=params.limit, top=top, visible=engine.visible_ids, constraint=constraint)
+        head = {**self._head("chatcmpl", params), **({"dropped_messages": dropped} if dropped else {})}
         answers = AnswerParts(
             engine.answer_format, tools, prompt_end=prompt_end, parallel=params.parallel_tool_calls is not False
         )
         body = ChatBody(head, engine.tokenizer, logprobs=params.logprobs, answers=answers)
+        text = engine.tokenizer.decode(forced, special=True)
         choices = [
-            ResponseChoice(index, engine.tokenizer, self.served.guard, visible=engine.visible_ids)
+            ResponseChoice(index, engine.tokenizer, self.served.guard, visible=engine.visible_ids, text=text)
             for index in range(params.n)
         ]
         return await self._answer(request, params, body, [ask], choices, refused, prompt_tokens=len(ids))
@@ -182,9 +190,10 @@ class ReplicaRoutes(RequestChecks):
         prompts = [await self.prompt_ids(scheduler, prompt, "prompt", room=room) for prompt in params.prompts]
         texts = [tokenizer.decode(ids, special=True) for ids in prompts]
         refused = next((refusal for text in texts if (refusal := self.refused([Message("user", text)]))), None)
+        constraint = await completion_constraint(scheduler.engine, params)
         asks = [
             self._ask(
-                params, ids, limit=params.max_tokens, top=params.logprobs,
+                params, ids, limit=params.max_tokens, top=params.logprobs, constraint=constraint,
                 prompt_logprobs=params.echo and params.logprobs is not None,
             )
             for ids in prompts
@@ -212,6 +221,7 @@ class ReplicaRoutes(RequestChecks):
         top: int | None,
         prompt_logprobs: bool = False,
         visible: frozenset[int] = frozenset(),
+        constraint: Constraint | None = None,
     ) -> GenerationRequest:
         defaults = self.served.sampling
         self.check_ids(list(params.biases), "logit_bias")
@@ -225,14 +235,18 @@ class ReplicaRoutes(RequestChecks):
             limit = int(defaults.get("max_tokens") or default_limit)
         sampling = Sampling.model_validate(
             {name: value for name, value in values.items() if value is not None}
-            | {"max_tokens": max(1, limit), "stop": params.stops or tuple(defaults.get("stop") or ())}
+            | {
+                "max_tokens": max(1, limit),
+                "stop": params.stops or tuple(() if constraint else defaults.get("stop") or ()),
+            }
             # Python's generator uses the absolute value of a seed; the modulo keeps all seeds distinct.
             | {"seed": secrets.randbits(63) if params.seed is None else params.seed % 2**64}
         )
         return GenerationRequest(
             ids, sampling, answers=params.n if limit else 0, top=top, biases=params.biases,
-            presence=params.presence_penalty, frequency=params.frequency_penalty, prompt_logprobs=prompt_logprobs,
-            visible=visible,
+            presence=params.presence_penalty, frequency=params.frequency_penalty,
+            repetition=params.repetition_penalty or 1.0, min_p=params.min_p or 0.0, prompt_logprobs=prompt_logprobs,
+            visible=visible, constraint=constraint,
         )  # fmt: skip
 
     async def _answer(

@@ -125,6 +125,12 @@ class RequestChecks:
             raise invalid(message, "model", code="no_chat_template")
         return template
 
+    def without_unwritten_names(self, scheduler: Scheduler, messages: list[Message]) -> list[Message]:
+        """Return the messages without names of their authors where the chat template does not write these names."""
+        if not any(message.name for message in messages) or self.require_template(scheduler).for_tools.features.names:
+            return messages
+        return [message if message.role == "tool" else replace(message, name=None) for message in messages]
+
     def check_tools(self, scheduler: Scheduler) -> None:
         """Refuse tools for a model whose calls cannot be parsed."""
         template = self.require_template(scheduler)

@@ -42,7 +42,7 @@ class ResponseChoice:
     visible: frozenset[int] = frozenset()
     """Special tokens whose names belong to the text."""
     text: str = ""
-    """The whole text so far, sent or not."""
+    """The whole text so far, sent or not; at first the text that the grammar of the answer forces."""
     scores: list[TokenScore] = field(default_factory=list)
     tokens: int = 0
     finish: str | None = None
@@ -54,6 +54,9 @@ class ResponseChoice:
     """End position in the text of each token of `scores`; used with a content filter."""
     _decoder: codecs.IncrementalDecoder = field(default_factory=lambda: _utf8("replace"))
     _decoded: int = 0
+
+    def __post_init__(self) -> None:
+        self._decoded = len(self.text)
 
     def take(self, event: TokenEvent) -> None:
         """Add a token."""

@@ -1,0 +1,272 @@
+"""Constrained decoding: answers whose text a grammar accepts.
+
+    grammars = GrammarCompiler(tokenizer)
+    constraint = grammars.compile(json_grammar({"type": "object", ...}))
+    request = GenerationRequest(prompt, sampling, constraint=constraint)
+
+A grammar is a text in the notation of llguidance, which computes the allowed tokens of each step. A constraint also
+completes the text before the limit of tokens: a token after which too few tokens would be left is replaced by the next
+token of a short completion. An answer that ends with `stop` is therefore always accepted by its grammar, and an answer
+ends with `length` only if no completion within the limit was found.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from vita.spine.errors import DataError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+    from vita.data.tokens.tokenizer import Tokenizer
+
+# V tokens of the tokenizer
+
+JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Options of a JSON grammar: the separators of templates, and no other white space, which a model could repeat."""
+_SLACK = 64
+"""Number of spare tokens below which every step looks for a completion."""
+_STRING_FIRST = 10_000
+"""Smaller than it are all ranks of tokens."""
+_RARE_LETTERS = (b"q", b"z", b"Q", b"Z")
+_LONGEST_COMPLETION = 1024
+"""Largest number of tokens of a completion."""
+
+
+class GrammarError(DataError):
+    """An error in a grammar or a JSON schema."""
+
+
+def json_grammar(schema: Mapping[str, Any] | bool) -> str:
+    """Return the grammar of the JSON texts that a schema accepts, without optional white space."""
+    from llguidance import LLMatcher
+
+    content = {"anyOf": [{}]} if schema is True else schema
+    try:
+        return LLMatcher.grammar_from_json_schema(json.dumps(content), overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise GrammarError("schema", _one_line(error)) from None
+
+
+def lark_grammar(text: str) -> str:
+    """Return the grammar of a text in Lark's notation, or in the GBNF notation of llama.cpp."""
+    from llguidance import grammar_from
+    from llguidance.gbnf_to_lark import GbnfToLarkError
+
+    try:
+        return grammar_from("grammar", text)
+    except (GbnfToLarkError, ValueError, RecursionError) as error:
+        raise GrammarError("grammar", _one_line(error)) from None
+
+
+def regex_grammar(pattern: str) -> str:
+    """Return the grammar of the texts that a regular expression matches as a whole."""
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_regex(pattern)
+
+
+def choice_grammar(choices: Sequence[str]) -> str:
+    """Return the grammar of a set of texts."""
+    return lark_grammar("start: " + " | ".join(map(json.dumps, choices)))
+
+
+class GrammarCompiler:
+    """Compiles grammars for the tokens of one tokenizer; every method may be called from any thread."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._lock = tokenizer, threading.Lock()
+
+    def compile(self, grammar: str, *, closing: Sequence[int] = ()) -> Constraint:
+        """Compile a grammar; raises `GrammarError` for one that is wrong or that needs an unsupported feature.
+
+        `closing` are tokens that a completion prefers to all others, such as the end of the reasoning.
+        """
+        from llguidance import LLMatcher
+
+        self.check(grammar)
+        tokens = self._tokens
+        order = _ClosingOrder.of(self._tokenizer, closing) if closing else self._order
+        return Constraint(LLMatcher(tokens, grammar), order, self._tokenizer.stops)
+
+    def check(self, grammar: str) -> None:
+        """Raise `GrammarError` for a grammar that is wrong or that needs an unsupported feature."""
+        from llguidance import LLMatcher
+
+        problem = LLMatcher.validate_grammar(grammar, self._tokens)
+        if problem and not problem.startswith("WARNING"):
+            raise GrammarError("grammar", _one_line(problem))
+
+    @property
+    def _tokens(self) -> LLTokenizer:
+        with self._lock:
+            return self._llguidance_tokens
+
+    @cached_property
+    def _llguidance_tokens(self) -> LLTokenizer:
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        source = _TokenSource(self._tokenizer)
+        return LLTokenizer(
+            TokenizerWrapper(source), n_vocab=self._tokenizer.vocabulary, eos_token=sorted(self._tokenizer.stops)
+        )
+
+    @cached_property
+    def _order(self) -> _ClosingOrder:
+        return _ClosingOrder.of(self._tokenizer, ())
+
+
+class _ClosingOrder(NamedTuple):
+    """The order in which a completion prefers the tokens."""
+
+    names: Sequence[bytes]
+    """The bytes of each token."""
+    ranks: Int[np.ndarray, "V"]
+    ends_string: Bool[np.ndarray, "V"]
+    """Tokens that begin with a quotation mark, followed by nothing but ends of objects and lists."""
+    letters: Int[np.ndarray, "N"]
+    """Tokens of a rare letter, which no part of JSON outside of strings begins with."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, closing: Sequence[int]) -> Self:
+        names = [tokenizer.token_bytes(token) for token in range(tokenizer.vocabulary)]
+        ranks = np.array([_closing_rank(name) for name in names], dtype=np.int64)
+        ranks[list(closing)] = -2 * _STRING_FIRST
+        ends_string = np.array([name.startswith(b'"') and not name[1:].strip(b"}]") for name in names])
+        return cls(
+            names,
+            ranks,
+            ends_string,
+            np.array([token for token, name in enumerate(names) if name in _RARE_LETTERS], int),
+        )
+
+
+class _TokenSource:
+    """The tokenizer in the form that llguidance reads."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._encode = tokenizer.encode
+        self.eos_token_id = min(tokenizer.stops)
+        self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocabulary)]
+        self.special_token_ids = sorted(tokenizer.special_ids)
+
+    def __call__(self, text: str) -> list[int]:
+        return self._encode(text)
+
+
+class Constraint:
+    """The state of a grammar in one answer."""
+
+    def __init__(self, matcher: LLMatcher, order: _ClosingOrder, stops: frozenset[int]) -> None:
+        self._matcher, self._order, self._stops = matcher, order, stops
+        self._completion: list[int] | None = None
+        """Tokens that complete the text, with the token that ends the answer; None if not searched or not found."""
+        self._next_search: float = float("inf")
+        """Number of remaining tokens at which the next completion is searched."""
+
+    def copy(self) -> Constraint:
+        """Return a constraint in the same state."""
+        copy = Constraint(self._matcher.deep_copy(), self._order, self._stops)
+        copy._completion, copy._next_search = self._completion, self._next_search
+        return copy
+
+    def take_forced(self, limit: int) -> list[int]:
+        """Advance by at most `limit` tokens that begin every text of the grammar, up to a whole character."""
+        tokens = self._matcher.compute_ff_tokens()[: max(0, limit)]
+        while tokens and not _is_text(b"".join(map(self._order.names.__getitem__, tokens))):
+            tokens.pop()
+        self._matcher.consume_tokens(tokens)
+        return tokens
+
+    def allowed(self) -> Bool[np.ndarray, "V"]:
+        """Return the tokens that may come next."""
+        return self._allowed(self._matcher)
+
+    def accept(self, token: int, *, remaining: int) -> int:
+        """Advance by a token and return it, or by a token of a completion if too few tokens would be left.
+
+        `remaining` is the number of tokens until the limit of the answer, with this one.
+        """
+        if token in self._stops:
+            return token
+        if remaining > self._next_search:
+            self._matcher.consume_token(token)
+            return token
+        if self._completion is None:
+            self._completion = self._search(self._matcher, remaining)
+        advanced = self._matcher.deep_copy()
+        advanced.consume_token(token)
+        completion = self._search(advanced, remaining - 1)
+        if completion is None and self._completion:
+            token, *self._completion = self._completion
+            if token not in self._stops:
+                self._matcher.consume_token(token)
+            return token
+        self._matcher, self._completion = advanced, completion
+        spare = remaining - 1 - len(completion) if completion else 0
+        if spare > _SLACK:
+            self._next_search, self._completion = remaining - spare // 2, None
+        return token
+
+    def _search(self, matcher: LLMatcher, limit: int) -> list[int] | None:
+        """Return a short completion of at most `limit` tokens; None if none is found."""
+        matcher, tokens = matcher.deep_copy(), list[int]()
+        while len(tokens) < min(limit, _LONGEST_COMPLETION):
+            if matcher.is_accepting() or matcher.is_stopped():
+                return None if matcher.is_error() else [*tokens, min(self._stops)]
+            forced = matcher.compute_ff_tokens() or [self._preferred(matcher)]
+            if not matcher.consume_tokens(forced):
+                return None
+            tokens += forced
+        return None
+
+    def _preferred(self, matcher: LLMatcher) -> int:
+        """Return the allowed token of the smallest rank; within a string, where letters are allowed, an end of it."""
+        allowed = self._allowed(matcher)
+        candidates = np.flatnonzero(allowed)
+        ranks = self._order.ranks[candidates]
+        if allowed[self._order.letters].any():
+            ends = self._order.ends_string[candidates]
+            ranks = np.where(ends, ranks - _STRING_FIRST, ranks)
+        return int(candidates[ranks.argmin()])
+
+    def _allowed(self, matcher: LLMatcher) -> Bool[np.ndarray, "V"]:
+        if matcher.is_stopped():
+            mask = np.zeros(len(self._order.ranks), dtype=bool)
+            mask[list(self._stops)] = True
+            return mask
+        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        return np.unpackbits(bits, bitorder="little")[: len(self._order.ranks)].astype(bool)
+
+
+def _closing_rank(name: bytes) -> int:
+    """Return the rank of a token in a completion: ends of objects and strings, digits, short texts, then the rest."""
+    closing = name.strip(b'"')
+    if name and not closing.strip(b"}]"):
+        return 10 - min(len(closing), 9) if closing else 11 + len(name)
+    if name.isdigit():
+        return 20 + len(name)
+    opening = any(mark in name for mark in (b"{", b"[", b",", b"\\", b"-", b"."))
+    return (1000 if opening else 100) + len(name)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:300] or "is not valid"
