@@ -36,6 +36,25 @@ def rope(**parameters: Any) -> dict[str, Any]:
 
 
 LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [2.0, 4.0], "partial_rotary_factor": 0.5}
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "first_k_dense_replace": 4,
+    "num_nextn_predict_layers": 0,
+}
+DEEPSEEK_EXPERTS = {
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 1,
+    "n_group": 4,
+    "topk_group": 2,
+}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"head_dim": 12}),
     "llama3": (
@@ -129,6 +148,29 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "logits_scaling": 8.0,
             "residual_multiplier": 0.22,
             "attention_multiplier": 0.0156,
+        },
+    ),
+    "deepseek_v3": ("deepseek_v3", {**LATENT, **DEEPSEEK_EXPERTS}),
+    "deepseek_v3-plain": (
+        "deepseek_v3",
+        {
+            **LATENT,
+            **DEEPSEEK_EXPERTS,
+            "q_lora_rank": None,
+            "rope_interleave": False,
+            "v_head_dim": 24,
+            "attention_bias": True,
+            "norm_topk_prob": False,
+            "n_shared_experts": 2,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+    ),
+    "deepseek_v3-yarn": (
+        "deepseek_v3",
+        {
+            **LATENT,
+            **rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, mscale=0.7, mscale_all_dim=1.5),
         },
     ),
     "gpt_neox": ("gpt_neox", {}),

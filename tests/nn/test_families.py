@@ -81,7 +81,8 @@ def test_parameters_costs_and_names_are_those_of_the_model(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen3", "gemma2", "gpt2", "gpt_neox", "olmo2", "granite", "mixtral", "qwen2_moe", "dots1"]
+    "name",
+    ["qwen3", "gemma2", "gpt2", "gpt_neox", "olmo2", "granite", "mixtral", "qwen2_moe", "dots1", "deepseek_v3-yarn"],
 )
 def test_gradients_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     from vita.train.losses import language_modelling

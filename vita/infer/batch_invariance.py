@@ -164,8 +164,11 @@ def _random_text(model: Transformer, length: int) -> TextStates:
     """A text of random keys and values, the same in every layer, which costs no pass through the model."""
     architecture, weight = model.architecture, model.head_weight
     generator = torch.Generator().manual_seed(length)
-    shape = 1, architecture.kv_heads, length, architecture.head_dim
-    keys, values = (torch.randn(shape, generator=generator).to(weight) for _ in range(2))
+    sizes = architecture.cache_shape
+    keys, values = (
+        torch.randn(1, sizes.heads, length, size, generator=generator).to(weight)
+        for size in (sizes.key_dim, sizes.value_dim)
+    )
     layers = architecture.layers, -1, -1, -1
     return TextStates(keys.expand(layers), values.expand(layers))
 

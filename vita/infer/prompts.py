@@ -19,7 +19,7 @@ from vita.nn.attention import PLAIN, Attention, AttentionOptions, causal, in_win
 from vita.nn.cache import KVCache, TextStates
 from vita.nn.transformer import Transformer
 
-# N tokens of a pack, L layer, K key head, H query head, E numbers in a head, D width, T tokens of a prompt
+# N tokens of a pack, L layer, K key head, H query head, E numbers of a key, V of a value, D width, T tokens of a prompt
 
 PASS_TOKENS = 512
 """Most tokens of prompts in one forward pass."""
@@ -121,9 +121,10 @@ class _Pack:
         self.model, self.lengths, self.width = model, lengths, width
         self.spans = [slice(start, end) for start, end in pairwise(accumulate(lengths, initial=0))]
         architecture, weight = model.architecture, model.head_weight
-        shape = architecture.layers, architecture.kv_heads, width, architecture.head_dim
-        self.keys: Float[Tensor, "L K N E"] = weight.new_zeros(shape)
-        self.values: Float[Tensor, "L K N E"] = weight.new_zeros(shape)
+        sizes = architecture.cache_shape
+        shape = architecture.layers, sizes.heads, width
+        self.keys: Float[Tensor, "L K N E"] = weight.new_zeros(*shape, sizes.key_dim)
+        self.values: Float[Tensor, "L K N V"] = weight.new_zeros(*shape, sizes.value_dim)
 
     def hidden(self, ids: Sequence[int]) -> Float[Tensor, "N D"]:
         """Compute the outputs of the last layer for the tokens of all prompts."""
@@ -147,7 +148,7 @@ class _Pack:
         return torch.tensor([self.width], device=self.keys.device)
 
     def write(
-        self, layer: int, keys: Float[Tensor, "1 K N E"], values: Float[Tensor, "1 K N E"]
+        self, layer: int, keys: Float[Tensor, "1 K N E"], values: Float[Tensor, "1 K N V"]
     ) -> tuple[Tensor, Tensor]:
         """Store the keys and values of a layer."""
         self.keys[layer], self.values[layer] = keys[0], values[0]

@@ -10,10 +10,12 @@ grouped-query attention with a norm on every query and key head, SwiGLU, no bias
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vita.nn.latent_settings import CacheShape, LatentAttention
 from vita.spine.config import Settings
 
 
@@ -38,6 +40,8 @@ class RopeScaling(Settings):
     """`yarn`: round the bounds of the ramp to whole dimensions."""
     magnitude: float = Field(default=1.0, gt=0)
     """Factor of cosine and sine: scores of rotated dimensions grow by its square."""
+    score_mscale: float = Field(default=0.0, ge=0)
+    """Number k of the factor (0.1 k ln(factor) + 1)^2 of all scores, `mscale_all_dim` of DeepSeek; 0 for none."""
     short_factors: tuple[float, ...] = ()
     """`longrope`: divisors of the frequencies, for texts up to `original_context` tokens."""
     long_factors: tuple[float, ...] = ()
@@ -47,6 +51,11 @@ class RopeScaling(Settings):
     def depends_on_length(self) -> bool:
         """Return True if the frequencies change with the length of the text."""
         return self.type in ("dynamic", "longrope")
+
+    @property
+    def score_factor(self) -> float:
+        """Factor of the attention scores."""
+        return (0.1 * self.score_mscale * math.log(self.factor) + 1) ** 2 if self.factor > 1 else 1.0
 
 
 class Experts(Settings):
@@ -199,6 +208,8 @@ class Architecture(Settings):
     """Number of token types, which distinguish the two texts of a pair, each with an embedding."""
     masked_head: MaskedHead | None = None
     """Head for masked tokens of an encoder; none by default."""
+    latent: LatentAttention | None = None
+    """Multi-head latent attention; grouped-query attention by default."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -220,6 +231,11 @@ class Architecture(Settings):
                 raise ValueError(f"`longrope` needs {self.rotated // 2} short and long factors, not {sorted(lengths)}")
         if self.masked_head and self.causal:
             raise ValueError("`masked_head` needs `causal: false`")
+        if self.latent and (self.head_dim, self.rotated, self.kv_heads, self.qk_norm) != (
+            *(self.latent.head_dim, self.latent.rotated_dim, self.heads, "none"),
+        ):
+            sizes = f"`head_dim` of {self.latent.head_dim}, `rotary_dim` of {self.latent.rotated_dim}"
+            raise ValueError(f"`latent` needs {sizes}, `kv_heads` equal to `heads`, and `qk_norm: none`")
         return self
 
     @property
@@ -245,6 +261,30 @@ class Architecture(Settings):
     def has_input_norm(self, layer: int) -> bool:
         """Return True if the layer has a norm on the input of its attention."""
         return self.norm_position in ("before", "both") and (layer > 0 or self.first_norm)
+
+    @property
+    def value_dim(self) -> int:
+        """Size of each value."""
+        return self.latent.value_dim if self.latent else self.head_dim
+
+    @property
+    def score_scale(self) -> float | None:
+        """Factor of the attention scores; None for 1 / sqrt(head_dim)."""
+        factor = self.rope_scaling.score_factor if self.rope_scaling else 1.0
+        if factor == 1.0:
+            return self.attention_scale
+        return (self.attention_scale or self.head_dim**-0.5) * factor
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """Sizes of the KV cache."""
+        if self.latent:
+            return CacheShape(1, self.latent.cached_numbers, 0)
+        return CacheShape(self.kv_heads, self.head_dim, self.head_dim)
+
+    def cache_bytes_per_token(self, number_bytes: int = 2) -> int:
+        """Return the bytes of the KV cache per token, in all layers."""
+        return number_bytes * self.layers * self.cache_shape.numbers
 
     def has_experts(self, layer: int) -> bool:
         """Return True if the layer has a mixture of experts."""
@@ -286,7 +326,7 @@ class Architecture(Settings):
             keys += len(self.window_layers) * (self._mean_keys(length, self.window) - self._mean_keys(length, None))
         head = self.vocabulary * self.width + (self.width**2 if self.masked_head else 0)
         matrices = self.matrix_parameters() - (round((1 - logits) * head) if logits < 1 else 0)
-        return 6 * matrices + round(12 * self.heads * self.head_dim * keys)
+        return 6 * matrices + round(6 * self.heads * (self.head_dim + self.value_dim) * keys)
 
     def memory(
         self, *, tokens: int, logits: int, optimizer_bytes: int = 8, activation_bytes: int = 4
@@ -313,7 +353,11 @@ class Architecture(Settings):
         Per layer: input and output of both norms, queries, keys and values before and after norm and rotation, the
         output of attention, and gate, up, their activation and product.
         """
-        attention = 4 * self.width + self.head_dim * (3 * self.heads + 4 * self.kv_heads)
+        attention = 4 * self.width + (
+            self.latent.stored_activations(self.heads)
+            if self.latent
+            else self.head_dim * (3 * self.heads + 4 * self.kv_heads)
+        )
         return self.layers * attention + sum(map(self._stored_feedforward, range(self.layers)))
 
     def _stored_feedforward(self, layer: int) -> int:
@@ -328,7 +372,10 @@ class Architecture(Settings):
         return projections * inner + 3 * self.experts.active * self.width + 2 * self.experts.count
 
     def _layer_matrices(self, layer: int, *, active: bool) -> int:
-        attention = self.width * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        if self.latent:
+            attention = self.latent.matrix_parameters(self.width, self.heads)
+        else:
+            attention = self.width * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         projections = 3 if self.gated else 2
         if self.experts is None or not self.has_experts(layer):
             return attention + projections * self.width * self.feedforward
@@ -350,6 +397,10 @@ class Architecture(Settings):
             "output": self.width,
             "feedforward": 0 if self.has_experts(layer) else inner,
         }
+        if self.latent:
+            others = tuple(bias for bias in self.biases if bias == "feedforward")
+            vectors = self.latent.vector_parameters(self.width, self.biases)
+            return norms + vectors + sum(sizes[bias] for bias in others)
         return norms + qk_norms + sum(sizes[bias] for bias in self.biases)
 
     def _norm_size(self, width: int) -> int:

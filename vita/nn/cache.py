@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from vita.nn.architecture import Architecture
 from vita.spine.errors import ModelError
 
-# L layer, B computed row, R row of the cache, N row up to the last taken one, K key head, S slot, E numbers in a head,
-# T new tokens
+# L layer, B computed row, R row of the cache, N row up to the last taken one, K key head, S slot, E numbers of a key,
+# V numbers of a value (0 in latent attention, which computes values from the keys), T new tokens
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TextStates:
     """The keys and values of a text in every layer."""
 
     keys: Float[Tensor, "L K S E"]
-    values: Float[Tensor, "L K S E"]
+    values: Float[Tensor, "L K S V"]
 
     @property
     def length(self) -> int:
@@ -54,9 +54,10 @@ class KVCache:
     ) -> None:
         """With `free`, all rows are free at first; otherwise each holds an empty text."""
         self.block, self.context = block, architecture.context
-        shape = architecture.layers, rows, architecture.kv_heads, 0, architecture.head_dim
-        self.keys: Float[Tensor, "L R K S E"] = torch.zeros(shape, dtype=dtype, device=device)
-        self.values: Float[Tensor, "L R K S E"] = torch.zeros(shape, dtype=dtype, device=device)
+        sizes = architecture.cache_shape
+        shape = architecture.layers, rows, sizes.heads, 0
+        self.keys: Float[Tensor, "L R K S E"] = torch.zeros(*shape, sizes.key_dim, dtype=dtype, device=device)
+        self.values: Float[Tensor, "L R K S V"] = torch.zeros(*shape, sizes.value_dim, dtype=dtype, device=device)
         self.lengths = [0] * rows
         """Number of tokens in each row; set an entry to a smaller number to remove tokens."""
         self.taken = [not free] * rows
@@ -160,8 +161,8 @@ class KVCache:
         return positions, visible.expand(self._live, -1, -1, -1)
 
     def write(
-        self, layer: int, keys: Float[Tensor, "B K T E"], values: Float[Tensor, "B K T E"]
-    ) -> tuple[Float[Tensor, "N K S E"], Float[Tensor, "N K S E"]]:
+        self, layer: int, keys: Float[Tensor, "B K T E"], values: Float[Tensor, "B K T V"]
+    ) -> tuple[Float[Tensor, "N K S E"], Float[Tensor, "N K S V"]]:
         """Store the new keys and values of a layer; return those of all slots, up to the last taken row."""
         all_keys, all_values = self.keys[layer], self.values[layer]
         keys, values = keys[: self._live], values[: self._live]

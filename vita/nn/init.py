@@ -40,6 +40,8 @@ class MatrixSpec:
     head_dim: int = 64
     kv_heads: int = 1
     rope_base: float = 10000.0
+    latent: bool = False
+    """True for a matrix of multi-head latent attention, in which only a part of each query has a position."""
 
     @property
     def fan_in(self) -> int:
@@ -97,6 +99,7 @@ def matrix_of(name: str, model: Transformer) -> MatrixSpec:
         head_dim=model.architecture.head_dim,
         kv_heads=model.architecture.kv_heads,
         rope_base=model.architecture.rope_base,
+        latent=model.architecture.latent is not None,
     )
 
 
@@ -189,7 +192,7 @@ def previous_token_heads(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
         return values
     if matrix.role == "embedding":
         values[:, 0] = CONSTANT * EMBEDDED
-    elif matrix.layer == 0 and matrix.name in ("q_proj", "k_proj"):
+    elif matrix.layer == 0 and matrix.name in ("q_proj", "k_proj") and not matrix.latent:
         dim, rotations = matrix.head_dim, min(FAST_ROTATIONS, matrix.head_dim // 2)
         heads = values.view(-1, dim, matrix.fan_in)
         speeds = matrix.rope_base ** (-torch.arange(rotations, dtype=torch.float64) * 2 / dim)

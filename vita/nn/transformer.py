@@ -33,6 +33,7 @@ from vita.nn.attention import (
 )
 from vita.nn.experts import MixtureOfExperts
 from vita.nn.feedforward import ACTIVATIONS, FeedForward, Linear
+from vita.nn.latent_attention import LatentSelfAttention
 from vita.nn.norms import norm
 from vita.nn.rotary import Rotary, Turn, rotate
 from vita.spine.errors import ModelError
@@ -307,7 +308,8 @@ class Layer(nn.Module):
         self.sums = position == "residual"
         if self.norms_attention:
             self.input_layernorm = norm(architecture, width)
-        self.self_attn = SelfAttention(architecture, index, attention)
+        attention_class = LatentSelfAttention if architecture.latent else SelfAttention
+        self.self_attn = attention_class(architecture, index, attention)
         if self.after or self.sums:
             self.attention_output_norm = norm(architecture, width)
         if self.before:
@@ -354,7 +356,7 @@ class SelfAttention(nn.Module):
         self.attend = BACKENDS[attention]
         self.rotates = index not in architecture.unrotated_layers
         self.options = AttentionOptions(
-            architecture.attention_scale,
+            architecture.score_scale,
             architecture.attention_softcap,
             architecture.window if index in architecture.window_layers else None,
             architecture.causal,

@@ -144,7 +144,8 @@ def _activations(statistics: dict[str, Any]) -> str:
 
 
 def _weights(statistics: dict[str, Any]) -> str:
-    groups = {"q k v": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate up": ("gate_proj", "up_proj")}
+    latent = "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"
+    groups = {"q k v": ("q_proj", "k_proj", "v_proj", *latent), "o": ("o_proj",), "gate up": ("gate_proj", "up_proj")}
     lines: dict[str, list[tuple[float, float]]] = {}
     for name, members in {**groups, "down": ("down_proj",)}.items():
         for index in range(len(statistics["layers"])):

@@ -91,6 +91,10 @@ class AdaptedLinear(nn.Module):
         factors = self.lora_magnitude_vector.float() / torch.linalg.vector_norm(matrix, dim=1)
         return factors[:, None] * matrix
 
+    def effective_weight(self, dtype: torch.dtype) -> Float[Tensor, "N M"]:
+        """Return the matrix that the layer multiplies by, without dropout."""
+        return (self.merged() if self.enabled else self.dense(torch.float32)).to(dtype)
+
     def merged_bias(self) -> Tensor | None:
         """Return the bias with the adapter in float32."""
         extra = self.lora_B.bias

@@ -87,6 +87,10 @@ class QuantizedLinear(nn.Module):
             return _dequantize_on_cuda(self.codes, self._block_scales(), shape, dtype)
         return dequantize_nf4(self.codes, self._block_scales(), shape).to(dtype)
 
+    def effective_weight(self, dtype: torch.dtype) -> Float[Tensor, "N M"]:
+        """Return the matrix that the layer multiplies by."""
+        return self.dense(dtype)
+
     def forward(self, states: Float[Tensor, "*B M"]) -> Float[Tensor, "*B N"]:
         return frozen_linear(states, self)
 

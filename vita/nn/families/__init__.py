@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vita.nn.architecture import Architecture
-from vita.nn.families import bert, dots, gemma, gpt, llama, olmo, phi, qwen  # noqa: F401 - register their families
+from vita.nn.families import bert, deepseek, dots, gemma, gpt, llama, olmo, phi, qwen  # noqa: F401 - register them
 from vita.nn.families.config_reader import ConfigReader
 from vita.nn.families.family import FAMILIES, Family
 from vita.nn.families.weight_map import WeightMap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from vita.nn.architecture import Architecture, RopeScaling
@@ -82,4 +83,8 @@ def _scaling_keys(scaling: RopeScaling | None) -> dict[str, Any]:
         keys |= {"short_factor": list(scaling.short_factors), "long_factor": list(scaling.long_factors)}
     if scaling.type in ("yarn", "longrope"):
         keys["attention_factor"] = scaling.magnitude
+    if scaling.score_mscale and scaling.factor > 1:
+        logarithm = 0.1 * math.log(scaling.factor)
+        both = scaling.magnitude * math.sqrt(scaling.score_factor)
+        keys |= {"mscale_all_dim": scaling.score_mscale, "mscale": (both - 1) / logarithm}
     return keys

@@ -120,6 +120,11 @@ class ConfigReader:
         """Return the base of the rotary wavelengths."""
         return self._rope_mapping(layer_type).get("rope_theta", self.get(key, default))
 
+    def rope_value(self, key: str, default: Any) -> Any:
+        """Return a value of the rule that scales rotary positions, `default` where it is missing or null."""
+        value = self._rope_mapping(None).get(key)
+        return default if value is None else value
+
     def check_unscaled(self, layer_type: str) -> None:
         """Raise `ModelError` where the rotary positions of a layer type are scaled."""
         parameters = self.get("rope_parameters", {})

@@ -227,7 +227,13 @@ def _layer_rows(architecture: Architecture, layer: int) -> dict[str, int]:
         rows["post_attention_layernorm"] = width
     if architecture.norm_position != "before":
         rows |= {"attention_output_norm": width, "mlp_output_norm": width}
-    rows |= {"self_attn.q_proj": queries, "self_attn.k_proj": keys, "self_attn.v_proj": keys, "self_attn.o_proj": width}
+    if architecture.latent:
+        shapes = architecture.latent.matrix_shapes(width, architecture.heads)
+        rows |= {f"self_attn.{name}": outputs for name, (outputs, _) in shapes.items()}
+        rows |= {f"self_attn.{name}": size for name, size in architecture.latent.norm_sizes().items()}
+    else:
+        rows |= {"self_attn.q_proj": queries, "self_attn.k_proj": keys, "self_attn.v_proj": keys}
+        rows["self_attn.o_proj"] = width
     if architecture.qk_norm == "head":
         rows |= {"self_attn.q_norm": size, "self_attn.k_norm": size}
     if architecture.qk_norm == "projection":
