@@ -58,8 +58,8 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 def part_of(name: str) -> str | None:
     """Return `data` for `vita.data.tokens.chat_template`, and None for modules outside the layers."""
-    first, *rest = name.split(".")
-    return rest[0] if first == "vita" and rest and rest[0] in LAYER_INDEX else None
+    root, *parts = name.split(".")
+    return parts[0] if root == "vita" and parts and parts[0] in LAYER_INDEX else None
 
 
 def upward_imports(name: str, tree: ast.Module) -> Iterator[str]:
@@ -208,7 +208,7 @@ RULES = [
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_every_module_follows(rule):
+def test_every_module_follows_the_rule(rule):
     violations = [sentence for name, tree in modules() for sentence in rule(name, tree)]
     assert not violations, "\n".join(violations)
 

@@ -119,9 +119,11 @@ def test_tuning_keeps_the_settings_of_the_base_folder(
         **read_json(base, "tokenizer_config.json"),
         **({} if stage == "reward" else {"padding_side": "left"}),
     } == settings
-    before, after = read_json(base, "config.json"), read_json(tuned, "config.json")
-    changed = {"architectures", "id2label", "label2id", "num_labels", "pad_token_id"} if stage == "reward" else set()
-    assert {name for name in before if before[name] != after.get(name)} <= changed
+    base_config, tuned_config = read_json(base, "config.json"), read_json(tuned, "config.json")
+    expected_changes = (
+        {"architectures", "id2label", "label2id", "num_labels", "pad_token_id"} if stage == "reward" else set()
+    )
+    assert {name for name in base_config if base_config[name] != tuned_config.get(name)} <= expected_changes
     for name in ("chat_template.jinja", "tokenizer.json"):
         assert (tuned / name).read_bytes() == (base / name).read_bytes()
     tensors = load_file(tuned / "model.safetensors")

@@ -20,7 +20,7 @@ from tests.cli.test_cli import Vita, vita
 
 __all__ = ["vita"]
 
-PLAIN = ("--set", "filters=[]", "--held-out", "0", "--name", "x")
+OPTIONS = ("--set", "filters=[]", "--held-out", "0", "--name", "x")
 
 
 def documents(count: int, *, words: int = 1) -> list[dict[str, str]]:
@@ -44,9 +44,9 @@ def truncate(file: Path) -> None:
 
 
 def move_another_file_over(file: Path) -> None:
-    other = file.with_name(".other")
-    write(other, *documents(3))
-    other.replace(file)
+    replacement = file.with_name(".other")
+    write(replacement, *documents(3))
+    replacement.replace(file)
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_a_file_that_changes_during_the_run_stops_it(
         "curate",
         "--set",
         "sources=[{path: in, on_bad_row: drop}]",
-        *PLAIN,
+        *OPTIONS,
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "VITA_THREADS": "1"})
     deadline = time.monotonic() + 60
@@ -78,7 +78,7 @@ def test_a_file_that_changes_during_the_run_stops_it(
     assert "in/b.jsonl" in message.replace("\n", "") and "during the run" in " ".join(message.split()), message
     assert "Traceback" not in message and json.loads(vita("ls", "--json")[1]) == []
     shutil.copy2(tmp_path / "keep", changed_file)
-    code, _, err = vita("curate", "in", *PLAIN)
+    code, _, err = vita("curate", "in", *OPTIONS)
     assert code == 0, err
     assert len(rows(vita, "x/curate")) == 30_200
 
@@ -88,9 +88,9 @@ def test_changed_content_with_unchanged_times_is_read_again(vita: Vita, tmp_path
     file = write(tmp_path / "a.jsonl", *documents(5))
     for _ in range(2):  # the second run uses the cached digest
         os.utime(file, (1e9, 1e9))
-        assert vita("curate", "a.jsonl", *PLAIN)[0] == 0
+        assert vita("curate", "a.jsonl", *OPTIONS)[0] == 0
     replace_content(file)
-    assert vita("curate", "a.jsonl", *PLAIN)[0] == 0
+    assert vita("curate", "a.jsonl", *OPTIONS)[0] == 0
     assert rows(vita, "x/curate")[0]["text"].startswith("Text NUMBER 0.")
 
 
@@ -105,7 +105,7 @@ def test_files_that_are_not_read_may_change(vita: Vita, tmp_path: Path, monkeypa
         return "page"
 
     monkeypatch.setattr(curate, "write_report_pages", write_to_log)
-    code, _, err = vita("curate", "in", *PLAIN)
+    code, _, err = vita("curate", "in", *OPTIONS)
     assert code == 0, err
 
 
@@ -113,17 +113,17 @@ def test_files_that_are_not_read_may_change(vita: Vita, tmp_path: Path, monkeypa
 def test_the_origin_of_a_file_is_part_of_its_identity(vita: Vita, tmp_path: Path) -> None:
     for folder in ("licensed", "scraped"):
         write(tmp_path / folder / "part.jsonl", *documents(3))
-        assert vita("curate", folder, *PLAIN)[0] == 0
+        assert vita("curate", folder, *OPTIONS)[0] == 0
         assert {row["source"] for row in rows(vita, "x/curate")} == {folder}
     for name in ("one.jsonl", "two.jsonl"):
         write(tmp_path / name, {"text": "No id of its own."})
-        assert vita("curate", "--set", f"sources=[{{path: {name}, name: s}}]", *PLAIN)[0] == 0
+        assert vita("curate", "--set", f"sources=[{{path: {name}, name: s}}]", *OPTIONS)[0] == 0
         assert [row["id"] for row in rows(vita, "x/curate")] == [f"{name}:1"]
-    for first, second in (("a", "b"), ("b", "a")):
-        write(tmp_path / "g" / first / "x.jsonl", {"text": "First text."})
-        write(tmp_path / "g" / second / "x.jsonl", {"text": "Second text."})
-        assert vita("curate", "g/*/x.jsonl", *PLAIN)[0] == 0
-        assert {row["id"]: row["text"] for row in rows(vita, "x/curate")}[f"{first}/x.jsonl:1"] == "First text."
+    for first_folder, second_folder in (("a", "b"), ("b", "a")):
+        write(tmp_path / "g" / first_folder / "x.jsonl", {"text": "First text."})
+        write(tmp_path / "g" / second_folder / "x.jsonl", {"text": "Second text."})
+        assert vita("curate", "g/*/x.jsonl", *OPTIONS)[0] == 0
+        assert {row["id"]: row["text"] for row in rows(vita, "x/curate")}[f"{first_folder}/x.jsonl:1"] == "First text."
 
 
 # -- the contents of a folder
@@ -148,7 +148,7 @@ def test_the_error_for_an_unreadable_folder_or_file_names_it(tmp_path: Path) -> 
     write(tmp_path / "one" / "secret.jsonl", *documents(3))
 
     def curate(path: str) -> tuple[int, str]:
-        words = [sys.executable, "-c", "from vita.cli import main; main()", "curate", path, *PLAIN]
+        words = [sys.executable, "-c", "from vita.cli import main; main()", "curate", path, *OPTIONS]
         process = subprocess.run(
             words, cwd=tmp_path, capture_output=True, text=True, preexec_fn=obey_permissions, timeout=120, check=False
         )
@@ -177,9 +177,9 @@ def test_links_are_followed_once(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "in" / "loop").symlink_to("../in")
     (tmp_path / "elsewhere" / "deep" / "up").symlink_to("..")
     for path, count in (("linked", 3), ("in", 3)):
-        code, _, err = vita("curate", path, *PLAIN)
+        code, _, err = vita("curate", path, *OPTIONS)
         assert code == 0 and len(rows(vita, "x/curate")) == count, err
-    assert rows(vita, "x/curate", "drops") == [], "nothing is read twice"
+    assert rows(vita, "x/curate", "drops") == [], "no file is read twice"
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_the_error_for_a_special_file_names_it(
             listener.bind("odd.jsonl")
         monkeypatch.chdir(tmp_path)
     for path in ("in", "in/*.jsonl", "in/odd.jsonl"):
-        code, _, err = vita("curate", path, *PLAIN)
+        code, _, err = vita("curate", path, *OPTIONS)
         assert code == 3 and "odd.jsonl" in err and kind in " ".join(err.split()), err
 
 
@@ -209,11 +209,11 @@ def test_a_file_whose_name_is_not_utf8_is_read(vita: Vita, tmp_path: Path) -> No
     folder.mkdir()
     (folder / os.fsdecode(b"caf\xe9.txt")).write_text("A text under an old name.")
     for path in ("in", "in/*.txt"):
-        code, _, err = vita("curate", path, *PLAIN)
+        code, _, err = vita("curate", path, *OPTIONS)
         assert code == 0, err
         assert [row["id"] for row in rows(vita, "x/curate")] == ["caf\\xe9.txt"]
     (folder / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"a\xff")
-    code, _, err = vita("curate", "in", *PLAIN)
+    code, _, err = vita("curate", "in", *OPTIONS)
     assert code == 3 and "caf\\xe9.txt" in err and "Traceback" not in err
 
 

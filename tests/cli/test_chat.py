@@ -39,7 +39,7 @@ def test_a_full_context_drops_the_oldest_turns_with_a_notice(vita: Vita, monkeyp
     code, out, err = vita("chat", "model", "--max-tokens", "20", "--system", "Be kind.")
     assert code == 0, err
     assert "the context is full: the oldest 2 messages were dropped" in err and "/new starts a new chat" in err
-    assert out.count("\n") >= 8, "every question has its answer"
+    assert out.count("\n") >= 8, "every question gets an answer"
 
 
 def test_a_message_that_is_too_long_is_a_one_line_error_and_the_session_continues(
@@ -142,7 +142,7 @@ def test_invalid_tools_are_refused_before_the_first_question(
     for name, problem in (("nothing", "a file, or one of calculator, lookup"), ("bad.json", "is not a list of tools")):
         code, _, err = vita("chat", "model", "--tools", name)
         assert code != 0 and problem in err and "Traceback" not in err
-    plain = "{% for message in messages %}{{ message.content }}<|im_end|>{% endfor %}"
-    (tmp_path / "model" / "chat_template.jinja").write_text(plain)
+    plain_template = "{% for message in messages %}{{ message.content }}<|im_end|>{% endfor %}"
+    (tmp_path / "model" / "chat_template.jinja").write_text(plain_template)
     code, _, err = vita("chat", "model", "--tools", "lookup")
     assert code != 0 and "does not write `tools`" in err

@@ -98,7 +98,7 @@ def test_later_corpora_exclude_an_erased_document_and_its_copies(
     )
     code, out, _ = vita("curate", "blog", "--set", "filters=[{length: {min_words: 3}}]", "--held-out", "0.2",
                         "--name", "y")  # fmt: skip
-    assert "cached" in out, "a corpus that never held it need not be built again"
+    assert "cached" in out, "a corpus without the document is not rebuilt"
 
 
 @pytest.mark.slow

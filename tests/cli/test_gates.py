@@ -57,10 +57,10 @@ def set_criterion(life: Life, gate: str = "cat/release", *, approvals: int = 0, 
     decisions.record_policy(life.ledger, gate, policy)
 
 
-def measure(life: Life, *, right: int, of: int = 100, step: str = "check", model: str | None = None) -> None:
+def measure(life: Life, *, correct: int, total: int = 100, step: str = "check", model: str | None = None) -> None:
     digest = model or life.ledger.named("cat/sft")
     assert digest is not None
-    life.report(step, digest, {"world": {"world": {"accuracy": wilson(right, of)}}, "run": unique_figure()})
+    life.report(step, digest, {"world": {"world": {"accuracy": wilson(correct, total)}}, "run": unique_figure()})
 
 
 def gate_verdict(vita: Vita, gate: str = "cat/release") -> tuple[int, str]:
@@ -71,13 +71,13 @@ def gate_verdict(vita: Vita, gate: str = "cat/release") -> tuple[int, str]:
 
 def test_a_gate_that_was_set_before_the_first_measurement_passes(life: Life, vita: Vita) -> None:
     set_criterion(life, at_least=0.9)
-    measure(life, right=100)
+    measure(life, correct=100)
     assert gate_verdict(vita)[0] == 0
 
 
 def test_a_lowered_limit_needs_a_waiver_also_after_new_runs_of_the_test(life: Life, vita: Vita) -> None:
     set_criterion(life, at_least=0.95)
-    measure(life, right=90)
+    measure(life, correct=90)
     assert gate_verdict(vita)[0] == 10
     set_criterion(life, at_least=0.5)
     for _ in range(2):
@@ -85,8 +85,8 @@ def test_a_lowered_limit_needs_a_waiver_also_after_new_runs_of_the_test(life: Li
         assert code == 11 and "set or changed after these weights were first measured" in reason
         assert f"vita waive --bar check:{FIGURE}" in reason
         time.sleep(0.01)
-        measure(life, right=90)  # the same test again
-    measure(life, right=90, step="another")  # the same test under another name
+        measure(life, correct=90)  # the same test again
+    measure(life, correct=90, step="another")  # the same test under another name
     assert gate_verdict(vita)[0] == 11
     vita("people", "add", "Ada")
     words = ("--by", "Ada", "--reason", "a trial", "--expires", "9d", "--bar", f"check:{FIGURE}")
@@ -99,7 +99,7 @@ def test_a_criterion_with_the_former_name_of_a_figure_gets_the_present_name_in_i
 ) -> None:
     bars = [{"report": "check", "figure": "world/right", "at_least": 0.5}]
     decisions.record_policy(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars}, where="gate"))
-    measure(life, right=100)
+    measure(life, correct=100)
     code, reason = gate_verdict(vita)
     assert code == 11
     assert "figure world/right: has been renamed to `world/accuracy`; write `world/accuracy` in the gate" in reason
@@ -107,11 +107,11 @@ def test_a_criterion_with_the_former_name_of_a_figure_gets_the_present_name_in_i
 
 def test_new_weights_are_compared_with_the_changed_limit(life: Life, vita: Vita) -> None:
     set_criterion(life, at_least=0.95)
-    measure(life, right=10)
+    measure(life, correct=10)
     assert gate_verdict(vita)[0] == 10
     set_criterion(life, at_least=0.5)
     life.step("sft", "model", files={"model.safetensors": "other weights", "config.json": {}})
-    measure(life, right=90)
+    measure(life, correct=90)
     assert gate_verdict(vita)[0] == 0
 
 
@@ -119,24 +119,24 @@ def test_new_weights_are_compared_with_the_changed_limit(life: Life, vita: Vita)
 @pytest.mark.parametrize("gate", ["cat/second", "other/release"])
 def test_a_new_gate_for_measured_weights_needs_a_waiver(life: Life, vita: Vita, gate: str) -> None:
     set_criterion(life, at_least=0.95)
-    measure(life, right=90)
+    measure(life, correct=90)
     assert gate_verdict(vita)[0] == 10
     digest = life.ledger.named("cat/sft")
     assert digest is not None
     life.ledger.name(f"{gate.split('/')[0]}/sft", digest)
     set_criterion(life, gate, at_least=0.5)
     life.name = gate.split("/")[0]
-    measure(life, right=90)
+    measure(life, correct=90)
     code, reason = gate_verdict(vita, gate)
     assert code == 11 and "were first measured" in reason
 
 
 def test_a_copy_of_measured_weights_is_not_a_new_model(life: Life, vita: Vita) -> None:
     set_criterion(life, at_least=0.95)
-    measure(life, right=90)
+    measure(life, correct=90)
     set_criterion(life, at_least=0.5)
     copy = life.step("sft", "model", files={"model.safetensors": "weights", "config.json": {}, "README.md": "new"})
-    measure(life, right=90, model=copy)
+    measure(life, correct=90, model=copy)
     code, reason = gate_verdict(vita)
     assert code == 11 and "were first measured" in reason
 
@@ -161,9 +161,9 @@ def test_a_removed_criterion_still_counts_after_a_new_run_of_the_test(life: Life
 
 def test_an_easier_test_does_not_undo_a_failure(life: Life, vita: Vita) -> None:
     set_criterion(life, at_least=0.9)
-    measure(life, right=10)
+    measure(life, correct=10)
     assert gate_verdict(vita)[0] == 10
-    measure(life, right=5, of=5)
+    measure(life, correct=5, total=5)
     code, reason = gate_verdict(vita)
     assert code == 10 and "an earlier report of this test failed" in reason
 
@@ -180,7 +180,7 @@ def approve(vita: Vita, name: str, *words: str) -> tuple[int, str]:
 def two_approval_gate(life: Life, vita: Vita) -> Life:
     """Return a life whose gate needs two approvals."""
     set_criterion(life, at_least=0.9, approvals=2)
-    measure(life, right=100)
+    measure(life, correct=100)
     assert vita("gate", "cat/release")[0] == 13
     return life
 
@@ -243,10 +243,10 @@ def test_an_approval_from_before_the_revocation_counts_and_a_new_key_is_not_a_se
     assert vita("people", "add", "Ada")[0] == 0 and approve(vita, "Ada")[0] == 0
     assert vita("people", "revoke", "Ada")[0] == 0
     code, out = approve(vita, "Ada")
-    assert code == 9 and "vita people add 'Ada'" in out, "a revoked key signs no more"
+    assert code == 9 and "vita people add 'Ada'" in out, "a revoked key can no longer sign"
     code, out, _ = vita("gate", "cat/release", "--json")
     assert code == 13 and json.loads(out)["approved_by"] == ["Ada"]
-    assert vita("people", "add", "ADA")[0] == 0, "a new key pair takes the place of the revoked one"
+    assert vita("people", "add", "ADA")[0] == 0, "a new key pair replaces the revoked one"
     code, out = approve(vita, "ada")
     assert code == 9 and "has approved these weights already" in out
     assert vita("people", "add", "Ben")[0] == 0 and approve(vita, "Ben")[0] == 0
@@ -276,7 +276,7 @@ def test_weights_that_were_saved_again_are_not_a_new_model(life: Life, vita: Vit
         save_file({"weight": np.ones((2, 3), np.float32)}, folder / "model.safetensors", metadata=metadata)
         model = life.store.commit(Draft(kinds.Model, folder)).digest
         life.ledger.name("cat/sft", model)
-        measure(life, right=90, model=model)
+        measure(life, correct=90, model=model)
         set_criterion(life, at_least=0.5)
     code, reason = gate_verdict(vita)
     assert code == 11 and "were first measured" in reason

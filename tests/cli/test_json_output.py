@@ -135,7 +135,7 @@ def test_commands_about_services_print_documented_documents(vita: Vita, tmp_path
 def test_commands_about_gates_print_documented_documents(life: Life, vita: Vita) -> None:
     check = Checker(vita)
     set_criterion(life, approvals=1, at_least=0.5)
-    measure(life, right=90)
+    measure(life, correct=90)
     assert check("gate", "cat/release", exit_code=13)["verdict"] == "pass"
     check("people add", "Ann")
     assert [person["name"] for person in check("people list")] == ["Ann"]

@@ -15,11 +15,11 @@ from tests.cli.test_cli import Vita, vita
 
 __all__ = ["vita"]
 
-PLAIN = ("--set", "filters=[]", "--held-out", "0", "--name", "x")
+OPTIONS = ("--set", "filters=[]", "--held-out", "0", "--name", "x")
 
 
 def curate(vita: Vita, *options: str) -> str:
-    code, out, err = vita("curate", *PLAIN, *options)
+    code, out, err = vita("curate", *OPTIONS, *options)
     assert code == 0, err
     return out + err
 
@@ -57,7 +57,7 @@ def test_a_damaged_file_is_read_up_to_the_damage_and_the_run_continues(vita: Vit
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(DAMAGED[name])
     write(tmp_path / "in" / "whole.jsonl", {"id": "last", "text": "The file after the damaged one."})
-    code, _, err = vita("curate", "in", *PLAIN)
+    code, _, err = vita("curate", "in", *OPTIONS)
     assert code == 3 and name in err and "Traceback" not in err
     output = curate(vita, "--set", "sources=[{path: in, on_bad_row: drop}]")
     documents = rows(vita, "x/curate")
@@ -70,16 +70,25 @@ def test_a_damaged_file_is_read_up_to_the_damage_and_the_run_continues(vita: Vit
 
 
 LINES = ["First line here.", "Second line here.", "", "Third line, after a blank one."]
-ENDS = {"lf": "\n", "crlf": "\r\n", "cr": "\r", "nel": "\x85", "ls": "\u2028", "ps": "\u2029", "ff": "\f", "vt": "\v"}
+LINE_ENDS = {
+    "lf": "\n",
+    "crlf": "\r\n",
+    "cr": "\r",
+    "nel": "\x85",
+    "ls": "\u2028",
+    "ps": "\u2029",
+    "ff": "\f",
+    "vt": "\v",
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut_at", ["null", "lines", "blank_lines"])
 def test_every_kind_of_line_end_gives_the_same_documents(vita: Vita, tmp_path: Path, cut_at: str) -> None:
     documents = {}
-    for name, end in {**ENDS, "bom": "\n"}.items():
+    for name, line_end in {**LINE_ENDS, "bom": "\n"}.items():
         (tmp_path / name).mkdir()
-        text = ("\ufeff" if name == "bom" else "") + "".join(line + end for line in LINES)
+        text = ("\ufeff" if name == "bom" else "") + "".join(line + line_end for line in LINES)
         (tmp_path / name / "a.txt").write_bytes(text.encode())
         curate(vita, "--set", f"sources=[{{path: {name}, cut_at: {cut_at}, name: s}}]")
         documents[name] = [(row["id"], row["text"]) for row in rows(vita, "x/curate")]
@@ -94,8 +103,8 @@ def test_every_kind_of_line_end_gives_the_same_documents(vita: Vita, tmp_path: P
 
 @pytest.mark.slow
 def test_rows_may_end_in_crlf_or_cr_also_at_the_boundary_of_two_reads(vita: Vita, tmp_path: Path) -> None:
-    for end in (b"\r\n", b"\r"):
-        data = b"".join(b'{"text": "%07d %s"}%s' % (n, b"x" * 90, end) for n in range(30_000))
+    for line_end in (b"\r\n", b"\r"):
+        data = b"".join(b'{"text": "%07d %s"}%s' % (n, b"x" * 90, line_end) for n in range(30_000))
         (tmp_path / "a.jsonl").write_bytes(data)
         curate(vita, "a.jsonl")
         assert len(rows(vita, "x/curate")) == 30_000
@@ -146,7 +155,7 @@ def test_the_error_for_text_in_another_encoding_names_the_encoding(
     vita: Vita, tmp_path: Path, data: bytes, message: str
 ) -> None:
     (tmp_path / "a.txt").write_bytes(data)
-    code, _, err = vita("curate", "a.txt", *PLAIN)
+    code, _, err = vita("curate", "a.txt", *OPTIONS)
     assert code == 3 and message in " ".join(err.split()), err
 
 
@@ -161,7 +170,7 @@ def test_ids_are_unique_also_when_a_numbered_id_exists_already(vita: Vita, tmp_p
         "0": "Text number 0.", "0#2": "Text number 1.", "1": "Text number 5.", "0#2#2": "Text number 6.",
     }  # fmt: skip
     (drop,) = rows(vita, "x/curate", "drops")
-    assert documents[drop["repeats"]["id"]] == "Text number 3.", "the drop names the copy that stayed by its new id"
+    assert documents[drop["repeats"]["id"]] == "Text number 3.", "the drop names the retained copy by its new id"
 
 
 def test_a_single_text_file_is_a_corpus_without_held_out_documents(vita: Vita, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_a_version_passes_its_gate_is_released_and_retired(live, vita: Vita, tmp
     digest = ledger.named("tiny/sft")
     assert digest is not None
     assert [move.state for move in ledger.moves(digest)] == ["approved", "approved", "retired"]
-    assert vita("live", "life.yaml")[0] == 0, "what was released before its end need not be approved again"
+    assert vita("live", "life.yaml")[0] == 0, "a retired release needs no new approval"
     code, out, _ = vita("gate", "tiny/release", "--json")
     assert code == 0 and json.loads(out)["verdict"] == "pass"
     code, out, err = vita("restore", "tiny/retire", "again")
@@ -154,7 +154,7 @@ def test_a_limit_lowered_after_the_measurement_does_not_pass_the_gate(live, vita
     assert live(0.01)[0] == 9
     code, _, err = live(100)
     assert code == 9 and "set or changed after these weights were first measured" in err.replace("\n", " ")
-    assert live(100, "--rerun", "check")[0] == 9, "the same weights are known however often they are measured"
+    assert live(100, "--rerun", "check")[0] == 9, "new measurements do not make the same weights new"
     code, _, err = live(100, "--set", "sft.steps=2")
     assert code == 0, err
 

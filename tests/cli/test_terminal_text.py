@@ -34,7 +34,7 @@ def test_generate_shows_prompts_and_answers_literally(vita: Vita) -> None:
     assert ESCAPED in out
     code, out, err = vita("generate", "model", "a", "--max-tokens", "60", "--seed", "3")
     assert code == 0, err
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", out), "the answer of a random model holds control characters"
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", out), "the output of a random model has control characters"
 
 
 def test_raters_see_questions_and_answers_literally(

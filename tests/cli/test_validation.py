@@ -187,14 +187,16 @@ def run_of(losses: list[float], **evaluations: tuple[float, float]) -> TrainResu
 
 
 @pytest.mark.parametrize(
-    ("skipped", "steps", "refused"),
+    ("skipped", "steps", "is_refused"),
     [(0, 13, False), (1, 5, False), (10, 13, True), (1, 1, True), (10, 100, False), (11, 100, True)],
 )
-def test_a_run_that_skipped_more_than_a_tenth_of_its_steps_is_refused(skipped: int, steps: int, refused: bool) -> None:
+def test_a_run_that_skipped_more_than_a_tenth_of_its_steps_is_refused(
+    skipped: int, steps: int, is_refused: bool
+) -> None:
     reason = {"skip_reason": "loss nan"}
     curve = [row(n, 1.0, **(reason if n < skipped else {})) for n in range(steps)]
     curve = [{**step_row, "step": step_row["step"] + 1} for step_row in curve]
-    assert bool(step_problems(curve)) == refused
+    assert bool(step_problems(curve)) == is_refused
 
 
 def test_batches_without_targets_do_not_count_as_skipped() -> None:

@@ -26,7 +26,7 @@ from vita.spine.store import Draft, Store
 from vita.stages.kinds import Report
 from vita.stats.intervals import wilson
 
-MODEL, OTHER = "a" * 64, "b" * 64
+MODEL, OTHER_MODEL = "a" * 64, "b" * 64
 ACCURACY = "world/held_out/accuracy"
 
 
@@ -80,7 +80,7 @@ def test_a_criterion_passes_only_if_the_whole_interval_meets_the_limit(tmp_path,
 
 def test_a_missing_report_other_weights_or_a_late_criterion_are_not_evidence(tmp_path):
     criterion = _criterion(at_least=0.5)
-    foreign_report = _report(tmp_path / "foreign", hits=9, total=9, model=OTHER)
+    foreign_report = _report(tmp_path / "foreign", hits=9, total=9, model=OTHER_MODEL)
     good_report = _report(tmp_path / "good", hits=100, total=100)
     assert _verdict(criterion, {}).reason == "there is no report of the step `test`"
     assert "not of aaaaaaaaaaaa" in _verdict(criterion, {"test": foreign_report}).reason
@@ -98,11 +98,11 @@ def test_paired_items_decide_a_criterion_that_independent_intervals_cannot(tmp_p
     correct_before, correct_after = [True] * 95 + [False] * 5, [True] * 94 + [False] * 6
     paired_evidence = {
         "test": _report(tmp_path / "a", hits=94, total=100, items=correct_after),
-        "before": _report(tmp_path / "b", hits=95, total=100, items=correct_before, model=OTHER),
+        "before": _report(tmp_path / "b", hits=95, total=100, items=correct_before, model=OTHER_MODEL),
     }
     independent_evidence = {
         "test": _report(tmp_path / "c", hits=94, total=100),
-        "before": _report(tmp_path / "d", hits=95, total=100, model=OTHER),
+        "before": _report(tmp_path / "d", hits=95, total=100, model=OTHER_MODEL),
     }
     assert _verdict(criterion, paired_evidence).verdict == "pass"
     assert _verdict(criterion, independent_evidence).verdict == "unsure"
@@ -153,7 +153,7 @@ def test_a_gate_that_passes_approves_exactly_these_weights(tmp_path, ledger):
     _record_policy(ledger)
     decision = _decide(ledger, _report(tmp_path / "r", hits=100, total=100))
     assert (decision.passed, decision.exit_code) == (True, 0)
-    assert (ledger.state(MODEL), ledger.state(OTHER)) == ("approved", "candidate")
+    assert (ledger.state(MODEL), ledger.state(OTHER_MODEL)) == ("approved", "candidate")
     assert ledger.moves(MODEL)[-1].reports == ["r"]
 
 
@@ -292,8 +292,8 @@ def test_only_a_model_that_its_gate_approves_now_may_be_released(tmp_path, ledge
     ledger.move(MODEL, "serving", who="release", why="released")
     decisions.require_approved(ledger, store, MODEL, where="release.model")
 
-    ledger.name("cat/sft", OTHER)
-    _store_report(store, ledger, _report(tmp_path / "other", hits=1, total=100, model=OTHER))
+    ledger.name("cat/sft", OTHER_MODEL)
+    _store_report(store, ledger, _report(tmp_path / "other", hits=1, total=100, model=OTHER_MODEL))
     decisions.require_approved(ledger, store, MODEL, where="release.model")
     assert decisions.evaluate_gate_by_name(ledger, store, "cat/release").judged.results[0].report != report
 
@@ -360,7 +360,7 @@ def test_a_gate_judges_only_the_weights_of_its_step(tmp_path, ledger):
     with pytest.raises(
         GateError, match="is for the weights of `cat/sft`; bbbbbbbbbbbb was never an output of that step"
     ):
-        decisions.evaluate_gate_by_name(ledger, Store(tmp_path / "store"), "cat/release", model=OTHER)
+        decisions.evaluate_gate_by_name(ledger, Store(tmp_path / "store"), "cat/release", model=OTHER_MODEL)
 
 
 def test_the_reason_states_the_size_of_a_loss_and_no_negative_gain(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_the_reason_states_the_size_of_a_loss_and_no_negative_gain(tmp_path: Pat
     ):
         evidence = {
             "test": _report(tmp_path / f"now-{hits}", hits=hits, total=100),
-            "before": _report(tmp_path / f"before-{hits}", hits=90, total=100, model=OTHER),
+            "before": _report(tmp_path / f"before-{hits}", hits=90, total=100, model=OTHER_MODEL),
         }
         reason = _verdict(criterion, evidence).reason
         assert phrase in reason and "by -" not in reason, reason

@@ -24,8 +24,8 @@ def digest(folder: Path, tensors: dict[str, torch.Tensor]) -> str | None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_wider_number_type_holds_the_same_weights(tmp_path: Path, tensors: dict[str, torch.Tensor], dtype) -> None:
-    wide = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    assert digest(tmp_path, tensors) == digest(tmp_path, wide) is not None
+    wide_tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    assert digest(tmp_path, tensors) == digest(tmp_path, wide_tensors) is not None
 
 
 def test_an_output_layer_that_repeats_the_embedding_does_not_change_the_digest(

@@ -15,20 +15,20 @@ def simulated_users(reward: RewardChoice) -> PromptUsers:
     return PromptUsers(PROMPTS, Rewards.open([reward], where="complaint_reward"))
 
 
-SHORT = simulated_users(RewardChoice(use="matches", options={"pattern": r"\.$"}))
+USERS = simulated_users(RewardChoice(use="matches", options={"pattern": r"\.$"}))
 
 
 def test_every_prompt_is_used_before_one_is_repeated():
-    visits = list(SHORT.sessions(30, seed=1))
-    assert visits == list(SHORT.sessions(30, seed=1)) != list(SHORT.sessions(30, seed=2))
+    visits = list(USERS.sessions(30, seed=1))
+    assert visits == list(USERS.sessions(30, seed=1)) != list(USERS.sessions(30, seed=2))
     prompts = [visit.prompt for visit in visits]
     assert all(len(set(prompts[start : start + 3])) == 3 for start in range(0, 30, 3))
     assert {visit.answers for visit in visits} == {1, 2} and len({visit.who for visit in visits}) > 5
 
 
 def test_an_answer_with_half_a_reward_or_more_gets_no_complaint():
-    visit = next(SHORT.sessions(1, seed=0))
-    assert not SHORT.complains_about(visit, "Mu.") and SHORT.complains_about(visit, "Mu and")
+    visit = next(USERS.sessions(1, seed=0))
+    assert not USERS.complains_about(visit, "Mu.") and USERS.complains_about(visit, "Mu and")
 
 
 def test_the_reward_of_simulated_users_receives_the_columns_of_the_prompt(tmp_path):
@@ -48,8 +48,8 @@ def test_the_reward_of_simulated_users_receives_the_columns_of_the_prompt(tmp_pa
 
 def test_simulated_users_vote_for_the_better_answer_with_a_rate_of_errors():
     votes, thumbs = [], []
-    for visit in SHORT.sessions(600, seed=0):
-        reactions = SHORT.react(visit, ["Mu and", "Mu."][: visit.answers], seed=0)
+    for visit in USERS.sessions(600, seed=0):
+        reactions = USERS.react(visit, ["Mu and", "Mu."][: visit.answers], seed=0)
         (votes if visit.answers == 2 else thumbs).extend(reactions)
     assert {vote.kind for vote in votes} == {"vote"} and {thumb.kind for thumb in thumbs} == {"thumb"}
     for correct_share in (

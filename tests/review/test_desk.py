@@ -12,7 +12,7 @@ from vita.review.guideline import RUBRIC, Kind, default
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.ledger import Ledger
 
-NEW, OLD = ReviewedModel("n" * 64, "cat/dpo"), ReviewedModel("o" * 64, "cat/sft")
+NEW_MODEL, OLD_MODEL = ReviewedModel("n" * 64, "cat/dpo"), ReviewedModel("o" * 64, "cat/sft")
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def pairs(count: int) -> list[ReviewItem]:
         ReviewItem(
             f"{n}",
             (Message("user", f"What is {n}?"),),
-            (ReviewAnswer(NEW.digest, f"new {n}"), ReviewAnswer(OLD.digest, f"old {n}")),
+            (ReviewAnswer(NEW_MODEL.digest, f"new {n}"), ReviewAnswer(OLD_MODEL.digest, f"old {n}")),
             0.5,
         )
         for n in range(count)
@@ -36,7 +36,9 @@ def task(desk: ReviewStore, *, count: int = 6, raters: int = 2, kind: Kind = "pa
     items = pairs(count)
     if kind == "rubric":
         items = [ReviewItem(item.item, item.prompt, item.answers[:1]) for item in items]
-    return desk.create(name, kind=kind, guideline=default(kind), items=items, models=[NEW, OLD], raters=raters, seed=3)
+    return desk.create(
+        name, kind=kind, guideline=default(kind), items=items, models=[NEW_MODEL, OLD_MODEL], raters=raters, seed=3
+    )
 
 
 def test_a_rating_records_its_order_time_and_guideline(desk: ReviewStore) -> None:

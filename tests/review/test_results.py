@@ -18,7 +18,7 @@ from vita.review.results import ReviewResults
 from vita.spine.errors import DataError
 from vita.spine.ledger import Ledger
 
-NEW, OLD = ReviewedModel("n" * 64, "new"), ReviewedModel("o" * 64, "old")
+NEW_MODEL, OLD_MODEL = ReviewedModel("n" * 64, "new"), ReviewedModel("o" * 64, "old")
 
 
 def review(
@@ -26,10 +26,12 @@ def review(
 ) -> tuple[ReviewStore, ReviewTask]:
     """Create a review with one item for each dict of rater -> choice (or levels)."""
     desk = ReviewStore(Ledger(tmp_path / "ledger.db"))
-    answers = (ReviewAnswer(NEW.digest, "a short one"), ReviewAnswer(OLD.digest, "a much longer one it is"))
+    answers = (ReviewAnswer(NEW_MODEL.digest, "a short one"), ReviewAnswer(OLD_MODEL.digest, "a much longer one it is"))
     item_answers = answers if kind == "pairwise" else answers[:1]
     review_items = [ReviewItem(str(n), (Message("user", f"Question {n}?"),), item_answers) for n in range(len(votes))]
-    task = desk.create("t", kind=kind, guideline=default(kind), items=review_items, models=[NEW, OLD], raters=3)
+    task = desk.create(
+        "t", kind=kind, guideline=default(kind), items=review_items, models=[NEW_MODEL, OLD_MODEL], raters=3
+    )
     for item, item_votes in zip(desk.items(task), votes, strict=True):
         for rater, rating in item_votes.items():
             desk.enter(task, rater)
@@ -124,8 +126,8 @@ def test_votes_of_judges_are_counted_separately_from_people(tmp_path: Path) -> N
 
 
 def test_rule_judges_follow_their_rules() -> None:
-    def item(first: str, second: str, *, finish: str = "stop") -> ReviewItem:
-        return ReviewItem("1", (), (ReviewAnswer("a", first), ReviewAnswer("b", second, finish)))
+    def item(first_answer: str, second_answer: str, *, finish: str = "stop") -> ReviewItem:
+        return ReviewItem("1", (), (ReviewAnswer("a", first_answer), ReviewAnswer("b", second_answer, finish)))
 
     assert JUDGES["shorter"](item("", "words")) == "b" and JUDGES["shorter"](item("a", "bb")) == "a"
     assert JUDGES["longer"](item("a", "bb")) == "b" and JUDGES["longer"](item("a", "b")) == "tie"
@@ -152,7 +154,7 @@ def test_the_report_can_be_read_by_people_and_gates(tmp_path: Path) -> None:
     folder.mkdir()
     facts = results(desk, task).write(folder)
     report = json.loads((folder / "report.json").read_text())
-    assert report["model"] == NEW.digest and report["details"]["task"]["clusters"] == "prompts"
+    assert report["model"] == NEW_MODEL.digest and report["details"]["task"]["clusters"] == "prompts"
     assert report["figures"]["review"]["review"]["preferred"]["value"] == pytest.approx(facts["review/preferred"], 1e-5)
     assert set(report["figures"]["strengths"]) == {"new", "old"}
     rows = [orjson.loads(line) for line in zstandard.decompress((folder / "items.jsonl.zst").read_bytes()).splitlines()]
@@ -199,13 +201,13 @@ def test_a_version_without_comparisons_does_not_affect_the_others(tmp_path: Path
     desk = ReviewStore(Ledger(tmp_path / "ledger.db"))
     third_model = ReviewedModel("t" * 64, "third")
     prompts = {"1": (Message("user", "Q"),)}
-    answers = {version.digest: [(f"by {version.name}", "stop", 0)] for version in (NEW, OLD, third_model)}
+    answers = {version.digest: [(f"by {version.name}", "stop", 0)] for version in (NEW_MODEL, OLD_MODEL, third_model)}
     task = desk.create(
         "t",
         kind="pairwise",
         guideline=default("pairwise"),
         items=items(prompts, answers, kind="pairwise", probability=1.0),
-        models=[NEW, OLD, third_model],
+        models=[NEW_MODEL, OLD_MODEL, third_model],
     )
     desk.enter(task, "ann")
     desk.rate(task, desk.items(task)[0], "ann", choice="a")

@@ -84,6 +84,6 @@ def test_the_states_of_all_weights_are_read_in_one_query(tmp_path):
         trace = trace_document("ann", life.store, life.ledger)
     states = {artifact.digest: artifact.state for artifact in trace.weights}
     assert [states[release] for release in releases[:3]] == ["deprecated", "approved", "candidate"], (
-        "no service is alive"
+        "no service is running"
     )
     assert sum("FROM states" in statement for statement in statements) == 1

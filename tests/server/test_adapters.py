@@ -56,10 +56,10 @@ def test_an_adapter_on_a_shared_base_answers_as_a_model_of_its_own(tmp_path: Pat
     for seed, options in ((1, {}), (2, {"use_dora": True}), (3, {"modules_to_save": ("norm",)})):
         adapter = save_adapter_of(base, tmp_path / f"adapter-{seed}", seed=seed, **options)
         release = read_release(create_release(adapter, tmp_path / f"release-{seed}", name="a", version=str(seed)))
-        scheduler, served = adapters.load(release.folder, digest=release.digest)
+        scheduler, served_model = adapters.load(release.folder, digest=release.digest)
         try:
             adapter_engine = scheduler.engine
-            assert served.names == (f"a:{seed}",)
+            assert served_model.names == (f"a:{seed}",)
             assert adapter_engine.chat([Message("user", QUESTION)], GREEDY).text == answer_of(adapter) != base_answer
             base_addresses = {parameter.data_ptr() for parameter in engine.model.parameters()}
             names = [

@@ -217,4 +217,4 @@ def test_an_invalid_body_takes_memory_in_proportion_to_its_length(field: str) ->
         tracemalloc.stop()
         return peak / len(content)
 
-    assert memory(50_000) < 100, "about 25 bytes a byte; a list of all mistakes takes 300 to 600"
+    assert memory(50_000) < 100, "about 25 bytes per byte; a list of all mistakes takes 300 to 600"

@@ -50,23 +50,23 @@ def test_a_changed_thumb_replaces_the_earlier_one_in_all_figures(vita: Vita, tmp
     async def run() -> tuple[list[int], str]:
         async with service(ledger, FakeReplica("a")) as (_, client):
             chat = {**CHAT, "user": "ann"}
-            first, second = [
+            first_id, second_id = [
                 (await client.post("/v1/chat/completions", json=chat)).headers["x-request-id"] for _ in range(2)
             ]
             statuses = []
             for body in (
-                {"request_id": first, "kind": "thumb", "value": 1},
-                {"request_id": first, "kind": "thumb", "value": 1},
-                {"request_id": first, "kind": "thumb", "value": -1},
-                {"kind": "vote", "chosen_request_id": first, "rejected_request_id": second},
-                {"kind": "vote", "chosen_request_id": second, "rejected_request_id": first},
+                {"request_id": first_id, "kind": "thumb", "value": 1},
+                {"request_id": first_id, "kind": "thumb", "value": 1},
+                {"request_id": first_id, "kind": "thumb", "value": -1},
+                {"kind": "vote", "chosen_request_id": first_id, "rejected_request_id": second_id},
+                {"kind": "vote", "chosen_request_id": second_id, "rejected_request_id": first_id},
             ):
                 statuses.append((await client.post("/v1/feedback", json=body)).status_code)
             return statuses, (await client.get("/metrics")).text
 
     with closing(ledger):
         statuses, metrics = asyncio.run(asyncio.wait_for(run(), 30))
-        assert statuses == [201, 200, 201, 201, 201], "the same words again are not stored again"
+        assert statuses == [201, 200, 201, 201, 201], "repeated feedback is not stored again"
         assert [(vote.kind, vote.value) for vote in collect(ledger)] == [("thumb", -1.0), ("vote", 1.0)]
         assert feedback_counts(ledger, "a" * 64) == {"thumbs down": 1, "votes won": 1}
     figures = json.loads(vita("monitor", "cat", "--json")[1])["versions"]["cat:1"]

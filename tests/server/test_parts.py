@@ -111,7 +111,7 @@ def test_a_release_records_the_digest_of_every_file(model, tmp_path):
     release = read_release(target)
     assert release.id == "cat:1" and len(release.digest) == 64
     second_release = create_release(model, tmp_path / "again", name="cat", version="1", limits={"max_queue_size": 2})
-    assert read_release(second_release).digest == release.digest, "the same model makes the same release"
+    assert read_release(second_release).digest == release.digest, "the same model gives the same release"
 
 
 def test_an_incomplete_model_or_release_is_refused(model, tmp_path):
@@ -142,10 +142,13 @@ def test_a_request_gets_the_least_busy_replica_or_waits_for_one():
     async def run():
         routes = routes_to(FakeReplica("a"), FakeReplica("b"))
         version = routes.versions["cat:1"]
-        async with routes.borrow(version, seconds=1) as first, routes.borrow(version, seconds=1) as second:
-            assert {first.name, second.name} == {"a", "b"}
-            async with routes.borrow(version, seconds=1, exclude=[first]) as third:
-                assert third is second
+        async with (
+            routes.borrow(version, seconds=1) as first_backend,
+            routes.borrow(version, seconds=1) as second_backend,
+        ):
+            assert {first_backend.name, second_backend.name} == {"a", "b"}
+            async with routes.borrow(version, seconds=1, exclude=[first_backend]) as third_backend:
+                assert third_backend is second_backend
         for backend in version.backends:
             backend.ready = False
         with pytest.raises(NoReplica):
@@ -192,7 +195,7 @@ def test_a_short_alert_rule_keeps_its_window_next_to_a_long_one():
         return [alert.rule.name for alert in firing([short_rule, long_rule], samples, now=now)]
 
     assert (since(1), since(299), since(300), since(3600)) == ([], [], ["short"], ["short", "long"])
-    assert not firing([short_rule], [(now, slow_figures)], now=now), "one look says nothing of five minutes"
+    assert not firing([short_rule], [(now, slow_figures)], now=now), "one sample does not cover five minutes"
 
 
 def test_an_invalid_alert_rule_is_a_one_line_error(tmp_path):

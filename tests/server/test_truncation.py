@@ -45,7 +45,7 @@ def test_automatic_truncation_drops_whole_turns_and_reports_the_number_of_messag
     assert remaining[1]["role"] == "user"
     expected_answer = _chat(client, remaining, temperature=0).json()
     assert expected_answer["choices"][0]["message"] == truncated_answer["choices"][0]["message"], (
-        "the system message and the rest stay"
+        "the system message and the later turns remain"
     )
     assert "dropped_messages" not in expected_answer
 

@@ -159,7 +159,7 @@ async def test_a_canary_gets_its_share_and_a_user_stays_on_a_version(ledger):
             user for user in versions_before if versions_before[user] == "cat:2" and versions_after[user] == "cat:1"
         ]
         answer = await client.post("/v1/chat/completions", json={**CHAT, "model": "cat:1"})
-        assert answer.headers["x-vita-version"] == "cat:1", "a version can be asked for by its name"
+        assert answer.headers["x-vita-version"] == "cat:1", "a request can name a version"
 
 
 @async_test
@@ -177,7 +177,7 @@ async def test_responses_of_a_deprecated_model_have_deprecation_headers(ledger):
 
 
 @async_test
-async def test_a_retired_model_gets_404_with_its_successor_and_its_page_410(ledger):
+async def test_a_retired_model_gets_404_with_its_successor_and_its_page_gets_410(ledger):
     old_replica, new_replica = FakeReplica("a"), FakeReplica("b")
     routes = routes_to(old_replica)
     routes.add(version_of(new_replica, version="cat:2", model="b" * 64, share=1.0, created=2.0))

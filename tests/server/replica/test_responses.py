@@ -12,7 +12,7 @@ from vita.infer.request import TokenEvent, TokenScore
 from vita.server.replica.responses import HOLD, ChoiceDelta, ResponseChoice
 from vita.testing import byte_tokenizer
 
-LONG = "a cat sat on the mat and looked out of the window, and then it said "
+LONG_TEXT = "a cat sat on the mat and looked out of the window, and then it said "
 
 
 def stream_deltas(
@@ -32,7 +32,7 @@ def stream_deltas(
 
 
 @pytest.mark.parametrize("stop", [(), ("and looked",)])
-@pytest.mark.parametrize("answer", [LONG * 6, "Käse ☃ 🐈 " * 40])
+@pytest.mark.parametrize("answer", [LONG_TEXT * 6, "Käse ☃ 🐈 " * 40])
 def test_tokens_are_never_sent_before_their_text(answer: str, stop: tuple[str, ...]) -> None:
     text, tokens = "", b""
     for choice, delta in stream_deltas(answer, guard=ContentFilter(output_words=("poison",)), stop=stop):
@@ -46,11 +46,14 @@ def test_tokens_are_never_sent_before_their_text(answer: str, stop: tuple[str, .
 
 def test_filtered_text_is_sent_neither_as_text_nor_as_tokens() -> None:
     deltas = [
-        delta for _, delta in stream_deltas(LONG * 3 + "poison " + LONG, guard=ContentFilter(output_words=("poison",)))
+        delta
+        for _, delta in stream_deltas(
+            LONG_TEXT * 3 + "poison " + LONG_TEXT, guard=ContentFilter(output_words=("poison",))
+        )
     ]
     tokens = bytes(score.id for delta in deltas for score in delta.scores).decode()
     assert deltas[-1].finish == "content_filter"
-    assert len(tokens) <= len(LONG) * 3 + len("poison ") + 32 - HOLD and "poison" not in tokens
+    assert len(tokens) <= len(LONG_TEXT) * 3 + len("poison ") + 32 - HOLD and "poison" not in tokens
 
 
 def test_without_a_content_filter_each_token_is_sent_with_its_text() -> None:
