@@ -113,7 +113,6 @@ def test_a_wrong_value_is_named(body: dict[str, Any], param: str) -> None:
         (ChatRequest, {**CHAT, "functions": [{"name": "f"}]}, "functions"),
         (CompletionRequest, {**TEXT, "suffix": "end"}, "suffix"),
         (CompletionRequest, {**TEXT, "best_of": 3}, "best_of"),
-        (EmbeddingRequest, {**TEXT, "input": "a", "dimensions": 4}, "dimensions"),
     ],
 )
 def test_unsupported_parameters_are_separate_from_unknown_parameters(

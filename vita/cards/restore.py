@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vita.infer.engine import Engine
+from vita.infer.golden_texts import check_golden_texts
 from vita.infer.sampling import Sampling
+from vita.infer.text_model import TextModel, model_task
 from vita.spine import signing
 from vita.spine.errors import ModelError, StoreError
 
@@ -52,7 +54,10 @@ def restore(archive: Path, target: Path, *, public: Any = None) -> RestoreResult
     signed = signing.verify(target, bundle, public=key, leave_out=(SIGNATURE,))
     _refuse_unsigned(target, signed, beside=SIGNATURE)
     golden = _read(target / GOLDEN)
-    check_golden(Engine.open(target / WEIGHTS), golden, where=str(archive))
+    if model_task(target / WEIGHTS) is None:
+        check_golden(Engine.open(target / WEIGHTS), golden, where=str(archive))
+    else:
+        check_golden_texts(TextModel.open(target / WEIGHTS), golden, where=str(archive))
     return RestoreResult(len(signed), len(golden), signing.key_id(key), target / WEIGHTS)
 
 

@@ -113,10 +113,11 @@ def _pooling(files: ModelFiles, name: str) -> Pooling:
     chosen = [modes] if isinstance(modes, str) else modes if isinstance(modes, list) else None
     if chosen is None:
         chosen = [key for key in _KEYS if values.get(key) is True] or ["pooling_mode_mean_tokens"]
-    poolings = [_MODES.get(mode) or _KEYS.get(mode) for mode in chosen]
-    if len(poolings) != 1 or poolings[0] is None:
+    poolings: list[Pooling | None] = [_MODES.get(mode) or _KEYS.get(mode) for mode in chosen]
+    pooling = poolings[0] if len(poolings) == 1 else None
+    if pooling is None:
         raise ModelError(where, expected="one pooling: cls, mean or lasttoken", got=", ".join(map(str, chosen)))
-    return poolings[0]
+    return pooling
 
 
 def _object(files: ModelFiles, name: str, *, required: bool = False) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.embedding_format import EmbeddingConfig, read_embedding_config
 from vita.infer.pretrained import Pretrained
 from vita.nn.classifier import ClassifierSpec, SequenceClassifier, is_classifier, read_spec
-from vita.nn.pooling import is_causal, pooled, text_states
+from vita.nn.pooling import pooled, text_states
 from vita.nn.transformer import Transformer
 from vita.spine.errors import DataError, ModelError
 from vita.spine.model_files import ModelFiles, ModelFolder
@@ -60,7 +60,7 @@ def model_task(folder: ModelFolder) -> Task | None:
         return "embedding"
     from vita.infer.pretrained import architecture_of
 
-    return None if is_causal(architecture_of(files)) else "masked"
+    return None if architecture_of(files).causal else "masked"
 
 
 class TextModel:
@@ -79,7 +79,7 @@ class TextModel:
         self.model = model.to(device).eval()
         self.tokenizer, self.device, self.tokens_at_once = tokenizer, torch.device(device), tokens_at_once
         self.embedding, self.labels = embedding or EmbeddingConfig(), labels
-        self.context = model.architecture.context
+        self.context, self.template = model.architecture.context, None
         self._encoders: dict[int, TextEncoder] = {}
         self.is_embedding_model = embedding is not None
 
@@ -101,7 +101,7 @@ class TextModel:
         """The tasks that the model can do."""
         if self.labels is not None:
             return ("classification",)
-        has_masked_head = not is_causal(self.model.architecture) and self.mask_token is not None
+        has_masked_head = not self.model.architecture.causal and self.mask_token is not None
         if self.is_embedding_model:
             return ("embedding",)
         return ("masked", "embedding") if has_masked_head else ("embedding",)
@@ -115,6 +115,13 @@ class TextModel:
     def mask_token(self) -> int | None:
         """The id of the token for a masked word; None for a tokenizer without it."""
         return self.tokenizer.id_of(self.tokenizer.name_of("mask_token"))
+
+    @property
+    def uncut_encoder(self) -> TextEncoder:
+        """Return an encoder that keeps one token more than the maximum, so that a text that is too long is noticed."""
+        if 0 not in self._encoders:
+            self._encoders[0] = TextEncoder(self.tokenizer, length=self.max_tokens + 1)
+        return self._encoders[0]
 
     def encoder(self, length: int | None = None) -> TextEncoder:
         """Return the encoder of texts, which cuts them to `length` tokens, by default the maximum."""

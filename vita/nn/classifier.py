@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from vita.nn import hf
 from vita.nn.adapters.attach import adapter_of
 from vita.nn.adapters.config import CLASSIFIER as SEQUENCE_CLASSIFICATION
-from vita.nn.architecture import Architecture
+from vita.nn.adapters.names import module_names
+from vita.nn.architecture import Architecture, MaskedHead
 from vita.nn.families import family_of, read_architecture
+from vita.nn.families.config_reader import ConfigReader
 from vita.nn.init import generator
-from vita.nn.pooling import Pooling, is_causal, pooled, text_states
-from vita.nn.transformer import Linear, Transformer
+from vita.nn.pooling import Pooling, pooled, text_states
+from vita.nn.transformer import Linear, MaskedTransform, Transformer
 from vita.spine.errors import ModelError
 from vita.spine.model_files import ModelFiles, ModelFolder, description
 
@@ -52,6 +54,8 @@ class ClassifierSpec:
     problem: Problem | None = "single"
     """None leaves it out of `config.json`."""
     pooling: Pooling = "last"
+    transform: MaskedHead = field(default_factory=MaskedHead)
+    """Dense layer and activation before the output layer (ModernBERT)."""
 
     def as_config(self, architecture: Architecture) -> dict[str, Any]:
         """Return the entries of `config.json`."""
@@ -62,22 +66,48 @@ class ClassifierSpec:
             "label2id": {label: index for index, label in enumerate(self.labels)},
         }
         values |= {"problem_type": PROBLEMS[self.problem]} if self.problem else {}
-        return values | ({"classifier_pooling": self.pooling} if architecture.family == "modernbert" else {})
+        if family_of(architecture).pooler == "transform":
+            values |= {"classifier_pooling": self.pooling, "classifier_bias": self.transform.bias}
+        return values
 
     def as_json(self) -> dict[str, Any]:
         """Return the entry of `vita.json`."""
         return {"labels": list(self.labels), "problem": self.problem, "pooling": self.pooling}
 
 
+class TanhPooler(nn.Module):
+    """A dense layer with tanh, the pooler of BERT."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = Linear(width, width, bias=True)
+
+    def forward(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        return torch.tanh(self.dense(vectors))
+
+
 class SequenceClassifier(Transformer):
     """A model whose only head returns one number per label."""
 
     def __init__(
-        self, architecture: Architecture, *, outputs: int = 1, pooling: Pooling = "last", attention: str = "sdpa"
+        self,
+        architecture: Architecture,
+        *,
+        outputs: int = 1,
+        pooling: Pooling = "last",
+        transform: MaskedHead | None = None,
+        attention: str = "sdpa",
     ) -> None:
-        # "tied" removes the separate output head, so that only the trunk is left.
-        super().__init__(architecture.model_copy(update={"tied": True}), attention=attention)
-        self.score = Linear(architecture.width, outputs)
+        # Without a separate output head and a masked-language head, only the trunk is left.
+        super().__init__(architecture.model_copy(update={"tied": True, "masked_head": None}), attention=attention)
+        kind = family_of(architecture).pooler
+        self.transform = transform or architecture.masked_head or MaskedHead()
+        self.pooler: nn.Module | None = None
+        if kind == "transform":
+            self.pooler = MaskedTransform(architecture, self.transform)
+        elif kind == "tanh":
+            self.pooler = TanhPooler(architecture.width)
+        self.score = Linear(architecture.width, outputs, bias=kind != "none")
         self.pooling: Pooling = pooling
 
     @classmethod
@@ -93,6 +123,7 @@ class SequenceClassifier(Transformer):
             return cls.sharing(model, outputs=outputs, pooling=pooling, start=start, seed=seed)
         classifier = cls(model.architecture, outputs=outputs, pooling=pooling)
         classifier.model.load_state_dict(model.model.state_dict())
+        classifier.start_pooler(model, seed)
         if start == "small":
             classifier.start_head(seed)
         return classifier
@@ -106,29 +137,58 @@ class SequenceClassifier(Transformer):
             classifier = cls(model.architecture, outputs=outputs, pooling=pooling)
         classifier.model = model.model
         device = model.head_weight.device
-        for module in classifier.head_modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                setattr(module, name, nn.Parameter(torch.zeros(parameter.shape, device=device)))
+        for part in filter(None, (classifier.pooler, classifier.score)):
+            part.to_empty(device=device)
+            for parameter in part.parameters():
+                nn.init.zeros_(parameter)
+        classifier.start_pooler(model, seed)
         if start == "small":
             classifier.start_head(seed)
         if adapter := adapter_of(model):
-            saved = [name for name in adapter.config.modules_to_save if name not in ("lm_head", "score")]
-            config = replace(adapter.config, task_type=SEQUENCE_CLASSIFICATION, modules_to_save=(*saved, "score"))
+            heads = classifier.head_names()
+            saved = [name for name in adapter.config.modules_to_save if name not in ("lm_head", *heads)]
+            config = replace(adapter.config, task_type=SEQUENCE_CLASSIFICATION, modules_to_save=(*saved, *heads))
             object.__setattr__(classifier, "adapter", replace(adapter, config=config))
         return classifier
+
+    def head_names(self) -> tuple[str, ...]:
+        """Return the names of the head's modules in files."""
+        modules = [
+            name for name, module in self.named_modules() if name.startswith("pooler.") and any(module.parameters())
+        ]
+        names = module_names(self)
+        return tuple(names.of_part(name).name for name in ("score", *modules))
 
     @property
     def reads_types(self) -> bool:
         """Return whether the model reads token types, which tell the texts of a pair apart (BERT)."""
-        return False
-
-    def head_modules(self) -> list[nn.Module]:
-        """Return the modules of the head."""
-        return [self.score]
+        return self.architecture.token_types > 0
 
     def empty_copy(self) -> Self:
         """Return a model of the same shape with zero parameters."""
-        return type(self)(self.architecture, outputs=self.score.out_features, pooling=self.pooling)
+        outputs, transform = self.score.out_features, self.transform
+        return type(self)(self.architecture, outputs=outputs, pooling=self.pooling, transform=transform)
+
+    @torch.no_grad()
+    def start_pooler(self, model: Transformer, seed: int) -> None:
+        """Initialize the layers before the output layer: from the masked-language head of `model`, else at random."""
+        if self.pooler is None:
+            return
+        masked_head = getattr(model, "masked_head", None)
+        previous = getattr(model, "pooler", None)
+        initial = previous or masked_head
+        if isinstance(self.pooler, MaskedTransform) and isinstance(initial, MaskedTransform):
+            self.pooler.load_state_dict(initial.state_dict())
+            return
+        if isinstance(previous, TanhPooler):
+            self.pooler.load_state_dict(previous.state_dict())
+            return
+        for name, parameter in self.pooler.named_parameters():
+            if parameter.ndim == 2:
+                drawn = torch.empty(parameter.shape).normal_(0.0, 0.02, generator=generator(seed, f"pooler.{name}"))
+                parameter.copy_(drawn)
+            else:
+                nn.init.constant_(parameter, 1.0 if name == "norm.weight" else 0.0)
 
     @torch.no_grad()
     def start_head(self, seed: int) -> None:
@@ -149,6 +209,8 @@ class SequenceClassifier(Transformer):
     def head_logits(self, states: Float[Tensor, "B T D"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B L"]:
         """Return the logits for outputs of the last layer."""
         vectors = pooled(states, lengths, self.pooling)
+        if self.pooler is not None:
+            vectors = self.pooler(vectors)
         bias = None if self.score.bias is None else self.score.bias.float()
         return nn.functional.linear(vectors.float(), self.score.weight.float(), bias)
 
@@ -198,8 +260,11 @@ def read_spec(folder: ModelFolder) -> ClassifierSpec:
         raise ModelError(f"{where}: id2label", expected="names of labels by number", got=names) from None
     default: Problem | None = None if count == 1 else "single"
     stored = config.get("problem_type")
-    problem: Problem | None = next((name for name, value in PROBLEMS.items() if value == stored), default)
-    return ClassifierSpec(labels, problem, _pooling(architecture, config, where))
+    problem = _problem(stored) or default
+    reader = ConfigReader(config, where)
+    activation = reader.activation("classifier_activation", "gelu")
+    transform = MaskedHead.model_validate({"bias": config.get("classifier_bias", False), "activation": activation})
+    return ClassifierSpec(labels, problem, _pooling(architecture, config, where), transform)
 
 
 def load(
@@ -221,7 +286,7 @@ def load_as(
     spec = read_spec(files)
     architecture = read_architecture(hf.read_config(files), where=str(files.path(hf.CONFIG)))
     with torch.device("meta"):
-        model = kind(architecture, outputs=len(spec.labels), pooling=spec.pooling)
+        model = kind(architecture, outputs=len(spec.labels), pooling=spec.pooling, transform=spec.transform)
     return hf.load_weights(model, files, dtype=dtype, device=device)
 
 
@@ -234,11 +299,17 @@ def check_classifier(folder: ModelFolder, *, hint: str = "train a classifier wit
         raise ModelError(f"{where}: architectures", expected=classifier, got=config.get("architectures"), hint=hint)
 
 
+def _problem(stored: Any) -> Problem | None:
+    """Return the problem with this name in `config.json`."""
+    names: dict[str, Problem] = {value: name for name, value in PROBLEMS.items()}
+    return names.get(str(stored))
+
+
 def poolings(architecture: Architecture) -> tuple[Pooling, ...]:
     """Return the poolings of the classifier of a family in transformers."""
-    if is_causal(architecture):
+    if architecture.causal:
         return ("last",)
-    return ("cls", "mean") if architecture.family == "modernbert" else ("cls",)
+    return ("cls", "mean") if family_of(architecture).pooler == "transform" else ("cls",)
 
 
 def default_pooling(folder: ModelFolder, architecture: Architecture) -> Pooling:
@@ -249,9 +320,10 @@ def default_pooling(folder: ModelFolder, architecture: Architecture) -> Pooling:
 
 def _pooling(architecture: Architecture, config: Mapping[str, Any], where: str) -> Pooling:
     """Return the pooling of a classifier of transformers."""
-    if is_causal(architecture):
+    if architecture.causal:
         return "last"
-    pooling = config.get("classifier_pooling", "cls") if architecture.family == "modernbert" else "cls"
+    is_choice = family_of(architecture).pooler == "transform"
+    pooling = config.get("classifier_pooling", "cls") if is_choice else "cls"
     if pooling not in ("cls", "mean"):
         raise ModelError(f"{where}: classifier_pooling", expected="cls or mean", got=pooling)
     return pooling

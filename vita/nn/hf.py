@@ -27,7 +27,7 @@ from torch import Tensor
 from vita.nn.architecture import Architecture
 from vita.nn.experts import CORRECTION
 from vita.nn.families import read_architecture, weight_map, write_config
-from vita.nn.families.weight_map import expert_slices
+from vita.nn.families.weight_map import WeightMap, expert_slices
 from vita.nn.rotary import Rotary
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ModelError
@@ -91,6 +91,11 @@ def load_weights(model: M, folder: ModelFolder, *, dtype: torch.dtype, device: s
     return model
 
 
+def weights_of(model: Transformer) -> WeightMap:
+    """Return the translation between the names of the weight files and those of a model."""
+    return weight_map(model.architecture, classifier=hasattr(model, "score"))
+
+
 def read_config(folder: ModelFolder) -> dict[str, Any]:
     """Return the content of `config.json`."""
     return _read_json(folder, CONFIG)
@@ -117,7 +122,7 @@ def save(
     state = {name: tensor.detach().to("cpu") for name, tensor in model.state_dict().items()}
     tensors = {
         name: tensor.to(types.get(name, torch.float32 if name.endswith(CORRECTION) else dtype)).contiguous()
-        for name, tensor in weight_map(model.architecture).to_file(state).items()
+        for name, tensor in weights_of(model).to_file(state).items()
     }
     main_dtype = dtype or model.head_weight.dtype
     with _atomic_write(folder / WEIGHTS) as temporary:
@@ -202,7 +207,7 @@ def save_like(model: Transformer, folder: str | Path, *, source: ModelFolder, co
 def round_like(model: Transformer, source: ModelFolder) -> None:
     """Round weights in place to the dtypes of `source`, so that evaluations use the weights that are saved."""
     dtypes = stored_dtypes(source)
-    common_dtype, names = _most_common(dtypes), weight_map(model.architecture)
+    common_dtype, names = _most_common(dtypes), weights_of(model)
     for name, parameter in expert_slices(dict(model.named_parameters())).items():
         parameter.copy_(parameter.to(dtypes.get(names.file_name(name), common_dtype)))
 
@@ -277,7 +282,7 @@ def _copy_weights(model: Transformer, files: ModelFiles) -> None:
     head = None
     source_files: dict[str, Path] = {}
     dtypes: dict[str, torch.dtype] = {}
-    weights = weight_map(model.architecture)
+    weights = weights_of(model)
     for path in weight_files(files):
         for file_name, file_tensor in _tensors(path):
             dtypes[file_name] = file_tensor.dtype if file_tensor.dtype in _TYPES.values() else torch.float32

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vita.nn.architecture import Architecture
 from vita.nn.transformer import Transformer
 
 # B batch, T position, D width
@@ -26,13 +25,11 @@ def text_states(
     model: Transformer, ids: Int[Tensor, "B T"], lengths: Int[Tensor, "B"], *, types: Int[Tensor, "B T"] | None = None
 ) -> Float[Tensor, "B T D"]:
     """Return the outputs of the last layer for texts that are padded on the right; `types` are token types."""
-    if is_causal(model.architecture):
+    architecture = model.architecture
+    if architecture.causal:
         return model.hidden(ids)  # no token attends to the padding, which comes after it
-    return model.hidden(ids, documents=padding_mask(ids, lengths).long())
-
-
-def is_causal(architecture: Architecture) -> bool:
-    return getattr(architecture, "causal", True)
+    documents = padding_mask(ids, lengths).long()
+    return model.hidden(ids, documents=documents, types=types if architecture.token_types else None)
 
 
 def padding_mask(ids: Int[Tensor, "B T"], lengths: Int[Tensor, "B"]) -> Tensor:

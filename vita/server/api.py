@@ -8,6 +8,8 @@ different from that of an unknown field. This module does not import torch: the 
 
 from __future__ import annotations
 
+import base64
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -306,12 +308,12 @@ class ChatRequest(ToolFields, Decoding):
 class EmbeddingRequest(RequestBody):
     """POST /v1/embeddings."""
 
-    unsupported = {"dimensions": ()}
-
     model: str = Field(min_length=1, max_length=200)
     """The name of the model."""
     input: Prompts
     """A text, token ids, or a list of either; none may be empty."""
+    dimensions: int | None = Field(default=None, ge=1)
+    """Number of leading dimensions of the embedding, which are scaled to length 1; by default all."""
     encoding_format: Literal["float", "base64"] = "float"
     """JSON numbers, or little-endian float32 in base64."""
     user: str | None = Field(default=None, max_length=512)
@@ -414,6 +416,11 @@ def _supported_fields(model: type[RequestBody], values: Mapping[str, Any], prefi
             message = f"Unrecognized request argument supplied: {prefix}{name[:100]}"
             raise invalid(message, f"{prefix}{name[:100]}", code="unknown_parameter")
     return fields
+
+
+def base64_floats(numbers: Sequence[float]) -> str:
+    """Encode numbers as little-endian float32 in base64, the format `base64` of embeddings."""
+    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
 def _texts_or_ids(value: Any, name: str) -> Any:

@@ -20,6 +20,7 @@ from vita.server.api import (
     RequestBody,
     TokenizeRequest,
 )
+from vita.server.text_api import ClassifyRequest, FillMaskRequest, RerankRequest
 
 JSON, EVENTS, TEXT, HTML = "application/json", "text/event-stream", "text/plain", "text/html"
 ANY_MODEL_SCOPE = ("chat", "completions", "embeddings")
@@ -83,6 +84,18 @@ COMPLETIONS = ModelRoute(
 EMBEDDINGS = ModelRoute(
     "POST", "/v1/embeddings", "Compute the embeddings of texts.", request=EmbeddingRequest, scopes=("embeddings",)
 )
+RERANK = ModelRoute(
+    "POST", "/v1/rerank", "Rank documents by their relevance to a query.", request=RerankRequest, scopes=("embeddings",)
+)
+RERANK_UNVERSIONED = ModelRoute(
+    "POST", "/rerank", "Rank documents by their relevance to a query.", request=RerankRequest, scopes=("embeddings",)
+)
+CLASSIFY = ModelRoute(
+    "POST", "/v1/classify", "Classify texts or pairs of texts.", request=ClassifyRequest, scopes=("embeddings",)
+)
+FILL_MASK = ModelRoute(
+    "POST", "/v1/fill-mask", "Predict the masked tokens of texts.", request=FillMaskRequest, scopes=("embeddings",)
+)
 TOKENIZE = ModelRoute(
     "POST", "/tokenize", "Encode a text or a dialogue as token ids.", request=TokenizeRequest, scopes=ANY_MODEL_SCOPE
 )
@@ -90,7 +103,10 @@ DETOKENIZE = ModelRoute(
     "POST", "/detokenize", "Decode token ids to a text.", request=DetokenizeRequest, scopes=ANY_MODEL_SCOPE
 )
 TOKENIZER_INFO = ModelRoute("GET", "/tokenizer_info", "Describe the tokenizer.", scopes=ANY_MODEL_SCOPE)
-MODEL_ROUTES = (CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, TOKENIZE, DETOKENIZE, TOKENIZER_INFO)
+MODEL_ROUTES = (
+    *(CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RERANK_UNVERSIONED, CLASSIFY, FILL_MASK),
+    *(TOKENIZE, DETOKENIZE, TOKENIZER_INFO),
+)
 
 MODELS = Route("GET", "/v1/models", "List the models.", errors=(503,))
 MODEL = Route("GET", "/v1/models/{id:path}", "Describe a model.", errors=(404, 410, 503))

@@ -7,7 +7,7 @@ first token or the mean of all tokens. The held-out accuracy is compared with th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,6 +101,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     scheme = examples.scheme
     spec = ClassifierSpec(scheme.names, scheme.problem, _pooling(config, pretrained))
     model = _classifier(pretrained, spec, config, context)
+    spec = replace(spec, transform=model.transform)
     auto = scaling_rules.classification_rate(shape.parameters())
     training = preference_training(config, pairs=len(examples.train), auto=auto)
     if rates := adapter_rates(model, config.learning_rate, auto=scaling_rules.adapter_rate(auto)):
@@ -173,7 +174,6 @@ def _read(config: Config, encoder: TextEncoder, context: Context) -> ExampleSet:
 
 
 def _with_shuffled_labels(examples: ExampleSet, seed: int) -> list[Any]:
-    from dataclasses import replace
     from random import Random
 
     targets = [example.target for example in examples.train]

@@ -162,10 +162,9 @@ def _embedding_config(config: Config, pretrained: Pretrained[Transformer], lengt
     from dataclasses import replace
 
     from vita.infer.embedding_format import EmbeddingConfig, read_embedding_config
-    from vita.nn.pooling import is_causal
 
     previous = read_embedding_config(pretrained.files)
-    default = EmbeddingConfig("last" if is_causal(pretrained.model.architecture) else "mean")
+    default = EmbeddingConfig("last" if pretrained.model.architecture.causal else "mean")
     settings = replace(previous or default, normalize=config.normalize, length=length)
     return settings if config.pooling == "auto" else replace(settings, pooling=config.pooling)
 
@@ -226,7 +225,7 @@ class _Evaluation:
                 return dict(stored)
         embeddings = self.embeddings(trainer)
         temporary = context.scratch / ".embeddings_before.partial.npz"
-        np.savez(temporary, **embeddings)
+        np.savez(temporary, allow_pickle=False, **embeddings)
         temporary.replace(path)
         return embeddings
 

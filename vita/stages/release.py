@@ -66,10 +66,8 @@ def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
-    from vita.infer.engine import Engine
-
-    engine, version = Engine.open(inputs.model.path), _version(config, inputs.model)
-    answers = golden_answers(engine, config.golden_prompts, tokens=config.golden_tokens)
+    version = _version(config, inputs.model)
+    answers, length = _golden(config, inputs.model.path)
     folder = context.draft_folder()
     create_release(
         inputs.model.path,
@@ -81,7 +79,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         limits={
             "max_queue_size": config.max_queue_size,
             "max_batch_size": config.max_batch_size,
-            "context": engine.model.architecture.context,
+            "context": length,
         },
         sampling=_sampling(config.sampling, inputs.model.path),
         golden=answers,
@@ -89,6 +87,22 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
     context.emit("note", text=f"{config.name}:{version} pins {inputs.model.digest[:12]}, {len(answers)} golden answers")
     facts = {"name": config.name, "version": version, "model": inputs.model.digest}
     return Draft(Release, folder, {**facts, "guarded": config.guard is not None, "golden": len(answers)})
+
+
+def _golden(config: Config, folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the golden answers of a model, and the maximum number of its tokens."""
+    from vita.infer.text_model import TextModel, model_task
+
+    if model_task(folder) is not None:
+        from vita.infer.golden_texts import golden_texts
+
+        model = TextModel.open(folder)
+        return golden_texts(model, config.golden_prompts), model.max_tokens
+    from vita.infer.engine import Engine
+
+    engine = Engine.open(folder)
+    answers = golden_answers(engine, config.golden_prompts, tokens=config.golden_tokens)
+    return answers, engine.model.architecture.context
 
 
 def _sampling(sampling: Sampling, folder: Path) -> dict[str, Any]:
@@ -125,9 +139,9 @@ def _guard(config: Config) -> dict[str, Any] | None:
     return config.guard.model_dump(mode="json") if config.guard else None
 
 
-def golden_answers(engine: Engine, prompts: tuple[str, ...], *, tokens: int) -> list[dict[str, object]]:
+def golden_answers(engine: Engine, prompts: tuple[str, ...], *, tokens: int) -> list[dict[str, Any]]:
     """Return each prompt's ids, the ids of its greedy answer and their log-probability, in float32 on the CPU."""
-    answers: list[dict[str, object]] = []
+    answers: list[dict[str, Any]] = []
     for prompt in prompts:
         ids = engine.chat_ids([Message("user", prompt)]) if engine.template else engine.text_ids(prompt)
         if len(ids) >= engine.model.architecture.context:

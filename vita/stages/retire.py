@@ -131,6 +131,12 @@ def _release(inputs: Inputs) -> dict[str, Any] | None:
 
 
 def _golden(config: Config, model: Path) -> list[dict[str, Any]]:
+    from vita.infer.text_model import TextModel, model_task
+
+    if model_task(model) is not None:
+        from vita.infer.golden_texts import golden_texts
+
+        return golden_texts(TextModel.open(model), config.golden_prompts)
     from vita.infer.engine import Engine
 
     engine = Engine.open(model)

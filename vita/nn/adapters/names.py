@@ -45,8 +45,8 @@ class PeftModule:
 class ModuleNames:
     """The modules of the files of one architecture."""
 
-    def __init__(self, architecture: Architecture) -> None:
-        self.weights = weight_map(architecture)
+    def __init__(self, architecture: Architecture, *, classifier: bool = False) -> None:
+        self.weights = weight_map(architecture, classifier=classifier)
         self._by_part: dict[str, PeftModule] = {}
         self._by_name: dict[str, PeftModule] = {}
         for name, module in self.weights.modules.items():
@@ -68,12 +68,12 @@ class ModuleNames:
 
 
 @lru_cache(maxsize=8)
-def _names_of(architecture: str) -> ModuleNames:
-    return ModuleNames(Architecture.model_validate_json(architecture))
+def _names_of(architecture: str, *, classifier: bool) -> ModuleNames:
+    return ModuleNames(Architecture.model_validate_json(architecture), classifier=classifier)
 
 
 def module_names(model: nn.Module) -> ModuleNames:
     """Return the names of the modules of a model in files."""
     architecture = model.architecture
     assert isinstance(architecture, Architecture)
-    return _names_of(architecture.model_dump_json())
+    return _names_of(architecture.model_dump_json(), classifier=hasattr(model, "score"))

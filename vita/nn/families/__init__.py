@@ -58,9 +58,10 @@ def family_of(architecture: Architecture) -> Family:
     return FAMILIES[architecture.family]
 
 
-def weight_map(architecture: Architecture) -> WeightMap:
-    """Return the translation between the weight files of the family and the decoder."""
-    return WeightMap(architecture, family_of(architecture).names)
+def weight_map(architecture: Architecture, *, classifier: bool = False) -> WeightMap:
+    """Return the translation between the weight files of the family and the decoder, or a classifier of the family."""
+    family = family_of(architecture)
+    return WeightMap(architecture, (family.classifier_names if classifier else None) or family.names)
 
 
 _KEYS = {

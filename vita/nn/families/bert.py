@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vita.nn.architecture import Architecture
@@ -32,6 +33,17 @@ MODERNBERT_NAMES = WeightNames(
     aliases=((r"^(embeddings|layers|final_norm)\.", r"model.\1."),),
 )
 """Files of an encoder without a head omit the prefix `model.`."""
+
+
+MODERNBERT_CLASSIFIER = replace(
+    MODERNBERT_NAMES,
+    top={
+        **{own: name for own, name in MODERNBERT_NAMES.top.items() if own.startswith("model.")},
+        "pooler.dense": "head.dense",
+        "pooler.norm": "head.norm",
+        "score": "classifier",
+    },
+)
 
 
 def _write_modernbert(architecture: Architecture) -> dict[str, Any]:
@@ -71,7 +83,13 @@ def _period(architecture: Architecture) -> int:
 
 
 @add_family(
-    "modernbert", "ModernBert", write=_write_modernbert, names=MODERNBERT_NAMES, causal_class="ModernBertForMaskedLM"
+    "modernbert",
+    "ModernBert",
+    write=_write_modernbert,
+    names=MODERNBERT_NAMES,
+    causal_class="ModernBertForMaskedLM",
+    classifier_names=MODERNBERT_CLASSIFIER,
+    pooler="transform",
 )
 def read_modernbert(config: ConfigReader) -> dict[str, Any]:
     """ModernBERT (Warner et al. 2024): pre-norm, no biases, windows in two of three layers."""
@@ -150,6 +168,17 @@ BERT_NAMES = WeightNames(
 )
 
 
+BERT_CLASSIFIER = replace(
+    BERT_NAMES,
+    top={
+        **{own: name for own, name in BERT_NAMES.top.items() if own.startswith("model.")},
+        "pooler.dense": "bert.pooler.dense",
+        "score": "classifier",
+    },
+    ignored=r"bert\.embeddings\.position_ids",
+)
+
+
 def _write_bert(architecture: Architecture) -> dict[str, Any]:
     keys = {name: value for name, value in size_keys(architecture).items() if name not in _LLAMA_KEYS}
     return {
@@ -165,7 +194,15 @@ def _write_bert(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-@add_family("bert", "Bert", write=_write_bert, names=BERT_NAMES, causal_class="BertForMaskedLM")
+@add_family(
+    "bert",
+    "Bert",
+    write=_write_bert,
+    names=BERT_NAMES,
+    causal_class="BertForMaskedLM",
+    classifier_names=BERT_CLASSIFIER,
+    pooler="tanh",
+)
 def read_bert(config: ConfigReader) -> dict[str, Any]:
     """BERT (Devlin et al. 2019): learned positions, token types, norms after the residual sums. Without dropout."""
     for key, value in (("is_decoder", False), ("add_cross_attention", False), ("position_embedding_type", "absolute")):

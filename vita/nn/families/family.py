@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from vita.nn.architecture import Architecture
 from vita.nn.families.config_reader import ConfigReader
@@ -28,6 +28,10 @@ class Family:
     """Names and layouts of the weights."""
     trunk_class: str = ""
     """Class of an encoder without a head in transformers."""
+    classifier_names: WeightNames | None = None
+    """Names of the weights of a sequence classifier, where they differ: `pooler` and `score` are its head."""
+    pooler: Literal["none", "transform", "tanh"] = "none"
+    """Head of a classifier before its output layer: that of the masked-language model, or a dense layer with tanh."""
 
     def model_class(self, architecture: Architecture) -> str:
         """Return the class in transformers."""
@@ -45,6 +49,8 @@ def add_family(
     write: Callable[[Architecture], dict[str, Any]],
     names: WeightNames = OWN_NAMES,
     causal_class: str | None = None,
+    classifier_names: WeightNames | None = None,
+    pooler: Literal["none", "transform", "tanh"] = "none",
 ) -> Callable[[Callable[[ConfigReader], dict[str, Any]]], Callable[[ConfigReader], dict[str, Any]]]:
     """Return a decorator that registers a family by the function that reads its `config.json`.
 
@@ -54,7 +60,7 @@ def add_family(
     def register(read: Callable[[ConfigReader], dict[str, Any]]) -> Callable[[ConfigReader], dict[str, Any]]:
         causal = causal_class or f"{prefix}ForCausalLM"
         classifier, trunk = f"{prefix}ForSequenceClassification", f"{prefix}Model"
-        FAMILIES.add(model_type)(Family(causal, classifier, read, write, names, trunk))
+        FAMILIES.add(model_type)(Family(causal, classifier, read, write, names, trunk, classifier_names, pooler))
         return read
 
     return register

@@ -118,6 +118,9 @@ class WeightMap:
             heads = architecture.heads if short in names.interleaved else 0
             sizes = tuple(rows[name] for name in own)
             self.modules[file_name] = FileModule(tuple(own), sizes, heads, short in names.transposed)
+        for own in (own for own in names.top if own.startswith(("pooler.", "score"))):  # the head of a classifier
+            self._file_names[own] = names.top[own]
+            self.modules[names.top[own]] = FileModule((own,), (0,))
 
     def file_name(self, parameter: str) -> str:
         """Return the name of the tensor that holds an own parameter."""

@@ -6,15 +6,14 @@ app = create_app(scheduler, ServedModel(names=("cat", "cat:1"), version="cat:1",
 from __future__ import annotations
 
 import asyncio
-import base64
 import secrets
-import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import orjson
+import torch
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -25,7 +24,9 @@ from vita.infer.grammars import Constraint
 from vita.infer.request import GenerationRequest, PromptEvent, TokenEvent
 from vita.infer.sampling import Sampling
 from vita.infer.scheduler import Scheduler
-from vita.server import api, routes
+from vita.infer.text_model import cut_embeddings
+from vita.infer.text_scheduler import TextScheduler
+from vita.server import api, routes, text_api
 from vita.server.application import Endpoint, create_application
 from vita.server.errors import ApiError, ClientLeft, internal, unavailable
 from vita.server.json_response import json_response
@@ -48,7 +49,14 @@ from vita.server.replica.responses import (
     token_text,
     usage,
 )
+from vita.server.replica.text_routes import (
+    TextEndpoints,
+    check_dimensions,
+    embedding_response,
+    unsupported_endpoint,
+)
 
+AnyScheduler = Scheduler | TextScheduler
 DONE = b"data: [DONE]\n\n"
 
 
@@ -56,7 +64,7 @@ DRAIN = routes.Route("POST", "/drain", "Refuse new requests and finish those in 
 
 
 def create_app(
-    scheduler: Scheduler | None, served: ServedModel, *, secret: str = "", adapters: Adapters | None = None
+    scheduler: AnyScheduler | None, served: ServedModel, *, secret: str = "", adapters: Adapters | None = None
 ) -> Starlette:
     """Create the application of a replica; without a scheduler it is alive but not ready.
 
@@ -93,6 +101,10 @@ def _endpoints(replica: ReplicaRoutes) -> list[tuple[routes.Route, Endpoint]]:
         (routes.CHAT_COMPLETIONS, replica.adapters.selected("chat")),
         (routes.COMPLETIONS, replica.adapters.selected("completions")),
         (routes.EMBEDDINGS, replica.adapters.selected("embeddings")),
+        (routes.RERANK, replica.adapters.selected("rerank")),
+        (routes.RERANK_UNVERSIONED, replica.adapters.selected("rerank")),
+        (routes.CLASSIFY, replica.adapters.selected("classify")),
+        (routes.FILL_MASK, replica.adapters.selected("fill_mask")),
         (routes.TOKENIZE, replica.adapters.selected("tokenize")),
         (routes.DETOKENIZE, replica.adapters.selected("detokenize")),
         (routes.TOKENIZER_INFO, replica.tokenizer_info),
@@ -110,10 +122,15 @@ def _endpoints(replica: ReplicaRoutes) -> list[tuple[routes.Route, Endpoint]]:
 class ReplicaRoutes(RequestChecks):
     """The endpoints of a replica."""
 
-    def __init__(self, scheduler: Scheduler | None, served: ServedModel, *, adapters: Adapters | None = None) -> None:
-        super().__init__(scheduler, served)
+    def __init__(
+        self, scheduler: AnyScheduler | None, served: ServedModel, *, adapters: Adapters | None = None
+    ) -> None:
+        super().__init__(cast("Scheduler | None", scheduler), served)  # both have what the checks and probes read
+        self.texts: TextEndpoints | None = None
+        if isinstance(scheduler, TextScheduler):
+            self.texts = TextEndpoints(scheduler, served, self.metrics, self.refused)
         self.adapters = adapter_routes.AdapterRoutes(self, adapters)
-        gauges: dict[str, Callable[[Scheduler], float]] = {
+        gauges: dict[str, Callable[[Any], float]] = {
             "requests_running": lambda scheduler: scheduler.running,
             "requests_waiting": lambda scheduler: scheduler.waiting,
             "kv_cache_usage": lambda scheduler: scheduler.cache_usage,
@@ -134,6 +151,7 @@ class ReplicaRoutes(RequestChecks):
         """POST /v1/chat/completions"""
         params = await self.read(request, api.ChatRequest)
         self.check_model(params.model)
+        self._refuse_texts(routes.CHAT_COMPLETIONS)
         scheduler = self.admit(params.n)
         messages = self.without_unwritten_names(scheduler, to_messages(params.messages))
         tools = params.offered_tools
@@ -184,6 +202,7 @@ class ReplicaRoutes(RequestChecks):
         """POST /v1/completions"""
         params = await self.read(request, api.CompletionRequest)
         self.check_model(params.model)
+        self._refuse_texts(routes.COMPLETIONS)
         scheduler = self.admit(len(params.prompts) * params.n)
         tokenizer = scheduler.engine.tokenizer
         room = 0 if params.max_tokens == 0 else 1
@@ -341,19 +360,56 @@ class ReplicaRoutes(RequestChecks):
         """POST /v1/embeddings"""
         params = await self.read(request, api.EmbeddingRequest)
         self.check_model(params.model)
+        if self.texts is not None:
+            return await self.texts.embeddings(request, params)
         scheduler = self.admit(len(params.inputs))
+        check_dimensions(params.dimensions, scheduler.engine.model.architecture.width)
         inputs = [await self.prompt_ids(scheduler, text, "input", room=0, plain=True) for text in params.inputs]
         request_events = RequestEvents(scheduler, self.metrics, request.receive)
         request_events.begin([GenerationRequest(ids, answers=0, embedding=True) for ids in inputs])
-        embeddings: dict[int, Any] = {}
+        embeddings: dict[int, Sequence[float]] = {}
         async for index, event in request_events.events():
             assert isinstance(event, PromptEvent)
             assert event.embedding is not None
-            embeddings[index] = _base64(event.embedding) if params.encoding_format == "base64" else event.embedding
-        data = [{"object": "embedding", "index": index, "embedding": embeddings[index]} for index in range(len(inputs))]
-        tokens = sum(map(len, inputs))
-        response = {"object": "list", "data": data, "model": params.model}
-        return json_response({**response, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+            vector = event.embedding
+            if params.dimensions is not None:
+                vector = cut_embeddings(torch.tensor(vector), params.dimensions).tolist()
+            embeddings[index] = vector
+        rows = [embeddings[index] for index in range(len(inputs))]
+        return embedding_response(params, rows, tokens=sum(map(len, inputs)))
+
+    # -- rerank, classify, fill-mask
+
+    async def rerank(self, request: Request) -> Response:
+        """POST /v1/rerank"""
+        params = await self.read(request, text_api.RerankRequest)
+        self.check_model(params.model)
+        return await self._require_texts(routes.RERANK).rerank(request, params)
+
+    async def classify(self, request: Request) -> Response:
+        """POST /v1/classify"""
+        params = await self.read(request, text_api.ClassifyRequest)
+        self.check_model(params.model)
+        return await self._require_texts(routes.CLASSIFY).classify(request, params)
+
+    async def fill_mask(self, request: Request) -> Response:
+        """POST /v1/fill-mask"""
+        params = await self.read(request, text_api.FillMaskRequest)
+        self.check_model(params.model)
+        return await self._require_texts(routes.FILL_MASK).fill_mask(request, params)
+
+    def _require_texts(self, route: routes.Route) -> TextEndpoints:
+        """Return the endpoints of a model that reads whole texts; refuse a model that generates text."""
+        if self.texts is None:
+            self.ready_or_refuse()
+            supported = (routes.CHAT_COMPLETIONS, routes.COMPLETIONS, routes.EMBEDDINGS)
+            raise unsupported_endpoint(self.served.names[0], "generates text", route, supported)
+        return self.texts
+
+    def _refuse_texts(self, route: routes.Route) -> None:
+        """Refuse a model that reads whole texts."""
+        if self.texts is not None:
+            raise self.texts.refusal(route)
 
     # -- models, tokens
 
@@ -451,11 +507,6 @@ class ReplicaRoutes(RequestChecks):
         context, steady = (self.scheduler.context, self.scheduler.batch_invariant) if self.scheduler else (None, None)
         card |= {"version": self.served.version, "digest": self.served.digest, "max_model_len": context}
         return {**card, "bitwise_reproducible": steady}
-
-
-def _base64(numbers: Sequence[float]) -> str:
-    """Encode numbers as little-endian float32 in base64."""
-    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
 def _event(value: dict[str, Any]) -> bytes:

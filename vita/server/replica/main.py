@@ -35,6 +35,10 @@ def open_app(
 
     `model` is the digest under which the service cleared the model; by default it is computed from the files.
     """
+    from vita.infer.text_model import model_task
+
+    if model_task(folder / MODEL) is not None:
+        return _open_text_app(folder, digest=digest, model=model, device=device, secret=secret)
     from vita.infer.engine import Engine
     from vita.infer.scheduler import Scheduler
     from vita.server.replica.adapters import Adapters
@@ -60,6 +64,32 @@ def open_app(
         scheduler.close()
         raise
     return create_app(scheduler, served, secret=secret, adapters=Adapters(release, engine))
+
+
+def _open_text_app(folder: Path, *, digest: str | None, model: str | None, device: str, secret: str) -> Any:
+    """Open a release whose model reads whole texts: a classifier, an embedding model or a masked-language model."""
+    from vita.infer.golden_texts import check_golden_texts
+    from vita.infer.text_model import TextModel
+    from vita.infer.text_scheduler import TextScheduler
+    from vita.server.replica.app import create_app
+    from vita.server.replica.readiness import check_text_answers
+
+    def load(release: ReleaseInfo, files: Files) -> tuple[ReleaseInfo, str, TextModel]:
+        return release, model or model_digest(files), TextModel.open(folder / MODEL, device=device)
+
+    release, identity, engine = load_verified(folder, load, digest=digest)
+    check_golden_texts(engine, release.content.get("golden") or [], where="release.golden")
+    limits = release.content.get("limits") or {}
+    scheduler = TextScheduler(
+        engine, rows=int(limits.get("max_batch_size", 16)), queue=int(limits.get("max_queue_size", 64))
+    )
+    served = served_model(release, identity, folder=folder, warnings=())
+    try:
+        check_text_answers(create_app(scheduler, served), engine, model_name=release.name)  # with separate metrics
+    except VitaError:
+        scheduler.close()
+        raise
+    return create_app(scheduler, served, secret=secret)
 
 
 def _warnings(engine: Any, scheduler: Any, *, folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from vita.data.records import Message
 from vita.data.tokens.dialogue_encoding import encode_prompt
 from vita.infer.engine import Engine
+from vita.infer.text_model import Task, TextModel
 from vita.spine.errors import DataError, ModelError
 
 GREETING = "Hello"
@@ -53,6 +54,18 @@ def check_answers(app: ASGIApp, engine: Engine, *, model: str) -> None:
             requests["/v1/chat/completions"] = {**body, "messages": messages}
     for path, content in requests.items():
         _check_answer(app, path, content)
+
+
+def check_text_answers(app: ASGIApp, model: TextModel, *, model_name: str) -> None:
+    """Raise `ModelError` if the application responds to its first request on an endpoint of the model with an error."""
+    bodies: dict[Task, tuple[str, dict[str, Any]]] = {
+        "embedding": ("/v1/embeddings", {"input": GREETING}),
+        "classification": ("/v1/classify", {"input": GREETING}),
+        "masked": ("/v1/fill-mask", {"input": str(model.tokenizer.name_of("mask_token"))}),
+    }
+    for task in model.tasks:
+        path, content = bodies[task]
+        _check_answer(app, path, {"model": model_name, **content})
 
 
 def unusable_weights(engine: Engine) -> list[str]:
