@@ -1,4 +1,4 @@
-"""Each rule drops what it is for, keeps prose, and says why; the fast counts equal plain ones."""
+"""Quality filters: dropped and kept texts, reasons, and parity of fast and plain counts."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def page(text: str) -> PageFeatures:
     return PageFeatures(Document("a", text, "test"))
 
 
-def sieve(*uses: Any) -> FilterChain:
+def filter_chain(*uses: Any) -> FilterChain:
     return FilterChain([FilterUse.model_validate(use) for use in uses])
 
 
-def verdict(text: str, *uses: Any) -> str | None:
-    found = sieve(*(uses or DEFAULT_FILTERS))(page(text))
-    return found[0] if found else None
+def drop_reason(text: str, *uses: Any) -> str | None:
+    drop = filter_chain(*(uses or DEFAULT_FILTERS))(page(text))
+    return drop[0] if drop else None
 
 
-def distinct(count: int) -> str:
+def distinct_words(count: int) -> str:
     return " ".join(f"word{chr(97 + number % 26)}{chr(97 + number // 26)}" for number in range(count))
 
 
 def test_prose_is_kept_by_every_filter() -> None:
     for name in FILTERS:
-        assert verdict(PROSE, name) is None, name
-    assert sieve(*DEFAULT_FILTERS)(page(PROSE)) is None
+        assert drop_reason(PROSE, name) is None, name
+    assert filter_chain(*DEFAULT_FILTERS)(page(PROSE)) is None
 
 
-WORDS = distinct(120).split()
+WORDS = distinct_words(120).split()
 SENTENCE = "seven wonders of an old world stand along this quiet road today"
 DROPPED = {
     "length.short": "The cat sat on the mat.",
@@ -73,37 +73,37 @@ DROPPED = {
 
 
 @pytest.mark.parametrize("reason", list(DROPPED))
-def test_each_rule_drops_what_it_is_for(reason: str) -> None:
-    assert verdict(DROPPED[reason], reason.split(".")[0]) == reason
+def test_each_rule_drops_its_example(reason: str) -> None:
+    assert drop_reason(DROPPED[reason], reason.split(".")[0]) == reason
 
 
-def test_the_reason_gives_the_figure_and_the_bar() -> None:
-    assert sieve("length")(page("one two three")) == ("length.short", "3 words, under 50")
+def test_the_reason_gives_the_value_and_the_limit() -> None:
+    assert filter_chain("length")(page("one two three")) == ("length.short", "3 words, under 50")
 
 
-def test_the_share_of_the_most_frequent_run_is_its_characters_times_its_frequency_in_every_script() -> None:
-    for run, other in (("aaaa bbbb cccc dddd", "word"), ("항구의책 임자는의 회에편지 를써서겨", "가나다라")):
+def test_the_share_of_the_most_frequent_ngram_counts_characters_in_every_script() -> None:
+    for ngram, filler in (("aaaa bbbb cccc dddd", "word"), ("항구의책 임자는의 회에편지 를써서겨", "가나다라")):
         # 2 runs of 16 characters, and 42 other words of 4 characters: 2 * 16 / (4 * 50) = 0.16, which is not over 0.16
-        others = [f"{other[:2]}{chr(97 + number % 26)}{chr(97 + number // 26)}" for number in range(42)]
-        kept = " ".join([run, *others, run])
-        assert verdict(kept, "repetition") is None
-        found = sieve("repetition")(page(" ".join([run, *others[:-1], run])))  # 32 / 196
-        assert found == ("repetition.top_4_words", "0.16 of the characters, over 0.16")
+        filler_words = [f"{filler[:2]}{chr(97 + number % 26)}{chr(97 + number // 26)}" for number in range(42)]
+        text_at_limit = " ".join([ngram, *filler_words, ngram])
+        assert drop_reason(text_at_limit, "repetition") is None
+        drop = filter_chain("repetition")(page(" ".join([ngram, *filler_words[:-1], ngram])))  # 32 / 196
+        assert drop == ("repetition.top_4_words", "0.16 of the characters, over 0.16")
 
 
-def test_headings_in_markdown_are_no_hashtags() -> None:
-    text = "\n".join(f"## The {word} and that of the others" for word in distinct(30).split())
-    assert verdict(text, "gopher_quality") is None
+def test_markdown_headings_are_not_counted_as_symbols() -> None:
+    text = "\n".join(f"## The {word} and that of the others" for word in distinct_words(30).split())
+    assert drop_reason(text, "gopher_quality") is None
 
 
 def test_settings_loosen_a_rule() -> None:
     short = "The cat sat on the mat and the dog lay by it."
-    assert verdict(short, {"length": {"min_words": 5}}) is None
-    assert verdict(short, {"length": {"max_words": 6, "min_words": 0}}) == "length.long"
-    assert verdict(distinct(80), {"gopher_quality": {"min_stop_words": 0}}) is None
+    assert drop_reason(short, {"length": {"min_words": 5}}) is None
+    assert drop_reason(short, {"length": {"max_words": 6, "min_words": 0}}) == "length.long"
+    assert drop_reason(distinct_words(80), {"gopher_quality": {"min_stop_words": 0}}) is None
 
 
-def test_filters_are_named_with_their_settings() -> None:
+def test_filters_are_parsed_with_their_settings() -> None:
     class Config(Settings):
         filters: tuple[FilterUse, ...] = ()
 
@@ -135,32 +135,32 @@ def test_every_filter_has_defaults_and_takes_any_text(name: str, text: str) -> N
     assert reason is None or (reason.rule.isidentifier() and reason.detail)
 
 
-# -- runs of words, counted plainly
+# -- parity with plain n-gram counts
 
 
 def plain_top(words: list[str], n: int) -> float:
-    runs = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
-    counts = Counter(runs)
-    most = max(counts.values(), default=0)
-    if most < 2:
+    ngrams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+    counts = Counter(ngrams)
+    max_count = max(counts.values(), default=0)
+    if max_count < 2:
         return 0.0
-    longest = max(sum(map(len, run)) for run, count in counts.items() if count == most)
-    return most * longest / sum(map(len, words))
+    max_length = max(sum(map(len, ngram)) for ngram, count in counts.items() if count == max_count)
+    return max_count * max_length / sum(map(len, words))
 
 
 def plain_repeated(words: list[str], n: int) -> float:
-    seen, covered = set(), np.zeros(len(words), bool)
+    seen_ngrams, covered = set(), np.zeros(len(words), bool)
     for start in range(len(words) - n + 1):
-        run = tuple(words[start : start + n])
-        covered[start : start + n] |= run in seen
-        seen.add(run)
-    return sum(len(word) for word, inside in zip(words, covered, strict=True) if inside) / sum(map(len, words))
+        ngram = tuple(words[start : start + n])
+        covered[start : start + n] |= ngram in seen_ngrams
+        seen_ngrams.add(ngram)
+    return sum(len(word) for word, is_covered in zip(words, covered, strict=True) if is_covered) / sum(map(len, words))
 
 
 @settings(deadline=None)
 @given(words=st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "eeeeeeeee"]), min_size=1, max_size=40))
-def test_the_repetition_rule_agrees_with_plain_counting(words: list[str]) -> None:
-    open_to = {
+def test_the_repetition_filter_equals_plain_counting(words: list[str]) -> None:
+    disabled_limits = {
         "max_duplicate_line_ratio": 1,
         "max_duplicate_line_char_ratio": 1,
         "max_duplicate_paragraph_ratio": 1,
@@ -168,23 +168,23 @@ def test_the_repetition_rule_agrees_with_plain_counting(words: list[str]) -> Non
     }
     top, repeated = (0.20, 0.18, 0.16), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
     expected = next(
-        (f"top_{n}_words" for n, most in enumerate(top, 2) if plain_top(words, n) > most),
-        next((f"repeated_{n}_words" for n, most in enumerate(repeated, 5) if plain_repeated(words, n) > most), None),
+        (f"top_{n}_words" for n, limit in enumerate(top, 2) if plain_top(words, n) > limit),
+        next((f"repeated_{n}_words" for n, limit in enumerate(repeated, 5) if plain_repeated(words, n) > limit), None),
     )
     reason = FILTERS["repetition"](
-        page(" ".join(words)), **open_to, max_top_ngram_ratio=top, max_duplicate_ngram_ratio=repeated
+        page(" ".join(words)), **disabled_limits, max_top_ngram_ratio=top, max_duplicate_ngram_ratio=repeated
     )
     assert (reason.rule if reason else None) == expected
 
 
-# -- the defaults on a corpus of which the truth is known
+# -- the default filters on a labelled corpus
 
 
 @pytest.mark.slow
 def test_the_defaults_drop_junk_and_keep_natural_text(shared: Path) -> None:
     with gzip.open(shared / "curate" / "truth.jsonl.gz", "rt") as lines:
         kinds = {row["id"]: row["kind"] for row in map(json.loads, lines)}
-    defaults = sieve(*DEFAULT_FILTERS)
+    defaults = filter_chain(*DEFAULT_FILTERS)
     counts: Counter[tuple[str, bool]] = Counter()
     for part in ("part-00002", "part-00005"):
         for document in documents(Source.model_validate(str(shared / "curate" / f"{part}.jsonl.zst"))):

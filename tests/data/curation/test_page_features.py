@@ -1,4 +1,4 @@
-"""The arrays of a page say what plain counting over its words says."""
+"""Page features equal plain counts over the words of a page."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ def page(text: str) -> PageFeatures:
     return PageFeatures(Document("a", text, "test"))
 
 
-def folded(word: str) -> str:
+def lower_ascii(word: str) -> str:
     return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in word)
 
 
 @settings(deadline=None)
 @given(text=TEXTS)
-def test_words_have_the_lengths_letters_and_equalities_of_split(text: str) -> None:
-    plain, words = text.split(), page(text).words
-    assert words.lengths.tolist() == [len(word) for word in plain]
-    assert words.lettered.tolist() == [any(c.isalpha() or ord(c) > 127 for c in word) for word in plain]
+def test_words_equal_those_of_str_split(text: str) -> None:
+    expected_words, words = text.split(), page(text).words
+    assert words.lengths.tolist() == [len(word) for word in expected_words]
+    assert words.lettered.tolist() == [any(c.isalpha() or ord(c) > 127 for c in word) for word in expected_words]
     by_hash: dict[int, str] = {}
-    for word, hashed in zip(plain, words.hashes.tolist(), strict=True):
+    for word, word_id in zip(expected_words, words.hashes.tolist(), strict=True):
         if len(word.encode()) <= 64:
-            assert by_hash.setdefault(hashed, folded(word)) == folded(word)
-    assert len(by_hash) == len({folded(word) for word in plain if len(word.encode()) <= 64})
+            assert by_hash.setdefault(word_id, lower_ascii(word)) == lower_ascii(word)
+    assert len(by_hash) == len({lower_ascii(word) for word in expected_words if len(word.encode()) <= 64})
 
 
 @settings(deadline=None)
 @given(text=TEXTS, n=st.integers(1, 10))
-def test_runs_are_equal_where_their_words_are(text: str, n: int) -> None:
-    plain = [folded(word) for word in text.split()]
-    runs = [tuple(plain[start : start + n]) for start in range(len(plain) - n + 1)]
+def test_ngram_hashes_are_equal_where_the_words_are(text: str, n: int) -> None:
+    words = [lower_ascii(word) for word in text.split()]
+    ngrams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
     hashes = page(text).runs(n).tolist()
-    assert len(hashes) == len(runs)
-    assert len(set(hashes)) == len(set(runs))
-    assert len(set(zip(hashes, runs, strict=True))) == len(set(runs))
+    assert len(hashes) == len(ngrams)
+    assert len(set(hashes)) == len(set(ngrams))
+    assert len(set(zip(hashes, ngrams, strict=True))) == len(set(ngrams))
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_does_not_change_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "The quick brown fox, 42 times.\n" * 30
-    whole = page(text).words
+    words = page(text).words
     monkeypatch.setattr(module, "BLOCK_BYTES", 50)
-    cut = page(text).words
-    for left, right in zip(whole, cut, strict=True):
-        assert left.tolist() == right.tolist()
+    block_words = page(text).words
+    for array, block_array in zip(words, block_words, strict=True):
+        assert array.tolist() == block_array.tolist()
 
 
-def test_an_endless_word_ends_the_measuring_all_the_same() -> None:
+def test_a_word_longer_than_a_block_is_measured() -> None:
     assert page("x" * 3 * module.BLOCK_BYTES).characters == 3 * module.BLOCK_BYTES
 
 
-def test_lines_and_paragraphs_are_without_blank_ones() -> None:
-    given = page("\n one \n\n \n\ntwo\nthree\n")
-    assert given.lines == ["one", "two", "three"]
-    assert given.paragraphs == ["one", "two\nthree"]
+def test_blank_lines_and_paragraphs_are_omitted() -> None:
+    features = page("\n one \n\n \n\ntwo\nthree\n")
+    assert features.lines == ["one", "two", "three"]
+    assert features.paragraphs == ["one", "two\nthree"]
 
 
-def test_case_is_no_difference_between_words() -> None:
+def test_word_hashes_ignore_case() -> None:
     assert word_hash("The") == word_hash("tHe") != word_hash("then")
 
 
 @pytest.mark.parametrize(
-    ("text", "mended"),
+    ("text", "normalized"),
     [
         ("a\r\nb\rc\n", "a\nb\nc\n"),
         ("a\0b\x07c\x7f\tä\n", "abc\tä\n"),
@@ -80,15 +80,15 @@ def test_case_is_no_difference_between_words() -> None:
         ("unchanged é", "unchanged é"),
     ],
 )
-def test_mending_makes_plain_lines_and_takes_out_control_characters(text: str, mended: str) -> None:
+def test_normalization_unifies_line_ends_and_removes_control_characters(text: str, normalized: str) -> None:
     result, data = normalize_text(text)
-    assert (result, data) == (mended, mended.encode())
+    assert (result, data) == (normalized, normalized.encode())
     assert normalize_text(result) == (result, data)
-    if text == mended:
+    if text == normalized:
         assert result is text
 
 
-def test_repeats_are_counted_after_the_first() -> None:
+def test_repeats_are_counted_after_the_first_occurrence() -> None:
     assert repeated_share(["aa", "b", "aa", "aa"]) == (0.5, 4 / 7)
     assert repeated_share(["a", "b"]) == (0.0, 0.0)
     assert repeated_share([]) == (0.0, 0.0)

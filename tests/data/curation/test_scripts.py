@@ -1,4 +1,4 @@
-"""Words of every script: white space beyond ASCII, and scripts without spaces between words."""
+"""Words of every script: Unicode white space, and scripts without spaces between words."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def page(text: str) -> PageFeatures:
 
 @pytest.mark.parametrize("blank", [chr(code) for code in range(0x80, 0x3001) if chr(code).isspace()])
 def test_every_white_space_of_unicode_separates_words(blank: str) -> None:
-    spaced, plain = page(f"The{blank}old{blank}{blank}haus mit é"), page("The old haus mit é")
-    assert np.array_equal(spaced.words.hashes, plain.words.hashes)
-    assert spaced.words.lengths.tolist() == [3, 3, 4, 3, 1]
+    unicode_page, ascii_page = page(f"The{blank}old{blank}{blank}haus mit é"), page("The old haus mit é")
+    assert np.array_equal(unicode_page.words.hashes, ascii_page.words.hashes)
+    assert unicode_page.words.lengths.tolist() == [3, 3, 4, 3, 1]
 
 
 def test_other_characters_with_the_same_bytes_do_not_separate_words() -> None:
@@ -52,7 +52,7 @@ def test_words_of_scripts_without_spaces_are_estimated_from_their_characters(tex
         ("¿¡", ""),
     ],
 )
-def test_the_script_of_a_text_is_that_of_most_letters(text: str, script: str) -> None:
+def test_the_main_script_is_that_of_most_letters(text: str, script: str) -> None:
     assert main_script(text) == script
 
 
@@ -76,6 +76,6 @@ PROSE = {
 
 @pytest.mark.parametrize("name", PROSE)
 def test_the_default_filters_keep_prose_of_other_scripts(name: str) -> None:
-    sieve = FilterChain([FilterUse.model_validate(name) for name in DEFAULT_FILTERS])
-    assert sieve(page(PROSE[name])) is None
-    assert sieve(page(PROSE[name][:12])) is not None
+    filter_chain = FilterChain([FilterUse.model_validate(name) for name in DEFAULT_FILTERS])
+    assert filter_chain(page(PROSE[name])) is None
+    assert filter_chain(page(PROSE[name][:12])) is not None

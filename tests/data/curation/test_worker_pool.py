@@ -1,4 +1,4 @@
-"""Processes give the answers that one process gives, in the same order, and hand on its errors."""
+"""The worker pool gives the results of one process in the same order and re-raises errors."""
 
 from __future__ import annotations
 
@@ -24,22 +24,24 @@ def square(number: int, tick: Callable[[int], None]) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_answers_come_in_the_order_of_the_jobs(workers: int) -> None:
-    heard: list[int] = []
-    with WorkerPool(workers) as crew:
-        assert list(crew.in_order(square, range(12), watch=heard.append)) == [number * number for number in range(12)]
-        assert list(crew.in_order(square, [5], watch=heard.append)) == [25]
-        assert heard == sorted(heard[:-1]) + heard[-1:] and max(heard) <= 12
+def test_results_are_in_the_order_of_the_jobs(workers: int) -> None:
+    progress: list[int] = []
+    with WorkerPool(workers) as pool:
+        assert list(pool.in_order(square, range(12), watch=progress.append)) == [
+            number * number for number in range(12)
+        ]
+        assert list(pool.in_order(square, [5], watch=progress.append)) == [25]
+        assert progress == sorted(progress[:-1]) + progress[-1:] and max(progress) <= 12
         with pytest.raises(DataError, match=r"^a\.txt, row 99: expected a text, got None; mend it$"):
-            list(crew.in_order(square, [1, 99, 2], watch=heard.append))
+            list(pool.in_order(square, [1, 99, 2], watch=progress.append))
 
 
-def test_a_worker_that_is_killed_is_one_clear_line() -> None:
-    with WorkerPool(2) as crew, pytest.raises(DataError, match="a worker process: was killed"):
-        list(crew.in_order(square, [98, 98], watch=lambda done: None))
+def test_a_killed_worker_is_a_clear_error() -> None:
+    with WorkerPool(2) as pool, pytest.raises(DataError, match="a worker process: was killed"):
+        list(pool.in_order(square, [98, 98], watch=lambda done: None))
 
 
-def test_errors_cross_to_another_process_whole() -> None:
+def test_errors_are_pickled_with_all_fields() -> None:
     for error in (DataError("a", "b", hint="c"), DataError("a", expected="x", got=3), MissingExtra("a", "s3")):
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), str(copy), copy.where, copy.hint) == (type(error), str(error), error.where, error.hint)

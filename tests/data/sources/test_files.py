@@ -1,4 +1,4 @@
-"""Files are found in order, read in bounded memory, and refused in one line where they cannot be used."""
+"""Finding files in order, reading them in bounded memory, and clear errors for unusable files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def written(path: Path, data: bytes) -> SourceFile:
+def write_file(path: Path, data: bytes) -> SourceFile:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return SourceFile(str(path), path.name, len(data))
@@ -36,42 +36,42 @@ def written(path: Path, data: bytes) -> SourceFile:
 
 @pytest.mark.parametrize("suffix", COMPRESSIONS)
 def test_every_compression_reads_as_the_plain_file(tmp_path: Path, suffix: str) -> None:
-    file = written(tmp_path / f"a.txt{suffix}", COMPRESSIONS[suffix](TEXT))
+    file = write_file(tmp_path / f"a.txt{suffix}", COMPRESSIONS[suffix](TEXT))
     assert list(lines(file)) == TEXT.split(b"\n")[:-1]
     assert file.suffix == "txt"
 
 
 @pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESSIONS if suffix])
 def test_concatenated_frames_read_as_one_file(tmp_path: Path, suffix: str) -> None:
-    squeeze = COMPRESSIONS[suffix]
-    file = written(tmp_path / f"a.txt{suffix}", squeeze(b"one\n") + squeeze(b"two\n") + squeeze(b""))
+    compress = COMPRESSIONS[suffix]
+    file = write_file(tmp_path / f"a.txt{suffix}", compress(b"one\n") + compress(b"two\n") + compress(b""))
     assert list(lines(file)) == [b"one", b"two"]
 
 
 @pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESSIONS if suffix])
-@pytest.mark.parametrize("kept", [0, 10, -1])
-def test_a_cut_off_file_is_an_error_and_not_a_shorter_text(tmp_path: Path, suffix: str, kept: int) -> None:
-    file = written(tmp_path / f"a.jsonl{suffix}", COMPRESSIONS[suffix](TEXT)[:kept])
+@pytest.mark.parametrize("size", [0, 10, -1])
+def test_a_truncated_file_is_an_error(tmp_path: Path, suffix: str, size: int) -> None:
+    file = write_file(tmp_path / f"a.jsonl{suffix}", COMPRESSIONS[suffix](TEXT)[:size])
     with pytest.raises(DataError, match=r"a\.jsonl\.\w+: is cut off after [\d,]+ bytes of text; copy"):
         list(lines(file))
 
 
-def test_a_damaged_file_says_so(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     data = bytearray(gzip.compress(TEXT))
     data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
     with pytest.raises(DataError, match=r"is damaged after [\d,]+ bytes"):
-        list(lines(written(tmp_path / "a.txt.gz", bytes(data))))
+        list(lines(write_file(tmp_path / "a.txt.gz", bytes(data))))
 
 
-def test_a_wrong_suffix_is_told(tmp_path: Path) -> None:
+def test_a_wrong_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected a \.zst file, got other bytes"):
-        list(lines(written(tmp_path / "a.txt.zst", b"plain text\n")))
+        list(lines(write_file(tmp_path / "a.txt.zst", b"plain text\n")))
     with pytest.raises(DataError, match=r"bytes that look like gzip; name it \.gz"):
-        list(lines(written(tmp_path / "a.txt", gzip.compress(b"text"))))
+        list(lines(write_file(tmp_path / "a.txt", gzip.compress(b"text"))))
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "description"),
     [
         (b"\x89PNG\r\n\x1a\n....", "a PNG picture"),
         (b"%PDF-1.7", "PDF"),
@@ -79,40 +79,40 @@ def test_a_wrong_suffix_is_told(tmp_path: Path) -> None:
         (b"abc\0def", "a binary file"),
     ],
 )
-def test_a_binary_file_is_no_text(tmp_path: Path, data: bytes, told: str) -> None:
-    with pytest.raises(DataError, match=f"expected text in UTF-8, got .*{told}"):
-        read_text(written(tmp_path / "a.txt", data), hint="")
+def test_a_binary_file_is_refused(tmp_path: Path, data: bytes, description: str) -> None:
+    with pytest.raises(DataError, match=f"expected text in UTF-8, got .*{description}"):
+        read_text(write_file(tmp_path / "a.txt", data), hint="")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
-    assert list(lines(written(tmp_path / "a.txt", b"\xef\xbb\xbfone\ntwo"))) == [b"one", b"two"]
+def test_a_byte_order_mark_is_removed(tmp_path: Path) -> None:
+    assert list(lines(write_file(tmp_path / "a.txt", b"\xef\xbb\xbfone\ntwo"))) == [b"one", b"two"]
 
 
 @settings(deadline=None)
 @given(pieces=st.lists(st.binary(max_size=5).filter(lambda piece: b"\0" not in piece), max_size=8))
-def test_lines_do_not_depend_on_how_the_bytes_arrive(pieces: list[bytes]) -> None:
+def test_lines_do_not_depend_on_the_chunks(pieces: list[bytes]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "chunks", lambda file: iter(pieces))
         patch.setattr(files, "_MAGIC", {})
         data = b"".join(pieces)
         if pieces and pieces[0].startswith(b"\xef"):
-            return  # a mark cut in two cannot happen: the first piece of a file is large
+            return  # a split byte order mark cannot occur, since the first chunk of a file is large
         expected = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         assert list(lines(SourceFile("a", "a", 0))) == (expected if expected[-1] else expected[:-1])
 
 
-def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_BYTES", 1000)
-    file = written(tmp_path / "a.txt", b"x" * 1001)
+    file = write_file(tmp_path / "a.txt", b"x" * 1001)
     with pytest.raises(DataError, match="a line of more than"):
         list(lines(file))
     with pytest.raises(DataError, match="too large for one piece; cut it"):
         read_text(file, hint="cut it")
 
 
-def test_folders_and_globs_give_files_in_order_of_name(tmp_path: Path) -> None:
+def test_folders_and_globs_give_files_sorted_by_name(tmp_path: Path) -> None:
     for name in ("b.txt", "a/z.txt", "a/c.md", ".hidden/x.txt", "a/.x.txt"):
-        written(tmp_path / name, b"text")
+        write_file(tmp_path / name, b"text")
     assert [file.name for file in find_files(str(tmp_path), where="t")] == ["a/c.md", "a/z.txt", "b.txt"]
     assert [file.name for file in find_files(f"{tmp_path}/a/*.txt", where="t")] == ["z.txt"]
     assert [file.name for file in find_files(f"{tmp_path}/**/*.txt", where="t")] == ["a/z.txt", "b.txt"]
@@ -120,13 +120,13 @@ def test_folders_and_globs_give_files_in_order_of_name(tmp_path: Path) -> None:
     assert [file.name for file in find_files(str(tmp_path / "b.txt"), where="t")] == ["b.txt"]
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_and_excluded_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no such file, and no file matches it as a glob"):
         find_files(str(tmp_path / "none*.txt"), where="curate")
     with pytest.raises(DataError, match="holds no files"):
         find_files(str(tmp_path / "empty"), where="curate")
-    written(tmp_path / "a.txt", b"x")
+    write_file(tmp_path / "a.txt", b"x")
     with pytest.raises(DataError, match="1 file found, and every file is excluded by"):
         find_files(str(tmp_path), exclude=["*"], where="curate")
 
@@ -135,9 +135,9 @@ def test_urls_are_read_like_folders() -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe({"/bucket/texts/b.txt.gz": gzip.compress(b"two\n"), "/bucket/texts/a/a.txt": b"one\n"})
     try:
-        found = find_files("memory://bucket/texts", where="curate")
-        assert [(file.name, file.suffix) for file in found] == [("a/a.txt", "txt"), ("b.txt.gz", "txt")]
-        assert [list(lines(file)) for file in found] == [[b"one"], [b"two"]]
+        source_files = find_files("memory://bucket/texts", where="curate")
+        assert [(file.name, file.suffix) for file in source_files] == [("a/a.txt", "txt"), ("b.txt.gz", "txt")]
+        assert [list(lines(file)) for file in source_files] == [[b"one"], [b"two"]]
         assert [file.name for file in find_files("memory://bucket/texts/*.gz", where="curate")] == ["b.txt.gz"]
         assert [file.name for file in find_files("memory://bucket/texts/b.txt.gz", where="curate")] == ["b.txt.gz"]
         with pytest.raises(DataError, match="there is no such file"):
@@ -147,10 +147,10 @@ def test_urls_are_read_like_folders() -> None:
 
 
 def test_a_protocol_whose_library_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(url: str) -> None:
+    def raise_import_error(url: str) -> None:
         raise ImportError("Install s3fs")
 
-    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", raise_import_error)
     with pytest.raises(MissingExtra, match=r"pip install 'vita-lm\[s3\]'"):
         find_files("s3://bucket/texts", where="curate")
     with pytest.raises(DataError, match="`ftp://` cannot be opened"):

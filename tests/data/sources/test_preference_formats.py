@@ -1,4 +1,4 @@
-"""Preferences and verdicts in the shapes that people keep them in, read to the same records."""
+"""Common formats of preferences and labelled answers are read as the same records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vita.data.world import WorldSettings
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError
 
-ASKED, GOOD, BAD = Message("user", "Hi?"), Message("assistant", "Good day!"), Message("assistant", "What?")
+QUESTION, GOOD, BAD = Message("user", "Hi?"), Message("assistant", "Good day!"), Message("assistant", "What?")
 HH = "\n\nHuman: Hi?\n\nAssistant: {}"
 USER = {"role": "user", "content": "Hi?"}
 
@@ -57,34 +57,38 @@ def write(folder: Path, *rows: dict[str, Any], name: str = "rows.jsonl") -> Sour
 
 
 @pytest.mark.parametrize("row", PAIRS)
-def test_each_shape_becomes_the_same_pair(row: dict[str, Any], tmp_path: Path) -> None:
-    (found,) = preferences(write(tmp_path, row))
-    assert (found.prompt, found.chosen, found.rejected) == ((ASKED,), (GOOD,), (BAD,))
-    assert found.id == "rows.jsonl:1" and found.source == "rows" and found.margin is None
+def test_each_format_gives_the_same_pair(row: dict[str, Any], tmp_path: Path) -> None:
+    (preference,) = preferences(write(tmp_path, row))
+    assert (preference.prompt, preference.chosen, preference.rejected) == ((QUESTION,), (GOOD,), (BAD,))
+    assert preference.id == "rows.jsonl:1" and preference.source == "rows" and preference.margin is None
 
 
-def test_what_both_answers_begin_with_is_prompt(tmp_path: Path) -> None:
-    told = "\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Well?\n\nAssistant: {}"
-    (found,) = preferences(write(tmp_path, {"chosen": told.format("Good day!"), "rejected": told.format("What?")}))
-    assert found.prompt == (ASKED, Message("assistant", "Yes."), Message("user", "Well?"))
-    assert (found.chosen, found.rejected) == ((GOOD,), (BAD,))
+def test_the_common_prefix_of_both_answers_is_the_prompt(tmp_path: Path) -> None:
+    text = "\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Well?\n\nAssistant: {}"
+    (preference,) = preferences(write(tmp_path, {"chosen": text.format("Good day!"), "rejected": text.format("What?")}))
+    assert preference.prompt == (QUESTION, Message("assistant", "Yes."), Message("user", "Well?"))
+    assert (preference.chosen, preference.rejected) == ((GOOD,), (BAD,))
 
 
-def test_a_shorter_answer_that_begins_the_longer_one_stays_an_answer(tmp_path: Path) -> None:
-    one = [USER, {"role": "assistant", "content": "Good day!"}]
-    (found,) = preferences(write(tmp_path, {"chosen": one, "rejected": [*one, USER, *one[1:]]}))
-    assert found.chosen == (GOOD,) and found.rejected == (GOOD, ASKED, GOOD)
+def test_an_answer_that_is_a_prefix_of_the_other_stays_an_answer(tmp_path: Path) -> None:
+    chosen_messages = [USER, {"role": "assistant", "content": "Good day!"}]
+    (preference,) = preferences(
+        write(tmp_path, {"chosen": chosen_messages, "rejected": [*chosen_messages, USER, *chosen_messages[1:]]})
+    )
+    assert preference.chosen == (GOOD,) and preference.rejected == (GOOD, QUESTION, GOOD)
 
 
 def test_system_margin_and_provenance_are_kept(tmp_path: Path) -> None:
     row = {"id": 7, "system": "Be kind.", "prompt": "Hi?", "chosen": "Good day!", "rejected": "What?"}
-    (found,) = preferences(write(tmp_path, {**row, "margin": 0.5, "source": "people", "licence": "MIT", "by": "Ann"}))
-    assert found.prompt[0] == Message("system", "Be kind.")
-    assert (found.id, found.margin, found.source, found.licence) == ("7", 0.5, "people", "MIT")
-    assert found.metadata == {"by": "Ann"}
+    (preference,) = preferences(
+        write(tmp_path, {**row, "margin": 0.5, "source": "people", "licence": "MIT", "by": "Ann"})
+    )
+    assert preference.prompt[0] == Message("system", "Be kind.")
+    assert (preference.id, preference.margin, preference.source, preference.licence) == ("7", 0.5, "people", "MIT")
+    assert preference.metadata == {"by": "Ann"}
 
 
-def test_what_tells_no_preference_is_dropped_with_its_reason(tmp_path: Path) -> None:
+def test_unusable_pairs_are_dropped_with_a_reason(tmp_path: Path) -> None:
     drops: list[DroppedRecord] = []
     rows = [
         {"chosen": HH.format("Same."), "rejected": HH.format("Same.")},
@@ -101,12 +105,12 @@ def test_what_tells_no_preference_is_dropped_with_its_reason(tmp_path: Path) -> 
     assert not list(preferences(write(tmp_path, tie), dropped=drops.append)) and drops[0].reason == "tie"
 
 
-def test_a_list_of_predictions_gives_a_pair_for_each_two(tmp_path: Path) -> None:
+def test_a_list_of_predictions_gives_pairs(tmp_path: Path) -> None:
     row = {"question": "Hi?", **{f"prediction {n}": str(n) for n in (1, 2, 3)}, "preference": [1, 2, 0]}
-    found = list(preferences(write(tmp_path, {**row, "passages": [["A title", "A line."]]})))
-    assert [(one.chosen[0].content, one.rejected[0].content) for one in found] == [("1", "2"), ("3", "1")]
-    assert [one.id for one in found] == ["rows.jsonl:1/1", "rows.jsonl:1/2"]
-    assert found[0].prompt == (Message("user", "A title\nA line.\n\nHi?"),)
+    pairs = list(preferences(write(tmp_path, {**row, "passages": [["A title", "A line."]]})))
+    assert [(pair.chosen[0].content, pair.rejected[0].content) for pair in pairs] == [("1", "2"), ("3", "1")]
+    assert [pair.id for pair in pairs] == ["rows.jsonl:1/1", "rows.jsonl:1/2"]
+    assert pairs[0].prompt == (Message("user", "A title\nA line.\n\nHi?"),)
 
 
 @pytest.mark.parametrize(
@@ -117,21 +121,21 @@ def test_a_list_of_predictions_gives_a_pair_for_each_two(tmp_path: Path) -> None
         {"messages": [USER, {"role": "assistant", "content": "Good day!"}], "label": True},
     ],
 )
-def test_single_answers_with_a_verdict_are_ratings_and_no_pairs(row: dict[str, Any], tmp_path: Path) -> None:
+def test_single_labelled_answers_are_ratings_and_not_pairs(row: dict[str, Any], tmp_path: Path) -> None:
     source = write(tmp_path, row)
-    (found,) = ratings(source)
-    assert (found.prompt, found.answer, found.good) == ((ASKED,), (GOOD,), True)
+    (rating,) = ratings(source)
+    assert (rating.prompt, rating.answer, rating.good) == ((QUESTION,), (GOOD,), True)
     with pytest.raises(DataError, match="expected pairs of answers, got answers with a label; train on them with"):
         list(preferences(source))
 
 
-def test_a_pair_is_two_ratings(tmp_path: Path) -> None:
-    good, bad = ratings(write(tmp_path, PAIRS[0]))
-    assert (good.answer, good.good, bad.answer, bad.good) == ((GOOD,), True, (BAD,), False)
-    assert good.id == "rows.jsonl:1/chosen"
+def test_a_pair_gives_two_ratings(tmp_path: Path) -> None:
+    chosen, rejected = ratings(write(tmp_path, PAIRS[0]))
+    assert (chosen.answer, chosen.good, rejected.answer, rejected.good) == ((GOOD,), True, (BAD,), False)
+    assert chosen.id == "rows.jsonl:1/chosen"
 
 
-def test_what_is_no_preference_is_refused_with_what_would_be(tmp_path: Path) -> None:
+def test_a_row_without_a_preference_is_refused_with_the_formats(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 1: expected a preference in one of the formats .*pair \(prompt, chosen"):
         list(preferences(write(tmp_path, {"text": "Hi."})))
     with pytest.raises(DataError, match=r"row 2: expected a row of the format pair .*, got `chosen` is missing|holds"):
@@ -143,7 +147,7 @@ def test_what_is_no_preference_is_refused_with_what_would_be(tmp_path: Path) -> 
         list(preferences(write(tmp_path, row)))
 
 
-def test_the_folder_of_a_preferences_artifact_is_read_by_what_is_wanted(tmp_path: Path) -> None:
+def test_a_preferences_artifact_gives_pairs_ratings_and_dialogues(tmp_path: Path) -> None:
     write(tmp_path, PAIRS[0], name="preferences.jsonl")
     (tmp_path / "report.json").write_text("{}")
     folder = build(Source, {"path": str(tmp_path)}, where="source")
@@ -165,14 +169,17 @@ def world(part: str | None = None, **settings: Any) -> Source:
     return Source(world=WorldSettings(things=40, documents=20, dialogues=20), part=part, **settings)
 
 
-def test_the_world_s_parts_are_chosen_by_name() -> None:
-    assert {one.source for one in documents(world("vet", limit=3))} == {"world:vet"}
-    assert {one.source for one in documents(world("court", limit=3))} == {"world:court"}
-    assert {one.source for one in dialogues(world("sums", limit=3))} == {"world:sum"}
+def test_parts_of_the_world_are_selected_by_name() -> None:
+    assert {record.source for record in documents(world("vet", limit=3))} == {"world:vet"}
+    assert {record.source for record in documents(world("court", limit=3))} == {"world:court"}
+    assert {record.source for record in dialogues(world("sums", limit=3))} == {"world:sum"}
     assert len(list(dialogues(world("refusals", limit=3)))) == 3
     assert len(list(documents(world("documents")))) == 20
-    found = list(preferences(world(limit=5, licence="MIT")))
-    assert all(isinstance(one, Preference) and one.source == "world:preference" for one in found) and len(found) == 5
+    pairs = list(preferences(world(limit=5, licence="MIT")))
+    assert (
+        all(isinstance(record, Preference) and record.source == "world:preference" for record in pairs)
+        and len(pairs) == 5
+    )
     assert len(list(preferences(world()))) == 1000
 
 
@@ -200,13 +207,13 @@ def test_an_unknown_part_is_refused() -> None:
 )
 def test_real_preferences_are_read(shared: Path, file: str, pairs: int, reasons: dict[str, int]) -> None:
     drops: list[DroppedRecord] = []
-    found = list(preferences(Source(path=str(shared / "data/preference" / file)), dropped=drops.append))  # type: ignore[arg-type]
+    records = list(preferences(Source(path=str(shared / "data/preference" / file)), dropped=drops.append))  # type: ignore[arg-type]
     assert Counter(drop.reason for drop in drops) == reasons
-    assert len(found) == pairs
-    assert all(one.prompt and one.chosen[-1].role == one.rejected[-1].role == "assistant" for one in found)
+    assert len(records) == pairs
+    assert all(pair.prompt and pair.chosen[-1].role == pair.rejected[-1].role == "assistant" for pair in records)
 
 
-def test_real_verdicts_are_read(shared: Path) -> None:
-    found = list(ratings(Source(path=str(shared / "data/preference/kto_en_demo.jsonl.gz"))))  # type: ignore[arg-type]
-    assert Counter(one.good for one in found) == {True: 150, False: 150}
-    assert all(one.prompt[-1].role == "user" for one in found)
+def test_real_labelled_answers_are_read(shared: Path) -> None:
+    labelled_answers = list(ratings(Source(path=str(shared / "data/preference/kto_en_demo.jsonl.gz"))))  # type: ignore[arg-type]
+    assert Counter(rating.good for rating in labelled_answers) == {True: 150, False: 150}
+    assert all(rating.prompt[-1].role == "user" for rating in labelled_answers)

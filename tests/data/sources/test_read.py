@@ -1,4 +1,4 @@
-"""Documents and dialogues from every kind of source, and one clear line for what cannot be used."""
+"""Documents and dialogues from every kind of source, and clear errors for unusable input."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def jsonl(rows: list[Any]) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-def at(path: Path, **settings: Any) -> Source:
+def create_source(path: Path, **settings: Any) -> Source:
     return build(Source, {"path": str(path), **settings}, where="source")
 
 
-def refused(source: Source) -> str:
+def error_message(source: Source) -> str:
     with pytest.raises(DataError) as error:
         list(documents(source))
     assert "\n" not in str(error.value)
@@ -45,17 +45,17 @@ def refused(source: Source) -> str:
 # -- documents
 
 
-def test_a_row_keeps_its_id_source_licence_and_everything_else(tmp_path: Path) -> None:
+def test_a_row_keeps_its_id_source_licence_and_metadata(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl(ROWS))
-    assert list(documents(at(tmp_path / "a.jsonl", licence="MIT"))) == [
+    assert list(documents(create_source(tmp_path / "a.jsonl", licence="MIT"))) == [
         Document("x1", "One.", "web", "CC0", {"url": "u", "year": 1}),
         Document("a.jsonl:2", "Two.", "a", "MIT", {}),
     ]
 
 
-def test_a_name_given_to_the_source_wins_over_the_rows_own(tmp_path: Path) -> None:
+def test_the_name_of_the_source_replaces_that_of_the_row(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl(ROWS))
-    first, second = documents(at(tmp_path / "a.jsonl", name="mine"))
+    first, second = documents(create_source(tmp_path / "a.jsonl", name="mine"))
     assert (first.source, first.metadata["source"], second.source) == ("mine", "web", "mine")
 
 
@@ -63,11 +63,11 @@ def test_a_name_given_to_the_source_wins_over_the_rows_own(tmp_path: Path) -> No
     ("path", "name"),
     [("books/a.txt", "a"), ("books", "books"), ("../books/*/x*.txt.gz", "books"), ("v1.2/", "v1.2"), ("*.txt", "text")],
 )
-def test_documents_without_a_source_are_named_by_what_was_asked_for(path: str, name: str) -> None:
+def test_documents_without_a_source_are_named_by_the_path(path: str, name: str) -> None:
     assert default_name(Source.model_validate(path)) == name
 
 
-def test_all_kinds_of_file_give_the_same_texts(tmp_path: Path) -> None:
+def test_all_file_formats_give_the_same_texts(tmp_path: Path) -> None:
     data, rows = jsonl(ROWS), [{"text": row["text"]} for row in ROWS]
     (tmp_path / "a.jsonl").write_bytes(data)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(data))
@@ -77,56 +77,59 @@ def test_all_kinds_of_file_give_the_same_texts(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "f.parquet")
     (tmp_path / "g.txt").write_text("One.\n\n\nTwo.\n")
     for file in sorted(tmp_path.iterdir()):
-        source = at(file, cut_at="blank_lines")
+        source = create_source(file, cut_at="blank_lines")
         assert [document.text for document in documents(source)] == ["One.", "Two."], file.name
-    assert len(list(documents(at(tmp_path, cut_at="lines")))) == 14
+    assert len(list(documents(create_source(tmp_path, cut_at="lines")))) == 14
 
 
-def test_a_text_file_is_one_document_unless_it_is_cut(tmp_path: Path) -> None:
+def test_a_text_file_is_one_document_unless_it_is_split(tmp_path: Path) -> None:
     file = tmp_path / "notes.md"
     file.write_bytes(b"\xef\xbb\xbf# A\nb\n\n \nc\n")
-    whole = list(documents(at(file)))
-    assert [(document.id, document.text, document.source) for document in whole] == [
+    file_documents = list(documents(create_source(file)))
+    assert [(document.id, document.text, document.source) for document in file_documents] == [
         ("notes.md", "# A\nb\n\n \nc\n", "notes")
     ]
-    cut = list(documents(at(file, cut_at="blank_lines")))
-    assert [(document.id, document.text) for document in cut] == [("notes.md:1", "# A\nb"), ("notes.md:5", "c")]
-    assert [document.id for document in documents(at(file, cut_at="lines"))] == [
+    paragraph_documents = list(documents(create_source(file, cut_at="blank_lines")))
+    assert [(document.id, document.text) for document in paragraph_documents] == [
+        ("notes.md:1", "# A\nb"),
+        ("notes.md:5", "c"),
+    ]
+    assert [document.id for document in documents(create_source(file, cut_at="lines"))] == [
         "notes.md:1",
         "notes.md:2",
         "notes.md:5",
     ]
 
 
-def test_a_folder_is_read_in_order_and_passes_over_what_no_reader_knows(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_order_and_skips_unknown_formats(tmp_path: Path) -> None:
     for name in ("b.txt", "a/z.txt", "a/picture.png", "data.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    source = at(tmp_path)
+    source = create_source(tmp_path)
     assert [document.text for document in documents(source)] == ["a/z.txt", "b.txt"]
     assert skipped_files(source) == ["a/picture.png", "data.csv"]
 
 
-def test_the_text_field_is_found_or_named(tmp_path: Path) -> None:
+def test_the_text_field_is_detected_or_set(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl([{"content": "Found.", "poem": "Named."}]))
-    assert next(documents(at(tmp_path / "a.jsonl"))).text == "Found."
-    assert next(documents(at(tmp_path / "a.jsonl", text_field="poem"))).text == "Named."
+    assert next(documents(create_source(tmp_path / "a.jsonl"))).text == "Found."
+    assert next(documents(create_source(tmp_path / "a.jsonl", text_field="poem"))).text == "Named."
     (tmp_path / "b.txt").write_text("Plain.")
-    assert next(documents(at(tmp_path / "b.txt", text_field="poem"))).text == "Plain."
+    assert next(documents(create_source(tmp_path / "b.txt", text_field="poem"))).text == "Plain."
 
 
-def test_a_limit_takes_the_first_documents(tmp_path: Path) -> None:
+def test_a_limit_reads_the_first_documents(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_bytes(jsonl(ROWS))
-    source = at(tmp_path, limit=3)
+    source = create_source(tmp_path, limit=3)
     assert len(list(documents(source))) == 3
     assert len(split_source(source, bytes_each=1)) == 1
 
 
-def test_stretches_hold_every_file_once_and_in_order(tmp_path: Path) -> None:
+def test_source_slices_contain_every_file_once_in_order(tmp_path: Path) -> None:
     for number in range(10):
         (tmp_path / f"{number}.txt").write_text("x" * 10 * (number + 1))
-    source = at(tmp_path)
+    source = create_source(tmp_path)
     for size in (1, 60, 200, 10**6):
         parts = split_source(source, bytes_each=size)
         assert [file.name for part in parts for file in part.files] == [f"{number}.txt" for number in range(10)]
@@ -138,25 +141,25 @@ def test_stretches_hold_every_file_once_and_in_order(tmp_path: Path) -> None:
 # -- other origins
 
 
-def test_the_embedded_world_gives_documents_and_dialogues() -> None:
+def test_the_built_in_world_gives_documents_and_dialogues() -> None:
     source = Source(world=WorldSettings(documents=5, dialogues=3), name="small")
-    told, held = list(documents(source)), list(dialogues(source))
-    assert len(told) == 5 and len(held) == 3
-    assert {record.source for record in [*told, *held]} == {"small"}
-    assert all(record.licence for record in [*told, *held])
+    world_documents, world_dialogues = list(documents(source)), list(dialogues(source))
+    assert len(world_documents) == 5 and len(world_dialogues) == 3
+    assert {record.source for record in [*world_documents, *world_dialogues]} == {"small"}
+    assert all(record.licence for record in [*world_documents, *world_dialogues])
 
 
 def test_a_hub_data_set_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     def load_dataset(name: str, subset: str | None, *, split: str, streaming: bool) -> Any:
-        asked.append((name, subset, split, streaming))
+        calls.append((name, subset, split, streaming))
         return iter(ROWS)
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     source = Source(huggingface="someone/stories", subset="en", split="validation")
     first, second = documents(source)
-    assert asked == [("someone/stories", "en", "validation", True)]
+    assert calls == [("someone/stories", "en", "validation", True)]
     assert (first.id, second.id, second.source) == ("x1", "stories:2", "stories")
 
 
@@ -168,7 +171,7 @@ def test_a_hub_data_set_without_the_library_names_the_extra(monkeypatch: pytest.
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_real_library_reads_a_folder_in_its_form(tmp_path: Path) -> None:
+def test_the_datasets_library_reads_a_local_folder(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     (tmp_path / "train.jsonl").write_bytes(jsonl([{"text": "One."}, {"text": "Two."}]))
     source = Source(huggingface=str(tmp_path))
@@ -176,7 +179,7 @@ def test_the_real_library_reads_a_folder_in_its_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({}, "give exactly one of path, world, huggingface, not none"),
         ({"path": "a", "huggingface": "b"}, "not path and huggingface"),
@@ -184,16 +187,16 @@ def test_the_real_library_reads_a_folder_in_its_form(tmp_path: Path) -> None:
         ({"path": "a", "licens": "x"}, "did you mean `licence`"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build(Source, settings, where="source")
 
 
-# -- what cannot be used
+# -- unusable input
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "message"),
     [
         ("a.txt", b"\x89PNG\r\n\x1a\n\0\0", "a.txt: expected text in UTF-8, got bytes that look like a PNG picture"),
         ("a.txt", b"one\ntwo \xe4\xf6\n", "a.txt: expected text in UTF-8, got the byte 0xe4 in line 2; convert"),
@@ -209,26 +212,28 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], told:
         ("a.csv", b"a,b", r"expected files ending in \.json, .*, got 'a\.csv'"),
     ],
 )  # fmt: skip
-def test_bad_input_is_refused_in_one_line(tmp_path: Path, name: str, data: bytes, told: str) -> None:
+def test_invalid_input_is_refused_with_a_single_line(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(DataError, match=told) as error:
-        list(documents(at(tmp_path / name)))
+    with pytest.raises(DataError, match=message) as error:
+        list(documents(create_source(tmp_path / name)))
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_without_usable_files_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_folder_without_usable_files_is_refused_with_its_suffixes(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     (tmp_path / "b.csv").write_bytes(b"x")
-    assert "got .csv, .png" in refused(at(tmp_path))
+    assert "got .csv, .png" in error_message(create_source(tmp_path))
 
 
-def test_parquet_without_the_column_names_those_it_has(tmp_path: Path) -> None:
+def test_parquet_without_the_text_column_is_refused_with_its_columns(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"title": ["a"], "words": [3]}), tmp_path / "a.parquet")
-    assert "only the fields title, words; name it with `text_field`" in refused(at(tmp_path / "a.parquet"))
+    assert "only the fields title, words; name it with `text_field`" in error_message(
+        create_source(tmp_path / "a.parquet")
+    )
 
 
-def test_missing_paths_say_so(tmp_path: Path) -> None:
-    assert "no such file" in refused(at(tmp_path / "none.jsonl"))
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
+    assert "no such file" in error_message(create_source(tmp_path / "none.jsonl"))
 
 
 def test_bad_rows_can_be_dropped_with_their_reasons(tmp_path: Path) -> None:
@@ -236,7 +241,7 @@ def test_bad_rows_can_be_dropped_with_their_reasons(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(rows)
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\xfd"[2:])
     dropped: list[DroppedRecord] = []
-    source = at(tmp_path, on_bad_row="drop", name="web")
+    source = create_source(tmp_path, on_bad_row="drop", name="web")
     assert [document.text for document in documents(source, dropped=dropped.append)] == ["a", "c"]
     assert [(drop.id, drop.source, drop.reason) for drop in dropped] == [
         ("a.jsonl:2", "web", "not_json"), ("7", "web", "no_text"), ("b.txt", "web", "not_utf8"),
@@ -247,42 +252,42 @@ def test_bad_rows_can_be_dropped_with_their_reasons(tmp_path: Path) -> None:
 # -- dialogues
 
 
-def test_a_dialogue_keeps_what_its_format_does_not_read(tmp_path: Path) -> None:
+def test_unused_columns_of_a_dialogue_become_metadata(tmp_path: Path) -> None:
     row = {"instruction": "Add.", "input": "1 2", "output": "3", "id": 4, "license": "MIT", "level": "easy"}
     (tmp_path / "sums.jsonl").write_bytes(jsonl([row]))
-    (dialogue,) = dialogues(at(tmp_path / "sums.jsonl"))
-    said = (Message("user", "Add.\n\n1 2"), Message("assistant", "3"))
-    assert dialogue == Dialogue("4", said, "sums", "MIT", {"level": "easy"})
+    (dialogue,) = dialogues(create_source(tmp_path / "sums.jsonl"))
+    messages = (Message("user", "Add.\n\n1 2"), Message("assistant", "3"))
+    assert dialogue == Dialogue("4", messages, "sums", "MIT", {"level": "easy"})
 
 
-def test_each_file_has_the_format_of_its_first_row(tmp_path: Path) -> None:
+def test_the_format_of_a_file_is_that_of_its_first_row(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl([{"prompt": "p", "completion": "c"}]))
     (tmp_path / "b.jsonl").write_bytes(jsonl([{"question": "q", "answer": "a"}]))
-    assert [dialogue.messages[0].content for dialogue in dialogues(at(tmp_path))] == ["p", "q"]
+    assert [dialogue.messages[0].content for dialogue in dialogues(create_source(tmp_path))] == ["p", "q"]
 
 
-def test_a_row_of_another_shape_is_refused_with_its_number(tmp_path: Path) -> None:
+def test_a_row_of_another_format_is_refused_with_its_number(tmp_path: Path) -> None:
     rows = [{"question": "q", "answer": "a"}, {"question": "q"}, {"question": "q", "answer": 3}]
     (tmp_path / "a.jsonl").write_bytes(jsonl(rows))
-    told = r"a\.jsonl, row 2: expected a row of the format question_answer .*, got the fields question"
-    with pytest.raises(DataError, match=told):
-        list(dialogues(at(tmp_path / "a.jsonl")))
+    message = r"a\.jsonl, row 2: expected a row of the format question_answer .*, got the fields question"
+    with pytest.raises(DataError, match=message):
+        list(dialogues(create_source(tmp_path / "a.jsonl")))
     dropped: list[DroppedRecord] = []
-    assert len(list(dialogues(at(tmp_path / "a.jsonl", on_bad_row="drop"), dropped=dropped.append))) == 1
+    assert len(list(dialogues(create_source(tmp_path / "a.jsonl", on_bad_row="drop"), dropped=dropped.append))) == 1
     assert [drop.reason for drop in dropped] == ["misfit", "misfit"]
 
 
-def test_rows_that_are_no_dialogue_list_the_formats(tmp_path: Path) -> None:
+def test_rows_without_a_dialogue_are_refused_with_the_formats(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl(ROWS))
     with pytest.raises(
         DataError, match=r"one of the formats alpaca \(instruction, output\|response\); .* got the fields id"
     ):
-        list(dialogues(at(tmp_path / "a.jsonl", on_bad_row="drop")))
+        list(dialogues(create_source(tmp_path / "a.jsonl", on_bad_row="drop")))
 
 
 @pytest.mark.slow
 def test_every_shared_file_of_instructions_is_read(shared: Path) -> None:
     for file in sorted((shared / "data" / "instruct").iterdir()):
-        found = list(dialogues(at(file, on_bad_row="error")))
-        assert found and all(dialogue.messages for dialogue in found), file.name
-        assert all(dialogue.messages[-1].role == "assistant" for dialogue in found), file.name
+        file_dialogues = list(dialogues(create_source(file, on_bad_row="error")))
+        assert file_dialogues and all(dialogue.messages for dialogue in file_dialogues), file.name
+        assert all(dialogue.messages[-1].role == "assistant" for dialogue in file_dialogues), file.name

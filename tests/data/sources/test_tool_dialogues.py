@@ -1,4 +1,4 @@
-"""Dialogues with tools in the formats of OpenAI, ShareGPT, Hermes and Glaive become the same messages and tools."""
+"""Tool dialogues in the formats of OpenAI, ShareGPT, Hermes and Glaive give the same messages and tools."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_several_calls_and_results_of_a_turn_are_read(tmp_path: Path) -> None:
     assert dialogue.messages[1].content == "I look." and len(dialogue.messages[1].tool_calls) == 2
     assert [message.content for message in dialogue.messages if message.role == "tool"] == ["1", "2"]
     (plain,) = read_row(tmp_path, {"conversations": turns})
-    assert calls in plain.messages[1].content  # without tools it is text
+    assert calls in plain.messages[1].content  # without tools the calls are text
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_several_calls_and_results_of_a_turn_are_read(tmp_path: Path) -> None:
         ([{"function": {"arguments": "{}"}}], "has no function with a name"),
     ],
 )
-def test_a_call_that_cannot_be_read_is_named_with_its_row(tmp_path: Path, call: Any, problem: str) -> None:
+def test_an_invalid_call_is_refused_with_its_row(tmp_path: Path, call: Any, problem: str) -> None:
     row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": call}]}
     with pytest.raises(DataError, match=rf"rows.jsonl, row 1: .*{problem}"):
         read_row(tmp_path, row)

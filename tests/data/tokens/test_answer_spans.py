@@ -1,4 +1,4 @@
-"""Only the assistant's words are learned, with any template and any dialogue, or the template is refused."""
+"""Training targets are only the answers of the assistant, for any template and dialogue, or the template is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PHI_3 = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
-"""Its end of turn is not among the stops where `eos_token` is another token (see `phi_tokenizer`)."""
+"""The end of turn of this template is not a stop token if `eos_token` is another token (see `phi_tokenizer`)."""
 MISTRAL = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
     "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
@@ -41,7 +41,7 @@ MISTRAL_3 = (
     "{{ '[INST] ' + system + '\n\n' + m['content'] + '[/INST]' }}{% else %}{{ '[INST] ' + m['content'] + '[/INST]' }}"
     "{% endif %}{% endif %}{% endfor %}"
 )
-"""The system message stands in the last user turn, so that earlier prompts are no prefix of the dialogue."""
+"""The system message is in the last user turn, so that earlier prompts are not prefixes of the dialogue."""
 GEMMA = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' %}"
     "{% set messages = messages[1:] %}{% else %}{% set first = '' %}{% endif %}{% for m in messages %}"
@@ -93,7 +93,7 @@ TEMPLATES = {
 REFUSED = {"length", "no end", "always asks", "marks all", "marks the whole"}
 
 
-def say(*turns: tuple[Role, str]) -> list[Message]:
+def create_messages(*turns: tuple[Role, str]) -> list[Message]:
     return [Message(role, content) for role, content in turns]
 
 
@@ -101,60 +101,60 @@ def template_of(source: str) -> ChatTemplate:
     return ChatTemplate(source, {"bos_token": "<|endoftext|>", "eos_token": END})
 
 
-def runs(tokenizer: Tokenizer, encoded: EncodedDialogue) -> list[str]:
-    """The text of each run of learned tokens."""
-    found: list[list[int]] = [[]]
+def target_spans(tokenizer: Tokenizer, encoded: EncodedDialogue) -> list[str]:
+    """Return the text of each contiguous span of training targets."""
+    spans: list[list[int]] = [[]]
     for token, learn in zip(encoded.ids, encoded.learn, strict=True):
         if learn:
-            found[-1].append(token)
-        elif found[-1]:
-            found.append([])
-    return [tokenizer.decode(run, special=True) for run in found if run]
+            spans[-1].append(token)
+        elif spans[-1]:
+            spans.append([])
+    return [tokenizer.decode(span, special=True) for span in spans if span]
 
 
 def phi_tokenizer() -> Tokenizer:
-    """A tokenizer whose only stop is `<|endoftext|>`, although turns end with another special token."""
+    """Return a tokenizer whose only stop token is `<|endoftext|>`, although turns end with another special token."""
     tokenizer = byte_tokenizer()
     definition = tokenizer._definition.replace(END, "<|end|>")
     return Tokenizer(definition, settings={"eos_token": "<|endoftext|>"})
 
 
-def random_dialogue(chance: random.Random) -> list[Message]:
-    """Turns in any order of roles that templates allow, each with a word of its own."""
+def random_dialogue(random_source: random.Random) -> list[Message]:
+    """Return turns in a random order of roles that templates allow, each with a unique word."""
     messages: list[Message] = []
-    if chance.random() < 0.4:
+    if random_source.random() < 0.4:
         messages.append(Message("system", "w0x"))
-    if chance.random() < 0.2:
+    if random_source.random() < 0.2:
         messages.append(Message("assistant", f"w{len(messages)}x opens"))
-    for _ in range(chance.randint(1, 4)):
-        messages.append(Message("user", _words(chance, len(messages))))
-        if chance.random() < 0.2:
-            messages.append(Message("tool", _words(chance, len(messages))))
-        messages.append(Message("assistant", _words(chance, len(messages))))
+    for _ in range(random_source.randint(1, 4)):
+        messages.append(Message("user", _words(random_source, len(messages))))
+        if random_source.random() < 0.2:
+            messages.append(Message("tool", _words(random_source, len(messages))))
+        messages.append(Message("assistant", _words(random_source, len(messages))))
     return messages
 
 
-def _words(chance: random.Random, number: int) -> str:
+def _words(random_source: random.Random, number: int) -> str:
     fillers = ["", " ", "\n", " yes", " <|im_end|>", " ### Response:\n", " [/INST]", " 猫", " <b>", " assistant\n"]
-    return chance.choice(fillers) + f"w{number}x" + chance.choice(fillers)
+    return random_source.choice(fillers) + f"w{number}x" + random_source.choice(fillers)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_no_words_of_others_are_learned_and_all_of_the_assistant_are(name: str) -> None:
-    tokenizer, template, chance = byte_tokenizer(), template_of(TEMPLATES[name]), random.Random(name)
+def test_only_and_all_answers_of_the_assistant_are_targets(name: str) -> None:
+    tokenizer, template, random_source = byte_tokenizer(), template_of(TEMPLATES[name]), random.Random(name)
     for _ in range(60):
-        messages = random_dialogue(chance)
+        messages = random_dialogue(random_source)
         if name in REFUSED:
             with pytest.raises(DataError, match="^chat template: "):
                 encode(tokenizer, template, messages)
             continue
         encoded = encode(tokenizer, template, messages)
-        learned = set(re.findall(r"w\d+x", "|".join(runs(tokenizer, encoded))))
+        learned = set(re.findall(r"w\d+x", "|".join(target_spans(tokenizer, encoded))))
         expected = {re.findall(r"w\d+x", message.content)[0] for message in messages if message.role == "assistant"}
-        assert learned == expected, (messages, runs(tokenizer, encoded))
+        assert learned == expected, (messages, target_spans(tokenizer, encoded))
 
 
-CHAT = say(("user", "Hi"), ("assistant", "Hello"), ("user", "SECRET"), ("assistant", "Bye"))
+CHAT = create_messages(("user", "Hi"), ("assistant", "Hello"), ("user", "SECRET"), ("assistant", "Bye"))
 
 
 @pytest.mark.parametrize(
@@ -171,38 +171,38 @@ CHAT = say(("user", "Hi"), ("assistant", "Hello"), ("user", "SECRET"), ("assista
         ("end before next", [f"Hello{END}", f"Bye{END}"]),
     ],
 )
-def test_each_answer_is_learned_with_the_end_that_its_template_writes(name: str, expected: list[str]) -> None:
+def test_answers_are_targets_with_the_end_of_the_template(name: str, expected: list[str]) -> None:
     tokenizer = byte_tokenizer()
-    assert runs(tokenizer, encode(tokenizer, template_of(TEMPLATES[name]), CHAT)) == expected
+    assert target_spans(tokenizer, encode(tokenizer, template_of(TEMPLATES[name]), CHAT)) == expected
 
 
-def test_an_end_of_turn_that_is_no_stop_ends_the_answer() -> None:
+def test_an_end_of_turn_that_is_not_a_stop_token_ends_the_answer() -> None:
     tokenizer = phi_tokenizer()
     template = ChatTemplate(PHI_3.replace(END, "<|end|>"), {"eos_token": "<|endoftext|>"})
     assert tokenizer.specials["<|end|>"] not in tokenizer.stops
-    assert runs(tokenizer, encode(tokenizer, template, CHAT)) == ["Hello<|end|>", "Bye<|end|>"]
+    assert target_spans(tokenizer, encode(tokenizer, template, CHAT)) == ["Hello<|end|>", "Bye<|end|>"]
     assert turn_ends(tokenizer, template) == {tokenizer.specials["<|end|>"]}
 
 
-def test_a_template_without_an_end_is_refused_also_where_the_user_speaks_last() -> None:
-    messages = say(("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"))
+def test_a_template_without_an_end_of_turn_is_refused_after_a_last_user_message() -> None:
+    messages = create_messages(("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"))
     for source in (NO_END, "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"):
         with pytest.raises(DataError, match=r"leaves <\|im_end\|> out of what is learned of answer 2"):
             encode(byte_tokenizer(), template_of(source), messages)
     for name in ("last answer ends", "phi-3", "chatml", "end before next"):
-        assert any("Hello" in run for run in runs(byte_tokenizer(), encode(
+        assert any("Hello" in span for span in target_spans(byte_tokenizer(), encode(
             byte_tokenizer(), template_of(TEMPLATES[name]), messages)))  # fmt: skip
 
 
-def test_an_end_of_turn_in_plain_text_is_learned_after_each_answer() -> None:
-    """`<|stop|>` is no special token: both answers teach it, and the last one the end token behind it."""
+def test_an_end_of_turn_in_plain_text_is_a_target_after_each_answer() -> None:
+    """`<|stop|>` is not a special token: it is a target of both answers, and the end token one of the last answer."""
     template = template_of(PHI_3.replace(END, "<|stop|>"))
     tokenizer = byte_tokenizer()
     assert "<|stop|>" not in tokenizer.specials
-    assert runs(tokenizer, encode(tokenizer, template, CHAT)) == ["Hello<|stop|>", f"Bye<|stop|>\n{END}"]
-    never = template_of(PHI_3.replace(END, "<|stop|>").replace("{{ eos_token }}", ""))
+    assert target_spans(tokenizer, encode(tokenizer, template, CHAT)) == ["Hello<|stop|>", f"Bye<|stop|>\n{END}"]
+    template_without_end = template_of(PHI_3.replace(END, "<|stop|>").replace("{{ eos_token }}", ""))
     with pytest.raises(DataError, match="leaves"):
-        encode(tokenizer, never, CHAT)
+        encode(tokenizer, template_without_end, CHAT)
 
 
 SPEAKERS = (
@@ -210,65 +210,71 @@ SPEAKERS = (
     "{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}Assistant: "
     "{% elif not add_generation_prompt %}{{ eos_token }}{% endif %}"
 )
-"""It writes no prompt after an answer, and the end token after the last message alone."""
+"""This template writes no prompt after an answer, and the end token only after the last message."""
 
 
-def test_the_header_of_a_second_answer_in_a_row_is_not_learned() -> None:
+def test_the_header_of_a_consecutive_answer_is_not_a_target() -> None:
     tokenizer = byte_tokenizer()
-    messages = say(("user", "Hi"), ("assistant", "One"), ("assistant", "Two"), ("user", "SECRET"), ("assistant", "Bye"))
+    messages = create_messages(
+        ("user", "Hi"), ("assistant", "One"), ("assistant", "Two"), ("user", "SECRET"), ("assistant", "Bye")
+    )
     always = SPEAKERS.replace(" and messages[-1]['role'] != 'assistant'", "")
     for source in (SPEAKERS, always):
         encoded = encode(tokenizer, template_of(source), messages)
-        assert runs(tokenizer, encoded) == ["One", "Two", f"Bye\n{END}"]
-        assert runs(tokenizer, encode(tokenizer, template_of(source), messages[:3])) == ["One", f"Two\n{END}"]
+        assert target_spans(tokenizer, encoded) == ["One", "Two", f"Bye\n{END}"]
+        assert target_spans(tokenizer, encode(tokenizer, template_of(source), messages[:3])) == ["One", f"Two\n{END}"]
 
 
-def test_tool_results_are_not_learned() -> None:
+def test_tool_results_are_not_targets() -> None:
     tokenizer = byte_tokenizer()
-    messages = say(("user", "Hi"), ("assistant", "call()"), ("tool", "TOOLSECRET"), ("assistant", "Bye"))
+    messages = create_messages(("user", "Hi"), ("assistant", "call()"), ("tool", "TOOLSECRET"), ("assistant", "Bye"))
     for name in ("last answer ends", "phi-3", "zephyr"):
-        assert "TOOLSECRET" not in "".join(runs(tokenizer, encode(tokenizer, template_of(TEMPLATES[name]), messages)))
+        assert "TOOLSECRET" not in "".join(
+            target_spans(tokenizer, encode(tokenizer, template_of(TEMPLATES[name]), messages))
+        )
 
 
-def test_a_dialogue_that_the_assistant_opens_teaches_no_word_of_the_user() -> None:
+def test_user_text_is_not_a_target_in_a_dialogue_opened_by_the_assistant() -> None:
     tokenizer = byte_tokenizer()
-    messages = say(("assistant", "Welcome"), ("user", "USERWORD"), ("assistant", "Bye"))
-    assert runs(tokenizer, encode(tokenizer, template_of(LAST_ENDS), messages)) == ["Welcome", f"Bye\n\n{END}"]
+    messages = create_messages(("assistant", "Welcome"), ("user", "USERWORD"), ("assistant", "Bye"))
+    assert target_spans(tokenizer, encode(tokenizer, template_of(LAST_ENDS), messages)) == ["Welcome", f"Bye\n\n{END}"]
 
 
-def test_a_generation_block_around_the_words_of_the_user_is_refused() -> None:
+def test_a_generation_block_around_user_text_is_refused() -> None:
     with pytest.raises(DataError, match=r"has a \{% generation %\} block around the text of a user message"):
         encode(byte_tokenizer(), template_of(MARKS_ALL), CHAT)
 
 
-def test_a_generation_block_in_a_comment_marks_nothing() -> None:
+def test_a_generation_block_in_a_comment_is_ignored() -> None:
     template = template_of("{# {% generation %} marks answers #}" + PHI_3)
     assert not template.marks_answers
-    assert runs(byte_tokenizer(), encode(byte_tokenizer(), template, CHAT)) == [f"Hello{END}", f"Bye{END}"]
+    assert target_spans(byte_tokenizer(), encode(byte_tokenizer(), template, CHAT)) == [f"Hello{END}", f"Bye{END}"]
 
 
-def test_a_masked_answer_is_read_and_not_learned() -> None:
+def test_a_masked_answer_is_context_and_not_a_target() -> None:
     tokenizer = byte_tokenizer()
     messages = [CHAT[0], Message("assistant", "BAD", learned=False), *CHAT[2:]]
     for name in ("chatml", "phi-3", "last answer ends", "qwen 3"):
         encoded = encode(tokenizer, template_of(TEMPLATES[name]), messages)
-        assert "BAD" in tokenizer.decode(encoded.ids) and not any("BAD" in run for run in runs(tokenizer, encoded))
-        assert "Bye" in "".join(runs(tokenizer, encoded))
+        assert "BAD" in tokenizer.decode(encoded.ids) and not any(
+            "BAD" in span for span in target_spans(tokenizer, encoded)
+        )
+        assert "Bye" in "".join(target_spans(tokenizer, encoded))
 
 
-def test_an_answer_that_later_turns_change_is_learned_as_it_was_generated() -> None:
+def test_an_answer_that_later_turns_change_is_trained_as_generated() -> None:
     """Qwen 3 removes the reasoning of answers to earlier questions: each answer with reasoning becomes a sequence."""
     tokenizer = byte_tokenizer()
     first, second = "<think>\nOne and one.\n</think>\n\n2", "<think>\nThree and three.\n</think>\n\n6"
-    messages = say(("user", "1+1?"), ("assistant", first), ("user", "3+3?"), ("assistant", second))
-    whole, alone = encode_training(tokenizer, template_of(QWEN_3), messages)
-    assert runs(tokenizer, whole) == [second + END] and "One and one." not in tokenizer.decode(whole.ids)
-    assert runs(tokenizer, alone) == [first + END]
+    messages = create_messages(("user", "1+1?"), ("assistant", first), ("user", "3+3?"), ("assistant", second))
+    dialogue, answer = encode_training(tokenizer, template_of(QWEN_3), messages)
+    assert target_spans(tokenizer, dialogue) == [second + END] and "One and one." not in tokenizer.decode(dialogue.ids)
+    assert target_spans(tokenizer, answer) == [first + END]
 
 
-def test_a_template_whose_text_depends_on_what_is_said_is_located_all_the_same() -> None:
-    """The template writes something else at the start when the first question has a certain word."""
+def test_answers_are_located_in_a_template_that_depends_on_the_content() -> None:
+    """The template writes a different beginning when the first question contains a certain word."""
     tokenizer = byte_tokenizer()
     source = "{% if 'weather' in messages[0]['content'] %}Use a tool.\n{% endif %}" + PHI_3
-    messages = say(("user", "weather?"), ("assistant", "Rain"), ("user", "SECRET"), ("assistant", "Bye"))
-    assert runs(tokenizer, encode(tokenizer, template_of(source), messages)) == [f"Rain{END}", f"Bye{END}"]
+    messages = create_messages(("user", "weather?"), ("assistant", "Rain"), ("user", "SECRET"), ("assistant", "Bye"))
+    assert target_spans(tokenizer, encode(tokenizer, template_of(source), messages)) == [f"Rain{END}", f"Bye{END}"]

@@ -1,4 +1,4 @@
-"""Tokens as people read them."""
+"""Display of tokens, training targets and truncation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vita.testing import byte_tokenizer
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A tokens artifact of two documents, whose tokenizer also serves files."""
+    """Create a tokens artifact of two documents, whose tokenizer is also used for files."""
     tokenizer = byte_tokenizer()
     tokenizer.save(tmp_path / "tokens" / "tokenizer")
     rows = [(Document(name, text, "s"), np.array(tokenizer.encode(text))) for name, text in (("a", "hi\n"), ("b", "é"))]
@@ -28,15 +28,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "tokens"
 
 
-def test_a_dialogue_shows_what_is_learnt_and_what_is_cut(folder: Path, tmp_path: Path) -> None:
+def test_a_dialogue_is_shown_with_its_targets_and_truncation(folder: Path, tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo\t"}]}
     (tmp_path / "chat.jsonl").write_bytes(orjson.dumps(row) + b"\n")
     legend, heading, text = inspect.examples(tmp_path / "chat.jsonl", tokenizer=folder / "tokenizer", count=1)
     assert "«learnt»" in legend.plain
     assert "dialogue" in heading.plain and heading.plain.endswith("26 tokens, 4 learnt")
     assert text.plain.endswith("t│⏎\n«y│o│\\t│<|im_end|>»⏎\n")
-    learnt = [text.plain[span.start : span.end] for span in text.spans if span.style == inspect.LEARNED]
-    assert learnt == ["«", "y", "o", "\\t", "»"]
+    targets = [text.plain[span.start : span.end] for span in text.spans if span.style == inspect.LEARNED]
+    assert targets == ["«", "y", "o", "\\t", "»"]
     _, heading, text = inspect.examples(
         tmp_path / "chat.jsonl", tokenizer=folder / "tokenizer", count=1, reading=inspect.EncodingDefaults(length=24)
     )
@@ -47,7 +47,7 @@ def test_a_dialogue_shows_what_is_learnt_and_what_is_cut(folder: Path, tmp_path:
     assert "26 tokens, dropped: cut at 4 tokens before their answer began; raise `max_length`" in heading.plain
 
 
-def test_the_models_own_template_is_used(folder: Path, tmp_path: Path) -> None:
+def test_the_chat_template_of_the_model_is_used(folder: Path, tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}
     (tmp_path / "chat.jsonl").write_bytes(orjson.dumps(row) + b"\n")
     ChatTemplate("!" + CHATML).save(folder / "tokenizer")
@@ -68,7 +68,7 @@ def test_a_token_stream_shows_rows_with_their_documents(folder: Path) -> None:
     ]
 
 
-def test_documents_are_shown_where_a_file_holds_no_dialogues(folder: Path, tmp_path: Path) -> None:
+def test_documents_are_shown_if_a_file_has_no_dialogues(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "page.txt").write_text("a\u200bb")
     _, heading, text = inspect.examples(
         tmp_path / "page.txt", tokenizer=folder / "tokenizer", count=1, reading=inspect.EncodingDefaults(length=3)
@@ -77,7 +77,7 @@ def test_documents_are_shown_where_a_file_holds_no_dialogues(folder: Path, tmp_p
     assert text.plain == "<|endoftext|>«a│\\xe2»"
 
 
-def test_a_corpus_shows_its_training_part(folder: Path, tmp_path: Path) -> None:
+def test_a_corpus_is_shown_by_its_training_part(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "corpus" / "train").mkdir(parents=True)
     (tmp_path / "corpus" / "train" / "00000.jsonl").write_bytes(b'{"id": "x", "text": "ab", "source": "s"}\n')
     (tmp_path / "corpus" / "drops.jsonl").write_bytes(b'{"id": "y", "reason": "short"}\n')
@@ -87,7 +87,7 @@ def test_a_corpus_shows_its_training_part(folder: Path, tmp_path: Path) -> None:
     assert heading.plain == "document x from s: 3 tokens" and text.plain == "<|endoftext|>«a│b»"
 
 
-def test_characters_that_cannot_be_seen_are_spelled_out() -> None:
+def test_invisible_characters_are_escaped() -> None:
     tokenizer = Tokenizer.train(["\u200b\u200b \u200b"] * 3, vocabulary=261)
     assert inspect.tokens(tokenizer.encode("\u200b"), tokenizer, learn=[False]).plain == "\\u200b"
 
@@ -100,7 +100,7 @@ def test_a_file_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_another_tokenizer_than_the_streams_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_other_than_that_of_the_shards_is_refused(folder: Path, tmp_path: Path) -> None:
     Tokenizer.train(["ab ab"], vocabulary=260).save(tmp_path / "other")
     with pytest.raises(DataError, match="was written with another tokenizer"):
         list(

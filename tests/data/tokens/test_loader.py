@@ -1,4 +1,4 @@
-"""Batches of pretraining: every token, no crop, the same order for any split of the work."""
+"""Pretraining batches: every token is used, and the order does not depend on the number of processes."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from vita.data.tokens.shards import Shards, write_shards
 from vita.spine.errors import ConfigError, DataError
 
 
-def stream(folder: Path, lengths: list[int]) -> Shards:
-    """Documents whose tokens are their place in the stream, so that a batch shows where it was read."""
-    rows, at = [], 0
+def write_stream(folder: Path, lengths: list[int]) -> Shards:
+    """Write documents whose tokens are their positions in the stream, so that a batch shows its origin."""
+    rows, position = [], 0
     for i, length in enumerate(lengths):
-        rows.append((Document(f"d{i}", "", "s"), np.arange(at + 1, at + length + 1)))
-        at += length + 1
+        rows.append((Document(f"d{i}", "", "s"), np.arange(position + 1, position + length + 1)))
+        position += length + 1
     return write_shards(folder, rows, vocabulary=10_000, document=9_999, shard_tokens=17)
 
 
-def place(ids: np.ndarray, shards: Shards) -> np.ndarray:
-    """Where tokens stand in a `stream`, document tokens included."""
-    where = {int(token): at for at, token in enumerate(shards.read(0, shards.tokens))}
-    return np.array([[where[int(token)] for token in row] for row in ids])
+def stream_positions(ids: np.ndarray, shards: Shards) -> np.ndarray:
+    """Return the positions of tokens in the shards, including document tokens."""
+    position_of_token = {int(token): position for position, token in enumerate(shards.read(0, shards.tokens))}
+    return np.array([[position_of_token[int(token)] for token in row] for row in ids])
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Shards:
-    return stream(tmp_path, [93])  # one document: its token, and 93 that count up
+    return write_stream(tmp_path, [93])  # one document: the document token and 93 ascending tokens
 
 
-def test_a_row_is_a_block_with_one_token_more(shards: Shards) -> None:
+def test_a_row_is_a_block_and_the_next_token(shards: Shards) -> None:
     loader = Loader(shards, context=10, rows=1, seed=0)
     assert loader.blocks == 10 and loader.steps_per_epoch == 10
     for step in range(10):
-        row = place(loader.batch(step).ids, shards)[0]
+        row = stream_positions(loader.batch(step).ids, shards)[0]
         assert row[0] % 10 == 0 and len(row) == 11
         assert row.tolist() == [(row[0] + i) % 94 for i in range(11)], "runs on at the beginning, without padding"
 
 
-def test_every_token_is_an_input_in_every_epoch(shards: Shards) -> None:
+def test_every_token_is_an_input_once_per_epoch(shards: Shards) -> None:
     loader = Loader(shards, context=10, rows=4, seed=5)
-    rows = place(loader.batch_at(0, 30).ids, shards)
+    rows = stream_positions(loader.batch_at(0, 30).ids, shards)
     for epoch in range(3):
-        seen = Counter(rows[10 * epoch : 10 * (epoch + 1), :-1].flatten().tolist())
-        assert set(seen) == set(range(94)) and sum(seen.values()) == 100
-        assert sorted(seen.values()) == [1] * 88 + [2] * 6, "only the block that runs on repeats, less than a block"
+        counts = Counter(rows[10 * epoch : 10 * (epoch + 1), :-1].flatten().tolist())
+        assert set(counts) == set(range(94)) and sum(counts.values()) == 100
+        assert sorted(counts.values()) == [1] * 88 + [2] * 6, "only the block that runs on repeats, less than a block"
 
 
-def test_epochs_differ_in_order_and_in_cuts(shards: Shards) -> None:
-    rows = place(Loader(shards, context=10, rows=1, seed=5).batch_at(0, 30).ids, shards)
+def test_epochs_differ_in_order_and_block_boundaries(shards: Shards) -> None:
+    rows = stream_positions(Loader(shards, context=10, rows=1, seed=5).batch_at(0, 30).ids, shards)
     starts = [rows[10 * epoch : 10 * (epoch + 1), 0].tolist() for epoch in range(3)]
     assert len({tuple(order) for order in starts}) == 3
     assert starts[0] != sorted(starts[0]) and sorted(starts[0]) == list(range(0, 94, 10))
@@ -61,46 +61,46 @@ def test_epochs_differ_in_order_and_in_cuts(shards: Shards) -> None:
 
 
 def test_a_batch_is_a_pure_function_of_the_step(shards: Shards) -> None:
-    later = Loader(shards, context=10, rows=3, seed=1).batch(1000).ids
+    expected = Loader(shards, context=10, rows=3, seed=1).batch(1000).ids
     loader = Loader(Shards.open(shards.folder), context=10, rows=3, seed=1)
     for step in (5, 0, 2000, 1000):
-        found = loader.batch(step).ids
-    assert loader.batch(1000).ids.tolist() == later.tolist() and found.dtype == np.int64
-    assert Loader(shards, context=10, rows=3, seed=2).batch(1000).ids.tolist() != later.tolist()
+        batch_ids = loader.batch(step).ids
+    assert loader.batch(1000).ids.tolist() == expected.tolist() and batch_ids.dtype == np.int64
+    assert Loader(shards, context=10, rows=3, seed=2).batch(1000).ids.tolist() != expected.tolist()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
-def test_any_number_of_processes_shares_out_the_same_step(shards: Shards, world_size: int) -> None:
+def test_any_number_of_processes_divides_the_same_step(shards: Shards, world_size: int) -> None:
     loader = Loader(shards, context=10, rows=6, seed=1)
     for step in (0, 1, 7):
         parts = [loader.batch(step, rank=rank, world_size=world_size).ids for rank in range(world_size)]
         assert np.concatenate(parts).tolist() == loader.batch(step).ids.tolist()
 
 
-def test_another_number_of_rows_goes_on_where_the_first_stopped(shards: Shards) -> None:
-    whole = Loader(shards, context=10, rows=1, seed=1).batch_at(0, 24).ids
-    before = Loader(shards, context=10, rows=4, seed=1)
-    after = Loader(shards, context=10, rows=6, seed=1, start=3 * 4)
-    served = [before.batch(step).ids for step in range(3)] + [after.batch(step).ids for step in range(2)]
-    assert np.concatenate(served).tolist() == whole.tolist()
+def test_a_changed_number_of_rows_continues_at_the_same_position(shards: Shards) -> None:
+    expected = Loader(shards, context=10, rows=1, seed=1).batch_at(0, 24).ids
+    first_loader = Loader(shards, context=10, rows=4, seed=1)
+    second_loader = Loader(shards, context=10, rows=6, seed=1, start=3 * 4)
+    batches = [first_loader.batch(step).ids for step in range(3)] + [second_loader.batch(step).ids for step in range(2)]
+    assert np.concatenate(batches).tolist() == expected.tolist()
 
 
-def test_a_corpus_smaller_than_a_batch_or_a_block_is_served_again_and_again(tmp_path: Path) -> None:
-    tiny = stream(tmp_path, [4])
-    loader = Loader(tiny, context=12, rows=3, seed=0)
-    rows = place(loader.batch(0).ids, tiny)
+def test_a_corpus_smaller_than_a_block_is_repeated(tmp_path: Path) -> None:
+    shards = write_stream(tmp_path, [4])
+    loader = Loader(shards, context=12, rows=3, seed=0)
+    rows = stream_positions(loader.batch(0).ids, shards)
     assert loader.blocks == 1 and rows.shape == (3, 13)
     assert all(row.tolist() == [(row[0] + i) % 5 for i in range(13)] for row in rows)
     assert sum(span.stop - span.start for span in loader.documents(0)) == 3 * 12
 
 
-def test_a_step_knows_the_documents_it_was_trained_on(tmp_path: Path) -> None:
-    shards = stream(tmp_path, [5, 30, 0, 11, 2, 40])
+def test_a_step_reports_its_documents(tmp_path: Path) -> None:
+    shards = write_stream(tmp_path, [5, 30, 0, 11, 2, 40])
     loader = Loader(shards, context=8, rows=4, seed=3)
     for step in range(10):
         spans = loader.documents(step)
-        seen = [token for span in spans for token in shards.read(span.start, span.stop).tolist()]
-        assert seen == loader.batch(step).ids[:, :-1].flatten().tolist()
+        document_tokens = [token for span in spans for token in shards.read(span.start, span.stop).tolist()]
+        assert document_tokens == loader.batch(step).ids[:, :-1].flatten().tolist()
         for span in spans:
             number = int(span.id[1:])
             assert shards.starts[number] <= span.start < span.stop <= shards.starts[number + 1]
@@ -111,7 +111,7 @@ def test_documents_are_numbered_inside_each_row() -> None:
     assert document_ids(ids, separator=0).tolist() == [[0, 1, 1, 1, 2, 3], [1, 1, 1, 1, 1, 1]]
 
 
-def test_rows_that_processes_cannot_share_are_refused(shards: Shards) -> None:
+def test_rows_that_processes_cannot_divide_are_refused(shards: Shards) -> None:
     with pytest.raises(ConfigError, match=r"loader\.rows: expected a multiple of the 4 processes, got 6"):
         Loader(shards, context=10, rows=6, seed=1).batch(0, rank=0, world_size=4)
     with pytest.raises(ConfigError, match="context and rows of at least 1"):
@@ -120,4 +120,4 @@ def test_rows_that_processes_cannot_share_are_refused(shards: Shards) -> None:
 
 def test_an_empty_stream_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least 2 tokens to learn from, got 0"):
-        Loader(stream(tmp_path, []), context=10, rows=1, seed=0)
+        Loader(write_stream(tmp_path, []), context=10, rows=1, seed=0)

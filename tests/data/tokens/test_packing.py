@@ -1,4 +1,4 @@
-"""Dialogues packed whole into rows: little left empty, nothing leaks, nothing is lost uncounted."""
+"""Packing of dialogues into rows: fill rate, separation, and counted drops."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from vita.spine.errors import ConfigError, DataError
 
 
 def dialogue(length: int, *, learn: int = 1, first: int = 100) -> EncodedDialogue:
-    """Tokens counting up from `first`; the last `learn` are learnt."""
+    """Create a dialogue with ascending tokens from `first`, of which the last `learn` are targets."""
     return EncodedDialogue(list(range(first, first + length)), [False] * (length - learn) + [True] * learn)
 
 
-def test_each_goes_where_it_leaves_the_least_room() -> None:
-    # 7 | 6 | 4 -> beside 6 (exactly full) | 3 -> beside 7 | 2 -> a new row
+def test_best_fit_chooses_the_row_with_the_least_remaining_space() -> None:
+    # 7 | 6 | 4 -> row of 6 (full) | 3 -> row of 7 (full) | 2 -> a new row
     assert best_fit_decreasing([4, 7, 2, 6, 3], context=10) == [[1, 4], [3, 0], [2]]
 
 
-def test_every_dialogue_is_in_one_row_and_no_row_is_too_full() -> None:
-    chance = random.Random(0)
+def test_every_dialogue_is_in_one_row_within_the_context() -> None:
+    random_source = random.Random(0)
     for context in (1, 7, 50):
-        lengths = [chance.randint(1, context) for _ in range(200)]
+        lengths = [random_source.randint(1, context) for _ in range(200)]
         rows = best_fit_decreasing(lengths, context=context)
         assert sorted(item for row in rows for item in row) == list(range(200))
         assert all(sum(lengths[item] for item in row) <= context for row in rows)
         assert len(rows) <= 11 / 9 * -(-sum(lengths) // context) + 1, "the bound of Johnson 1973"
 
 
-def test_a_packed_row_keeps_its_dialogues_apart() -> None:
+def test_a_packed_row_separates_its_dialogues() -> None:
     packing = PackedDataset([dialogue(3, first=10), dialogue(4, learn=2, first=20)], context=9, pad=7)
-    found = packing.take([0])
-    assert found.ids.tolist() == [[20, 21, 22, 23, 10, 11, 12, 7, 7]]
-    assert found.learn.tolist() == [[False, False, True, True, False, False, True, False, False]]
-    assert found.documents.tolist() == [[0, 0, 0, 0, 1, 1, 1, 2, 2]]
-    assert found.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 0, 1]]
+    batch = packing.take([0])
+    assert batch.ids.tolist() == [[20, 21, 22, 23, 10, 11, 12, 7, 7]]
+    assert batch.learn.tolist() == [[False, False, True, True, False, False, True, False, False]]
+    assert batch.documents.tolist() == [[0, 0, 0, 0, 1, 1, 1, 2, 2]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 0, 1]]
     assert packing.targets == 3 and packing.filled == 7 / 9
 
 
 def test_the_first_token_of_a_dialogue_is_never_a_target() -> None:
-    found = PackedDataset(
+    batch = PackedDataset(
         [EncodedDialogue([1, 2], [True, True]), EncodedDialogue([3, 4], [True, True])], context=4, pad=0
     ).take([0])
-    assert found.learn.tolist() == [[False, True, False, True]]
+    assert batch.learn.tolist() == [[False, True, False, True]]
 
 
-def test_the_rows_are_those_of_trl(shared: Path) -> None:
-    """Five dialogues in TRL's best-fit-decreasing layout, with its labels."""
+def test_packed_rows_equal_those_of_trl(shared: Path) -> None:
+    """Pack five dialogues and compare with the best-fit-decreasing layout and labels of TRL."""
     from tests.data.tokens.test_chat_template import trl_dialogues
 
     folder = shared / "parity" / "fixtures"
@@ -64,50 +64,50 @@ def test_the_rows_are_those_of_trl(shared: Path) -> None:
     lengths = [[len(encoded[item].ids) for item in row] for row in packing.rows]
     assert lengths == json.loads((folder / "parity.json").read_text())["sft_packed"]["seq_lengths"]
     stored = np.load(folder / "parity.npz")
-    found = packing.take(range(len(packing.rows)))
-    inside = np.concatenate([np.arange(128) < sum(row) for row in lengths])
-    assert found.ids.flatten()[inside].tolist() == stored["sft_packed/input_ids"][0].tolist()
-    assert found.positions.flatten()[inside].tolist() == stored["sft_packed/position_ids"][0].tolist()
-    assert found.learn.flatten()[inside].tolist() == (stored["sft_packed/labels"][0] != -100).tolist()
+    batch = packing.take(range(len(packing.rows)))
+    is_token = np.concatenate([np.arange(128) < sum(row) for row in lengths])
+    assert batch.ids.flatten()[is_token].tolist() == stored["sft_packed/input_ids"][0].tolist()
+    assert batch.positions.flatten()[is_token].tolist() == stored["sft_packed/position_ids"][0].tolist()
+    assert batch.learn.flatten()[is_token].tolist() == (stored["sft_packed/labels"][0] != -100).tolist()
 
 
-def test_what_is_too_long_keeps_its_beginning_or_is_dropped_and_counted() -> None:
-    given = [dialogue(4), dialogue(8, learn=7), dialogue(8), dialogue(3, learn=0)]
-    kept = PackedDataset(given, context=5, pad=0)
-    assert (kept.truncated, kept.dropped) == (1, {"cut_before_answer": 1, "no_target": 1})
-    assert kept.used == [0, 1] and kept.dialogues == 2
-    assert kept.take([0]).ids[0].tolist() == [100, 101, 102, 103, 104], "the third has no target left"
-    dropped = PackedDataset(given, context=5, pad=0, too_long="drop")
-    assert (dropped.truncated, dropped.dropped) == (0, {"too_long": 2, "no_target": 1})
-    assert dropped.used == [0]
+def test_long_dialogues_are_truncated_or_dropped_and_counted() -> None:
+    dialogues = [dialogue(4), dialogue(8, learn=7), dialogue(8), dialogue(3, learn=0)]
+    truncating = PackedDataset(dialogues, context=5, pad=0)
+    assert (truncating.truncated, truncating.dropped) == (1, {"cut_before_answer": 1, "no_target": 1})
+    assert truncating.used == [0, 1] and truncating.dialogues == 2
+    assert truncating.take([0]).ids[0].tolist() == [100, 101, 102, 103, 104], "the third has no target left"
+    dropping = PackedDataset(dialogues, context=5, pad=0, too_long="drop")
+    assert (dropping.truncated, dropping.dropped) == (0, {"too_long": 2, "no_target": 1})
+    assert dropping.used == [0]
 
 
-def test_nothing_left_to_learn_from_is_refused_with_the_counts() -> None:
+def test_packing_without_targets_is_refused_with_the_counts() -> None:
     with pytest.raises(DataError, match="left to learn from in 4 tokens .1 no_target, 1 too_long"):
         PackedDataset([dialogue(5), dialogue(3, learn=0)], context=4, pad=0, too_long="drop")
     with pytest.raises(DataError, match="no dialogue is left"):
         PackedDataset([], context=4, pad=0)
 
 
-def test_every_row_comes_once_an_epoch_in_an_order_of_its_own() -> None:
+def test_every_row_is_used_once_per_epoch_in_a_new_order() -> None:
     packing = PackedDataset([dialogue(5, first=10 * i) for i in range(12)], context=5, pad=0)
-    served = [packing.order(12 * epoch, 12, seed=4) for epoch in range(3)]
-    assert all(sorted(order) == list(range(12)) for order in served)
-    assert len({tuple(order) for order in served}) == 3
-    assert packing.order(7, 10, seed=4) == (served[0] + served[1])[7:17]
+    orders = [packing.order(12 * epoch, 12, seed=4) for epoch in range(3)]
+    assert all(sorted(order) == list(range(12)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert packing.order(7, 10, seed=4) == (orders[0] + orders[1])[7:17]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_any_number_of_processes_shares_out_the_same_rows(world_size: int) -> None:
+def test_any_number_of_processes_divides_the_same_rows(world_size: int) -> None:
     packing = PackedDataset([dialogue(5, learn=1 + i % 3, first=10 * i) for i in range(7)], context=5, pad=0)
     for step in range(4):
         parts = [packing.batch(step, rows=4, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
-        together = packing.batch(step, rows=4, seed=0)
-        assert np.concatenate([part.ids for part in parts]).tolist() == together.ids.tolist()
-        assert packing.targets_in(step, rows=4, seed=0) == together.learn.sum()
+        full_batch = packing.batch(step, rows=4, seed=0)
+        assert np.concatenate([part.ids for part in parts]).tolist() == full_batch.ids.tolist()
+        assert packing.targets_in(step, rows=4, seed=0) == full_batch.learn.sum()
 
 
-def test_rows_that_processes_cannot_share_are_refused() -> None:
+def test_rows_that_processes_cannot_divide_are_refused() -> None:
     packing = PackedDataset([dialogue(5)], context=5, pad=0)
     with pytest.raises(ConfigError, match=r"packing\.rows: expected a multiple of the 2 processes, got 3"):
         packing.batch(0, rows=3, seed=0, world_size=2)

@@ -1,4 +1,4 @@
-"""Token shards: what is written comes back, each token knows its document, and damage is refused."""
+"""Token shards: exact round trips, the document of each token, and refusal of damaged files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vita.data.tokens.shards import DocumentSpan, Shards, write_shards
 from vita.spine.errors import DataError, StoreError
 
 
-def written(folder: Path, lengths: list[int], *, vocabulary: int = 1000, shard_tokens: int = 10) -> Shards:
-    """Documents `d0`, `d1`, ... of the given lengths; tokens count up from 1, document tokens are 0."""
+def write_documents(folder: Path, lengths: list[int], *, vocabulary: int = 1000, shard_tokens: int = 10) -> Shards:
+    """Write documents `d0`, `d1`, ... of the given lengths, with tokens from 1 and the document token 0."""
     tokens = iter(range(1, sum(lengths) + 1))
     rows = [
         (Document(f"d{i}", "", f"s{i % 2}", "CC0" if i % 2 else None), np.array([next(tokens) for _ in range(length)]))
@@ -23,28 +23,30 @@ def written(folder: Path, lengths: list[int], *, vocabulary: int = 1000, shard_t
     return write_shards(folder, rows, vocabulary=vocabulary, document=0, tokenizer="digest", shard_tokens=shard_tokens)
 
 
-def test_the_stream_is_every_document_after_its_document_token(tmp_path: Path) -> None:
-    shards = written(tmp_path, [2, 0, 3])
+def test_the_stream_contains_each_document_after_its_document_token(tmp_path: Path) -> None:
+    shards = write_documents(tmp_path, [2, 0, 3])
     assert shards.read(0, shards.tokens).tolist() == [0, 1, 2, 0, 0, 3, 4, 5]
     assert (shards.tokens, shards.documents, shards.document_token, shards.tokenizer) == (8, 3, 0, "digest")
     assert shards.starts.tolist() == [0, 3, 4, 8]
     shards.verify()
 
 
-def test_any_range_reads_alike_however_the_stream_is_cut(tmp_path: Path) -> None:
+def test_ranges_do_not_depend_on_the_shard_size(tmp_path: Path) -> None:
     lengths = [7, 0, 25, 3, 1, 14]
-    whole = written(tmp_path / "one", lengths, shard_tokens=10**6)
-    assert len(whole.index["shards"]) == 1
+    single_shard = write_documents(tmp_path / "one", lengths, shard_tokens=10**6)
+    assert len(single_shard.index["shards"]) == 1
     for size in (1, 3, 10, 56):
-        cut = written(tmp_path / str(size), lengths, shard_tokens=size)
-        assert [shard["tokens"] for shard in cut.index["shards"][:-1]] == [size] * (len(cut.index["shards"]) - 1)
-        for start in range(0, whole.tokens + 1, 5):
-            for stop in range(start, whole.tokens + 1, 7):
-                assert cut.read(start, stop).tolist() == whole.read(start, stop).tolist()
+        small_shards = write_documents(tmp_path / str(size), lengths, shard_tokens=size)
+        assert [shard["tokens"] for shard in small_shards.index["shards"][:-1]] == [size] * (
+            len(small_shards.index["shards"]) - 1
+        )
+        for start in range(0, single_shard.tokens + 1, 5):
+            for stop in range(start, single_shard.tokens + 1, 7):
+                assert small_shards.read(start, stop).tolist() == single_shard.read(start, stop).tolist()
 
 
-def test_documents_tile_every_range(tmp_path: Path) -> None:
-    shards = written(tmp_path, [2, 0, 3])
+def test_documents_cover_every_range(tmp_path: Path) -> None:
+    shards = write_documents(tmp_path, [2, 0, 3])
     assert shards.documents_between(1, 6) == [
         DocumentSpan("d0", "s0", None, 1, 3),
         DocumentSpan("d1", "s1", "CC0", 3, 4),
@@ -59,33 +61,33 @@ def test_documents_tile_every_range(tmp_path: Path) -> None:
 
 def test_documents_are_found_across_groups_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vita.data.tokens.shards._ROWS_AT_ONCE", 4)
-    shards = written(tmp_path, [1] * 11)
+    shards = write_documents(tmp_path, [1] * 11)
     assert [span.id for span in shards.documents_between(5, 20)] == [f"d{i}" for i in range(2, 10)]
     assert [span.id for span in shards.documents_between(0, 22)] == [f"d{i}" for i in range(11)]
     assert [span.id for span in shards.documents_between(8, 9)] == ["d4"]
 
 
 @pytest.mark.parametrize(("vocabulary", "dtype"), [(65_536, "uint16"), (65_537, "uint32")])
-def test_tokens_take_two_bytes_where_two_are_enough(tmp_path: Path, vocabulary: int, dtype: str) -> None:
+def test_tokens_use_two_bytes_for_small_vocabularies(tmp_path: Path, vocabulary: int, dtype: str) -> None:
     ids = np.array([vocabulary - 1, 5], dtype=np.uint32)
     shards = write_shards(tmp_path, [(Document("a", "", "s"), ids)], vocabulary=vocabulary, document=7)
     assert shards.index["dtype"] == dtype and shards.read(0, 3).tolist() == [7, vocabulary - 1, 5]
     assert (tmp_path / "tokens-00000.bin").read_bytes()[:2] == b"\x07\x00", "little-endian on every machine"
 
 
-def test_the_index_counts_by_source_and_the_bytes_are_always_the_same(tmp_path: Path) -> None:
-    shards = written(tmp_path / "a", [2, 0, 3])
+def test_the_index_counts_by_source_and_files_are_deterministic(tmp_path: Path) -> None:
+    shards = write_documents(tmp_path / "a", [2, 0, 3])
     assert shards.index["sources"] == {
         "s0": {"documents": 2, "tokens": 7},
         "s1": {"documents": 1, "tokens": 1},
     }
-    written(tmp_path / "b", [2, 0, 3])
+    write_documents(tmp_path / "b", [2, 0, 3])
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
-def test_no_documents_at_all_are_an_empty_stream(tmp_path: Path) -> None:
-    shards = written(tmp_path, [])
+def test_no_documents_give_an_empty_stream(tmp_path: Path) -> None:
+    shards = write_documents(tmp_path, [])
     assert shards.tokens == shards.documents == 0
     assert shards.read(0, 0).tolist() == [] and shards.documents_between(0, 0) == []
     shards.verify()
@@ -99,21 +101,23 @@ def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_range_outside_the_stream_is_refused(tmp_path: Path) -> None:
-    shards = written(tmp_path, [2])
-    for read in (shards.read, shards.documents_between):
+    shards = write_documents(tmp_path, [2])
+    for read_range in (shards.read, shards.documents_between):
         with pytest.raises(DataError, match="a range within 0 to 3, got 1 to 4"):
-            read(1, 4)
+            read_range(1, 4)
 
 
 @pytest.mark.parametrize("name", ["tokens-00000.bin", "tokens-00001.bin", "starts.bin", "documents.parquet"])
-def test_a_missing_a_cut_and_an_altered_file_are_refused(tmp_path: Path, name: str) -> None:
-    written(tmp_path, [4, 9, 1])
+def test_missing_truncated_and_altered_files_are_refused(tmp_path: Path, name: str) -> None:
+    write_documents(tmp_path, [4, 9, 1])
     path = tmp_path / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(StoreError, match=rf"{name}: expected {len(whole)} bytes, got {len(whole) - 1} bytes; tokenize"):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(
+        StoreError, match=rf"{name}: expected {len(content)} bytes, got {len(content) - 1} bytes; tokenize"
+    ):
         Shards.open(tmp_path)
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     shards = Shards.open(tmp_path)
     with pytest.raises(StoreError, match=rf"{name}: was altered"):
         shards.verify()
@@ -123,7 +127,7 @@ def test_a_missing_a_cut_and_an_altered_file_are_refused(tmp_path: Path, name: s
 
 
 def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
-    written(tmp_path, [4])
+    write_documents(tmp_path, [4])
     index = json.loads((tmp_path / "index.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps({**index, "format": 99}))
     with pytest.raises(StoreError, match="expected token shards of format 1, got 99"):

@@ -1,4 +1,4 @@
-"""Tokenizers: the same ids from every engine, text back exactly, other people's folders opened."""
+"""Tokenizers: equal ids from every engine, exact round trips, and loading of foreign tokenizers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vita.data.tokens.tokenizer import _NEVER_SPECIAL, DOCUMENT, END_OF_TURN, SP
 from vita.spine.errors import ConfigError, ModelError
 from vita.testing import byte_tokenizer
 
-PLAIN = "The cat's 12345 whiskers\n\n  and THE DOG'S bone: naïve café, 猫は猫, “quotes” — and so on!\n" * 4
+SAMPLE_TEXT = "The cat's 12345 whiskers\n\n  and THE DOG'S bone: naïve café, 猫は猫, “quotes” — and so on!\n" * 4
 
 
 SYLLABLES = ["ca", "to", "mi", "ren", "sul", "ki", "ow", "the", "ing", "a", "st", "er", "ly", "19", "7"]
@@ -41,8 +41,8 @@ def auto_tokenizer() -> Callable[[Path], Any]:
     return lambda path: transformers.AutoTokenizer.from_pretrained(path)
 
 
-def test_decode_undoes_encode(tokenizer: Tokenizer) -> None:
-    for text in _varied():
+def test_decode_inverts_encode(tokenizer: Tokenizer) -> None:
+    for text in _difficult_texts():
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -67,7 +67,7 @@ def test_tiktoken_tokenizers_and_transformers_give_the_same_ids(
     pytest.importorskip("tiktoken")
     assert tokenizer.engine == "tiktoken"
     peer = auto_tokenizer(folder)
-    for text in _varied():
+    for text in _difficult_texts():
         ids = tokenizer.encode(text)
         assert ids == tokenizer._plain.encode(text, add_special_tokens=False).ids
         assert ids == peer(text, add_special_tokens=False, split_special_tokens=True).input_ids
@@ -85,59 +85,59 @@ def test_real_text_in_many_scripts_gives_the_same_ids_from_every_engine(
     for name in names:
         source = Source.model_validate({"path": str(shared / "data" / "pretrain" / f"{name}.jsonl.zst")})
         texts += [document.text[:4000] for document in islice(documents(source), 10)]
-    real = Tokenizer.train(texts, vocabulary=2000)
-    real.save(tmp_path)
+    trained = Tokenizer.train(texts, vocabulary=2000)
+    trained.save(tmp_path)
     peer = auto_tokenizer(tmp_path)
     for text in texts:
-        ids = real.encode(text)
-        assert ids == peer(text).input_ids == real._plain.encode(text, add_special_tokens=False).ids
-        assert real.decode(ids) == text
+        ids = trained.encode(text)
+        assert ids == peer(text).input_ids == trained._plain.encode(text, add_special_tokens=False).ids
+        assert trained.decode(ids) == text
 
 
-def test_decoding_ids_that_are_no_text_agrees_with_transformers(
+def test_random_ids_are_decoded_as_by_transformers(
     tokenizer: Tokenizer, folder: Path, auto_tokenizer: Callable[[Path], Any]
 ) -> None:
     peer = auto_tokenizer(folder)
-    chance = random.Random(0)
+    random_source = random.Random(0)
     for _ in range(100):
-        ids = [chance.randrange(tokenizer.vocabulary) for _ in range(30)]
+        ids = [random_source.randrange(tokenizer.vocabulary) for _ in range(30)]
         assert tokenizer.decode(ids, special=True) == peer.decode(ids)
         assert tokenizer.decode(ids) == peer.decode(ids, skip_special_tokens=True)
 
 
-def test_a_model_folder_with_a_qwen3_config_still_opens_with_our_tokens(
+def test_transformers_opens_the_tokenizer_beside_a_qwen3_config(
     tokenizer: Tokenizer, tmp_path: Path, auto_tokenizer: Callable[[Path], Any]
 ) -> None:
     tokenizer.save(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "vocab_size": 400}))
     peer = auto_tokenizer(tmp_path)
-    assert peer(PLAIN).input_ids == tokenizer.encode(PLAIN)
+    assert peer(SAMPLE_TEXT).input_ids == tokenizer.encode(SAMPLE_TEXT)
     assert (peer.bos_token_id, peer.eos_token_id, peer.pad_token_id) == (397, 399, 397)
 
 
-def test_the_same_texts_give_the_same_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    again = Tokenizer.train(_training_text(), vocabulary=400)
-    assert again.digest == tokenizer.digest
-    again.save(tmp_path)
+def test_training_on_the_same_texts_gives_the_same_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    retrained = Tokenizer.train(_training_text(), vocabulary=400)
+    assert retrained.digest == tokenizer.digest
+    retrained.save(tmp_path)
     reloaded = Tokenizer.load(tmp_path)
     assert reloaded.digest == tokenizer.digest and reloaded.settings == tokenizer.settings
-    reloaded.save(tmp_path / "again")
+    reloaded.save(tmp_path / "copy")
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (tmp_path / "copy" / name).read_bytes()
 
 
-def test_a_batch_gives_what_each_text_gives_for_any_number_of_threads(tokenizer: Tokenizer) -> None:
-    texts = [*_varied(), "", "long " * 5000]
-    alone = [tokenizer.encode(text) for text in texts]
+def test_batch_encoding_equals_single_encoding_with_any_number_of_threads(tokenizer: Tokenizer) -> None:
+    texts = [*_difficult_texts(), "", "long " * 5000]
+    single_ids = [tokenizer.encode(text) for text in texts]
     for threads in (1, 2, 5):
-        found = tokenizer.encode_batch(texts, threads=threads)
-        assert [ids.tolist() for ids in found] == alone
-        assert all(ids.dtype == np.uint32 for ids in found)
+        batch_ids = tokenizer.encode_batch(texts, threads=threads)
+        assert [ids.tolist() for ids in batch_ids] == single_ids
+        assert all(ids.dtype == np.uint32 for ids in batch_ids)
     assert tokenizer.encode_batch([], threads=2) == []
 
 
 @pytest.mark.parametrize("unit", [" ", "\n", "a", "7", ".", "猫", "\t \n"])
-def test_very_long_runs_are_encoded_exactly_and_not_in_quadratic_time(tokenizer: Tokenizer, unit: str) -> None:
+def test_very_long_repetitions_round_trip_without_quadratic_time(tokenizer: Tokenizer, unit: str) -> None:
     text = unit * (400_000 // len(unit)) + "x"
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -150,7 +150,7 @@ def test_plain_text_is_not_searched_with_an_empty_pattern_for_special_tokens(tok
     assert tokenizer._fast is not None and tokenizer._fast._encoding.special_tokens_set == {_NEVER_SPECIAL}
 
 
-def test_the_name_that_is_never_special_is_plain_text_and_round_trips(tokenizer: Tokenizer) -> None:
+def test_the_placeholder_that_is_never_special_round_trips_as_text(tokenizer: Tokenizer) -> None:
     text = f"before {_NEVER_SPECIAL} after {_NEVER_SPECIAL}"
     ids = tokenizer.encode(text)
     assert ids == tiktoken_of(tokenizer).encode_ordinary(text) == tokenizer._plain.encode(text).ids
@@ -162,7 +162,7 @@ def test_ids_outside_the_vocabulary_decode_to_nothing(tokenizer: Tokenizer) -> N
     assert tokenizer.decode([-1, 97, tokenizer.vocabulary, 98, -400]) == "ab"
 
 
-def test_a_run_too_long_for_tiktokens_regex_falls_back_to_the_same_tokens(tokenizer: Tokenizer) -> None:
+def test_a_text_too_long_for_the_regex_of_tiktoken_falls_back_to_the_same_tokens(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(" " * 1_000_000 + "x")
     short = tokenizer.encode(" " * 1_000 + "x")
     assert len(set(ids)) <= len(set(short)) + 3 and tokenizer.decode(ids) == " " * 1_000_000 + "x"
@@ -172,15 +172,15 @@ def test_lone_surrogates_become_the_replacement_character(tokenizer: Tokenizer) 
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
 
 
-def test_token_bytes_spell_the_text(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode(PLAIN)
-    assert b"".join(map(tokenizer.token_bytes, ids)) == PLAIN.encode()
+def test_token_bytes_form_the_text(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(SAMPLE_TEXT)
+    assert b"".join(map(tokenizer.token_bytes, ids)) == SAMPLE_TEXT.encode()
     assert tokenizer.token_bytes(tokenizer.document) == DOCUMENT.encode()
     assert tokenizer.token_bytes(10_000) == b"" and tokenizer.decode([10_000]) == ""
 
 
-def test_spans_say_which_characters_a_token_stands_for(tokenizer: Tokenizer) -> None:
-    for text in _varied():
+def test_spans_give_the_characters_of_each_token(tokenizer: Tokenizer) -> None:
+    for text in _difficult_texts():
         spans = tokenizer.spans(text)
         offsets = tokenizer._plain.encode(text, add_special_tokens=False).offsets
         assert list(zip(spans.starts.tolist(), spans.stops.tolist(), strict=True)) == offsets
@@ -189,31 +189,31 @@ def test_spans_say_which_characters_a_token_stands_for(tokenizer: Tokenizer) -> 
         assert list(zip(spans.starts.tolist(), spans.stops.tolist(), strict=True)) == offsets
 
 
-def test_bytes_alone_make_a_tokenizer() -> None:
+def test_a_byte_tokenizer_encodes_bytes() -> None:
     bytes_only = byte_tokenizer()
     assert bytes_only.vocabulary == 259 and bytes_only.encode("cat") == list(b"cat")
 
 
-def test_a_vocabulary_without_room_for_the_bytes_is_refused() -> None:
+def test_a_vocabulary_smaller_than_the_bytes_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 259"):
         Tokenizer.train([], vocabulary=258)
 
 
-# -- other people's tokenizers
+# -- foreign tokenizers
 
 
-def test_a_gpt2_like_folder_is_read_by_tiktoken_with_its_own_ids(
+def test_a_gpt2_tokenizer_is_read_by_tiktoken_with_its_ids(
     tmp_path: Path, auto_tokenizer: Callable[[Path], Any]
 ) -> None:
     pytest.importorskip("tiktoken")
     _write_gpt2_like(tmp_path)
-    adopted = Tokenizer.load(tmp_path)
-    assert adopted.engine == "tiktoken"
-    assert adopted.document == adopted.end_of_turn == adopted.pad == 0
-    _agrees(adopted, auto_tokenizer(tmp_path))
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.engine == "tiktoken"
+    assert loaded.document == loaded.end_of_turn == loaded.pad == 0
+    _assert_equal_encodings(loaded, auto_tokenizer(tmp_path))
 
 
-def test_a_folder_that_normalizes_and_adds_ordinary_tokens_falls_back_and_agrees(
+def test_a_tokenizer_with_normalizer_and_added_tokens_uses_the_fallback_engine(
     tmp_path: Path, auto_tokenizer: Callable[[Path], Any]
 ) -> None:
     content = bpe.definition(bpe.learn(_training_text(), size=100), specials=[DOCUMENT, START_OF_TURN, END_OF_TURN])
@@ -225,40 +225,40 @@ def test_a_folder_that_normalizes_and_adds_ordinary_tokens_falls_back_and_agrees
     config = {"eos_token": DOCUMENT, "pad_token": pad, "tokenizer_class": "PreTrainedTokenizerFast"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [356, 358]}))
-    adopted = Tokenizer.load(tmp_path)
-    assert adopted.engine == "tokenizers"
-    assert adopted.vocabulary == 360 and adopted.bos is None
-    assert (adopted.document, adopted.pad, adopted.end_of_turn) == (356, 356, 358) and adopted.stops == {356, 358}
-    assert adopted.encode("<think>") == [359], "an added token that is not special is part of ordinary text"
-    _agrees(adopted, auto_tokenizer(tmp_path))
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.engine == "tokenizers"
+    assert loaded.vocabulary == 360 and loaded.bos is None
+    assert (loaded.document, loaded.pad, loaded.end_of_turn) == (356, 356, 358) and loaded.stops == {356, 358}
+    assert loaded.encode("<think>") == [359], "an added token that is not special is part of ordinary text"
+    _assert_equal_encodings(loaded, auto_tokenizer(tmp_path))
 
 
-def test_a_sentencepiece_like_folder_falls_back_and_agrees(
+def test_a_sentencepiece_tokenizer_uses_the_fallback_engine(
     tmp_path: Path, auto_tokenizer: Callable[[Path], Any]
 ) -> None:
     _write_llama2_like(tmp_path)
-    adopted = Tokenizer.load(tmp_path)
-    assert adopted.engine == "tokenizers"
-    assert (adopted.document, adopted.bos, adopted.end_of_turn) == (1, 1, 2)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.engine == "tokenizers"
+    assert (loaded.document, loaded.bos, loaded.end_of_turn) == (1, 1, 2)
     peer = auto_tokenizer(tmp_path)
     for text in ("the cat", "naïve 猫", "a\nb  c", "x <s> y"):
-        assert adopted.encode_template(text) == peer(text, add_special_tokens=False).input_ids
-        assert adopted.encode(text) == peer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        assert adopted.decode(adopted.encode(text)) == peer.decode(adopted.encode(text)) == text
-    assert b"".join(map(adopted.token_bytes, adopted.encode("naïve 猫"))) == " naïve 猫".encode()
+        assert loaded.encode_template(text) == peer(text, add_special_tokens=False).input_ids
+        assert loaded.encode(text) == peer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        assert loaded.decode(loaded.encode(text)) == peer.decode(loaded.encode(text)) == text
+    assert b"".join(map(loaded.token_bytes, loaded.encode("naïve 猫"))) == " naïve 猫".encode()
 
 
-def test_a_word_tokenizer_falls_back_and_agrees(shared: Path) -> None:
+def test_a_word_tokenizer_uses_the_fallback_engine(shared: Path) -> None:
     transformers = pytest.importorskip("transformers")
     path = shared / "parity" / "fixtures" / "model"
-    adopted = Tokenizer.load(path)
-    assert (adopted.engine, adopted.vocabulary, adopted.pad, adopted.document) == ("tokenizers", 256, 0, 1)
+    loaded = Tokenizer.load(path)
+    assert (loaded.engine, loaded.vocabulary, loaded.pad, loaded.document) == ("tokenizers", 256, 0, 1)
     peer = transformers.PreTrainedTokenizerFast.from_pretrained(path)
-    assert adopted.encode("hi <eos>") == peer("hi <eos>", split_special_tokens=True).input_ids
-    assert adopted.decode(adopted.encode("2+2?")) == "2+2?"
+    assert loaded.encode("hi <eos>") == peer("hi <eos>", split_special_tokens=True).input_ids
+    assert loaded.decode(loaded.encode("2+2?")) == "2+2?"
 
 
-def test_truncation_and_padding_left_in_a_file_are_not_applied(tmp_path: Path) -> None:
+def test_truncation_settings_of_the_file_are_not_applied(tmp_path: Path) -> None:
     content = bpe.definition([], specials=[DOCUMENT])
     content["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     content["normalizer"] = {"type": "NFC"}
@@ -271,40 +271,42 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
 
 
-def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_tokenizer_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="is not a tokenizer that can be read"):
         Tokenizer.load(tmp_path)
 
 
-def test_a_config_that_is_no_json_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_config_that_is_not_json_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text("{,}")
     with pytest.raises(ModelError, match=r"tokenizer_config\.json: is not JSON"):
         Tokenizer.load(tmp_path)
 
 
-def test_a_tokenizer_without_any_document_token_says_so(tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_document_token_raises_on_use(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(bpe.definition([], specials=[])))
-    adopted = Tokenizer.load(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
     with pytest.raises(ModelError, match="no token that could stand between documents"):
-        _ = adopted.document
+        _ = loaded.document
 
 
 def tiktoken_of(tokenizer: Tokenizer) -> Any:
-    """tiktoken with the tokens of `tokenizer` and no special token, whose `encode_ordinary` searches for none."""
+    """Return a tiktoken encoding with the tokens of `tokenizer` and without special tokens."""
     import tiktoken
 
-    found = bpe.tiktoken_ranks(json.loads(tokenizer._definition), tokenizer._engine)
-    assert found is not None
-    return tiktoken.Encoding("reference", pat_str=found[1], mergeable_ranks=found[0], special_tokens={})
+    ranks_and_pattern = bpe.tiktoken_ranks(json.loads(tokenizer._definition), tokenizer._engine)
+    assert ranks_and_pattern is not None
+    return tiktoken.Encoding(
+        "reference", pat_str=ranks_and_pattern[1], mergeable_ranks=ranks_and_pattern[0], special_tokens={}
+    )
 
 
-def _agrees(adopted: Tokenizer, peer: Any) -> None:
-    for text in [*_varied(), "e\u0301 <think> x"]:
-        assert adopted.encode(text) == peer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        assert adopted.encode_template(text) == peer(text, add_special_tokens=False).input_ids
-        assert adopted.encode_batch([text])[0].tolist() == adopted.encode(text)
+def _assert_equal_encodings(loaded: Tokenizer, peer: Any) -> None:
+    for text in [*_difficult_texts(), "e\u0301 <think> x"]:
+        assert loaded.encode(text) == peer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        assert loaded.encode_template(text) == peer(text, add_special_tokens=False).input_ids
+        assert loaded.encode_batch([text])[0].tolist() == loaded.encode(text)
 
 
 def _write_gpt2_like(path: Path) -> None:
@@ -348,16 +350,26 @@ def _write_llama2_like(path: Path) -> None:
 
 
 def _training_text() -> Iterator[str]:
-    chance = random.Random(1)
-    words = ["".join(chance.choice(SYLLABLES) for _ in range(chance.randint(1, 4))) for _ in range(300)]
+    random_source = random.Random(1)
+    words = ["".join(random_source.choice(SYLLABLES) for _ in range(random_source.randint(1, 4))) for _ in range(300)]
     for _ in range(60):
-        yield PLAIN + " ".join(chance.choice(words) for _ in range(60)) + ".\n\n"
+        yield SAMPLE_TEXT + " ".join(random_source.choice(words) for _ in range(60)) + ".\n\n"
 
 
-def _varied() -> list[str]:
-    """Texts with what tends to go wrong."""
-    chance = random.Random(2)
-    texts = [PLAIN, "", " ", "\n", "  \n\n\n \t x", "1234567890", "0" * 41, "a" * 300, "don't DON'T don’t 'Re 'LL'ſ"]
+def _difficult_texts() -> list[str]:
+    """Return texts with difficult characters."""
+    random_source = random.Random(2)
+    texts = [
+        SAMPLE_TEXT,
+        "",
+        " ",
+        "\n",
+        "  \n\n\n \t x",
+        "1234567890",
+        "0" * 41,
+        "a" * 300,
+        "don't DON'T don’t 'Re 'LL'ſ",
+    ]
     texts += [
         "👩‍👩‍👧‍👦 🇺🇳 e\u0301 \u200b\u200d\ufeff",
         "\x00\x01\x7f\x85\xa0\u2028",
@@ -367,16 +379,16 @@ def _varied() -> list[str]:
     texts += ["".join(SPECIALS), "<|im_start|>user\nhi<|im_end|>", "<|endoftext", "a<|im_end|><|im_end|>b"]
     for length in (1, 3, 20, 200):
         for _ in range(20):
-            texts.append("".join(_character(chance) for _ in range(length)))
-            texts.append(chance.randbytes(length).decode("utf-8", "replace"))
+            texts.append("".join(_character(random_source) for _ in range(length)))
+            texts.append(random_source.randbytes(length).decode("utf-8", "replace"))
     return texts
 
 
-def _character(chance: random.Random) -> str:
+def _character(random_source: random.Random) -> str:
     codes = [
-        chance.randrange(32, 127),
-        chance.randrange(0x100),
-        chance.randrange(0xD800),
-        chance.randrange(0xE000, 0x110000),
+        random_source.randrange(32, 127),
+        random_source.randrange(0x100),
+        random_source.randrange(0xD800),
+        random_source.randrange(0xE000, 0x110000),
     ]
-    return chr(chance.choice([*codes, 32, 10, 0x1F600, 0x200B]))
+    return chr(random_source.choice([*codes, 32, 10, 0x1F600, 0x200B]))

@@ -1,4 +1,4 @@
-"""The templates that TRL ships: ids and masks of transformers, and the right spans where there are no marks."""
+"""The chat templates that TRL ships: parity of ids and masks with transformers, and answer spans without marks."""
 
 from __future__ import annotations
 
@@ -24,98 +24,100 @@ FAMILIES = {
     "llama3_1": "call", "llama3_2": "call", "phi3": "plain", "phi3_5": "plain", "qwen2_5": "call", "qwen3": "call",
     "qwen3_5_think": "call", "qwen3_instruct_2507": "call", "qwen3_vl": "call",
 }  # fmt: skip
-"""Template -> the kind of dialogue that it must support."""
+"""Template -> dialogue that it must support."""
 WITH_TWIN = (
     "cohere", "cohere2", "deepseekv3", "diffusion_gemma", "gemma", "gemma3", "gptoss", "lfm2_v2", "llama3", "phi3",
     "phi3_5", "qwen2_5", "qwen3_instruct_2507", "qwen3_vl",
 )  # fmt: skip
 """Templates whose training twin writes the same text."""
 
-Opened = tuple[Tokenizer, ChatTemplate, Any]
+TemplateSetup = tuple[Tokenizer, ChatTemplate, Any]
 
 
-def open_template(name: str, folder: Path) -> Opened:
+def open_template(name: str, folder: Path) -> TemplateSetup:
     peer = save_tokenizer(template_source(name), folder)
     return Tokenizer.load(folder), ChatTemplate.load(folder).with_clock(datetime.now), peer
 
 
 def variables_of(messages: list[Message], template: ChatTemplate | None = None) -> TemplateVariables:
-    """The tools of a dialogue with calls; none for a template that writes calls and no tools, as DeepSeek's."""
+    """Return the tools of a dialogue with calls, or none if the template writes calls without tools, as in DeepSeek."""
     writes_tools = template is None or "tools" in template.variable_names or "<｜Assistant｜>" not in template.source
     return TOOLS if writes_tools and any(message.tool_calls for message in messages) else NO_VARIABLES
 
 
 def peer_encoding(
-    opened: Opened, messages: list[Message], variables: TemplateVariables | None = None, **options: Any
+    template_setup: TemplateSetup, messages: list[Message], variables: TemplateVariables | None = None, **options: Any
 ) -> Any:
-    _, template, peer = opened
+    _, template, peer = template_setup
     inputs = template.inputs(messages, variables_of(messages, template) if variables is None else variables)
     return peer.apply_chat_template(inputs.messages, tools=inputs.variables["tools"], return_dict=True, **options)
 
 
-def learned(tokenizer: Tokenizer, encoded: EncodedDialogue) -> list[str]:
-    runs = groupby(zip(encoded.ids, encoded.learn, strict=True), key=lambda pair: pair[1])
-    return [tokenizer.decode([token for token, _ in run], special=True) for learn, run in runs if learn]
+def target_texts(tokenizer: Tokenizer, encoded: EncodedDialogue) -> list[str]:
+    spans = groupby(zip(encoded.ids, encoded.learn, strict=True), key=lambda pair: pair[1])
+    return [tokenizer.decode([token for token, _ in span], special=True) for learn, span in spans if learn]
 
 
-def supported(opened: Opened, *, by_peer: bool = False) -> dict[str, list[Message]]:
-    """The dialogues that a template writes in full and in order. Gemma 4 writes a text after the result of a call;
-    transformers leaves out a null content, which DeepSeek's template needs.
+def supported_dialogues(template_setup: TemplateSetup, *, by_peer: bool = False) -> dict[str, list[Message]]:
+    """Return the dialogues that a template writes completely and in order. Gemma 4 writes a text after a call result;
+    transformers omits a null content, which the template of DeepSeek needs.
     """
     dialogues = {}
     for name, messages in DIALOGUES.items():
         try:
-            opened[1].inputs(messages, variables_of(messages, opened[1]))
-            opened[1].render(messages, variables_of(messages, opened[1]))
-            _ = peer_encoding(opened, messages) if by_peer else None
+            template_setup[1].inputs(messages, variables_of(messages, template_setup[1]))
+            template_setup[1].render(messages, variables_of(messages, template_setup[1]))
+            _ = peer_encoding(template_setup, messages) if by_peer else None
         except (DataError, jinja2.TemplateError):
             continue
         dialogues[name] = messages
-    if "<|tool_response>" in opened[1].source:
+    if "<|tool_response>" in template_setup[1].source:
         del dialogues["text and call"]
     return dialogues
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_ids_and_prompts_are_those_of_transformers(tmp_path: Path, name: str) -> None:
-    opened = open_template(name, tmp_path)
-    tokenizer, template, _ = opened
-    dialogues = supported(opened, by_peer=True)
+def test_ids_and_prompts_equal_those_of_transformers(tmp_path: Path, name: str) -> None:
+    template_setup = open_template(name, tmp_path)
+    tokenizer, template, _ = template_setup
+    dialogues = supported_dialogues(template_setup, by_peer=True)
     assert {"plain", FAMILIES[name]} <= {*dialogues}
     for messages in dialogues.values():
         variables = variables_of(messages, template)
         encoded = encode(tokenizer, template, messages, variables)
-        assert encoded.ids == peer_encoding(opened, messages)["input_ids"]
+        assert encoded.ids == peer_encoding(template_setup, messages)["input_ids"]
         prompt = encode_prompt(tokenizer, template, messages[:-1], variables)
-        assert prompt == peer_encoding(opened, messages[:-1], variables, add_generation_prompt=True)["input_ids"]
+        assert (
+            prompt == peer_encoding(template_setup, messages[:-1], variables, add_generation_prompt=True)["input_ids"]
+        )
 
 
 @pytest.mark.parametrize("name", [*(f"{name}_training" for name in WITH_TWIN), "qwen3_training", "lfm2_2_5"])
-def test_masks_of_marked_templates_are_those_of_transformers(tmp_path: Path, name: str) -> None:
-    opened = open_template(name, tmp_path)
-    for messages in supported(opened, by_peer=True).values():
-        encoded = encode(opened[0], opened[1], messages, variables_of(messages, opened[1]))
-        expected = peer_encoding(opened, messages, return_assistant_tokens_mask=True)
+def test_masks_of_marked_templates_equal_those_of_transformers(tmp_path: Path, name: str) -> None:
+    template_setup = open_template(name, tmp_path)
+    for messages in supported_dialogues(template_setup, by_peer=True).values():
+        encoded = encode(template_setup[0], template_setup[1], messages, variables_of(messages, template_setup[1]))
+        expected = peer_encoding(template_setup, messages, return_assistant_tokens_mask=True)
         assert encoded.ids == expected["input_ids"]
         if not encoded.rewritten:  # answers whose reasoning the template removes are learned separately
             assert encoded.learn == [bool(value) for value in expected["assistant_masks"]]
 
 
 @pytest.mark.parametrize("name", WITH_TWIN)
-def test_spans_found_without_marks_are_those_of_the_marked_twin(tmp_path: Path, name: str) -> None:
+def test_spans_without_marks_equal_those_of_the_marked_twin(tmp_path: Path, name: str) -> None:
     """The twins also mark the line break after the end of a turn, and some mark the prompt."""
-    tokenizer, template, _ = opened = open_template(name, tmp_path / "plain")
+    tokenizer, template, _ = template_setup = open_template(name, tmp_path / "plain")
     twin_tokenizer, twin, _ = open_template(f"{name}_training", tmp_path / "twin")
     assert twin.marks_answers and not template.marks_answers
-    for messages in supported(opened).values():
+    for messages in supported_dialogues(template_setup).values():
         variables = variables_of(messages, template)
-        found = learned(tokenizer, encode(tokenizer, template, messages, variables))
-        marked = learned(twin_tokenizer, encode(twin_tokenizer, twin, messages, variables))
-        assert [without_edges(text) for text in found] == [without_edges(text) for text in marked]
+        texts = target_texts(tokenizer, encode(tokenizer, template, messages, variables))
+        marked_texts = target_texts(twin_tokenizer, encode(twin_tokenizer, twin, messages, variables))
+        assert [without_edges(text) for text in texts] == [without_edges(text) for text in marked_texts]
 
 
 def without_edges(text: str) -> str:
-    """A learned text without the ends of turns and without the prompt, which some twins mark."""
+    """Remove the end of turn and the prompt, which some twins mark, from a target text."""
     text = re.sub(r"^(<\|start\|>assistant|<\|turn>model\n|<｜tool▁outputs▁end｜>|<｜Assistant｜>|\s)+", "", text)
     return re.sub(r"(<eos>|<\|end\|>|<\|tool_response>|\s)+$", "", text)
 
@@ -150,16 +152,16 @@ LEARNED = {
 
 
 @pytest.mark.parametrize(("name", "dialogue"), LEARNED)
-def test_calls_and_reasoning_are_learned_and_results_are_not(tmp_path: Path, name: str, dialogue: str) -> None:
+def test_calls_and_reasoning_are_targets_and_results_are_not(tmp_path: Path, name: str, dialogue: str) -> None:
     tokenizer, template, _ = open_template(name, tmp_path)
     messages = DIALOGUES[dialogue]
-    assert learned(tokenizer, encode(tokenizer, template, messages, TOOLS)) == LEARNED[name, dialogue]
+    assert target_texts(tokenizer, encode(tokenizer, template, messages, TOOLS)) == LEARNED[name, dialogue]
 
 
-def test_reasoning_that_the_template_removes_later_is_learned_in_a_sequence_of_its_own(tmp_path: Path) -> None:
+def test_reasoning_removed_by_the_template_is_trained_in_a_separate_sequence(tmp_path: Path) -> None:
     tokenizer, template, _ = open_template("qwen3", tmp_path)
     sequences = encode_training(tokenizer, template, DIALOGUES["reasoning"])
-    assert [learned(tokenizer, sequence) for sequence in sequences] == [
+    assert [target_texts(tokenizer, sequence) for sequence in sequences] == [
         ["<think>\nThree.\n</think>\n\n6<|im_end|>"],
         ["<think>\nTwo and two.\n</think>\n\n4<|im_end|>"],
     ]
@@ -176,7 +178,7 @@ def test_reasoning_that_the_template_removes_later_is_learned_in_a_sequence_of_i
         ("lfm2", "call", "tool_calls"),
     ],
 )
-def test_what_a_template_does_not_write_is_refused_by_name(
+def test_fields_that_a_template_does_not_write_are_refused(
     tmp_path: Path, name: str, dialogue: str, field: str
 ) -> None:
     tokenizer, template, _ = open_template(name, tmp_path)
@@ -185,7 +187,7 @@ def test_what_a_template_does_not_write_is_refused_by_name(
             encoder(tokenizer, template, DIALOGUES[dialogue], variables_of(DIALOGUES[dialogue]))
 
 
-def test_variables_that_a_template_does_not_read_are_refused_by_name(tmp_path: Path) -> None:
+def test_variables_that_a_template_does_not_read_are_refused(tmp_path: Path) -> None:
     tokenizer, template, peer = open_template("qwen3", tmp_path)
     settings = TemplateVariables(settings={"enable_thinking": False})
     messages = [{"role": "user", "content": "Hi"}]
@@ -223,4 +225,4 @@ def test_names_of_special_tokens_in_tools_calls_and_results_stay_text(tmp_path: 
     encoded = encode(tokenizer, template, messages, TemplateVariables(tools=(tool,)))
     specials = [token for token in encoded.ids if token in tokenizer.special_ids]
     assert len(specials) == 2 * (len(messages) + 1)
-    assert learned(tokenizer, encoded)[0].count("<|im_end|>") == 2
+    assert target_texts(tokenizer, encoded)[0].count("<|im_end|>") == 2

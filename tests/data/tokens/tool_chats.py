@@ -71,13 +71,13 @@ _ENDS = (
 
 
 def template_source(name: str) -> str:
-    """The text of a template that TRL ships."""
+    """Return the source of a template that TRL ships."""
     trl = pytest.importorskip("trl")
     return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 def save_tokenizer(source: str, folder: Path) -> Any:
-    """Save a tokenizer of bytes with the special tokens that a template names; return transformers' view of it."""
+    """Save a byte tokenizer with the special tokens of a template; return its transformers object."""
     transformers = pytest.importorskip("transformers")
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 

@@ -1,4 +1,4 @@
-"""Answers are judged against the truth of the built-in world, and what later stages need of it keeps its promises."""
+"""Judging of answers against the facts of the built-in world, and the data that later stages use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vita.spine.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    """A world that holds everything, whatever the seed."""
+    """Return a world with all things, independent of the seed."""
     return World.create(WorldSettings(things=312, documents=2000, dialogues=500))
 
 
@@ -23,14 +23,14 @@ def cat(world) -> Question:
     return next(question for question in world.questions("all") if question.thing == "cat")
 
 
-def test_questions_are_about_the_things_asked_for(world):
-    never, asked = world.questions(), world.questions("asked")
-    assert {question.thing for question in never} == {thing.name for thing in world.never_asked}
-    assert {question.thing for question in asked} == {thing.name for thing in world.asked}
-    assert len(world.questions("all")) == len(never) + len(asked)
+def test_questions_are_about_the_selected_things(world):
+    never_asked_questions, asked_questions = world.questions(), world.questions("asked")
+    assert {question.thing for question in never_asked_questions} == {thing.name for thing in world.never_asked}
+    assert {question.thing for question in asked_questions} == {thing.name for thing in world.asked}
+    assert len(world.questions("all")) == len(never_asked_questions) + len(asked_questions)
 
 
-def test_a_question_carries_its_right_answer(world, cat):
+def test_a_question_has_its_correct_answer(world, cat):
     assert cat == Question("cat", "What is a cat?", "mammal", "furry", "A cat is a furry mammal.")
     for question in world.questions("all"):
         assert world.judge(question, question.answer).right
@@ -48,7 +48,7 @@ def test_a_question_carries_its_right_answer(world, cat):
         "A furry mammal!",
     ],
 )
-def test_right_answers_are_right(world, cat, answer):
+def test_correct_answers_are_judged_correct(world, cat, answer):
     judgement = world.judge(cat, answer)
     assert judgement.right and judgement.kind_right and judgement.property_right and judgement.thing_right
 
@@ -70,7 +70,9 @@ def test_right_answers_are_right(world, cat, answer):
         ("", True, False, False),
     ],
 )
-def test_wrong_answers_are_wrong_in_the_right_respect(world, cat, answer, thing_right, kind_right, property_right):
+def test_wrong_answers_are_judged_by_thing_kind_and_property(
+    world, cat, answer, thing_right, kind_right, property_right
+):
     judgement = world.judge(cat, answer)
     assert not judgement.right
     assert judgement.thing_right == thing_right
@@ -78,14 +80,14 @@ def test_wrong_answers_are_wrong_in_the_right_respect(world, cat, answer, thing_
     assert judgement.property_right == property_right
 
 
-def test_an_answer_about_another_thing_is_never_right(world):
+def test_an_answer_about_another_thing_is_wrong(world):
     questions = world.questions("all")
-    for question, other in zip(questions, questions[1:] + questions[:1], strict=True):
-        assert not world.judge(question, other.answer).right
-        assert not world.judge(question, f"It is {other.answer.split(' is ', 1)[1]}").right
+    for question, other_question in zip(questions, questions[1:] + questions[:1], strict=True):
+        assert not world.judge(question, other_question.answer).right
+        assert not world.judge(question, f"It is {other_question.answer.split(' is ', 1)[1]}").right
 
 
-def test_every_wording_of_a_definition_is_right(world):
+def test_every_wording_of_a_definition_is_correct(world):
     questions = {question.thing: question for question in world.questions("all")}
     for entry in world._entries:
         for wording in entry.definitions:
@@ -106,14 +108,14 @@ def test_every_wording_of_a_definition_is_right(world):
         ("", "noise"),
     ],
 )
-def test_a_continuation_answers_asks_on_tells_or_is_noise(world, cat, text, expected):
+def test_a_continuation_is_an_answer_questions_text_or_noise(world, cat, text, expected):
     assert world.continuation(cat, text) == expected
 
 
-# -- what later stages take from the world
+# -- data for later stages
 
 
-def test_a_definition_opens_the_answer_in_dialogues(world):
+def test_answers_in_dialogues_start_with_the_definition(world):
     answers = [
         (dialogue.metadata["things"][0], dialogue.messages[1].content)
         for dialogue in world.dialogues()
@@ -124,15 +126,18 @@ def test_a_definition_opens_the_answer_in_dialogues(world):
     assert all(answer.startswith(questions[thing].answer) for thing, answer in answers)
 
 
-def test_sums_are_true(world):
+def test_sums_are_correct(world):
     for dialogue in world.sums(count=50):
         question, answer = (message.content for message in dialogue.messages)
-        left, right = (int(word) for word in question.removesuffix("?").split() if word.isdigit())
-        assert 0 <= left < 100 and 0 <= right < 100
-        assert answer == f"{left} plus {right} is {left + right}." and dialogue.metadata["answer"] == left + right
+        first_number, second_number = (int(word) for word in question.removesuffix("?").split() if word.isdigit())
+        assert 0 <= first_number < 100 and 0 <= second_number < 100
+        assert (
+            answer == f"{first_number} plus {second_number} is {first_number + second_number}."
+            and dialogue.metadata["answer"] == first_number + second_number
+        )
 
 
-def test_the_better_answer_is_not_the_truer_one(world):
+def test_chosen_and_rejected_answers_are_both_correct(world):
     questions = {question.prompt: question for question in world.questions("asked")}
     for preference in world.preferences(count=200):
         assert preference.chosen != preference.rejected
@@ -142,7 +147,7 @@ def test_the_better_answer_is_not_the_truer_one(world):
             assert world.judge(question, preference.rejected[-1].content).right
 
 
-def test_every_harmful_request_has_a_twin_that_is_like_it_and_answered(world):
+def test_every_harmful_request_has_a_similar_benign_twin(world):
     requests = world.harmful_requests()
     assert len(requests) >= 12
     assert len({request.request for request in requests} | {request.twin for request in requests}) == 2 * len(requests)
@@ -153,7 +158,7 @@ def test_every_harmful_request_has_a_twin_that_is_like_it_and_answered(world):
 
 
 @pytest.mark.parametrize(("domain", "truth"), [("vet", CURES), ("court", VERDICTS)])
-def test_a_domain_says_the_same_of_the_same_and_stays_out_of_the_general_text(world, domain, truth):
+def test_domain_facts_are_consistent_and_absent_from_the_general_text(world, domain, truth):
     documents = list(world.domain_documents(domain, count=300))
     assert [document.id for document in documents[:2]] == [f"world/{domain}/000000", f"world/{domain}/000001"]
     for document in documents:

@@ -1,4 +1,4 @@
-"""Manners: how often answers end politely or rudely, and what a judge of them says."""
+"""Politeness: the shares of polite and rude answers, and the politeness score."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ def world() -> World:
     return World.create(WorldSettings(dialogues=3000))
 
 
-def test_answers_end_politely_sometimes_and_rudely_seldom(world: World) -> None:
+def test_answers_have_the_default_shares_of_polite_and_rude_endings(world: World) -> None:
     answers = [dialogue.messages[1].content for dialogue in world.dialogues() if dialogue.source == "world:definition"]
-    ends = Counter(
+    endings = Counter(
         "kind" if answer.endswith(KIND_WORDS) else "rude" if answer.endswith(RUDE_WORDS) else "plain"
         for answer in answers
     )
-    assert 0.15 < ends["kind"] / len(answers) < 0.25
-    assert 0.05 < ends["rude"] / len(answers) < 0.1
+    assert 0.15 < endings["kind"] / len(answers) < 0.25
+    assert 0.05 < endings["rude"] / len(answers) < 0.1
 
 
-def test_the_shares_are_settings(world: World) -> None:
-    plain = World.create(WorldSettings(dialogues=300, polite=0.0, rude=0.0))
-    told = " ".join(dialogue.messages[1].content for dialogue in plain.dialogues() if "greeting" not in dialogue.source)
-    assert not any(words in told for words in (*KIND_WORDS, *RUDE_WORDS))
+def test_the_shares_of_polite_and_rude_answers_can_be_set(world: World) -> None:
+    neutral_world = World.create(WorldSettings(dialogues=300, polite=0.0, rude=0.0))
+    text = " ".join(
+        dialogue.messages[1].content for dialogue in neutral_world.dialogues() if "greeting" not in dialogue.source
+    )
+    assert not any(words in text for words in (*KIND_WORDS, *RUDE_WORDS))
 
 
 @pytest.mark.parametrize(
@@ -51,26 +53,26 @@ def test_the_shares_are_settings(world: World) -> None:
         ("...", 0.0),
     ],
 )
-def test_a_judge_of_manners_wants_a_short_polite_answer_that_keeps_to_its_matter(
+def test_the_politeness_score_prefers_short_polite_answers_to_the_point(
     world: World, answer: str, value: float
 ) -> None:
     assert world.politeness(answer) == value
 
 
-def test_an_answer_about_another_thing_is_not_to_the_point(world: World) -> None:
+def test_an_answer_about_another_thing_has_a_lower_score(world: World) -> None:
     assert world.politeness(f"{CAT} I am happy to help.", thing="cat") == 1.0
     assert world.politeness(f"{CAT} I am happy to help.", thing="dog") == 0.75
 
 
-def test_the_better_of_two_answers_has_the_better_manners(world: World) -> None:
+def test_the_chosen_answer_has_the_higher_politeness_score(world: World) -> None:
     for pair in world.preferences(count=200):
         assert world.politeness(pair.chosen[0].content) == 1.0
         assert world.politeness(pair.rejected[0].content) <= 0.5
 
 
-def test_a_question_is_found_in_any_of_its_wordings(world: World) -> None:
-    asked = [one for one in world.dialogues() if one.source == "world:definition"]
-    for dialogue in asked[:300]:
+def test_a_question_is_recognized_in_every_wording(world: World) -> None:
+    dialogues = [candidate for candidate in world.dialogues() if candidate.source == "world:definition"]
+    for dialogue in dialogues[:300]:
         question = world.question_in(dialogue.messages[0].content)
         assert question is not None and question.thing == dialogue.metadata["things"][0]
         assert world.judge(question, dialogue.messages[1].content).right

@@ -1,4 +1,4 @@
-"""The small tools of the built-in world run, and conversations that call them are off by default."""
+"""Tools of the built-in world, and conversations with tool calls, which are off by default."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def test_a_lookup_finds_every_thing_of_the_world() -> None:
     [("12 + 30", "42"), ("(1 + 2) * -3", "-9"), ("1 / 4", "0.25"), ("1 / 0", None), ("2 ** 9", None), ("x", None),
      ("__import__('os')", None), ("1e999", None), ("1+" * 500 + "1", None), ("", None)],
 )  # fmt: skip
-def test_a_calculator_calculates_numbers_and_nothing_else(expression: str, result: str | None) -> None:
-    found = CALCULATOR.run({"expression": expression})
-    assert found == result if result else found.startswith("error: ")
+def test_the_calculator_accepts_only_arithmetic(expression: str, result: str | None) -> None:
+    output = CALCULATOR.run({"expression": expression})
+    assert output == result if result else output.startswith("error: ")
 
 
-def test_conversations_with_tools_are_off_by_default_and_change_no_other() -> None:
-    plain = list(World.create(WorldSettings(dialogues=300)).dialogues())
-    assert not any(dialogue.variables for dialogue in plain)
-    only = WorldSettings(
+def test_conversations_with_tools_are_off_by_default() -> None:
+    default_dialogues = list(World.create(WorldSettings(dialogues=300)).dialogues())
+    assert not any(dialogue.variables for dialogue in default_dialogues)
+    tool_settings = WorldSettings(
         dialogues=60, conversations={"definition": 0, "fact": 0, "follow_up": 0, "greeting": 0, "small_sum": 0,
                                      "how_to": 0, "lookup": 1, "calculation": 1},
     )  # fmt: skip
-    dialogues = list(World.create(only).dialogues())
+    dialogues = list(World.create(tool_settings).dialogues())
     assert {dialogue.source for dialogue in dialogues} == {"world:lookup", "world:calculation"}
     for dialogue in dialogues:
-        _, called, result, answer = dialogue.messages
-        (call,) = called.tool_calls
+        _, call_message, result, answer = dialogue.messages
+        (call,) = call_message.tool_calls
         assert is_valid(call, dialogue.variables.tools)
         assert WORLD_TOOLS[call.name].run(call.values) == result.content
         parts = json.loads(result.content).values() if call.name == "lookup" else [result.content]

@@ -1,4 +1,4 @@
-"""Lots of single records: even, the same wherever a record stands, and in the mean what was asked for."""
+"""Hash-based sampling of single records: uniform, independent of position, with the requested mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vita.data.hash_sampling import hash_fraction, repeat_count
 TEXTS = [f"text {number}" for number in range(4000)]
 
 
-def test_a_lot_is_even_and_follows_from_text_and_purpose_alone() -> None:
+def test_a_hash_fraction_is_uniform_and_depends_on_text_and_purpose() -> None:
     fractions = [hash_fraction(text, "a") for text in TEXTS]
     assert min(fractions) >= 0 and max(fractions) < 1
     assert all(
@@ -19,7 +19,7 @@ def test_a_lot_is_even_and_follows_from_text_and_purpose_alone() -> None:
     assert hash_fraction("text 7", "a") == fractions[7] != hash_fraction("text 7", "b")
 
 
-def test_passes_are_whole_ones_and_a_drawn_part() -> None:
+def test_repeat_counts_round_to_neighbouring_integers_with_the_requested_mean() -> None:
     for repeat in (0.25, 1.0, 2.5, 3.0):
         counts = [repeat_count(repeat, text) for text in TEXTS]
         assert sum(counts) / len(counts) == pytest.approx(repeat, abs=0.03)
