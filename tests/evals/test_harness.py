@@ -1,4 +1,4 @@
-"""The same model, texts and items in lm-evaluation-harness and here: the same numbers."""
+"""Parity with lm-evaluation-harness on the same model, texts and items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vita.testing import byte_tokenizer, tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
-# The harness strips the spaces at the end of a text; these have none.
+# The harness strips trailing spaces of a text; these texts have none.
 TEXTS = ["One small step. " * 9 + "End.", "é and ß take two bytes each. " * 4 + "End.", "short"]
 ROWS = [
     {"query": f"Question: what is {n}?", "choices": ["a number", "näher", f"the {n}th of many"], "gold": n % 3}
@@ -33,14 +33,14 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def harness(folder: Path, scratch: Path, tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """What lm-evaluation-harness says of the model in `folder`."""
+    """Return the results of lm-evaluation-harness for the model in `folder`."""
     lm_eval = pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (pip install lm_eval)")
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     (scratch / "tasks").mkdir()
     for name, task in tasks.items():
-        (scratch / "tasks" / f"{name}.yaml").write_bytes(orjson.dumps({"task": name, **task}))  # JSON is YAML, too
-    found = lm_eval.simple_evaluate(
+        (scratch / "tasks" / f"{name}.yaml").write_bytes(orjson.dumps({"task": name, **task}))  # JSON is valid YAML
+    output = lm_eval.simple_evaluate(
         model="hf",
         model_args=f"pretrained={folder},dtype=float32",
         tasks=list(tasks),
@@ -50,12 +50,12 @@ def harness(folder: Path, scratch: Path, tasks: dict[str, dict[str, Any]]) -> di
         bootstrap_iters=0,
     )
     return {
-        name: {metric.partition(",")[0]: value for metric, value in own.items()}
-        for name, own in found["results"].items()
+        name: {metric.partition(",")[0]: value for metric, value in values.items()}
+        for name, values in output["results"].items()
     }
 
 
-def test_rankings_clozes_and_bits_per_byte_agree(tmp_path: Path) -> None:
+def test_accuracies_perplexity_and_bits_per_byte_equal_the_harness(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (pip install lm_eval)")
     folder = tmp_path / "model"
     hf.save(tiny_model(), folder)
@@ -63,13 +63,13 @@ def test_rankings_clozes_and_bits_per_byte_agree(tmp_path: Path) -> None:
     texts = write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
     choices, clozes = write_rows(tmp_path / "choices.jsonl", ROWS), write_rows(tmp_path / "clozes.jsonl", CLOZES)
 
-    def task(path: str, output: str, **rest: Any) -> dict[str, Any]:
+    def task(path: str, output: str, **options: Any) -> dict[str, Any]:
         data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": path}}, "test_split": "test"}
-        return {**data, "output_type": output, **rest}
+        return {**data, "output_type": output, **options}
 
     accuracies = [{"metric": name, "aggregation": "mean"} for name in ("acc", "acc_norm", "acc_bytes")]
     perplexities = [{"metric": "perplexity", "aggregation": "perplexity"}, {"metric": "acc", "aggregation": "mean"}]
-    theirs = harness(
+    expected = harness(
         folder,
         tmp_path,
         {
@@ -89,13 +89,17 @@ def test_rankings_clozes_and_bits_per_byte_agree(tmp_path: Path) -> None:
     )  # fmt: skip
 
     engine = Engine.open(folder)
-    how: dict[str, Any] = {"encode": engine.tokenizer.encode, "prefix": engine.tokenizer.document, "context": 64}
-    ranked = metrics(answer(engine, items("arc_easy", choices), **how))
+    score_options: dict[str, Any] = {
+        "encode": engine.tokenizer.encode,
+        "prefix": engine.tokenizer.document,
+        "context": 64,
+    }
+    choice_metrics = metrics(answer(engine, items("arc_easy", choices), **score_options))
     for name in ("acc", "acc_norm", "acc_bytes"):
-        assert ranked[name].value == pytest.approx(theirs["choices"][name])
-    closed = metrics(answer(engine, items("lambada", clozes), **how))
-    assert closed["acc"].value == pytest.approx(theirs["clozes"]["acc"])
-    assert closed["perplexity"].value == pytest.approx(theirs["clozes"]["perplexity"], rel=1e-4)
+        assert choice_metrics[name].value == pytest.approx(expected["choices"][name])
+    cloze_metrics = metrics(answer(engine, items("lambada", clozes), **score_options))
+    assert cloze_metrics["acc"].value == pytest.approx(expected["clozes"]["acc"])
+    assert cloze_metrics["perplexity"].value == pytest.approx(expected["clozes"]["perplexity"], rel=1e-4)
     documents = [Document(str(index), text, "s") for index, text in enumerate(TEXTS)]
-    bits = bits_per_byte(list(score_documents(engine, documents, **how)))
-    assert bits.value == pytest.approx(theirs["texts"]["bits_per_byte"], rel=1e-5)
+    bits = bits_per_byte(list(score_documents(engine, documents, **score_options)))
+    assert bits.value == pytest.approx(expected["texts"]["bits_per_byte"], rel=1e-5)

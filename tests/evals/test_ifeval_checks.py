@@ -1,4 +1,4 @@
-"""Every instruction with an answer that fulfils it and one that breaks it, written by hand."""
+"""Each instruction with an answer that follows it and an answer that does not."""
 
 # ruff: noqa: E501
 
@@ -67,18 +67,20 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("id", "says", "good", "bad"), CASES, ids=lambda value: value if isinstance(value, str) else ""
+    ("id", "settings", "good", "bad"), CASES, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_an_instruction_is_seen_fulfilled_and_broken(id: str, says: dict[str, Any], good: str, bad: str) -> None:
-    assert CHECKS[id](good, **says) is True
-    assert CHECKS[id](bad, **says) is False
+def test_a_check_accepts_the_good_answer_and_rejects_the_bad_one(
+    id: str, settings: dict[str, Any], good: str, bad: str
+) -> None:
+    assert CHECKS[id](good, **settings) is True
+    assert CHECKS[id](bad, **settings) is False
 
 
 def test_every_check_has_its_cases() -> None:
     assert {id for id, *_ in CASES} == set(CHECKS.names())
 
 
-def test_other_edges_of_single_checks() -> None:
+def test_edge_cases_of_single_checks() -> None:
     assert not CHECKS["combination:two_responses"]("a ****** b ****** c")
     assert CHECKS["combination:two_responses"]("******\na\n******\nb\n******")
     assert not CHECKS["startend:quotation"]('"')
@@ -88,13 +90,13 @@ def test_other_edges_of_single_checks() -> None:
     )
 
 
-def test_sentences_end_where_a_reader_would_end_them() -> None:
+def test_sentences_are_split_at_their_ends() -> None:
     assert len(sentences("Mr. Smith paid 3.50 dollars, e.g. for tea. Was it good? “Yes!” he said...")) == 4
     assert sentences("1. First\n2. Second") == ["1. First 2. Second"]
     assert sentences("") == [] and sentences("...") == []
 
 
-def test_a_language_that_cannot_be_told_is_not_guessed() -> None:
+def test_an_undetectable_language_gives_none() -> None:
     assert speaks("Hello", "en") is None
     assert speaks("", "de") is None and speaks("12345", "de") is None
     assert speaks("Nobody knows what this is", "xx") is None

@@ -1,4 +1,4 @@
-"""Tasks and ranking: the token boundary, the metrics, refusals, and chance for a model that knows nothing."""
+"""Multiple-choice and cloze tasks: token boundaries, metrics, refusals, and chance level of a random model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from vita.spine.errors import ConfigError, DataError
 BEGIN = 0
 
 
-def words(text: str) -> list[int]:
-    """One token per character, but a space and the letter after it are one."""
+def encode_words(text: str) -> list[int]:
+    """Encode one token per character, with a space and the following letter as one token."""
     ids: list[int] = []
     for letter in text:
         if ids and ids[-1] == ord(" "):
@@ -38,18 +38,18 @@ class Score:
     greedy: bool
 
 
-class Likes:
-    """Gives each id its own log-probability, whatever stands before; minus one where none is told."""
+class FixedLogprobModel:
+    """A model with a fixed log-probability for each id, independent of the context; the default is -1."""
 
-    def __init__(self, likes: dict[int, float], *, greedy: bool = False) -> None:
-        self.likes, self.greedy = likes, greedy
+    def __init__(self, logprobs: dict[int, float], *, greedy: bool = False) -> None:
+        self.logprobs, self.greedy = logprobs, greedy
 
     def score(self, pairs: Sequence[tuple[list[int], list[int]]], /) -> list[Score]:
-        return [Score(sum(self.likes.get(token, -1.0) for token in after), self.greedy) for _, after in pairs]
+        return [Score(sum(self.logprobs.get(token, -1.0) for token in after), self.greedy) for _, after in pairs]
 
 
-class Noise:
-    """A random log-probability for every token: a model that knows nothing."""
+class RandomModel:
+    """A model with a random log-probability for every token."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -58,71 +58,73 @@ class Noise:
         return [Score(sum(-self.random.expovariate(1.0) for _ in after), False) for _, after in pairs]
 
 
-def test_spaces_at_the_end_of_the_context_belong_to_the_continuation() -> None:
-    assert encode_pair("ab ", "cd", encode=words, prefix=BEGIN) == encode_pair("ab", " cd", encode=words, prefix=BEGIN)
-    assert encode_pair("ab", " cd", encode=words, prefix=BEGIN) == ([97, 98], [1000 + 99, 100])
+def test_trailing_spaces_of_the_context_are_part_of_the_continuation() -> None:
+    assert encode_pair("ab ", "cd", encode=encode_words, prefix=BEGIN) == encode_pair(
+        "ab", " cd", encode=encode_words, prefix=BEGIN
+    )
+    assert encode_pair("ab", " cd", encode=encode_words, prefix=BEGIN) == ([97, 98], [1000 + 99, 100])
 
 
-def test_after_no_context_the_first_token_follows_the_beginning_of_a_document() -> None:
-    assert encode_pair("", "ab", encode=words, prefix=BEGIN) == ([0], [97, 98])
+def test_an_empty_context_becomes_the_document_token() -> None:
+    assert encode_pair("", "ab", encode=encode_words, prefix=BEGIN) == ([0], [97, 98])
 
 
-def test_sums_characters_and_bytes_can_each_choose_another_option() -> None:
+def test_the_three_accuracies_can_choose_different_options() -> None:
     # sums -2, -2.7, -2.4; per character -2, -1.35, -0.8; per byte -2, -0.675, -0.8
     options = (("q", "a"), ("q", "éé"), ("q", "bcd"))
-    likes = {ord("a"): -2.0, ord("é"): -1.35, ord("b"): -0.8, ord("c"): -0.8, ord("d"): -0.8}
+    logprobs = {ord("a"): -2.0, ord("é"): -1.35, ord("b"): -0.8, ord("c"): -0.8, ord("d"): -0.8}
     item = MultipleChoice(options, gold=1, texts=("a", "éé", "bcd"))
-    (outcome,) = answer(Likes(likes), [item], encode=words, prefix=BEGIN, context=16)
+    (outcome,) = answer(FixedLogprobModel(logprobs), [item], encode=encode_words, prefix=BEGIN, context=16)
     assert outcome.logprobs == pytest.approx((-2.0, -2.7, -2.4))
     assert outcome.correct == {"acc": False, "acc_norm": False, "acc_bytes": True}
     assert outcome.chance == pytest.approx(1 / 3)
 
 
-def test_a_cloze_counts_when_greedy_decoding_says_it_and_has_a_perplexity() -> None:
+def test_a_cloze_has_greedy_accuracy_and_perplexity() -> None:
     cloze = [Cloze("a b", " cd", id="1"), Cloze("a", " cde", id="2")]
-    outcomes = answer(Likes({}, greedy=True), cloze, encode=words, prefix=BEGIN, context=16)
-    found = metrics(outcomes)
-    assert found["acc"].value == 1.0
-    assert found["perplexity"].value == pytest.approx(math.exp(2.5))  # two tokens and three, one nat each
+    outcomes = answer(FixedLogprobModel({}, greedy=True), cloze, encode=encode_words, prefix=BEGIN, context=16)
+    cloze_metrics = metrics(outcomes)
+    assert cloze_metrics["acc"].value == 1.0
+    assert cloze_metrics["perplexity"].value == pytest.approx(math.exp(2.5))  # two tokens and three, one nat each
 
 
-def test_what_is_too_long_is_cut_from_the_left_and_said() -> None:
-    class Notes(Likes):
+def test_long_items_are_truncated_on_the_left_and_marked() -> None:
+    class RecordingModel(FixedLogprobModel):
         def score(self, pairs: Sequence[tuple[list[int], list[int]]], /) -> list[Score]:
-            self.seen = list(pairs)
+            self.scored_pairs = list(pairs)
             return super().score(pairs)
 
-    notes = Notes({})
-    fits, cut, long = answer(
-        notes,
+    model = RecordingModel({})
+    short, truncated, long = answer(
+        model,
         [Cloze("abc", "d"), Cloze("abcdefgh", "xy"), Cloze("ab", "mnopqrs")],
-        encode=words,
+        encode=encode_words,
         prefix=BEGIN,
         context=4,
     )
-    assert not fits.cut and cut.cut and long.cut
-    assert notes.seen[1] == ([102, 103, 104], [120, 121])
-    assert notes.seen[2:] == [([98], [109, 110, 111, 112]), ([111, 112], [113, 114, 115])]
+    assert not short.cut and truncated.cut and long.cut
+    assert model.scored_pairs[1] == ([102, 103, 104], [120, 121])
+    assert model.scored_pairs[2:] == [([98], [109, 110, 111, 112]), ([111, 112], [113, 114, 115])]
     assert long.logprobs == (-7.0,)
 
 
-def test_a_model_that_knows_nothing_scores_near_chance() -> None:
+def test_a_random_model_scores_near_chance() -> None:
     texts = ("one", "two", "six", "ten")
-    unknown = [
+    choice_items = [
         MultipleChoice(tuple(("q", " " + text) for text in texts), index % 4, texts, id=str(index))
         for index in range(400)
     ]
-    found = metrics(answer(Noise(0), unknown, encode=words, prefix=BEGIN, context=16))
+    choice_metrics = metrics(answer(RandomModel(0), choice_items, encode=encode_words, prefix=BEGIN, context=16))
     for name in ("acc", "acc_norm", "acc_bytes"):
-        assert found[name].low < 0.25 < found[name].high
+        assert choice_metrics[name].low < 0.25 < choice_metrics[name].high
 
 
-def test_groups_are_counted_apart() -> None:
+def test_groups_are_counted_separately() -> None:
     pair = (("", "ab"), ("", "abc"))
     outcomes = answer(
-        Likes({}),
+        FixedLogprobModel({}),
         [MultipleChoice(pair, 0, group="x"), MultipleChoice(pair, 1, group="y")],
-        encode=words,
+        encode=encode_words,
         prefix=BEGIN,
         context=8,
     )
@@ -182,12 +184,12 @@ def test_a_limit_samples_the_same_items_for_every_model(tmp_path: Path) -> None:
         ({"query": "a", "choices": ["b", "c"]}, "gold: expected a whole number, got None"),
     ],
 )
-def test_a_row_that_does_not_fit_is_refused_with_its_line(row: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_an_invalid_row_is_refused_with_its_line(row: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         items("multiple_choice", write_rows(tmp_path / "rows.jsonl.gz", [row]))
 
 
-def test_files_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused_with_a_clear_message(tmp_path: Path) -> None:
     damaged = tmp_path / "rows.jsonl.gz"
     damaged.write_bytes(gzip.compress(b'{"query": "a"}\n' * 1000)[:30])
     with pytest.raises(DataError, match="rows.jsonl.gz"):
@@ -201,6 +203,6 @@ def test_files_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> No
         items("piqa", str(tmp_path / "list.jsonl"))
 
 
-def test_an_unknown_task_answers_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_task_is_refused_with_the_closest_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean `hellaswag`"):
         items("helaswag", str(tmp_path))

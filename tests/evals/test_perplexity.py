@@ -1,4 +1,4 @@
-"""Windows, bits per byte and perplexity, on a model whose probabilities are known."""
+"""Windows, bits per byte and perplexity on a model with known probabilities."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vita.evals.perplexity import bits_per_byte, by_source, perplexity, score_do
 BEGIN = 256
 
 
-def letters(text: str) -> list[int]:
-    """One token per UTF-8 byte."""
+def encode_bytes(text: str) -> list[int]:
+    """Encode one token per UTF-8 byte."""
     return list(text.encode())
 
 
@@ -27,19 +27,19 @@ class Score:
     greedy: bool = False
 
 
-class Coin:
-    """Gives every byte one bit, and notes what it was asked."""
+class OneBitModel:
+    """A model that gives every byte one bit and records the scored pairs."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[list[int], list[int]]] = []
+        self.scored_pairs: list[tuple[list[int], list[int]]] = []
 
     def score(self, pairs: Sequence[tuple[list[int], list[int]]], /) -> list[Score]:
-        self.asked.extend(pairs)
+        self.scored_pairs.extend(pairs)
         return [Score(-math.log(2) * len(after)) for _, after in pairs]
 
 
-def test_later_windows_see_one_token_before_and_the_last_is_filled_up() -> None:
-    # Worked by hand; the same as lm-evaluation-harness gives for 10 tokens at a length of 4.
+def test_later_windows_have_one_context_token_and_the_last_window_is_filled() -> None:
+    # Worked by hand; lm-evaluation-harness gives the same for 10 tokens and a length of 4.
     assert list(windows(range(10), prefix=-1, context=4)) == [
         ([-1], [0, 1, 2, 3]),
         ([3], [4, 5, 6, 7]),
@@ -47,7 +47,7 @@ def test_later_windows_see_one_token_before_and_the_last_is_filled_up() -> None:
     ]
 
 
-def test_a_smaller_stride_gives_every_token_more_to_see() -> None:
+def test_a_smaller_stride_gives_every_token_more_context() -> None:
     assert list(windows(range(6), prefix=-1, context=4, stride=1)) == [
         ([-1], [0, 1, 2, 3]),
         ([0, 1, 2, 3], [4]),
@@ -66,22 +66,24 @@ def test_every_token_is_scored_once_and_no_window_is_too_long(length: int, conte
 
 def test_bits_are_counted_per_utf8_byte_and_per_token() -> None:
     documents = [Document("a", "héllo", "x"), Document("b", "abc" * 9, "y")]
-    scores = list(score_documents(Coin(), documents, encode=letters, prefix=BEGIN, context=8))
+    scores = list(score_documents(OneBitModel(), documents, encode=encode_bytes, prefix=BEGIN, context=8))
     assert [(score.bytes, score.tokens) for score in scores] == [(6, 6), (27, 27)]
     assert bits_per_byte(scores).value == pytest.approx(1.0)
     assert perplexity(scores).value == pytest.approx(2.0)
-    assert {source: len(own) for source, own in by_source(scores).items()} == {"x": 1, "y": 1}
+    assert {source: len(source_scores) for source, source_scores in by_source(scores).items()} == {"x": 1, "y": 1}
 
 
-def test_a_document_begins_after_the_token_that_begins_documents() -> None:
-    coin = Coin()
-    list(score_documents(coin, [Document("a", "ab", "x")], encode=letters, prefix=BEGIN, context=8))
-    assert coin.asked == [([256], [97, 98])]
+def test_a_document_is_scored_after_the_document_token() -> None:
+    model = OneBitModel()
+    list(score_documents(model, [Document("a", "ab", "x")], encode=encode_bytes, prefix=BEGIN, context=8))
+    assert model.scored_pairs == [([256], [97, 98])]
 
 
-def test_records_do_not_depend_on_how_many_windows_are_scored_at_once() -> None:
+def test_scores_do_not_depend_on_the_number_of_windows_per_batch() -> None:
     documents = [Document(str(n), "word " * n, "x") for n in range(7)]
-    at_once = list(score_documents(Coin(), documents, encode=letters, prefix=BEGIN, context=8))
-    in_parts = list(score_documents(Coin(), documents, encode=letters, prefix=BEGIN, context=8, windows_at_once=1))
-    assert at_once == in_parts
-    assert [score.id for score in at_once] == ["1", "2", "3", "4", "5", "6"]  # the empty one has nothing to predict
+    scores = list(score_documents(OneBitModel(), documents, encode=encode_bytes, prefix=BEGIN, context=8))
+    single_window_scores = list(
+        score_documents(OneBitModel(), documents, encode=encode_bytes, prefix=BEGIN, context=8, windows_at_once=1)
+    )
+    assert scores == single_window_scores
+    assert [score.id for score in scores] == ["1", "2", "3", "4", "5", "6"]  # the empty document has nothing to predict

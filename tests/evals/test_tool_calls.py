@@ -1,4 +1,4 @@
-"""The share of valid and correct calls is counted against the schema and against the data."""
+"""Tool call evaluation: valid and correct calls by schema and by expected calls."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from vita.stages.test import ToolCallFile
 QUESTION = (Message("user", "Weather in Köln?"),)
 
 
-def judged(*calls: ToolCall, expected: tuple[ToolCall, ...] = (call("Köln"),)) -> tuple[bool, bool, bool]:
+def judge_calls(*calls: ToolCall, expected: tuple[ToolCall, ...] = (call("Köln"),)) -> tuple[bool, bool, bool]:
     result = judge(ToolCallItem("1", QUESTION, TOOLS, expected), ParsedAnswer("", calls=calls))
     return result.valid, result.correct_function, result.exact_match
 
 
-def test_a_call_is_judged_by_its_schema_its_function_and_its_arguments() -> None:
-    assert judged(call("Köln")) == (True, True, True)
-    assert judged(ToolCall("weather", '{ "city":"Köln" }')) == (True, True, True)
-    assert judged(call("Bern")) == (True, True, False)
-    assert judged(ToolCall("weather", '{"city": 1}')) == (False, True, False)
-    assert judged(ToolCall("weather", "{}")) == (False, True, False)
-    assert judged(ToolCall("time", "{}")) == (False, False, False)
-    assert judged() == (False, False, False)
-    both = (call("Köln"), call("Bern"))
-    assert judged(*both[::-1], expected=both) == (True, True, True)
-    assert judged(call("Köln"), expected=both) == (True, False, False)
+def test_a_call_is_judged_by_schema_function_and_arguments() -> None:
+    assert judge_calls(call("Köln")) == (True, True, True)
+    assert judge_calls(ToolCall("weather", '{ "city":"Köln" }')) == (True, True, True)
+    assert judge_calls(call("Bern")) == (True, True, False)
+    assert judge_calls(ToolCall("weather", '{"city": 1}')) == (False, True, False)
+    assert judge_calls(ToolCall("weather", "{}")) == (False, True, False)
+    assert judge_calls(ToolCall("time", "{}")) == (False, False, False)
+    assert judge_calls() == (False, False, False)
+    calls = (call("Köln"), call("Bern"))
+    assert judge_calls(*calls[::-1], expected=calls) == (True, True, True)
+    assert judge_calls(call("Köln"), expected=calls) == (True, False, False)
 
 
-def test_schemas_that_are_wrong_or_refer_elsewhere_allow_every_object() -> None:
+def test_invalid_and_remote_schemas_allow_every_object() -> None:
     for parameters in ({"type": "float"}, {"$ref": "http://127.0.0.1:9/schema"}, None):
         tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
         assert is_valid(ToolCall("f", '{"a": 1}'), [tool])
 
 
-def test_shares_are_over_answers_with_calls_and_without() -> None:
-    called = ToolCallItem("1", QUESTION, TOOLS, (call("Köln"),))
-    plain = ToolCallItem("2", QUESTION, TOOLS, ())
+def test_shares_are_counted_over_items_with_and_without_calls() -> None:
+    call_item = ToolCallItem("1", QUESTION, TOOLS, (call("Köln"),))
+    text_item = ToolCallItem("2", QUESTION, TOOLS, ())
     results = [
-        judge(called, ParsedAnswer("", calls=(call("Köln"),))),
-        judge(called, ParsedAnswer("It rains.")),
-        judge(plain, ParsedAnswer("Hello.")),
+        judge(call_item, ParsedAnswer("", calls=(call("Köln"),))),
+        judge(call_item, ParsedAnswer("It rains.")),
+        judge(text_item, ParsedAnswer("Hello.")),
     ]
-    found = figures(results)
-    assert {name: interval.value for name, interval in found.items()} == {
+    shares = figures(results)
+    assert {name: interval.value for name, interval in shares.items()} == {
         "valid_call": 0.5, "correct_function": 0.5, "exact_match": 0.5, "unneeded_call": 0.0, "unanswered": 0.0,
     }  # fmt: skip
 
@@ -80,30 +80,30 @@ def test_the_stage_reports_the_calls_of_a_model(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
 
-    def vita(*words: str) -> tuple[int, str]:
+    def vita(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([*words])
-        printed = capsys.readouterr()
-        return int(stopped.value.code or 0), printed.out + printed.err
+        with pytest.raises(SystemExit) as exit_error:
+            main([*arguments])
+        output = capsys.readouterr()
+        return int(exit_error.value.code or 0), output.out + output.err
 
     model, rows = str(memorizing_model(tmp_path / "m")), write_rows(tmp_path / "rows.jsonl")
     settings = ("--set", f"tool_calls={{path: {rows}, max_tokens: 80}}", "--set", "prompts=[]")
-    code, printed = vita("test", model, *settings, "--name", "t")
-    assert code == 0, printed
+    code, output = vita("test", model, *settings, "--name", "t")
+    assert code == 0, output
     facts = json.loads(vita("show", "t/test", "--json")[1])["facts"]
     assert [facts[f"tool_calls/{name}"] for name in ("valid_call", "correct_function", "exact_match")] == [1, 1, 1]
     assert facts["tool_calls/unneeded_call"] == 0
-    code, printed = vita("test", model, "--set", "tool_calls=nothing.jsonl", "--name", "u")
-    assert code != 0 and "nothing.jsonl" in printed and "Traceback" not in printed
+    code, output = vita("test", model, "--set", "tool_calls=nothing.jsonl", "--name", "u")
+    assert code != 0 and "nothing.jsonl" in output and "Traceback" not in output
 
 
-def test_the_conversations_of_a_world_that_call_its_tool_are_items() -> None:
+def test_world_conversations_with_tool_calls_are_items() -> None:
     world = {"seed": 1, "things": 40, "documents": 20, "dialogues": 200, "conversations": {"lookup": 1}}
     file = ToolCallFile.model_validate({"world": world})
     items = read(file.source)
-    called = [item for item in items if item.expected]
-    assert called and {call.name for item in called for call in item.expected} == {"lookup"}
+    call_items = [item for item in items if item.expected]
+    assert call_items and {call.name for item in call_items for call in item.expected} == {"lookup"}
     assert all(item.variables.tools for item in items)
     with pytest.raises(ValueError, match="set `path` or `world`"):
         ToolCallFile.model_validate({"path": "x.jsonl", "world": world})

@@ -1,4 +1,4 @@
-"""Sizes worked by hand, and what a config.json must say to be read."""
+"""Model sizes worked by hand, and validation of config.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vita.testing import tiny_architecture
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_the_count_of_parameters_is_that_of_the_model(tied: bool, kv_heads: int) -> None:
+def test_the_parameter_count_equals_that_of_the_model(tied: bool, kv_heads: int) -> None:
     shape = tiny_architecture(tied=tied, kv_heads=kv_heads)
     assert shape.parameters() == sum(parameter.numel() for parameter in Transformer(shape).parameters())
 
@@ -35,13 +35,13 @@ def test_costs_worked_by_hand() -> None:
 
 
 def test_memory_adds_up_and_grows_with_the_tokens() -> None:
-    few, many = (tiny_architecture().memory(tokens=tokens, logits=1000) for tokens in (128, 256))
-    assert few["total"] == sum(size for name, size in few.items() if name != "total")
-    assert few["weights"] == 4 * tiny_architecture().parameters() == many["weights"]
-    assert many["activations"] == 2 * few["activations"]
+    small, large = (tiny_architecture().memory(tokens=tokens, logits=1000) for tokens in (128, 256))
+    assert small["total"] == sum(size for name, size in small.items() if name != "total")
+    assert small["weights"] == 4 * tiny_architecture().parameters() == large["weights"]
+    assert large["activations"] == 2 * small["activations"]
 
 
-def test_a_shape_survives_the_way_through_config_json() -> None:
+def test_an_architecture_round_trips_through_config_json() -> None:
     shape = tiny_architecture(tied=False, rope_base=50_000.0, norm_eps=1e-5)
     assert read_architecture(write_config(shape)) == shape
 
@@ -66,14 +66,14 @@ def test_an_older_config_with_a_plain_rope_theta_is_read() -> None:
         ({"quantization_config": {"bits": 4}}, "quantization_config: expected None"),
     ],
 )
-def test_what_this_decoder_does_not_compute_is_refused(change: dict[str, object], message: str) -> None:
+def test_unsupported_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError) as refusal:
         read_architecture({**write_config(tiny_architecture()), **change}, where="folder/config.json")
     assert str(refusal.value).startswith("folder/config.json")
     assert message in str(refusal.value)
 
 
-def test_heads_that_do_not_share_evenly_are_refused_where_they_are_set() -> None:
+def test_heads_not_divisible_by_kv_heads_are_refused_with_the_path() -> None:
     values = {**tiny_architecture().model_dump(), "heads": 4, "kv_heads": 3}
     with pytest.raises(ConfigError, match=r"design.architecture: `heads` \(4\) must be a multiple of `kv_heads` \(3\)"):
         build(Architecture, values, where="design.architecture")

@@ -23,38 +23,38 @@ pytest.importorskip("transformers")
 TOLERANCE = 1e-4  # relative to the largest logit, in float32
 
 
-def close(ours: Tensor, theirs: Tensor) -> None:
-    assert theirs.abs().max() > 0.1
-    assert ((ours - theirs).abs().max() / theirs.abs().max()).item() < TOLERANCE
+def close(actual: Tensor, expected: Tensor) -> None:
+    assert expected.abs().max() > 0.1
+    assert ((actual - expected).abs().max() / expected.abs().max()).item() < TOLERANCE
 
 
 @torch.no_grad()
-def their_logits(model: Any, tokens: Tensor) -> Tensor:
-    return model(tokens, use_cache=False).logits
+def hf_logits(hf_model: Any, tokens: Tensor) -> Tensor:
+    return hf_model(tokens, use_cache=False).logits
 
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_logits_equal_those_of_transformers_with_and_without_a_cache(name: str, tmp_path: Path) -> None:
-    theirs = save(name, tmp_path)
+    hf_model = save(name, tmp_path)
     model = hf.load(tmp_path)
     limit = min(24, model.architecture.context)
     tokens = ids(limit)
     for length in (1, 3, 5, 6, 7, 8, limit):  # on both sides of every window
-        close(model(tokens[:, :length]), their_logits(theirs, tokens[:, :length]))
+        close(model(tokens[:, :length]), hf_logits(hf_model, tokens[:, :length]))
     if model.architecture.rope_depends_on_length:
         return  # cached keys keep the frequencies of a shorter text; see the test of prompts in pieces
     cache = KVCache(model.architecture, rows=2)
     pieces = [model(tokens[:, start:stop], cache=cache) for start, stop in ((0, 4), (4, 11), (11, limit - 1))]
     pieces.append(model(tokens[:, limit - 1 : limit], cache=cache))
-    close(torch.cat(pieces, dim=1), their_logits(theirs, tokens))
+    close(torch.cat(pieces, dim=1), hf_logits(hf_model, tokens))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_saved_model_reopens_in_transformers_with_equal_logits(name: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    theirs = save(name, tmp_path / "theirs")
+    hf_model = save(name, tmp_path / "theirs")
     model = hf.load(tmp_path / "theirs")
     hf.save(model, tmp_path / "plain")
     hf.save_like(model, tmp_path / "like", source=tmp_path / "theirs", config=hf.read_config(tmp_path / "theirs"))
@@ -64,19 +64,19 @@ def test_a_saved_model_reopens_in_transformers_with_equal_logits(name: str, tmp_
             tmp_path / folder, output_loading_info=True, attn_implementation="eager"
         )
         assert not report["missing_keys"] and not report["unexpected_keys"], report
-        close(their_logits(reopened.eval(), tokens), their_logits(theirs, tokens))
+        close(hf_logits(reopened.eval(), tokens), hf_logits(hf_model, tokens))
     assert hf.stored_dtypes(tmp_path / "like") == hf.stored_dtypes(tmp_path / "theirs")
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_parameters_costs_and_names_are_those_of_the_model(name: str) -> None:
+def test_parameter_counts_and_names_equal_those_of_the_model(name: str) -> None:
     architecture = read_architecture(reference(name).config.to_dict())
     with torch.device("meta"):
         model = Transformer(architecture)
     assert architecture.parameters() == sum(parameter.numel() for parameter in model.parameters())
-    own = [own for module in weight_map(architecture).modules.values() for own in module.own]
+    module_names = [name for module in weight_map(architecture).modules.values() for name in module.own]
     parameters = expert_slices(dict(model.named_parameters()))
-    assert sorted(own) == sorted({parameter.rpartition(".")[0] for parameter in parameters})
+    assert sorted(module_names) == sorted({parameter.rpartition(".")[0] for parameter in parameters})
     assert read_architecture(write_config(architecture)) == architecture
 
 
@@ -87,17 +87,17 @@ def test_parameters_costs_and_names_are_those_of_the_model(name: str) -> None:
 def test_gradients_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     from vita.train.losses import language_modelling
 
-    theirs = save(name, tmp_path)
-    theirs.config.output_router_logits = False
+    hf_model = save(name, tmp_path)
+    hf_model.config.output_router_logits = False
     model, tokens = hf.load(tmp_path), ids()
     loss, _ = language_modelling(model, {"ids": tokens})
     loss.backward()
-    logits = theirs(tokens[:, :-1], use_cache=False).logits
+    logits = hf_model(tokens[:, :-1], use_cache=False).logits
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     ours = expert_slices({name: grad for name, grad in gradients.items() if grad is not None})
     compared = 0
-    for name, parameter in theirs.named_parameters():
+    for name, parameter in hf_model.named_parameters():
         if parameter.grad is None:
             continue
         for own, gradient in weight_map(model.architecture).to_own(name, parameter.grad):
@@ -107,8 +107,8 @@ def test_gradients_equal_those_of_transformers(name: str, tmp_path: Path) -> Non
     assert compared > 10
 
 
-def test_packed_documents_have_the_logits_of_each_alone() -> None:
-    """Also with learned positions and with windows."""
+def test_packed_documents_have_the_logits_of_single_documents() -> None:
+    """The families include learned positions and attention windows."""
     from vita.nn.attention import positions_within
 
     documents = torch.tensor([[0] * 9 + [1] * 7 + [2] * 8])
@@ -116,27 +116,27 @@ def test_packed_documents_have_the_logits_of_each_alone() -> None:
     for name in ("gpt2", "gemma3", "mistral", "qwen3"):
         model = reference(name)
         architecture = read_architecture(model.config.to_dict())
-        ours = Transformer(architecture)
+        transformer = Transformer(architecture)
         state = dict(model.state_dict())
         names = weight_map(architecture)
-        own = {own: part for key, tensor in state.items() for own, part in names.to_own(key, tensor)}
-        ours.load_state_dict({key: value for key, value in own.items() if key in ours.state_dict()})
+        weights = {weights: part for key, tensor in state.items() for weights, part in names.to_own(key, tensor)}
+        transformer.load_state_dict({key: value for key, value in weights.items() if key in transformer.state_dict()})
         tokens = ids(24, rows=1)
-        packed = ours(tokens, documents=documents)
+        packed = transformer(tokens, documents=documents)
         for start, stop in ((0, 9), (9, 16), (16, 24)):
-            close(packed[:, start:stop].detach(), their_logits(model, tokens[:, start:stop]))
+            close(packed[:, start:stop].detach(), hf_logits(model, tokens[:, start:stop]))
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3_moe", "phi3"])
-def test_in_bfloat16_the_error_is_that_of_transformers(name: str, tmp_path: Path) -> None:
-    """Both are compared with the logits in float32: orders of rounding differ, sizes of errors do not."""
-    theirs = save(name, tmp_path)
-    exact = their_logits(theirs, ids())
+def test_the_bfloat16_error_is_close_to_that_of_transformers(name: str, tmp_path: Path) -> None:
+    """Both are compared with the logits in float32: the order of rounding differs, the size of the error does not."""
+    hf_model = save(name, tmp_path)
+    exact = hf_logits(hf_model, ids())
     rounded = hf.load(tmp_path, dtype=torch.bfloat16)
     with torch.no_grad():
-        our_error = (rounded(ids()).float() - exact).pow(2).mean().sqrt()
-    their_error = (their_logits(theirs.bfloat16(), ids()).float() - exact).pow(2).mean().sqrt()
-    assert 0 < our_error < 1.5 * their_error
+        error = (rounded(ids()).float() - exact).pow(2).mean().sqrt()
+    hf_error = (hf_logits(hf_model.bfloat16(), ids()).float() - exact).pow(2).mean().sqrt()
+    assert 0 < error < 1.5 * hf_error
 
 
 def test_old_keys_of_configurations_are_read() -> None:

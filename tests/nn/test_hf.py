@@ -1,4 +1,4 @@
-"""A Vita model is a Hugging Face folder, in both directions, and a folder that is not whole is refused by name."""
+"""Hugging Face model folders: parity with transformers in both directions, and refusal of incomplete folders."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ def ids() -> Tensor:
     return torch.randint(259, (2, 40), generator=torch.Generator().manual_seed(5))
 
 
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    assert theirs.abs().max() > 0.1  # equal nothings would prove nothing
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    assert expected.abs().max() > 0.1  # equal zeros would prove nothing
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_transformers_gives_the_same_logits_from_our_folder(shape: dict[str, Any], tmp_path: Path) -> None:
+def test_transformers_gives_the_same_logits_for_a_saved_model(shape: dict[str, Any], tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     model = tiny_model(**shape)
     hf.save(model, tmp_path)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert type(theirs).__name__ == "Qwen3ForCausalLM"
-    assert theirs.dtype == torch.float32
+    hf_model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(hf_model).__name__ == "Qwen3ForCausalLM"
+    assert hf_model.dtype == torch.float32
     with torch.no_grad():
-        assert relative(model(ids()), theirs(ids()).logits) < 1e-5
+        assert relative_error(model(ids()), hf_model(ids()).logits) < 1e-5
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_we_give_the_same_logits_from_their_folder(shape: dict[str, Any], tmp_path: Path) -> None:
+def test_a_folder_of_transformers_gives_the_same_logits(shape: dict[str, Any], tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     architecture = tiny_model(**shape).architecture
-    theirs = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**write_config(architecture)))
-    theirs.load_state_dict(tiny_model(**shape).state_dict(), strict=False)
-    theirs.save_pretrained(tmp_path, max_shard_size="40KB")
+    hf_model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**write_config(architecture)))
+    hf_model.load_state_dict(tiny_model(**shape).state_dict(), strict=False)
+    hf_model.save_pretrained(tmp_path, max_shard_size="40KB")
     assert (tmp_path / hf.INDEX).exists()  # several shards
-    ours = hf.load(tmp_path)
-    assert ours.architecture == architecture
+    model = hf.load(tmp_path)
+    assert model.architecture == architecture
     with torch.no_grad():
-        assert relative(ours(ids()), theirs(ids()).logits) < 1e-5
+        assert relative_error(model(ids()), hf_model(ids()).logits) < 1e-5
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_what_is_saved_is_loaded_bit_by_bit(tied: bool, tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_bit_by_bit(tied: bool, tmp_path: Path) -> None:
     model = tiny_model(tied=tied)
     hf.save(model, tmp_path)
     loaded = hf.load(tmp_path)
@@ -86,14 +86,14 @@ def test_a_model_may_be_saved_and_loaded_in_bfloat16(tmp_path: Path) -> None:
     assert_same(rounded, tiny_model().bfloat16())
 
 
-def test_the_names_are_exactly_those_of_transformers(tmp_path: Path) -> None:
+def test_parameter_names_equal_those_of_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     model = tiny_model(tied=False)
-    theirs = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**write_config(model.architecture)))
-    assert set(model.state_dict()) == set(theirs.state_dict())
+    hf_model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**write_config(model.architecture)))
+    assert set(model.state_dict()) == set(hf_model.state_dict())
 
 
-def test_generation_settings_and_companions_are_carried(tmp_path: Path) -> None:
+def test_generation_settings_and_tokenizer_files_are_copied(tmp_path: Path) -> None:
     generation = hf.GenerationTokens(start=256, padding=256, stop=(258, 256))
     hf.save(tiny_model(), tmp_path / "a")
     hf.save_generation(generation, tmp_path / "a")
@@ -103,7 +103,7 @@ def test_generation_settings_and_companions_are_carried(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["generation_config.json", "tokenizer.json"]
 
 
-def test_stops_are_read_from_the_config_where_there_is_no_generation_config(tmp_path: Path) -> None:
+def test_stop_tokens_are_read_from_the_config_without_a_generation_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"eos_token_id": 7, "bos_token_id": 3}')
     assert hf.load_generation(tmp_path) == hf.GenerationTokens(start=3, padding=None, stop=(7,))
 
@@ -142,12 +142,12 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(folder: Path) -> No
     assert refusal(folder) == f"{folder}/model.safetensors: model.norm.weight: expected shape (32,), got (31,)"
 
 
-def test_a_tensor_that_belongs_nowhere_is_named(folder: Path) -> None:
+def test_an_unknown_tensor_is_named(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}))
     assert "model.layers.0.self_attn.q_proj.bias: is not a parameter of this architecture" in refusal(folder)
 
 
-def test_numbers_of_another_kind_are_refused(folder: Path) -> None:
+def test_weights_that_are_not_floating_point_are_refused(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}))
     assert "expected floating-point numbers" in refusal(folder)
 
@@ -159,10 +159,10 @@ def test_a_stored_tied_head_must_be_the_embedding(folder: Path) -> None:
     assert "lm_head.weight: differs from the embedding" in refusal(folder)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 100, 20_000])
-def test_a_file_cut_short_is_named(folder: Path, kept: int) -> None:
+@pytest.mark.parametrize("size", [0, 4, 100, 20_000])
+def test_a_truncated_file_is_named(folder: Path, size: int) -> None:
     path = folder / hf.WEIGHTS
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:size])
     assert refusal(folder).startswith(f"{path}: cannot be read, possibly truncated")
 
 
@@ -197,21 +197,21 @@ def test_a_folder_of_an_unsupported_family_is_refused(tmp_path: Path) -> None:
     assert "got 'mamba'" in refusal(tmp_path)
 
 
-def test_an_interrupted_save_leaves_the_old_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (folder / hf.WEIGHTS).read_bytes()
+def test_an_interrupted_save_keeps_the_old_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old_weights = (folder / hf.WEIGHTS).read_bytes()
 
-    def half(tensors: Any, path: Path, metadata: Any) -> None:
-        path.write_bytes(before[:100])
+    def write_partial_file(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(old_weights[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hf, "save_file", half)
+    monkeypatch.setattr(hf, "save_file", write_partial_file)
     with pytest.raises(ModelError, match="cannot be written: .*No space left"):
         hf.save(tiny_model(seed=1), folder)
-    assert (folder / hf.WEIGHTS).read_bytes() == before
+    assert (folder / hf.WEIGHTS).read_bytes() == old_weights
     assert not list(folder.glob(".*"))
 
 
-def assert_same(left: Transformer, right: Transformer) -> None:
-    ours, theirs = left.state_dict(), right.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+def assert_same(first: Transformer, second: Transformer) -> None:
+    first_state, second_state = first.state_dict(), second.state_dict()
+    assert first_state.keys() == second_state.keys()
+    assert all(torch.equal(first_state[name], second_state[name]) for name in first_state)

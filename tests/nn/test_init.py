@@ -1,4 +1,4 @@
-"""Every scheme gives each matrix the size it promises, from the seed and the name alone."""
+"""Initialization schemes give the documented standard deviations, depending only on seed and name."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from vita.testing import tiny_architecture
 WIDTH, LAYERS = 128, 3
 
 
-def container(layers: int = LAYERS, *, tied: bool = False) -> Transformer:
+def create_model(layers: int = LAYERS, *, tied: bool = False) -> Transformer:
     return Transformer(
         tiny_architecture(width=WIDTH, layers=layers, heads=4, kv_heads=4, head_dim=32, feedforward=256, tied=tied)
     )
 
 
 def stds(scheme: str, *, tied: bool = False) -> dict[str, float]:
-    model = container(tied=tied)
+    model = create_model(tied=tied)
     initialize(model, scheme)
     return {name: parameter.std().item() for name, parameter in model.named_parameters() if parameter.ndim == 2}
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.names())
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_scheme_is_finite_seeded_and_begins_norms_at_one(scheme: str, tied: bool) -> None:
-    first, again, other = container(tied=tied), container(tied=tied), container(tied=tied)
+def test_a_scheme_is_finite_and_seeded_and_sets_norms_to_one(scheme: str, tied: bool) -> None:
+    first, second, other_seed = create_model(tied=tied), create_model(tied=tied), create_model(tied=tied)
     initialize(first, scheme, seed=1)
-    initialize(again, scheme, seed=1)
-    initialize(other, scheme, seed=2)
-    for (name, parameter), same, different in zip(
-        first.named_parameters(), again.parameters(), other.parameters(), strict=True
+    initialize(second, scheme, seed=1)
+    initialize(other_seed, scheme, seed=2)
+    for (name, parameter), second_parameter, other_parameter in zip(
+        first.named_parameters(), second.parameters(), other_seed.parameters(), strict=True
     ):
         assert parameter.isfinite().all(), name
-        assert torch.equal(parameter, same), name
+        assert torch.equal(parameter, second_parameter), name
         if parameter.ndim == 1:
             assert parameter.eq(1).all(), name
         elif parameter.any():
-            assert not torch.equal(parameter, different), name
+            assert not torch.equal(parameter, other_parameter), name
 
 
 @pytest.mark.parametrize("scheme", sorted(set(SCHEMES.names()) - {"normal", "orthogonal"}))
-def test_another_layer_leaves_the_others_as_they_were(scheme: str) -> None:
-    shallow, deep = container(2), container(5)
+def test_the_number_of_layers_does_not_change_the_weights_of_a_layer(scheme: str) -> None:
+    shallow, deep = create_model(2), create_model(5)
     initialize(shallow, scheme)
     initialize(deep, scheme)
     values = deep.state_dict()
     assert all(torch.equal(value, values[name]) for name, value in shallow.state_dict().items())
 
 
-def test_the_chance_of_the_caller_is_left_alone() -> None:
+def test_initialization_does_not_change_the_global_random_state() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    initialize(container(), "llama")
+    initialize(create_model(), "llama")
     assert torch.equal(torch.rand(4), expected)
 
 
@@ -73,7 +73,7 @@ def test_the_chance_of_the_caller_is_left_alone() -> None:
         ("normal", "model.layers.2.mlp.down_proj.weight", 0.02 / math.sqrt(2 * LAYERS)),
         ("fan_in", "model.layers.0.mlp.down_proj.weight", 256**-0.5),
         ("fan_in", "model.layers.0.mlp.gate_proj.weight", WIDTH**-0.5),
-        # Cutting a normal at three deviations leaves 0.9866 of its deviation.
+        # A normal distribution truncated at three standard deviations has 0.9866 of its standard deviation.
         ("llama", "model.layers.2.self_attn.o_proj.weight", 0.9866 * 0.02 / math.sqrt(2 * 3)),
         ("llama", "lm_head.weight", 0.9866 * WIDTH**-0.5),
         ("mitchell", "model.layers.1.mlp.down_proj.weight", 0.9866 * 256**-0.5 / math.sqrt(2 * 2)),
@@ -84,61 +84,61 @@ def test_the_chance_of_the_caller_is_left_alone() -> None:
         ("zero_output", "lm_head.weight", 0.001),
     ],
 )
-def test_sizes_are_those_of_the_paper(scheme: str, name: str, expected: float) -> None:
+def test_standard_deviations_equal_those_of_the_papers(scheme: str, name: str, expected: float) -> None:
     assert stds(scheme)[name] == pytest.approx(expected, rel=0.03)
 
 
-def test_an_orthogonal_matrix_keeps_lengths() -> None:
-    model = container()
+def test_orthogonal_initialization_gives_orthogonal_matrices() -> None:
+    model = create_model()
     initialize(model, "orthogonal")
     weight = model.get_parameter("model.layers.0.self_attn.q_proj.weight")
     torch.testing.assert_close(weight @ weight.mT, torch.eye(WIDTH), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("scheme", "most"), [("normal", 0.1), ("mup", 0.01), ("zero_output", 0.001)])
-def test_a_small_head_begins_at_the_loss_of_knowing_nothing(scheme: str, most: float) -> None:
-    model = container()
+@pytest.mark.parametrize(("scheme", "tolerance"), [("normal", 0.1), ("mup", 0.01), ("zero_output", 0.001)])
+def test_a_small_head_gives_the_loss_of_a_uniform_prediction(scheme: str, tolerance: float) -> None:
+    model = create_model()
     initialize(model, scheme)
-    found = report(model, torch.randint(259, (4, 33), generator=generator(0, "ids")))
-    assert abs(found["loss"] - math.log(259)) < most
+    inspection = report(model, torch.randint(259, (4, 33), generator=generator(0, "ids")))
+    assert abs(inspection["loss"] - math.log(259)) < tolerance
 
 
-def test_places_are_told_by_name() -> None:
-    model = container()
-    place = matrix_of("model.layers.2.mlp.down_proj.weight", model)
-    assert (place.role, place.layer, place.layers, place.fan_in) == ("residual", 2, LAYERS, 256)
+def test_the_role_of_a_matrix_is_found_by_its_name() -> None:
+    model = create_model()
+    matrix = matrix_of("model.layers.2.mlp.down_proj.weight", model)
+    assert (matrix.role, matrix.layer, matrix.layers, matrix.fan_in) == ("residual", 2, LAYERS, 256)
     assert matrix_of("model.layers.0.mlp.up_proj.weight", model).role == "inner"
     assert matrix_of("model.embed_tokens.weight", model).role == "embedding"
     assert matrix_of("lm_head.weight", model).role == "head"
 
 
-def test_an_unknown_scheme_is_named_with_the_nearest() -> None:
+def test_an_unknown_scheme_is_refused_with_the_closest_name() -> None:
     with pytest.raises(ConfigError, match="did you mean `normal`"):
-        initialize(container(), "normel")
+        initialize(create_model(), "normel")
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2)])
-def test_neighbouring_heads_begin_by_looking_so_many_places_back(heads: int, kv_heads: int) -> None:
+def test_previous_token_heads_attend_to_a_fixed_distance(heads: int, kv_heads: int) -> None:
     shape = tiny_architecture(
         width=256, layers=2, heads=heads, kv_heads=kv_heads, head_dim=64, feedforward=256, context=64, tied=False
     )
     model = Transformer(shape, attention="plain")
     initialize(model, "previous_token_heads")
-    seen: list[torch.Tensor] = []
+    attention_weights: list[torch.Tensor] = []
     logits = attention.logits
 
-    def watched(*given: Any) -> torch.Tensor:
-        scores = logits(*given)
-        seen.append(scores.softmax(-1))
+    def record_logits(*args: Any) -> torch.Tensor:
+        scores = logits(*args)
+        attention_weights.append(scores.softmax(-1))
         return scores
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(attention, "logits", watched)
+        patch.setattr(attention, "logits", record_logits)
         model(torch.randint(0, shape.vocabulary, (1, 64)))
     group = heads // kv_heads
     for head in range(heads - group):
-        back = head // group + 1
-        looks = seen[0][0, head].diagonal(-back)[4:]
-        assert looks.mean() > 0.45 and (looks > 0.2).float().mean() > 0.95, (head, looks.mean())
-    assert seen[0][0, -1].diagonal(-1).mean() < 0.1, "the last head is left to find what it needs"
-    assert seen[1][0, 0].diagonal(-1).mean() < 0.1, "and so are further layers"
+        distance = head // group + 1
+        weights = attention_weights[0][0, head].diagonal(-distance)[4:]
+        assert weights.mean() > 0.45 and (weights > 0.2).float().mean() > 0.95, (head, weights.mean())
+    assert attention_weights[0][0, -1].diagonal(-1).mean() < 0.1, "the last head is not changed"
+    assert attention_weights[1][0, 0].diagonal(-1).mean() < 0.1, "further layers are not changed"

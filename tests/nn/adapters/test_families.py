@@ -1,4 +1,4 @@
-"""Adapters of other model families: peft's names of fused, transposed and renamed modules, in both directions."""
+"""Adapters of other model families: fused, transposed and renamed modules in peft, in both directions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 IDS = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
-def saved_base(family: str, folder: Path) -> Path:
+def save_base(family: str, folder: Path) -> Path:
     kind, sizes = FAMILIES[family]
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**sizes))
@@ -46,15 +46,15 @@ def saved_base(family: str, folder: Path) -> Path:
     return folder
 
 
-def in_peft(base: Path) -> Any:
+def load_hf_model(base: Path) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
 
 
 def randomize(parameters: Any) -> None:
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in parameters:
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=chance))
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -62,21 +62,21 @@ def randomize(parameters: Any) -> None:
 def test_an_adapter_of_peft_has_equal_logits_in_every_family(
     tmp_path: Path, family: str, options: dict[str, Any]
 ) -> None:
-    base = saved_base(family, tmp_path / "base")
+    base = save_base(family, tmp_path / "base")
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", **options)
-    model = peft.get_peft_model(in_peft(base), config).eval()
+    model = peft.get_peft_model(load_hf_model(base), config).eval()
     randomize(parameter for parameter in model.parameters() if parameter.requires_grad)
     logits = model(IDS).logits.detach()
     model.save_pretrained(tmp_path / "peft")
-    own = hf.load(base)
-    load_adapter(own, ModelFiles(tmp_path / "peft"))
-    torch.testing.assert_close(own(IDS), logits, rtol=1e-4, atol=1e-4)
-    save_adapter(own, tmp_path / "vita", base=str(base))
-    again = peft.PeftModel.from_pretrained(in_peft(base), tmp_path / "vita").eval()
-    torch.testing.assert_close(again(IDS).logits, logits, rtol=1e-4, atol=1e-4)
-    merge(own)
-    hf.save(own, tmp_path / "merged")
-    torch.testing.assert_close(in_peft(tmp_path / "merged")(IDS).logits, logits, rtol=1e-4, atol=1e-4)
+    vita_model = hf.load(base)
+    load_adapter(vita_model, ModelFiles(tmp_path / "peft"))
+    torch.testing.assert_close(vita_model(IDS), logits, rtol=1e-4, atol=1e-4)
+    save_adapter(vita_model, tmp_path / "vita", base=str(base))
+    reopened = peft.PeftModel.from_pretrained(load_hf_model(base), tmp_path / "vita").eval()
+    torch.testing.assert_close(reopened(IDS).logits, logits, rtol=1e-4, atol=1e-4)
+    merge(vita_model)
+    hf.save(vita_model, tmp_path / "merged")
+    torch.testing.assert_close(load_hf_model(tmp_path / "merged")(IDS).logits, logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "up_proj")], ids=str)
@@ -85,17 +85,17 @@ def test_an_adapter_of_peft_has_equal_logits_in_every_family(
 def test_separate_updates_of_fused_modules_are_joined_for_peft(
     tmp_path: Path, family: str, options: dict[str, Any], targets: Any
 ) -> None:
-    base = saved_base(family, tmp_path / "base")
-    own = hf.load(base)
+    base = save_base(family, tmp_path / "base")
+    vita_model = hf.load(base)
     patterns = {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 5.0}}
-    attach(own, LoraConfig(rank=3, alpha=6.0, target_modules=targets, **patterns, **options))
-    randomize(trainable(own).values())
-    logits = own(IDS).detach()
-    ranks = {name.rpartition(".")[2]: layer.rank for name, layer in adapted_linears(own).items()}
+    attach(vita_model, LoraConfig(rank=3, alpha=6.0, target_modules=targets, **patterns, **options))
+    randomize(trainable(vita_model).values())
+    logits = vita_model(IDS).detach()
+    ranks = {name.rpartition(".")[2]: layer.rank for name, layer in adapted_linears(vita_model).items()}
     assert ranks["q_proj"] == 3
-    save_adapter(own, tmp_path / "vita", base=str(base))
-    model = peft.PeftModel.from_pretrained(in_peft(base), tmp_path / "vita").eval()
+    save_adapter(vita_model, tmp_path / "vita", base=str(base))
+    model = peft.PeftModel.from_pretrained(load_hf_model(base), tmp_path / "vita").eval()
     torch.testing.assert_close(model(IDS).logits, logits, rtol=1e-4, atol=1e-4)
-    again = hf.load(base)
-    load_adapter(again, ModelFiles(tmp_path / "vita"))
-    torch.testing.assert_close(again(IDS), logits, rtol=1e-4, atol=1e-4)
+    reopened = hf.load(base)
+    load_adapter(reopened, ModelFiles(tmp_path / "vita"))
+    torch.testing.assert_close(reopened(IDS), logits, rtol=1e-4, atol=1e-4)

@@ -29,13 +29,13 @@ def loss_of(model: Transformer) -> torch.Tensor:
 
 
 def randomize(model: Transformer) -> None:
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trainable(model).values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=chance))
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-def test_full_rank_with_a_as_identity_has_the_loss_and_the_gradient_of_full_fine_tuning() -> None:
+def test_a_full_rank_adapter_equals_full_fine_tuning_in_loss_and_gradient() -> None:
     full, adapted = tiny_model(), tiny_model()
     matrices = {name: matrix for name, matrix in full.named_parameters() if name.endswith("_proj.weight")}
     ranks = {"[qkvo]_proj": 32, "(gate|up)_proj": 32}  # 48 for down_proj, as its number of inputs
@@ -62,7 +62,7 @@ def test_full_rank_with_a_as_identity_has_the_loss_and_the_gradient_of_full_fine
             torch.testing.assert_close(layer.merged(), matrix, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_a_step_by_hand() -> None:
+def test_a_step_worked_by_hand() -> None:
     model = tiny_model()
     attach(model, LoraConfig(rank=2, alpha=6.0, target_modules=(r"layers.0.self_attn.q_proj",)))
     (layer,) = adapted_linears(model).values()
@@ -103,25 +103,25 @@ def test_a_reference_shares_the_frozen_weights_and_keeps_its_adapter() -> None:
     randomize(model)
     assert torch.equal(reference(IDS), before)
     assert (model(IDS) - before).abs().max() > 0.01
-    own = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
-    assert own == {id(parameter) for parameter in reference.parameters() if not parameter.requires_grad}
+    frozen_weights = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
+    assert frozen_weights == {id(parameter) for parameter in reference.parameters() if not parameter.requires_grad}
     buffers = {id(buffer) for buffer in model.buffers()}
     assert buffers == {id(buffer) for buffer in reference.buffers()}
 
 
-def test_dropout_depends_on_its_seed_alone_and_is_off_outside_of_training() -> None:
+def test_dropout_depends_only_on_its_seed_and_is_off_outside_training() -> None:
     model = tiny_model()
     attach(model, LoraConfig(rank=4, dropout=0.5, target_modules="all-linear"))
     randomize(model)
-    plain = model(IDS)
+    expected = model(IDS)
 
-    def dropped(*seed: int) -> torch.Tensor:
+    def logits_with_dropout(*seed: int) -> torch.Tensor:
         with dropout(model, *seed):
             return model(IDS)
 
-    first = dropped(0, 7, 1)
-    assert not torch.allclose(first, plain)
-    assert not torch.allclose(first, dropped(0, 8, 1))
+    first = logits_with_dropout(0, 7, 1)
+    assert not torch.allclose(first, expected)
+    assert not torch.allclose(first, logits_with_dropout(0, 8, 1))
     torch.manual_seed(5)
-    assert torch.equal(first, dropped(0, 7, 1))
-    assert torch.equal(plain, model(IDS))
+    assert torch.equal(first, logits_with_dropout(0, 7, 1))
+    assert torch.equal(expected, model(IDS))

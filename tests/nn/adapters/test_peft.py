@@ -37,12 +37,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def saved_base(folder: Path, **changes: Any) -> Path:
+def save_base(folder: Path, **changes: Any) -> Path:
     hf.save(tiny_model(**{"tied": False, **changes}), folder)
     return folder
 
 
-def in_peft(base: Path) -> Any:
+def load_hf_model(base: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -51,30 +51,30 @@ def in_peft(base: Path) -> Any:
 def peft_adapter(base: Path, folder: Path, **options: Any) -> torch.Tensor:
     """Save an adapter of peft with random weights, and return its logits."""
     config = peft.LoraConfig(**{"task_type": "CAUSAL_LM", "r": 4, **options})
-    model = peft.get_peft_model(in_peft(base), config).eval()
-    chance = torch.Generator().manual_seed(0)
+    model = peft.get_peft_model(load_hf_model(base), config).eval()
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=chance))
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         logits = model(IDS).logits
     model.save_pretrained(folder)
     return logits
 
 
 @pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
-def test_adapters_of_peft_open_with_equal_logits_and_return_to_peft(tmp_path: Path, options: dict[str, Any]) -> None:
-    base = saved_base(tmp_path / "base")
+def test_adapters_of_peft_have_equal_logits_and_can_be_exported_again(tmp_path: Path, options: dict[str, Any]) -> None:
+    base = save_base(tmp_path / "base")
     logits = peft_adapter(base, tmp_path / "peft", **options)
     model = hf.load(base)
-    without = model(IDS)
+    base_logits = model(IDS)
     load_adapter(model, ModelFiles(tmp_path / "peft"))
     torch.testing.assert_close(model(IDS), logits, rtol=1e-4, atol=1e-5)
-    assert (without - logits).abs().max() > 0.01
+    assert (base_logits - logits).abs().max() > 0.01
     assert all(".lora_" in name or options.get("modules_to_save") for name in trainable(model))
     save_adapter(model, tmp_path / "vita", base=str(base))
-    again = peft.PeftModel.from_pretrained(in_peft(base), tmp_path / "vita").eval()
-    torch.testing.assert_close(again(IDS).logits, logits, rtol=1e-4, atol=1e-5)
+    reopened = peft.PeftModel.from_pretrained(load_hf_model(base), tmp_path / "vita").eval()
+    torch.testing.assert_close(reopened(IDS).logits, logits, rtol=1e-4, atol=1e-5)
     merge(model)
     torch.testing.assert_close(model(IDS), logits, rtol=1e-4, atol=1e-4)
 
@@ -89,8 +89,8 @@ def refusal(base: Path, folder: Path, **changes: Any) -> str:
     return str(caught.value)
 
 
-def test_options_that_change_the_computation_are_refused_by_name(tmp_path: Path) -> None:
-    base = saved_base(tmp_path / "base")
+def test_unsupported_options_are_refused_by_name(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
     peft_adapter(base, tmp_path / "peft", target_modules=["q_proj"])
     for name in UNSUPPORTED:
         assert f"{name}: is not supported" in refusal(base, tmp_path / "peft", **{name: {"x": 1}})
@@ -106,7 +106,7 @@ def test_options_that_change_the_computation_are_refused_by_name(tmp_path: Path)
 
 
 def test_low_rank_adapters_of_embeddings_are_refused_by_name(tmp_path: Path) -> None:
-    base = saved_base(tmp_path / "base")
+    base = save_base(tmp_path / "base")
     peft_adapter(base, tmp_path / "peft", target_modules=["embed_tokens", "q_proj"])
     with pytest.raises(ModelError, match="adapts an embedding with low rank"):
         load_adapter(hf.load(base), ModelFiles(tmp_path / "peft"))
@@ -116,9 +116,9 @@ def test_low_rank_adapters_of_embeddings_are_refused_by_name(tmp_path: Path) -> 
 
 
 def test_a_tied_head_cannot_be_trained_in_full(tmp_path: Path) -> None:
-    base = saved_base(tmp_path / "base", tied=True)
+    base = save_base(tmp_path / "base", tied=True)
     peft_adapter(
-        saved_base(tmp_path / "untied"), tmp_path / "peft", target_modules=["q_proj"], modules_to_save=["lm_head"]
+        save_base(tmp_path / "untied"), tmp_path / "peft", target_modules=["q_proj"], modules_to_save=["lm_head"]
     )
     with pytest.raises(ModelError, match="embedding and output head of this model share their weights"):
         load_adapter(hf.load(base), ModelFiles(tmp_path / "peft"))

@@ -1,4 +1,4 @@
-"""Quantized storage: NF4 by hand and as in bitsandbytes, its size, and its gradient."""
+"""Quantized storage: NF4 worked by hand, parity with bitsandbytes, size and gradient."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def linear(rows: int, columns: int, *, dtype: torch.dtype = torch.float32) -> nn
     return layer
 
 
-def test_nf4_by_hand() -> None:
+def test_nf4_worked_by_hand() -> None:
     layer = nn.Linear(64, 1, bias=False)
     values = torch.zeros(64)
     values[:4] = torch.tensor([-2.0, 1.0, 0.1, 2.0])
@@ -35,7 +35,7 @@ def test_nf4_by_hand() -> None:
 
 
 @pytest.mark.parametrize("shape", [(32, 64), (3, 65), (40, 256)])
-def test_dequantized_numbers_are_the_nearest_code_values(shape: tuple[int, int]) -> None:
+def test_dequantized_values_are_the_nearest_code_values(shape: tuple[int, int]) -> None:
     layer = linear(*shape)
     dense = QuantizedLinear.of(layer, "nf4", double=False).dense(torch.float32)
     flat = F.pad(layer.weight.detach().flatten(), (0, -layer.weight.numel() % BLOCK)).view(-1, BLOCK)
@@ -66,7 +66,7 @@ def test_the_formats_equal_those_of_bitsandbytes() -> None:
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("nf4", 4.127), ("int8", 8.063)])
-def test_storage_and_gradient(kind: str, bits: float) -> None:
+def test_quantized_layers_have_the_expected_size_error_and_gradient(kind: str, bits: float) -> None:
     layer = linear(512, 512)
     quantized = QuantizedLinear.of(layer, kind)  # pyright: ignore[reportArgumentType]
     stored = sum(buffer.numel() * buffer.element_size() for buffer in quantized.buffers())
@@ -80,7 +80,7 @@ def test_storage_and_gradient(kind: str, bits: float) -> None:
     torch.testing.assert_close(gradient, torch.ones(3, 512) @ quantized.dense(torch.float32))
 
 
-def test_a_dequantized_model_computes_the_same() -> None:
+def test_a_dequantized_model_gives_the_same_logits() -> None:
     model = tiny_model()
     attach(model, LoraConfig(rank=2, target_modules=("q_proj",)), quantization=BaseQuantization("nf4"))
     ids = torch.randint(0, 259, (1, 9))
