@@ -134,7 +134,7 @@ def slow_batch(step, **options):
     return batch(step, **options)
 
 batch, runs.batch = runs.batch, slow_batch
-runs.go(Path(sys.argv[1]), runs.EAGER, checkpoint_seconds=1e6)
+runs.run_training(Path(sys.argv[1]), runs.EAGER, checkpoint_seconds=1e6)
 """
 
 
