@@ -20,6 +20,9 @@ from vita.server.api import (
     RequestBody,
     TokenizeRequest,
 )
+from vita.server.dialects.messages_api import CountTokensRequest, MessagesApi, MessagesRequest, TokenCounting
+from vita.server.dialects.responses_api import ResponsesApi, ResponsesRequest
+from vita.server.dialects.translation import Dialect
 from vita.server.text_api import ClassifyRequest, FillMaskRequest, RerankRequest
 
 JSON, EVENTS, TEXT, HTML = "application/json", "text/event-stream", "text/plain", "text/html"
@@ -71,6 +74,10 @@ class ModelRoute(Route):
 
     request: type[RequestBody] | None = None
     errors: tuple[int, ...] = MODEL_ERRORS
+    dialect: Dialect | None = None
+    """The API of a route that the gateway translates to another one."""
+    target: ModelRoute | None = None
+    """The route that a translated request is forwarded to."""
 
 
 CHAT_COMPLETIONS = ModelRoute(
@@ -103,6 +110,20 @@ DETOKENIZE = ModelRoute(
     "POST", "/detokenize", "Decode token ids to a text.", request=DetokenizeRequest, scopes=ANY_MODEL_SCOPE
 )
 TOKENIZER_INFO = ModelRoute("GET", "/tokenizer_info", "Describe the tokenizer.", scopes=ANY_MODEL_SCOPE)
+RESPONSES = ModelRoute(
+    "POST", "/v1/responses", "Generate a response in the Responses API of OpenAI.", request=ResponsesRequest,
+    scopes=("chat",), generates=True, media=(JSON, EVENTS), dialect=ResponsesApi(), target=CHAT_COMPLETIONS,
+)  # fmt: skip
+MESSAGES = ModelRoute(
+    "POST", "/v1/messages", "Generate a message in the Messages API of Anthropic.", request=MessagesRequest,
+    scopes=("chat",), generates=True, media=(JSON, EVENTS), dialect=MessagesApi(), target=CHAT_COMPLETIONS,
+)  # fmt: skip
+COUNT_TOKENS = ModelRoute(
+    "POST", "/v1/messages/count_tokens", "Count the tokens of a prompt in the Messages API of Anthropic.",
+    request=CountTokensRequest, scopes=ANY_MODEL_SCOPE, dialect=TokenCounting(), target=TOKENIZE,
+)  # fmt: skip
+TRANSLATED_ROUTES = (RESPONSES, MESSAGES, COUNT_TOKENS)
+"""Routes of the gateway that it translates to model routes."""
 MODEL_ROUTES = (
     *(CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, RERANK_UNVERSIONED, CLASSIFY, FILL_MASK),
     *(TOKENIZE, DETOKENIZE, TOKENIZER_INFO),

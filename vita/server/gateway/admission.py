@@ -78,7 +78,9 @@ class Admission:
         return consent
 
     def _key(self, request: Request) -> Key:
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        # Clients of the Messages API send the key in a header of its own.
+        header = request.headers.get("authorization") or f"Bearer {request.headers.get('x-api-key', '')}"
+        scheme, _, secret = header.partition(" ")
         if self.keys.open and self.local:
             return ANONYMOUS_KEY
         if scheme.lower() != "bearer" or not secret.strip():

@@ -47,7 +47,10 @@ def gateway_app(gateway: Gateway) -> Starlette:
         return gateway.ready()
 
     endpoints = [
-        *((route, partial(gateway.forward, route=route)) for route in routes.MODEL_ROUTES),
+        *(
+            (route, partial(gateway.forward, route=route))
+            for route in (*routes.MODEL_ROUTES, *routes.TRANSLATED_ROUTES)
+        ),
         (routes.MODELS, gateway.models),
         (routes.MODEL, gateway.model),
         (FEEDBACK, gateway.feedback),

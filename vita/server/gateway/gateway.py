@@ -40,6 +40,7 @@ from vita.server.gateway.request_record import RequestRecord
 from vita.server.gateway.routes import FEEDBACK
 from vita.server.gateway.routing import Backend, Router
 from vita.server.gateway.telemetry import CONTENT_TYPE, Telemetry
+from vita.server.gateway.translated import translated_content, translated_error_response, translated_stream
 from vita.server.json_response import error_response, json_response
 from vita.server.routes import ModelRoute, Route
 from vita.server.settings import ServiceSettings
@@ -142,18 +143,22 @@ class Gateway:
         try:
             key = self._admit(request, route, record, slot)
             body = await self.admission.body(request, slot) if route.request is not None else {}
-            if route.request is not None:
+            translation, target = None, route
+            if route.dialect is not None and route.target is not None:
+                translation, target = route.dialect.translate(body), route.target
+                body = translation.chat
+            elif route.request is not None:
                 read(route.request, body)  # refuses what every replica would refuse
             record.address(self.directory.addressed(body.get("model")))
-            proxied_request = self._proxied_request(record.request_id, route, body, key)
+            proxied_request = self._proxied_request(record.request_id, target, body, key)
             record.forward(proxied_request)
-            if body.get("stream") is True and route.generates:
+            if body.get("stream") is True and target.generates:
                 response = await unless_disconnected(request.receive, self._start_stream(proxied_request))
                 if not isinstance(response, ReplicaResponse):
                     record.begin_stream()
                     streaming = True
                     return EventStream(
-                        response,
+                        response if translation is None else await translated_stream(response, translation),
                         self._headers(record),
                         stall_seconds=self.settings.stall_seconds,
                         is_complete=lambda: proxied_request.complete,
@@ -163,10 +168,13 @@ class Gateway:
                 response = await unless_disconnected(request.receive, self._proxy.complete_response(proxied_request))
                 record.read_response(response.content)
             end(response.status)
-            return Response(response.content, response.status, {**response.headers, **self._headers(record)})
+            content = response.content
+            if route.dialect is not None and translation is not None:
+                content = translated_content(content, response.status, route.dialect, translation)
+            return Response(content, response.status, {**response.headers, **self._headers(record)})
         except ApiError as error:
             end(error.status)
-            return error_response(error)
+            return error_response(error) if route.dialect is None else translated_error_response(error, route.dialect)
         except asyncio.CancelledError:  # the service stops
             end(CUT)
             return error_response(ApiError(CUT, "The service has stopped", code="stopped"))

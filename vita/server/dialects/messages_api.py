@@ -1,0 +1,367 @@
+"""The Messages API of Anthropic over chat completions."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from vita.server.api import ChatRequest, TokenizeRequest, read
+from vita.server.dialects.parts import AnswerReader, Part, PartChange, parts_of
+from vita.server.dialects.translation import named_event, translated_error
+from vita.server.errors import ApiError, invalid
+from vita.server.request_body import RequestBody
+from vita.server.tool_api import Name
+
+_CHAT_NAMES = {"stop": "stop_sequences"}
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+_ERROR_TYPES = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
+    429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error",
+}  # fmt: skip
+
+
+class ClientTool(RequestBody):
+    """A tool of the client."""
+
+    type: Literal["custom"] | None = None
+    """The only supported type is `custom`."""
+    name: Name
+    """Name of the tool."""
+    description: str | None = None
+    """Description for the model."""
+    input_schema: dict[str, Any] | None = None
+    """JSON Schema of the input."""
+    cache_control: dict[str, Any] | None = None
+    """Accepted for compatibility."""
+
+
+class ToolChoice(RequestBody):
+    """The choice of tools."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    """`auto`, `any` (at least one call), `tool` (a named tool) or `none`."""
+    name: str | None = None
+    """Name of the tool of the type `tool`."""
+    disable_parallel_tool_use: bool | None = None
+    """With true, at most one tool is called."""
+
+
+class Thinking(RequestBody):
+    """Options of the reasoning."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    """`enabled` and `disabled` set `enable_thinking` of the chat template; `adaptive` leaves its default."""
+    budget_tokens: int | None = Field(default=None, ge=1)
+    """Accepted for compatibility."""
+
+
+class OutputFormat(RequestBody):
+    """The format of the text."""
+
+    type: Literal["json_schema"]
+    """The only format is JSON of a schema."""
+    json_schema: dict[str, Any] = Field(alias="schema")
+    """The schema."""
+
+
+class OutputConfig(RequestBody):
+    """Options of the answer."""
+
+    effort: str | None = None
+    """Effort of the reasoning; only for chat templates that read it."""
+    format: OutputFormat | None = None
+    """A format that the text follows."""
+
+
+class MessageMetadata(RequestBody):
+    """Data about a request."""
+
+    user_id: str | None = Field(default=None, max_length=512)
+    """Identifier of the end user."""
+
+
+class _Dialogue(RequestBody):
+    """The fields that determine the prompt."""
+
+    unsupported: ClassVar[Any] = {
+        "container": (), "mcp_servers": ([],), "context_management": (), "diagnostics": (), "inference_geo": (),
+        "speed": ("standard",), "user_profile_id": (), "workspace_id": (), "output_format": (),
+    }  # fmt: skip
+
+    model: str = Field(min_length=1, max_length=200)
+    """Name of the model, as GET /v1/models lists it."""
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=4096)]
+    """The messages of the dialogue; a last message of the assistant is continued."""
+    system: str | list[dict[str, Any]] | None = None
+    """The system message."""
+    tools: list[ClientTool] | None = Field(default=None, max_length=128)
+    """Tools that the model can call."""
+    tool_choice: ToolChoice | None = None
+    """The choice of tools."""
+    thinking: Thinking | None = None
+    """Options of the reasoning."""
+    output_config: OutputConfig | None = None
+    """Options of the answer."""
+    cache_control: dict[str, Any] | None = None
+    """Accepted for compatibility."""
+
+
+class MessagesRequest(_Dialogue):
+    """POST /v1/messages."""
+
+    max_tokens: int = Field(ge=1, le=2**31)
+    """Maximum number of tokens of the answer."""
+    temperature: float | None = Field(default=None, ge=0, le=1)
+    """Sampling temperature; 0 selects the most likely token at each step."""
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    """Sample only from the most likely tokens whose probabilities add up to this value."""
+    top_k: int | None = Field(default=None, ge=0, le=2**31)
+    """Sample only from the k most likely tokens."""
+    stop_sequences: list[str] | None = Field(default=None, max_length=4)
+    """Up to four texts; generation stops before the first of them."""
+    stream: bool = False
+    """Stream the answer as server-sent events."""
+    metadata: MessageMetadata | None = None
+    """Data about the request."""
+    service_tier: str | None = Field(default=None, max_length=50)
+    """Accepted for compatibility."""
+
+
+class CountTokensRequest(_Dialogue):
+    """POST /v1/messages/count_tokens."""
+
+
+class MessagesApi:
+    """The dialect of /v1/messages."""
+
+    def translate(self, body: dict[str, Any]) -> MessagesTranslation:
+        """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
+        request = read(MessagesRequest, body)
+        settings = {
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "top_k": request.top_k,
+            "stop": request.stop_sequences or None,
+            "stream": request.stream or None,
+            "stream_options": {"include_usage": True} if request.stream else None,
+            "user": request.metadata.user_id if request.metadata else None,
+            "response_format": _response_format(request.output_config),
+            **_choice(request),
+        }
+        chat = _dialogue(request) | {name: value for name, value in settings.items() if value is not None}
+        try:
+            read(ChatRequest, chat)
+        except ApiError as error:
+            raise translated_error(error, _CHAT_NAMES) from None
+        return MessagesTranslation(request, chat)
+
+    def error(self, body: Mapping[str, Any], status: int) -> dict[str, Any]:
+        """Return the body of an error in the format of the Messages API."""
+        kind = _ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        error = body.get("error")
+        message = error.get("message") if isinstance(error, Mapping) else str(error)
+        return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+class TokenCounting(MessagesApi):
+    """The dialect of /v1/messages/count_tokens, which is translated to /tokenize."""
+
+    def translate(self, body: dict[str, Any]) -> TokenCount:  # type: ignore[override]
+        """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
+        request = read(CountTokensRequest, body)
+        dialogue = _dialogue(request)
+        read(TokenizeRequest, dialogue)
+        return TokenCount(dialogue)
+
+
+class TokenCount:
+    """The translation of a request to count tokens."""
+
+    def __init__(self, chat: dict[str, Any]) -> None:
+        self.chat = chat
+
+    def response(self, completion: Mapping[str, Any]) -> dict[str, Any]:
+        """Translate the answer of /tokenize."""
+        return {"input_tokens": completion["count"]}
+
+    def events(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
+        """Yield nothing: the answer is not streamed."""
+        yield from ()
+
+    def end(self) -> Iterator[bytes]:
+        """Yield nothing: the answer is not streamed."""
+        yield from ()
+
+
+class MessagesTranslation:
+    """The translation of one request and of its answer."""
+
+    def __init__(self, request: MessagesRequest, chat: dict[str, Any]) -> None:
+        self.chat = chat
+        self._request, self._id = request, f"msg_{secrets.token_hex(12)}"
+        self._reader, self._begun = AnswerReader(), False
+
+    def response(self, completion: Mapping[str, Any]) -> dict[str, Any]:
+        """Translate a chat completion."""
+        parts, finish = parts_of(completion)
+        usage = _usage(completion.get("usage") or {})
+        return {**self._message(), "content": [_block(part) for part in parts], **_stop(finish), "usage": usage}
+
+    def events(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
+        """Translate a chunk of a streamed chat completion."""
+        if "error" in chunk:
+            yield named_event("error", MessagesApi().error(chunk, 500))
+            return
+        if not self._begun:
+            self._begun = True
+            message = {**self._message(), "content": [], **_stop(None), "usage": _usage({})}
+            yield named_event("message_start", {"message": message})
+            yield named_event("ping", {})
+        for change in self._reader.read(chunk):
+            yield _change_event(change)
+
+    def end(self) -> Iterator[bytes]:
+        """Yield the events after the last chunk."""
+        yield from map(_change_event, self._reader.close())
+        yield named_event("message_delta", {"delta": _stop(self._reader.finish), "usage": _usage(self._reader.usage)})
+        yield named_event("message_stop", {})
+
+    def _message(self) -> dict[str, Any]:
+        return {"id": self._id, "type": "message", "role": "assistant", "model": self._request.model}
+
+
+def _stop(finish: str | None) -> dict[str, Any]:
+    return {"stop_reason": _STOP_REASONS.get(finish or ""), "stop_sequence": None}
+
+
+def _usage(usage: Mapping[str, Any]) -> dict[str, int]:
+    return {"input_tokens": usage.get("prompt_tokens", 0), "output_tokens": usage.get("completion_tokens", 0)}
+
+
+def _block(part: Part, *, empty: bool = False) -> dict[str, Any]:
+    """Return a content block; an empty one begins a streamed block."""
+    text = "" if empty else part.text
+    match part.kind:
+        case "reasoning":
+            return {"type": "thinking", "thinking": text, "signature": ""}
+        case "text":
+            return {"type": "text", "text": text}
+        case "call":
+            return {"type": "tool_use", "id": part.id, "name": part.name, "input": json.loads(text) if text else {}}
+
+
+def _change_event(change: PartChange) -> bytes:
+    index = {"index": change.part.index}
+    match change.kind:
+        case "begin":
+            return named_event("content_block_start", {**index, "content_block": _block(change.part, empty=True)})
+        case "end":
+            return named_event("content_block_stop", index)
+        case "grow":
+            kinds = {"reasoning": "thinking", "text": "text", "call": "input_json"}
+            names = {"reasoning": "thinking", "text": "text", "call": "partial_json"}
+            kind = change.part.kind
+            delta = {"type": f"{kinds[kind]}_delta", names[kind]: change.text}
+            return named_event("content_block_delta", {**index, "delta": delta})
+
+
+# -- the request
+
+
+def _dialogue(request: _Dialogue) -> dict[str, Any]:
+    """Return the fields of a chat request that determine the prompt."""
+    messages: list[dict[str, Any]] = []
+    if request.system is not None:
+        messages.append({"role": "system", "content": _text(request.system, "system")})
+    for number, message in enumerate(request.messages):
+        messages += _messages(message, f"messages[{number}]")
+    dialogue: dict[str, Any] = {"model": request.model, "messages": messages}
+    if request.tools:
+        dialogue["tools"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    **({"description": tool.description} if tool.description else {}),
+                    **({"parameters": tool.input_schema} if tool.input_schema else {}),
+                },
+            }
+            for tool in request.tools
+        ]
+    if request.output_config and request.output_config.effort:
+        dialogue["reasoning_effort"] = request.output_config.effort
+    if request.thinking is not None and request.thinking.type != "adaptive":
+        dialogue["chat_template_kwargs"] = {"enable_thinking": request.thinking.type == "enabled"}
+    last = messages[-1]
+    if last["role"] == "assistant" and not last.get("tool_calls"):
+        dialogue["continue_final_message"] = True
+    return dialogue
+
+
+def _response_format(config: OutputConfig | None) -> dict[str, Any] | None:
+    if config is None or config.format is None:
+        return None
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": config.format.json_schema}}
+
+
+def _choice(request: MessagesRequest) -> dict[str, Any]:
+    choice = request.tool_choice
+    if choice is None:
+        return {}
+    if choice.type == "tool" and not choice.name:
+        raise invalid("`tool_choice.name` is required", "tool_choice.name")
+    words: dict[str, Any] = {"auto": "auto", "any": "required", "none": "none"}
+    named = {"type": "function", "function": {"name": choice.name}}
+    parallel = False if choice.disable_parallel_tool_use else None
+    return {"tool_choice": words.get(choice.type, named), "parallel_tool_calls": parallel}
+
+
+def _messages(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return the chat messages of a message: results of tools become messages of their own."""
+    role, content = message.get("role"), message.get("content")
+    if role not in ("user", "assistant"):
+        raise invalid(f"`{where}.role` must be `user` or `assistant`", f"{where}.role")
+    if isinstance(content, str):
+        return [{"role": role, "content": content}]
+    if not isinstance(content, list) or not content:
+        raise invalid(f"`{where}.content` must be a text or a list of blocks", f"{where}.content")
+    messages: list[dict[str, Any]] = []
+    texts: list[str] = []
+    answer: dict[str, Any] = {"role": role}
+    for number, block in enumerate(content):
+        at = f"{where}.content[{number}]"
+        match block.get("type") if isinstance(block, dict) else None:
+            case "text":
+                texts.append(_text([block], at))
+            case "tool_result" if role == "user":
+                result = _text(block.get("content") or "", at)
+                messages.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result})
+            case "tool_use" if role == "assistant":
+                function = {"name": block.get("name"), "arguments": json.dumps(block.get("input") or {})}
+                call = {"id": block.get("id"), "type": "function", "function": function}
+                answer.setdefault("tool_calls", []).append(call)
+            case "thinking" if role == "assistant" and isinstance(block.get("thinking"), str):
+                answer["reasoning_content"] = block["thinking"]
+            case kind:
+                raise invalid(f"`{at}`: blocks of the type `{kind}` are not supported here", at)
+    if texts or not messages:
+        answer["content"] = "".join(texts)
+        messages.append(answer)
+    return messages
+
+
+def _text(content: Any, where: str) -> str:
+    """Return the text of a content: a text, or blocks of the type `text`."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(
+        isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str)
+        for block in content
+    ):
+        raise invalid(f"`{where}` must be a text or a list of text blocks", where)
+    return "".join(block["text"] for block in content)

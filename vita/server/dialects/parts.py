@@ -1,0 +1,96 @@
+"""The parts of a streamed chat answer, in order: reasoning, text and calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["reasoning", "text", "call"]
+
+
+@dataclass
+class Part:
+    """A part of an answer."""
+
+    kind: Kind
+    index: int
+    text: str = ""
+    """The reasoning, the text, or the arguments of a call."""
+    id: str = ""
+    """The id of a call."""
+    name: str = ""
+    """The name of the called function."""
+
+
+@dataclass(frozen=True)
+class PartChange:
+    """A change of an answer: a part begins, grows by a text, or ends."""
+
+    kind: Literal["begin", "grow", "end"]
+    part: Part
+    text: str = ""
+
+
+@dataclass
+class AnswerReader:
+    """Reads the chunks of one choice as changes of its parts."""
+
+    parts: list[Part] = field(default_factory=list)
+    finish: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+    _open: Part | None = None
+
+    def read(self, chunk: Mapping[str, Any]) -> Iterator[PartChange]:
+        """Yield the changes of a chunk."""
+        self.usage = chunk.get("usage") or self.usage
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or {}
+            if reasoning := delta.get("reasoning_content"):
+                yield from self._grow("reasoning", reasoning)
+            if content := delta.get("content"):
+                yield from self._grow("text", content)
+            for call in delta.get("tool_calls") or ():
+                yield from self._call(call)
+            self.finish = choice.get("finish_reason") or self.finish
+
+    def close(self) -> Iterator[PartChange]:
+        """End the last part."""
+        if self._open is not None:
+            part, self._open = self._open, None
+            yield PartChange("end", part)
+
+    def _grow(self, kind: Kind, text: str) -> Iterator[PartChange]:
+        if self._open is None or self._open.kind != kind:
+            yield from self._begin(Part(kind, len(self.parts)))
+        part = self._open
+        assert part is not None
+        part.text += text
+        yield PartChange("grow", part, text)
+
+    def _call(self, call: Mapping[str, Any]) -> Iterator[PartChange]:
+        function = call.get("function") or {}
+        if call.get("id"):
+            yield from self._begin(Part("call", len(self.parts), id=call["id"], name=function.get("name", "")))
+        if function.get("arguments"):
+            yield from self._grow("call", function["arguments"])
+
+    def _begin(self, part: Part) -> Iterator[PartChange]:
+        yield from self.close()
+        self.parts.append(part)
+        self._open = part
+        yield PartChange("begin", part)
+
+
+def parts_of(completion: Mapping[str, Any]) -> tuple[list[Part], str | None]:
+    """Return the parts of a complete chat answer, and its finish reason."""
+    choice = (completion.get("choices") or [{}])[0]
+    message, parts = choice.get("message") or {}, list[Part]()
+    if message.get("reasoning_content"):
+        parts.append(Part("reasoning", len(parts), message["reasoning_content"]))
+    if message.get("content"):
+        parts.append(Part("text", len(parts), message["content"]))
+    for call in message.get("tool_calls") or ():
+        function = call["function"]
+        parts.append(Part("call", len(parts), function["arguments"], call["id"], function["name"]))
+    return parts, choice.get("finish_reason")

@@ -1,0 +1,58 @@
+"""The interface of an API that is translated to chat completions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from vita.server.errors import ApiError
+
+
+class Translation(Protocol):
+    """The translation of one request and of its answer."""
+
+    @property
+    def chat(self) -> dict[str, Any]:
+        """The body of the chat request."""
+        ...
+
+    def response(self, completion: Mapping[str, Any]) -> dict[str, Any]:
+        """Translate a chat completion."""
+        ...
+
+    def events(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
+        """Translate a chunk of a streamed chat completion."""
+        ...
+
+    def end(self) -> Iterator[bytes]:
+        """Yield the events after the last chunk."""
+        ...
+
+
+class Dialect(Protocol):
+    """An API that is translated to chat completions."""
+
+    def translate(self, body: dict[str, Any]) -> Translation:
+        """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
+        ...
+
+    def error(self, body: Mapping[str, Any], status: int) -> dict[str, Any]:
+        """Return the body of an error in the format of this API, from that of the OpenAI API."""
+        ...
+
+
+def translated_error(error: ApiError, names: Mapping[str, str]) -> ApiError:
+    """Return an error about a chat request with the names of the fields of the original request."""
+    param = error.param or ""
+    head = param.split(".")[0].split("[")[0]
+    if head not in names:
+        return error
+    renamed = names[head] + param.removeprefix(head)
+    message = error.message.replace(f"`{param}`", f"`{renamed}`")
+    return ApiError(error.status, message, param=renamed, code=error.code, headers=error.headers, extra=error.extra)
+
+
+def named_event(kind: str, content: Mapping[str, Any]) -> bytes:
+    """Return a server-sent event with a name, which is also its `type`."""
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **content}, ensure_ascii=False)}\n\n".encode()
