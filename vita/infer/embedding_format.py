@@ -39,7 +39,7 @@ _KEYS: Mapping[str, Pooling | None] = {
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
-    """How a model turns the outputs of its last layer into an embedding."""
+    """The pooling that turns the outputs of the last layer into an embedding."""
 
     pooling: Pooling = "mean"
     normalize: bool = True
