@@ -112,6 +112,8 @@ def test_commands_about_artifacts_and_models_print_documented_documents(
     assert check("generate", "first", "Once", "--max-tokens", "3")["prompt"] == "Once"
     code, out, _ = vita("generate", "first", "Once", "Twice", "--max-tokens", "3", "--json")
     assert code == 0 and [row["prompt"] for row in json.loads(out)] == ["Once", "Twice"]
+    assert check("embed", "first", "Once", "Twice")["dimensions"] == 32
+    assert len(check("embed", "first", "--neighbors", "a", "--before", "second")["neighbors"]["before"]) == 10
     assert check("deprecate", models[0], "--sunset", "90d", "--by", "Ann")["successor"] is None
     check("trace-document", "unknown-document")
     erasure = check("trace-document", "unknown-document", "--erase", "--by", "Ann", "--reason", "asked")["erasure"]
