@@ -1,4 +1,4 @@
-"""What the two curves are made of."""
+"""Data of the loss curves: documents, clock, checkpoints and final values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def jsonl(path: Path, texts: list[str]) -> Path:
     return path
 
 
-def test_the_peers_files_hold_every_document_once_in_one_order_and_validation_last(tmp_path):
+def test_parquet_files_contain_every_document_once_and_validation_last(tmp_path):
     train = [jsonl(tmp_path / f"{name}.jsonl.zst", [f"{name}{i}" for i in range(20)]) for name in "ab"]
     validation = jsonl(tmp_path / "v.jsonl.zst", ["v0", "v1"])
     for folder in ("one", "two"):
@@ -34,21 +34,21 @@ def test_the_peers_files_hold_every_document_once_in_one_order_and_validation_la
     assert parts[0] != sorted(parts[0])
 
 
-def test_compilation_counts_as_usual_steps():
+def test_compilation_steps_count_as_normal_steps():
     clock = Clock({step: 60 + 2.0 * step for step in range(1, 21)})
     assert clock.seconds(15) == (30, 90)
 
 
-def test_between_steps_that_were_told_of_time_is_shared_evenly():
+def test_the_time_between_logged_steps_is_interpolated():
     clock = Clock({10: 10.0, 20: 20.0, 30: 30.0})
     assert clock.seconds(25) == (25, 25)
 
 
-def test_the_clock_begins_when_the_stage_began_for_the_last_time():
+def test_the_clock_starts_at_the_last_start_of_the_stage():
     def event(at: float, **fields: Any) -> dict[str, Any]:
         return {"at": at, "life_step": "pretrain", "event": "metrics", **fields}
 
-    told = [
+    logged_events = [
         event(0, event="step", state="begins"),
         event(9, step=1, loss=5.0),
         event(100, event="step", state="begins"),
@@ -57,10 +57,10 @@ def test_the_clock_begins_when_the_stage_began_for_the_last_time():
         event(104, step=2, heldout_loss=5.0),
         event(105, step=2, loss=4.0),
     ]
-    assert Clock.of_events(told).times == {1: 3, 2: 5}
+    assert Clock.of_events(logged_events).times == {1: 3, 2: 5}
 
 
-def test_a_kept_checkpoint_outlives_the_runs_own(tmp_path):
+def test_a_kept_checkpoint_remains_after_the_run_deletes_it(tmp_path):
     (tmp_path / "kept").mkdir()
     checkpoint = tmp_path / "scratch" / "key" / "checkpoints" / "step-00000040"
     for folder in (checkpoint, checkpoint.with_name("step-00000050.partial")):
@@ -73,7 +73,7 @@ def test_a_kept_checkpoint_outlives_the_runs_own(tmp_path):
     assert {step: (folder / "weights").read_bytes() for step, folder in keeper.folders().items()} == {40: b"w"}
 
 
-def test_ends_are_compared_with_the_spread_over_documents(tmp_path):
+def test_final_values_are_compared_with_the_spread_over_documents(tmp_path):
     point = {"seconds": 60, "bits_per_byte": 2.0, "low": 1.9, "high": 2.1, "opening": "document"}
     rows = [
         {"system": "vita", **point},
@@ -81,6 +81,6 @@ def test_ends_are_compared_with_the_spread_over_documents(tmp_path):
         {"system": "other", **point, "bits_per_byte": 3.0},
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (found,) = last_points(read([tmp_path / "a.jsonl"]))
-    assert found.ratio == pytest.approx(1.5)
-    assert found.spread == {"of": "value over documents", "low": 1.9, "high": 2.1, "rounds": 1}
+    (final_figure,) = last_points(read([tmp_path / "a.jsonl"]))
+    assert final_figure.ratio == pytest.approx(1.5)
+    assert final_figure.spread == {"of": "value over documents", "low": 1.9, "high": 2.1, "rounds": 1}

@@ -1,4 +1,4 @@
-"""What is foretold of a plan: exact where it can be, honest where it cannot."""
+"""Predictions for a training plan: parameters, operations, memory and bits per byte."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_parameters_by_part_add_up() -> None:
     assert parts.pop("total") == sum(parts.values()) == SHAPE.parameters()
 
 
-def test_operations_are_those_of_every_token() -> None:
+def test_predicted_operations_are_the_sum_over_tokens() -> None:
     plan = training_plan(SHAPE, tokens=2_000_000)
     answer = prediction(SHAPE, plan, text="english")
     assert answer["flops"] == SHAPE.flops_per_token(512) * plan.tokens
@@ -40,38 +40,40 @@ def test_operations_are_those_of_every_token() -> None:
         ("world", 4, 1024, 2_457_600, 0.248),
     ],
 )
-def test_the_laws_cover_what_was_measured(text: str, depth: int, vocabulary: int, tokens: int, measured: float) -> None:
+def test_scaling_laws_cover_the_measured_values(
+    text: str, depth: int, vocabulary: int, tokens: int, measured: float
+) -> None:
     shape = shape_of_depth(depth, vocabulary=vocabulary, context=512)
-    foretold = prediction(shape, training_plan(shape, tokens=tokens), text=text)["bits_per_byte"]
-    assert foretold["low"] < measured < foretold["high"]
+    predicted = prediction(shape, training_plan(shape, tokens=tokens), text=text)["bits_per_byte"]
+    assert predicted["low"] < measured < predicted["high"]
 
 
 @pytest.mark.parametrize("text", sorted(LAWS))
-def test_more_data_or_parameters_never_foretell_worse(text: str) -> None:
+def test_more_data_or_parameters_predict_fewer_bits_per_byte(text: str) -> None:
     law = LAWS[text]
     assert law.bits_per_byte(10**7, 10**8) < law.bits_per_byte(10**6, 10**8) < law.bits_per_byte(10**6, 10**7)
 
 
-def test_doubt_grows_away_from_what_was_measured() -> None:
-    def share(tokens: int) -> float:
-        foretold = prediction(SHAPE, training_plan(SHAPE, tokens=tokens), text="english")["bits_per_byte"]
-        return (foretold["high"] - foretold["low"]) / foretold["value"]
+def test_uncertainty_grows_outside_the_measured_range() -> None:
+    def relative_uncertainty(tokens: int) -> float:
+        predicted = prediction(SHAPE, training_plan(SHAPE, tokens=tokens), text="english")["bits_per_byte"]
+        return (predicted["high"] - predicted["low"]) / predicted["value"]
 
-    assert share(5_000_000) < share(500_000_000)
+    assert relative_uncertainty(5_000_000) < relative_uncertainty(500_000_000)
 
 
-def test_a_token_stands_for_more_bytes_in_a_larger_vocabulary() -> None:
+def test_a_larger_vocabulary_has_more_bytes_per_token() -> None:
     assert bytes_per_token(4096) == pytest.approx(3.22, abs=0.1)
     assert bytes_per_token(8192) == pytest.approx(3.635, abs=0.1)
 
 
-def test_text_seen_again_is_worth_less() -> None:
+def test_repeated_text_counts_less() -> None:
     assert effective_tokens(1000, None) == effective_tokens(1000, 1000) == 1000
     # three repetitions of 1000: 1000 * (1 + 15.4 * (1 - exp(-3 / 15.4)))
     assert effective_tokens(4000, 1000) == pytest.approx(3725.6, abs=0.5)
     assert effective_tokens(10**9, 1000) < 16_401
 
 
-def test_a_plan_that_repeats_its_text_too_often_is_told_so() -> None:
+def test_a_plan_with_many_repetitions_has_a_warning() -> None:
     answer = prediction(SHAPE, training_plan(SHAPE, tokens=50_000_000), text="english", available=5_000_000)
     assert any("the text is repeated for 10" in message for message in warnings(answer))

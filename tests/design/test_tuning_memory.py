@@ -1,4 +1,4 @@
-"""The predicted memory of tuning: by hand, in `vita plan`, and beside the measured peak; and recomputed activations."""
+"""Predicted memory of tuning: values worked by hand, `vita plan`, the measured peak, and recomputed activations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["vita"]
 LIFE = {"name": "l", "stages": {"sft": {"sources": [{"path": "rows.jsonl"}], "inputs": {"model": "@base"}}}}
 
 
-def test_memory_by_hand() -> None:
+def test_memory_worked_by_hand() -> None:
     shape = tiny_architecture()
     settings = AdapterSettings.model_validate({"rank": 2, "target_modules": ["q_proj"]})
     memory = tuning_memory(meta_model(shape, settings), tokens=10, number_bytes=4)
@@ -44,35 +44,35 @@ def test_memory_by_hand() -> None:
     assert small["weights"] == expected
 
 
-def test_published_shapes_need_about_as_much_as_other_tools_state() -> None:
+def test_memory_of_published_shapes_is_close_to_that_of_other_tools() -> None:
     lines = (Path(__file__).parents[2] / "bench/results/adapter_memory.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    chosen = {
+    rows_by_method = {
         row["method"]: row
         for row in rows
         if row["model"] == "Qwen3-8B" and row["micro_batch_tokens"] == 512 and row["recompute_activations"]
     }
-    assert 15 < chosen["lora"]["value"] < chosen["lora"]["peer_value"] == 22
-    assert chosen["qlora"]["value"] < chosen["lora"]["value"] / 2
+    assert 15 < rows_by_method["lora"]["value"] < rows_by_method["lora"]["peer_value"] == 22
+    assert rows_by_method["qlora"]["value"] < rows_by_method["lora"]["value"] / 2
 
 
 @pytest.mark.slow
-def test_the_plan_shows_the_memory_and_the_result_is_compared(vita: Vita) -> None:
+def test_the_plan_shows_predicted_memory_and_the_run_compares_it(vita: Vita) -> None:
     run(vita, "adopt", "base", "--life", "start")
     for adapter in ("none", "qlora"):
         life = json.loads(json.dumps(LIFE))
         life["stages"]["sft"] |= {"adapter": adapter, "batch_size": 4, "inputs": {"model": "@start/adopt"}}
         Path("life.yaml").write_text(json.dumps(life))
-        code, printed, error = vita("plan", "life.yaml", "--json")
+        code, output, error = vita("plan", "life.yaml", "--json")
         assert code == 0, error
-        memory = json.loads(printed)[0]["memory"]
+        memory = json.loads(output)[0]["memory"]
         assert memory["method"] == ("all weights" if adapter == "none" else "QLoRA (4 bits)")
         assert memory["tokens"] == 4 * 128
-    code, printed, error = vita("plan", "life.yaml")
-    assert "sft: QLoRA (4 bits), about" in printed and "with micro-batches of 512 tokens" in printed
+    code, output, error = vita("plan", "life.yaml")
+    assert "sft: QLoRA (4 bits), about" in output and "with micro-batches of 512 tokens" in output
     run(vita, "sft", "rows.jsonl", "--model", "base", "--adapter", "lora", "--steps", "2", *QUICK)
-    code, printed, error = vita("show", "my/sft")
-    assert code == 0 and "plan and actual run" in printed and "bytes of memory" in printed
+    code, output, error = vita("show", "my/sft")
+    assert code == 0 and "plan and actual run" in output and "bytes of memory" in output
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

@@ -111,5 +111,5 @@ def shown_output_pattern(lines: tuple[str, ...]) -> re.Pattern[str]:
 
 def output_matches(lines: tuple[str, ...], output: str) -> bool:
     """True if the output is the one shown; color codes, empty lines at the ends and trailing blanks do not count."""
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output).replace("\r", "")
-    return shown_output_pattern(lines).fullmatch(plain.strip("\n") + "\n") is not None
+    plain_output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output).replace("\r", "")
+    return shown_output_pattern(lines).fullmatch(plain_output.strip("\n") + "\n") is not None

@@ -23,11 +23,11 @@ def readme_files(folder: Path) -> None:
 def law_files(folder: Path) -> None:
     """A domain as JSON lines and as one text file."""
     rows = [{"text": text} for text in list(material.docstrings().values())[:400] if len(text.split()) > 30]
-    plain = folder / "law.jsonl"
-    material.write_rows(plain, iter(rows))
+    path = folder / "law.jsonl"
+    material.write_rows(path, iter(rows))
     (folder / "law").mkdir()
-    (folder / "law" / "part-0.jsonl.zst").write_bytes(zstandard.compress(plain.read_bytes()))
-    plain.unlink()
+    (folder / "law" / "part-0.jsonl.zst").write_bytes(zstandard.compress(path.read_bytes()))
+    path.unlink()
     (folder / "law.txt").write_text("\n\n".join(" ".join(row["text"].split()) for row in rows), encoding="utf-8")
 
 

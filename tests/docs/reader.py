@@ -55,29 +55,29 @@ class Reader:
                 if block.language == "python" and not block.title and self.terminal.server:
                     self._python(block)
                 for command in block.commands if block.language in SHELL else ():
-                    bare = without_comment(command.text)
-                    unused.discard(bare)
-                    if bare not in self.page.not_run:
+                    command_text = without_comment(command.text)
+                    unused.discard(command_text)
+                    if command_text not in self.page.not_run:
                         self._run(block, command)
         finally:
             self.terminal.close()
         assert not unused, f"not on the page: {unused}"
 
     def _run(self, block: Block, command: Command) -> None:
-        place = f"{block.page.relative_to(self._root)}:{command.line}: $ {command.text}"
+        position = f"{block.page.relative_to(self._root)}:{command.line}: $ {command.text}"
         if command.text.startswith(SERVERS):
             server = self._serve(command.text)
             code, output = 0, server.output
         else:
-            typed = next((text for start, text in self.page.typed.items() if command.text.startswith(start)), "")
-            outcome = self.terminal.run(command.text, typed=typed)
+            user_input = next((text for start, text in self.page.typed.items() if command.text.startswith(start)), "")
+            outcome = self.terminal.run(command.text, typed=user_input)
             code, output = outcome.code, outcome.output
-        assert "Traceback" not in output, f"{place}\n{output}"
+        assert "Traceback" not in output, f"{position}\n{output}"
         refused = bool(command.output) and command.output[0].startswith("error ")
-        assert (code != 0) == refused, f"{place}\nexit code {code}\n{output}"
+        assert (code != 0) == refused, f"{position}\nexit code {code}\n{output}"
         if command.output:
-            shown = "\n".join(command.output)
-            assert output_matches(command.output, output), f"{place}\nshown:\n{shown}\nactual:\n{output}"
+            expected = "\n".join(command.output)
+            assert output_matches(command.output, output), f"{position}\nshown:\n{expected}\nactual:\n{output}"
 
     def _serve(self, command: str) -> Server:
         """Start a server; it is ready when it prints its address, or else when its port is open."""
@@ -127,9 +127,9 @@ def reader_environment(scratch: Path) -> dict[str, str]:
     """The environment of a fresh user account: an empty home, `vita` and `python` on the path, no Vita settings."""
     home = scratch / "home"
     home.mkdir(parents=True, exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VITA_", "XDG_", "PYTEST_"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("VITA_", "XDG_", "PYTEST_"))}
     path = f"{sysconfig.get_path('scripts')}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**kept, "HOME": str(home), "PATH": path, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
+    return {**inherited, "HOME": str(home), "PATH": path, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
 
 
 def copy_of(example: Path, folder: Path) -> None:

@@ -77,11 +77,11 @@ class Terminal:
         script, log = self._files(command, typed)
         code = script.with_suffix(".code")
         self._send(f". '{script}' < '{script}.in' > '{log}' 2>&1; echo $? > '{code}.part'; mv '{code}.part' '{code}'")
-        ends = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         while not code.exists():
             if self._bash.poll() is not None:
                 raise AssertionError(f"the shell ended during: {command}\n{log.read_text()}")
-            if time.monotonic() > ends:
+            if time.monotonic() > deadline:
                 raise AssertionError(f"no end after {timeout:.0f} s: {command}\n{log.read_text()}")
             time.sleep(0.02)
         return Outcome(int(code.read_text()), log.read_text(encoding="utf-8", errors="replace"))
@@ -93,14 +93,14 @@ class Terminal:
         job = script.with_suffix(".job")
         self._send(f"set -m; . '{script}' < /dev/null > '{log}' 2>&1 & echo $! > '{job}.part'; mv '{job}.part' '{job}'")
         self._send("set +m")
-        ends = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         while not job.exists():
             time.sleep(0.02)
         server = Server(command, int(job.read_text()), log)
         while not (log.exists() and re.search(ready, server.output, re.MULTILINE)):
             if not _alive(server.job):
                 raise AssertionError(f"the server ended: {command}\n{server.output}")
-            if time.monotonic() > ends:
+            if time.monotonic() > deadline:
                 os.killpg(server.job, signal.SIGKILL)
                 raise AssertionError(f"not ready after {timeout:.0f} s: {command}\n{server.output}")
             time.sleep(0.05)
@@ -113,9 +113,9 @@ class Terminal:
             return
         server, self.server = self.server, None
         os.killpg(server.job, signal.SIGINT)
-        ends = time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while _alive(server.job):
-            if time.monotonic() > ends:
+            if time.monotonic() > deadline:
                 os.killpg(server.job, signal.SIGKILL)
                 raise AssertionError(f"Ctrl-C did not end: {server.text}\n{server.output}")
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A Hub on this machine, and `vita` with it."""
+"""A local Hub server, and the `vita` command connected to it."""
 
 from __future__ import annotations
 

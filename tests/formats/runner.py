@@ -1,4 +1,4 @@
-"""Runs `vita` in a folder of its own, with a Hub on this machine and the real client library."""
+"""Run `vita` in a separate folder, with a local Hub server and the real client library."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class LocalVita:
     def __init__(self, folder: Path, run: Runner) -> None:
         self.folder, self._run = folder, run
 
-    def __call__(self, *words: str, code: int = 0) -> str:
-        got, out, err = self._run(*words)
-        assert got == code, f"{out}\n{err}"
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        exit_code, out, err = self._run(*arguments)
+        assert exit_code == code, f"{out}\n{err}"
         return out if code == 0 else err
 
 
 class Vita:
-    """The same with a Hub: `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` are those of one command.
+    """The same with a Hub: `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` apply to one command.
 
-    huggingface_hub reads the environment when it is imported, so its constants are set as the variables would set them.
+    huggingface_hub reads the environment at import, so its constants are set to the values of the variables.
     """
 
     def __init__(self, local: LocalVita, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.hub = local.folder, hub
         self._local, self._monkeypatch = local, monkeypatch
 
-    def __call__(self, *words: str, code: int = 0, text: str = "", **variables: str) -> str:
+    def __call__(self, *arguments: str, code: int = 0, text: str = "", **variables: str) -> str:
         from huggingface_hub import constants
 
         endpoint = variables.pop("HF_ENDPOINT", self.hub.url)
@@ -50,4 +50,4 @@ class Vita:
             for name, value in variables.items():
                 patch.setenv(name, value)
             patch.setattr(sys, "stdin", io.StringIO(text))
-            return self._local(*words, code=code)
+            return self._local(*arguments, code=code)

@@ -1,4 +1,4 @@
-"""Models of the Hub, folders and names in the store are adopted by one resolver, through the real client library."""
+"""Adopting models of the Hub, of folders and of the store, through the real client library."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def source(tmp_path: Path) -> Path:
 
 def test_a_model_of_the_hub_is_adopted_with_its_origin_and_only_safe_files(vita: Vita, hub: HubServer, source: Path):
     commit = hub.add_model("acme/tiny", source, extra=UNSAFE)
-    shown = json.loads(vita("adopt", "acme/tiny", "--json"))
-    record = shown["run"]["record"]
+    artifact = json.loads(vita("adopt", "acme/tiny", "--json"))
+    record = artifact["run"]["record"]
     assert (record["hub"], record["revision"], record["requested"]) == ("acme/tiny", commit, "main")
     assert (record["license"], record["base_models"], record["card"]) == ("apache-2.0", ["acme/base"], True)
-    assert record["files"] == {name: entry["sha256"] for name, entry in shown["files"].items()}
-    assert set(shown["files"]) == {path.name for path in source.iterdir()}
+    assert record["files"] == {name: entry["sha256"] for name, entry in artifact["files"].items()}
+    assert set(artifact["files"]) == {path.name for path in source.iterdir()}
     assert not any("pytorch_model" in request or "modeling_tiny" in request for request in hub.requests)
 
     trace = vita("trace", "acme/tiny")
@@ -39,7 +39,7 @@ def test_a_model_of_the_hub_is_adopted_with_its_origin_and_only_safe_files(vita:
 @pytest.mark.slow
 def test_an_adopted_model_is_used_without_a_network_afterwards(vita: Vita, hub: HubServer, source: Path):
     hub.add_model("acme/tiny", source)
-    vita("chat", "acme/tiny", "--max-tokens", "4", text="hello\n")  # adopts it
+    vita("chat", "acme/tiny", "--max-tokens", "4", text="hello\n")  # adopts the model
     requests = len(hub.requests)
     vita("generate", "acme/tiny", "hello", "--max-tokens", "4", HF_HUB_OFFLINE="1")
     assert json.loads(vita("trace", "acme/tiny", "--json"))["origin"]["hub"] == "acme/tiny"
@@ -58,7 +58,7 @@ def test_an_adopted_model_is_used_without_a_network_afterwards(vita: Vita, hub: 
         ("acme/pickled", {}, "pytorch_model.bin is a pickle, which can run code and is not read"),
     ],
 )
-def test_an_error_of_the_hub_says_what_to_do(
+def test_an_error_of_the_hub_is_a_single_line_with_advice(
     vita: Vita, hub: HubServer, source: Path, model: str, variables: dict[str, str], message: str
 ):
     hub.add_model("acme/tiny", source)
@@ -70,20 +70,20 @@ def test_an_error_of_the_hub_says_what_to_do(
     assert message in error and len(error.strip().splitlines()) == 1
 
 
-def test_the_token_opens_a_gated_model_and_is_never_printed(vita: Vita, hub: HubServer, source: Path):
+def test_the_token_gives_access_to_a_gated_model_and_is_never_printed(vita: Vita, hub: HubServer, source: Path):
     hub.add_model("acme/gated", source)
     repository = hub.repositories["acme/gated"]
     repository.gated, repository.token = True, "hf_secret123"
     output = vita("adopt", "acme/gated", "--json", HF_TOKEN="hf_secret123")
     assert hub.tokens == {"hf_secret123"}
-    refused = vita("adopt", "acme/gated@v2", code=6, HF_TOKEN="hf_secret123")
+    error = vita("adopt", "acme/gated@v2", code=6, HF_TOKEN="hf_secret123")
     files = [path for path in (vita.folder / "vita-store").rglob("*") if path.is_file()]
     assert not any(b"hf_secret123" in path.read_bytes() for path in files)
-    assert "hf_secret123" not in output + refused
+    assert "hf_secret123" not in output + error
 
 
 @pytest.mark.slow
-def test_a_life_starts_from_a_model_of_the_hub_and_notices_a_new_commit(vita: Vita, hub: HubServer, source: Path):
+def test_a_lifecycle_starts_from_a_model_of_the_hub_and_detects_a_new_commit(vita: Vita, hub: HubServer, source: Path):
     hub.add_model("acme/tiny", source)
     (vita.folder / "talks.jsonl").write_text(
         "".join(
@@ -121,25 +121,25 @@ def test_a_misspelt_name_of_the_store_is_not_sent_to_the_hub(vita: Vita, hub: Hu
     assert not hub.requests
 
 
-def test_the_shards_of_an_index_are_adopted_and_no_other_weights(vita: Vita, hub: HubServer, source: Path):
+def test_only_the_shards_of_the_index_are_adopted(vita: Vita, hub: HubServer, source: Path):
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(source / "model.safetensors")
     (source / "model.safetensors").unlink()
     names, weight_map = sorted(tensors), {}
-    for part, chosen in enumerate((names[::2], names[1::2])):
+    for part, shard_names in enumerate((names[::2], names[1::2])):
         file = f"model-{part + 1:05}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in chosen}, source / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(chosen, file)
+        save_file({name: tensors[name] for name in shard_names}, source / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard_names, file)
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     hub.add_model("acme/shards", source, extra={**UNSAFE, "consolidated.safetensors": b"x"})
-    shown = json.loads(vita("adopt", "acme/shards", "--json"))
-    weights = sorted(name for name in shown["files"] if name.endswith(".safetensors"))
+    artifact = json.loads(vita("adopt", "acme/shards", "--json"))
+    weights = sorted(name for name in artifact["files"] if name.endswith(".safetensors"))
     assert weights == sorted(set(weight_map.values()))
     assert vita("generate", "acme/shards", "a", "--max-tokens", "2")
 
 
-def test_a_reference_that_is_nothing_says_what_a_model_can_be(tmp_path: Path):
+def test_an_unknown_reference_is_refused_with_the_accepted_forms(tmp_path: Path):
     from vita.formats.model_source import ModelSource
     from vita.spine.errors import ModelError
 
@@ -149,7 +149,7 @@ def test_a_reference_that_is_nothing_says_what_a_model_can_be(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_code_of_a_repository_is_never_needed_or_run(vita: Vita, hub: HubServer, source: Path):
+def test_code_of_a_repository_is_never_run(vita: Vita, hub: HubServer, source: Path):
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "modeling_tiny.Tiny"}}))
     hub.add_model("acme/mapped", source, extra=UNSAFE)
@@ -161,7 +161,7 @@ def test_code_of_a_repository_is_never_needed_or_run(vita: Vita, hub: HubServer,
     assert "code of its own (auto_map), which Vita does not run" in vita("adopt", "acme/strange", code=6)
 
 
-def test_every_end_of_an_answer_that_a_file_names_stops_generation(source: Path):
+def test_every_end_token_of_the_files_stops_generation(source: Path):
     from vita.data.tokens.tokenizer import Tokenizer
 
     config = json.loads((source / "config.json").read_text())
@@ -183,8 +183,8 @@ def test_a_prompt_begins_with_one_bos_token_as_in_transformers(opening: str, tmp
     save_sentencepiece_like(tmp_path)
     template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
     (tmp_path / "chat_template.jinja").write_text(opening + template)
-    engine, theirs = Engine.open(tmp_path), transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
-    assert engine.text_ids("the cat") == theirs("the cat").input_ids
-    expected = theirs.apply_chat_template([{"role": "user", "content": "the cat"}], tokenize=True)["input_ids"]
+    engine, hf_tokenizer = Engine.open(tmp_path), transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert engine.text_ids("the cat") == hf_tokenizer("the cat").input_ids
+    expected = hf_tokenizer.apply_chat_template([{"role": "user", "content": "the cat"}], tokenize=True)["input_ids"]
     assert engine.chat_ids([Message("user", "the cat")]) == expected
     assert expected.count(1) == (1 if opening else 0)

@@ -31,7 +31,7 @@ gates:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A chat model with two ends of an answer, a card and sampling defaults."""
+    """Create a chat model with two end tokens, a card and sampling defaults."""
     folder = tmp_path / "source"
     folder.mkdir()
     hf.save(tiny_model(vocabulary=264, context=256, std=0.3), folder)
@@ -59,8 +59,8 @@ def test_llama_cpp_gives_the_greedy_answers_of_an_exported_model(local: LocalVit
 
     trace = local("trace", "adopted/source")
     assert "exported as gguf f32: tiny.gguf (sha256 " in trace
-    given = json.loads(local("trace", "adopted/source", "--json"))["given_away"]
-    assert [(use["event"], use["sha256"]) for use in given] == [("exported", result["sha256"])]
+    exports = json.loads(local("trace", "adopted/source", "--json"))["given_away"]
+    assert [(use["event"], use["sha256"]) for use in exports] == [("exported", result["sha256"])]
 
 
 def test_the_modelfile_of_ollama_has_the_template_and_all_stops(local: LocalVita, source: Path):
@@ -70,7 +70,7 @@ def test_the_modelfile_of_ollama_has_the_template_and_all_stops(local: LocalVita
     for parameter in ('stop "<|im_end|>"', 'stop "<|endoftext|>"', "temperature 0.6", "top_k 20", "num_ctx 256"):
         assert f"PARAMETER {parameter}\n" in modelfile
     assert '{{ if eq .Role "system" }}<|im_start|>system\n{{ .Content }}<|im_end|>\n' in modelfile
-    # A template with rules of its own is left out.
+    # A template with other rules is omitted.
     (source / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.role }} {{ loop.index }}: {{ m.content }}<|im_end|>{% endfor %}"
     )
@@ -78,15 +78,15 @@ def test_the_modelfile_of_ollama_has_the_template_and_all_stops(local: LocalVita
 
 
 @torch.no_grad()
-def test_transformers_opens_the_exported_folder_with_equal_logits_and_all_stops(local: LocalVita, source: Path):
+def test_transformers_gives_equal_logits_and_stops_for_the_exported_folder(local: LocalVita, source: Path):
     transformers = pytest.importorskip("transformers")
     local("export", str(source), "--to", "hf", "-o", "plain")
     folder = local.folder / "plain"
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    hf_model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     tokens = torch.tensor([Tokenizer.load(folder).encode("the cat and 123")])
     assert transformers.AutoTokenizer.from_pretrained(folder)("the cat and 123").input_ids == tokens[0].tolist()
-    assert torch.allclose(theirs(tokens).logits, hf.load(folder)(tokens), atol=1e-4)
-    assert theirs.generation_config.eos_token_id == theirs.config.eos_token_id == [263, 261]
+    assert torch.allclose(hf_model(tokens).logits, hf.load(folder)(tokens), atol=1e-4)
+    assert hf_model.generation_config.eos_token_id == hf_model.config.eos_token_id == [263, 261]
     assert (folder / "README.md").read_text().startswith("---\nlicense: mit")
     error = local("export", str(source), "--to", "hf", "-o", "plain", code=4)
     assert "exists already" in error
@@ -102,12 +102,12 @@ def test_a_push_uploads_weights_card_and_licence_and_is_recorded(vita: Vita, hub
     assert files["model.safetensors"] == (source / "model.safetensors").read_bytes()
     assert files["README.md"].startswith(b"---\nlicense: mit") and "acme-tiny-q8_0.gguf" in files
     assert f"pushed to the Hub: me/copy at commit {result['commit'][:12]}" in vita("trace", "acme/tiny")
-    vita("adopt", "me/copy")  # what was pushed can be adopted
+    vita("adopt", "me/copy")  # the pushed model can be adopted
     assert hub.tokens == {"hf_secret123"}
 
 
 @pytest.mark.slow
-def test_a_model_of_a_life_with_a_gate_needs_an_approval_or_a_reason(local: LocalVita, source: Path):
+def test_a_model_of_a_lifecycle_with_a_gate_needs_an_approval_or_a_reason(local: LocalVita, source: Path):
     (local.folder / "life.yaml").write_text(GATED.format(model=source))
     local("live", "life.yaml", "--until", "adopt")
     for command in (("export", "gated/adopt", "--to", "hf"), ("push", "gated/adopt", "me/copy")):
@@ -131,7 +131,7 @@ def test_an_adapter_is_refused_by_name_until_it_is_merged(local: LocalVita, sour
     assert (local.folder / "merged.gguf").is_file()
 
 
-def test_wrong_options_of_an_export_are_one_line(local: LocalVita, source: Path):
+def test_invalid_options_of_an_export_are_refused(local: LocalVita, source: Path):
     assert "did you mean `gguf`" in local("export", str(source), "--to", "gguff", code=2)
     assert "`q9` is not known here" in local("export", str(source), "--to", "gguf", "--quant", "q9", code=2)
     assert "is for --to gguf" in local("export", str(source), "--to", "hf", "--quant", "q8_0", code=2)

@@ -71,7 +71,7 @@ def compare(folder: Path, *, prompt: list[int], tokens: int, tolerance: float) -
 @pytest.mark.parametrize(
     "name", [*(name for name in MODELS if name not in BY_CONTEXT_SIZE), *(f"{name}-all" for name in CHANGES)]
 )
-def test_llama_cpp_gives_the_answers_of_every_family(name: str, tmp_path: Path) -> None:
+def test_llama_cpp_gives_the_same_answers_for_every_family(name: str, tmp_path: Path) -> None:
     family = name.removesuffix("-all")
     changes = CHANGES[family] if name.endswith("-all") else {}
     save_with_tokenizer(family, tmp_path, **changes)
@@ -107,7 +107,7 @@ def test_long_factors_are_used_where_the_context_of_llama_cpp_is_long(
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["f16", "bf16", "q8_0", "q5_0", "q4_0", "q6_k", "q5_k_m", "q4_k_m"])
 @torch.no_grad()
-def test_quantized_files_give_nearly_the_same_log_probabilities(quantization: str, tmp_path: Path) -> None:
+def test_log_probabilities_of_quantized_files_are_close(quantization: str, tmp_path: Path) -> None:
     model = tiny_model(vocabulary=264, width=256, feedforward=256, head_dim=32, heads=8, kv_heads=4, std=0.05)
     hf.save(model, tmp_path)
     tokenizer().save(tmp_path)
@@ -124,11 +124,11 @@ def test_quantized_files_give_nearly_the_same_log_probabilities(quantization: st
 
 
 @pytest.mark.parametrize("digits", [1, 3])
-def test_a_tokenizer_trained_by_vita_splits_text_alike_in_llama_cpp(digits: int, tmp_path: Path) -> None:
+def test_a_tokenizer_trained_by_vita_gives_the_same_ids_in_llama_cpp(digits: int, tmp_path: Path) -> None:
     hf.save(tiny_model(vocabulary=264), tmp_path)
     trained = tokenizer(digits)
     trained.save(tmp_path)
-    write_gguf(tmp_path, tmp_path / "model.gguf", quantization="f32")  # compares all probe texts itself
+    write_gguf(tmp_path, tmp_path / "model.gguf", quantization="f32")  # compares all probe texts
     with LlamaCpp(tmp_path / "model.gguf") as server:
         for text in ("1234567 12 1", "the cat 123<|im_end|>"):
             assert server.tokenize(text) == trained.encode(text)
@@ -139,7 +139,7 @@ def test_a_tokenizer_from_sentencepiece_gives_the_same_ids_in_llama_cpp(tmp_path
     hf.save(tiny_model(vocabulary=420), tmp_path)
     save_sentencepiece_like(tmp_path)
     loaded = Tokenizer.load(tmp_path)
-    write_gguf(tmp_path, tmp_path / "model.gguf", quantization="f32")  # compares all probe texts itself
+    write_gguf(tmp_path, tmp_path / "model.gguf", quantization="f32")  # compares all probe texts
     with LlamaCpp(tmp_path / "model.gguf") as server:
         assert server.tokenize("the cat and the hat", add_bos=True) == [1, *loaded.encode("the cat and the hat")]
 
@@ -164,7 +164,7 @@ def save_sentencepiece_like(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def test_a_tokenizer_that_llama_cpp_cannot_have_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_tokenizer_unsupported_by_llama_cpp_is_refused_with_the_reason(tmp_path: Path) -> None:
     hf.save(tiny_model(vocabulary=264), tmp_path)
     tokenizer(2).save(tmp_path)
     with pytest.raises(ModelError, match="no pre-tokenizer of llama.cpp splits text as this tokenizer does"):

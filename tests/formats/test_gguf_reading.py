@@ -1,4 +1,4 @@
-"""GGUF files as a source of models: weights, architecture and tokenizer come back as they were exported."""
+"""GGUF files as a source of models: weights, architecture and tokenizer equal the exported ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytest.importorskip("transformers")
 
 @pytest.fixture(autouse=True)
 def _no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison with llama.cpp is tested elsewhere."""
+    """Disable the comparison with llama.cpp, which other tests cover."""
     monkeypatch.setattr("vita.formats.gguf.write.check_with_llama_cpp", lambda *_: None)
 
 
@@ -42,7 +42,7 @@ def _no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     "name", [*(name for name in MODELS if name not in REFUSED), *(f"{name}-all" for name in CHANGES)]
 )
 @torch.no_grad()
-def test_a_model_of_every_family_comes_back_with_equal_logits(name: str, tmp_path: Path) -> None:
+def test_a_model_of_every_family_is_read_with_equal_logits(name: str, tmp_path: Path) -> None:
     family = name.removesuffix("-all")
     save_with_tokenizer(family, tmp_path / "source", **(CHANGES[family] if name.endswith("-all") else {}))
     write_gguf(tmp_path / "source", tmp_path / "model.gguf", quantization="f32")
@@ -59,7 +59,7 @@ def test_a_model_of_every_family_comes_back_with_equal_logits(name: str, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["bf16", "q8_0", "q4_k_m"])
 @torch.no_grad()
-def test_a_quantized_file_is_adopted_and_answers(quantization: str, tmp_path: Path, local: LocalVita) -> None:
+def test_a_quantized_file_is_adopted_and_generates(quantization: str, tmp_path: Path, local: LocalVita) -> None:
     source = tmp_path / "source"
     model = tiny_model(vocabulary=264, width=256, feedforward=256, head_dim=32, heads=8, kv_heads=4, std=0.05)
     hf.save(model, source)
@@ -67,11 +67,11 @@ def test_a_quantized_file_is_adopted_and_answers(quantization: str, tmp_path: Pa
     ChatTemplate.default().save(source)
     path = tmp_path / "tiny.gguf"
     write_gguf(source, path, quantization=quantization, general={"sampling.top_k": 7})
-    shown = json.loads(local("adopt", str(path), "--json"))
-    record = shown["run"]["record"]
+    artifact = json.loads(local("adopt", str(path), "--json"))
+    record = artifact["run"]["record"]
     assert (record["format"], record["origin"]) == ("gguf", "tiny.gguf") and len(record["sha256"]) == 64
     assert bool(record["notes"]) == (quantization != "bf16")
-    folder = Path(shown["folder"])
+    folder = Path(artifact["folder"])
     tokens = ids(12, 1, 250)
     difference = (hf.load(folder)(tokens).log_softmax(-1) - model(tokens).log_softmax(-1)).abs().max()
     assert difference < {"bf16": 0.05, "q8_0": 0.1}.get(quantization, 1.2)
@@ -80,24 +80,24 @@ def test_a_quantized_file_is_adopted_and_answers(quantization: str, tmp_path: Pa
     assert "adopted from the GGUF file tiny.gguf" in local("trace", "my/adopt")
 
 
-def test_tokenizers_come_back_with_equal_ids(tmp_path: Path) -> None:
+def test_tokenizers_are_read_with_equal_ids(tmp_path: Path) -> None:
     for name in ("bytes", "sentencepiece"):
-        source, back = tmp_path / name, tmp_path / f"{name}-back"
+        source, target = tmp_path / name, tmp_path / f"{name}-back"
         hf.save(tiny_model(vocabulary=420), source)
         if name == "bytes":
             tokenizer().save(source)
         else:
             save_sentencepiece_like(source)
         write_gguf(source, tmp_path / f"{name}.gguf", quantization="f32")
-        convert_to_folder(tmp_path / f"{name}.gguf", back)
-        before, after = Tokenizer.load(source), Tokenizer.load(back)
+        convert_to_folder(tmp_path / f"{name}.gguf", target)
+        before, after = Tokenizer.load(source), Tokenizer.load(target)
         for text in probe_texts():
             assert after.encode(text) == before.encode(text)
             assert after.decode(after.encode(text)) == before.decode(before.encode(text))
         assert (after.bos, after.stops) == (before.bos, before.stops)
 
 
-def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "no.gguf").write_bytes(b"not a model")
     with pytest.raises(ModelError, match="is not a GGUF file that can be read"):
         convert_to_folder(tmp_path / "no.gguf", tmp_path / "back")

@@ -22,7 +22,7 @@ DIFFERENT = {"phi3-long": "factors of long texts", "phi3-short": "factors of lon
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_mlx_lm_opens_an_exported_folder_with_equal_logits(name: str, tmp_path: Path, local: LocalVita) -> None:
+def test_mlx_lm_gives_equal_logits_for_an_exported_folder(name: str, tmp_path: Path, local: LocalVita) -> None:
     save_with_tokenizer(name, tmp_path / "source")
     if name in REFUSED:
         assert REFUSED[name] in local("export", str(tmp_path / "source"), "--to", "mlx", "-o", "out", code=6)
@@ -37,13 +37,13 @@ def test_mlx_lm_opens_an_exported_folder_with_equal_logits(name: str, tmp_path: 
         utilities = pytest.importorskip("mlx_lm.utils")
     model, _ = utilities.load_model(local.folder / "out")
     tokens = ids(5, 1, 250)
-    theirs = torch.tensor(model(core.array(tokens.tolist())).tolist())
-    ours = hf.load(tmp_path / "source")(tokens)
-    difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    mlx_logits = torch.tensor(model(core.array(tokens.tolist())).tolist())
+    logits = hf.load(tmp_path / "source")(tokens)
+    difference = ((logits - mlx_logits).abs().max() / mlx_logits.abs().max()).item()
     assert difference < 1e-3
 
 
-def test_an_export_to_mlx_has_all_that_mlx_lm_reads(tmp_path: Path, local: LocalVita) -> None:
+def test_an_export_to_mlx_has_the_files_that_mlx_lm_reads(tmp_path: Path, local: LocalVita) -> None:
     save_with_tokenizer("qwen3", tmp_path / "source")
     result = json.loads(local("export", str(tmp_path / "source"), "--to", "mlx", "-o", "out", "--json"))
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= set(result["files"])

@@ -1,4 +1,4 @@
-"""The example "start from an open-weight model", run as the pages show it, with a tiny model under the name it uses."""
+"""The documented example "start from an open-weight model", with a tiny model under the same name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGES = [
     for page in ("README.md", "docs/stages/adopt.md")
     if re.search(rf"```yaml[^`]*\nmodel: {MODEL}\n", (ROOT / page).read_text(encoding="utf-8"))
 ]
-"""The pages with a life that starts from the model."""
+"""Pages with a lifecycle that starts from the model."""
 TINY = (
     "--set",
     "sft.steps=2",
@@ -36,7 +36,7 @@ TINY = (
 
 
 def example(page: str) -> tuple[str, list[str]]:
-    """The life file of a page, and the commands that follow it in the same section."""
+    """Return the lifecycle file of a page, and the commands that follow it in the same section."""
     text = (ROOT / page).read_text(encoding="utf-8")
     life = re.search(rf"```yaml[^\n]*\n([^`]*\nmodel: {MODEL}\n[^`]*)```", text)
     assert life is not None
@@ -46,7 +46,7 @@ def example(page: str) -> tuple[str, list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_the_example_runs_as_it_is_shown(page: str, vita: Vita, hub: HubServer, tmp_path: Path) -> None:
+def test_the_documented_example_runs(page: str, vita: Vita, hub: HubServer, tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     hub.add_model(MODEL, save_chat_model(tmp_path / "tiny", context=512))
     life, commands = example(page)
@@ -54,12 +54,12 @@ def test_the_example_runs_as_it_is_shown(page: str, vita: Vita, hub: HubServer, 
     material.write_dialogues(vita.folder / "conversations.jsonl")
     assert [command.split()[1] for command in commands][:2] == ["live", "trace"]
     for command in commands:
-        words = shlex.split(command)[1:]
-        if words[0] in ("live", "plan"):
-            vita(*words, *TINY)
+        arguments = shlex.split(command)[1:]
+        if arguments[0] in ("live", "plan"):
+            vita(*arguments, *TINY)
         else:
-            vita(*words, text="Hello\n")
-    exported = next(shlex.split(command)[2] for command in commands if command.startswith("vita export"))
-    trace = json.loads(vita("trace", exported, "--json"))
+            vita(*arguments, text="Hello\n")
+    exported_model = next(shlex.split(command)[2] for command in commands if command.startswith("vita export"))
+    trace = json.loads(vita("trace", exported_model, "--json"))
     assert MODEL in [(source.get("origin") or {}).get("hub") for source in trace["made_from"]]
     assert [use["format"] for use in trace["given_away"]] == ["gguf"]

@@ -1,1 +1,1 @@
-"""Golden results of a shortened `cat` life: every training curve, every figure and the digests of all weights."""
+"""Golden results of a shortened `cat` lifecycle: training curves, figures and digests of all weights."""

@@ -1,4 +1,4 @@
-"""The shortened `cat` life ends in the results that are recorded in `cat.json`; a difference is listed line by line."""
+"""The shortened `cat` lifecycle gives the results recorded in `cat.json`; each difference is listed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 from tests.golden.record import GOLDEN, differences
 
 ROOT = Path(__file__).resolve().parents[2]
-SHOWN = 30
+MAX_DIFFERENCES = 30
 
 
 @pytest.mark.slow
-def test_the_shortened_life_ends_in_the_recorded_results() -> None:
+def test_the_shortened_lifecycle_gives_the_recorded_results() -> None:
     command = [sys.executable, "-m", "tests.golden.record", "--compare"]
-    comparison = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
-    assert comparison.returncode == 0, report(comparison.stdout, comparison.stderr)
-    assert comparison.stdout == "no difference\n"
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
+    assert process.returncode == 0, report(process.stdout, process.stderr)
+    assert process.stdout == "no difference\n"
 
 
 def report(output: str, errors: str) -> str:
@@ -29,8 +29,8 @@ def report(output: str, errors: str) -> str:
     hint = "If the change is intended, record the results again: python -m tests.golden.record"
     if not lines:
         return f"the recorder ended without a comparison:\n{errors[-3000:]}"
-    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join([f"{len(lines)} differences from {GOLDEN.name}:", *lines[:SHOWN], *more, hint])
+    more = [f"... and {len(lines) - MAX_DIFFERENCES} more"] if len(lines) > MAX_DIFFERENCES else []
+    return "\n".join([f"{len(lines)} differences from {GOLDEN.name}:", *lines[:MAX_DIFFERENCES], *more, hint])
 
 
 def test_a_changed_result_is_named_by_its_step_and_figure() -> None:
