@@ -1,6 +1,6 @@
-"""Every measurement with short settings: `python -m bench`, or `make bench`.
+"""Run short versions of the benchmarks: `python -m bench`, or `make bench`.
 
-A peer that is not installed is skipped with a line saying so; give a nanochat checkout with --nanochat PATH.
+A peer that is not installed is skipped with a message; give a nanochat checkout with --nanochat PATH.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bench.rounds import REPOSITORY, skip
 
 
 def commands(arguments: argparse.Namespace) -> list[list[str]]:
-    """The measurements, each a command of its own."""
+    """Return the command of each benchmark."""
     rounds = ["--rounds", str(arguments.rounds), "--threads", str(arguments.threads)]
     training = ["bench.training_speed", *rounds, "--seconds", str(arguments.seconds)]
     if arguments.nanochat:
@@ -35,16 +35,16 @@ def main() -> None:
     parser.add_argument("--nanochat", type=Path, help="a checkout of karpathy/nanochat")
     parser.add_argument("--nanochat-python", help="the Python that has its dependencies")
     arguments = parser.parse_args()
-    failed = []
+    failures = []
     for command in commands(arguments):
         print(f"# python -m {' '.join(command)}", file=sys.stderr, flush=True)
         code = subprocess.run([sys.executable, "-m", *command], cwd=REPOSITORY, check=False).returncode
         if code:
-            failed.append(f"{command[0]} (killed by signal {-code})" if code < 0 else command[0])
+            failures.append(f"{command[0]} (killed by signal {-code})" if code < 0 else command[0])
     if not arguments.nanochat:
-        skip("bits_per_byte beside nanochat", "takes a checkout and 30 minutes; see bench/README.md")
-    if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}")
+        skip("bits_per_byte of nanochat", "needs a checkout and 30 minutes; see bench/README.md")
+    if failures:
+        raise SystemExit(f"failed: {', '.join(failures)}")
 
 
 if __name__ == "__main__":

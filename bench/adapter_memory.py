@@ -1,4 +1,4 @@
-"""Predicted memory of LoRA and QLoRA at the shapes of published models, beside the published requirement of Unsloth.
+"""Predicted memory of LoRA and QLoRA at the shapes of published models, compared with the requirement of Unsloth.
 
     python -m bench.adapter_memory --save bench/results/adapter_memory.jsonl
 
@@ -25,7 +25,7 @@ SHAPES = {
 METHODS = ("lora", "qlora")
 TOKENS = (512, 2048)
 PUBLISHED = {("Qwen3-8B", "lora"): 22.0, ("Qwen3-8B", "qlora"): 6.0}
-"""Gigabytes that Unsloth states for 8B parameters."""
+"""Published gigabytes of Unsloth for 8B parameters."""
 
 
 def main(arguments: list[str] | None = None) -> None:

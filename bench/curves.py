@@ -1,4 +1,4 @@
-"""Both loss curves in one picture, and the last points as a figure.
+"""Draw both loss curves in one picture, and report their final values as a figure.
 
     python -m bench.curves vita.jsonl nanochat.jsonl --picture bench/results/curves.png
 
@@ -14,40 +14,40 @@ from typing import Any
 
 from bench.figures import Figure, report
 
-OURS = "vita"
+VITA = "vita"
 
 Point = dict[str, Any]
 
 
-def read(files: list[Path]) -> dict[str, list[Point]]:
-    """The points of each system in order of time, those with windows that open with the document token."""
+def read_curves(files: list[Path]) -> dict[str, list[Point]]:
+    """Return the points of each system sorted by time, for windows that open with the document token."""
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
     rows = sorted((row for row in rows if row["opening"] == "document"), key=lambda row: row["seconds"])
     return {name: [row for row in rows if row["system"] == name] for name in {row["system"]: None for row in rows}}
 
 
-def last_points(curves: dict[str, list[Point]]) -> list[Figure]:
-    """Ours at its end beside each peer at its end; the spread is ours over documents, not over runs."""
-    ours = curves[OURS][-1]
-    spread = {"of": "value over documents", "low": ours["low"], "high": ours["high"], "rounds": 1}
-    name = f"bits per byte after {ours['seconds'] / 60:.1f} minutes"
+def final_figures(curves: dict[str, list[Point]]) -> list[Figure]:
+    """Compare the final values of Vita and of each peer; the spread is that of Vita over documents, not over runs."""
+    final_point = curves[VITA][-1]
+    spread = {"of": "value over documents", "low": final_point["low"], "high": final_point["high"], "rounds": 1}
+    name = f"bits per byte after {final_point['seconds'] / 60:.1f} minutes"
     return [
         Figure(
             name,
-            round(ours["bits_per_byte"], 4),
+            round(final_point["bits_per_byte"], 4),
             "bits_per_byte",
             f"{peer} after {points[-1]['seconds'] / 60:.1f} minutes",
             round(points[-1]["bits_per_byte"], 4),
-            round(points[-1]["bits_per_byte"] / ours["bits_per_byte"], 4),
+            round(points[-1]["bits_per_byte"] / final_point["bits_per_byte"], 4),
             spread,
         )
         for peer, points in curves.items()
-        if peer != OURS
+        if peer != VITA
     ]
 
 
 def draw(curves: dict[str, list[Point]], picture: Path) -> None:
-    """Bits per byte against minutes of training."""
+    """Draw bits per byte over minutes of training."""
     from matplotlib.figure import Figure as Picture
 
     drawing = Picture(figsize=(7, 4.2), dpi=150, layout="constrained")
@@ -71,10 +71,10 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="write a PNG")
     parser.add_argument("--save", type=Path, help="append the figures to this file")
     arguments = parser.parse_args()
-    curves = read(arguments.files)
+    curves = read_curves(arguments.files)
     if arguments.picture:
         draw(curves, arguments.picture)
-    report(last_points(curves) if OURS in curves else [], save=arguments.save)
+    report(final_figures(curves) if VITA in curves else [], save=arguments.save)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""One measured figure as one JSON line, with what it was measured beside.
+"""A measured figure as one JSON line, with the value of a peer.
 
-Rounds of the two sides are taken in turns (A B A B ...), so the ratio is taken round by round: what
-slows the machine for a minute slows both. `ratio` says how many times better we are: above 1 is better
-for Vita whether the unit is one where more is better (tokens/s) or less (bits_per_byte).
+The rounds of the tools alternate (A B A B ...), and the ratio is computed per round, so that a temporary
+slowdown of the machine affects both. A `ratio` above 1 means that Vita is better, both for units where
+more is better (tokens/s) and for units where less is better (bits_per_byte).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LESS_IS_BETTER = ("bits_per_byte", "seconds")
 
 @dataclass(frozen=True)
 class Figure:
-    """A value, the peer's value, and how both varied."""
+    """A value, the value of the peer, and their spread."""
 
     figure: str
     value: float
@@ -28,10 +28,10 @@ class Figure:
     peer_value: float | None = None
     ratio: float | None = None
     spread: dict[str, Any] | None = None
-    """Lowest and highest over the rounds, of the ratio where there is one and of the value otherwise."""
+    """Lowest and highest value over the rounds, of the ratio if there is one, else of the value."""
 
     def line(self) -> str:
-        """The figure as one JSON line."""
+        """Return the figure as one JSON line."""
         return json.dumps(asdict(self))
 
 
@@ -43,11 +43,11 @@ def figure(
     peer: str | None = None,
     peer_values: Sequence[float] | None = None,
 ) -> Figure:
-    """The medians over rounds of `values` and, round by round, what they are beside `peer_values`."""
+    """Return the medians over rounds of `values` and `peer_values`, and the median of the ratio per round."""
     if peer is None or not peer_values:
         return Figure(name, _short(median(values)), unit, spread=_spread("value", values))
     pairs = zip(values, peer_values, strict=True)
-    ratios = [theirs / ours if unit in LESS_IS_BETTER else ours / theirs for ours, theirs in pairs]
+    ratios = [peer_value / value if unit in LESS_IS_BETTER else value / peer_value for value, peer_value in pairs]
     return Figure(
         name,
         _short(median(values)),
@@ -60,13 +60,13 @@ def figure(
 
 
 def report(figures: Sequence[Figure], *, save: Path | None = None) -> None:
-    """Print each figure, and append it to the file `save` when one is given."""
-    for one in figures:
-        print(one.line(), flush=True)
+    """Print each figure, and append it to the file `save` if it is given."""
+    for measured_figure in figures:
+        print(measured_figure.line(), flush=True)
     if save:
         save.parent.mkdir(parents=True, exist_ok=True)
         with save.open("a", encoding="utf-8") as file:
-            file.writelines(one.line() + "\n" for one in figures)
+            file.writelines(measured_figure.line() + "\n" for measured_figure in figures)
 
 
 def _spread(of: str, values: Sequence[float]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Generation speed from one model folder: Vita's engine beside transformers' `generate`, in turns, fp32.
+"""Generation speed of the engine of Vita and of `generate` in transformers, with one model folder, in fp32.
 
     python -m bench.generation_speed --rounds 3 [--model FOLDER]
 
-One prompt and sixteen of unequal lengths, greedy and sampled. Greedy answers must be the same tokens in both. Without
---model a decoder of 6.6M random parameters is made, which hardly ever ends an answer by itself.
+The cases are one prompt and sixteen prompts of different lengths, greedy and sampled. Greedy answers must be identical.
+Without --model, a decoder with 6.6M random parameters is created, which hardly ever generates an end token.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from bench.rounds import Contender, Result, in_turns, installed, skip
 if TYPE_CHECKING:
     from vita.nn.transformer import Transformer
 
-OURS, PEER = "vita", "transformers"
+VITA, PEER = "vita", "transformers"
 
 Generate = Callable[[list[list[int]], bool, int], list[list[int]]]
-"""Prompts, whether greedily, and how many tokens; the new tokens of each prompt."""
+"""(prompts, greedy, number of tokens) -> new tokens of each prompt."""
 
 TEMPERATURE, TOP_K = 0.8, 50
 
 
 def vita(folder: Path) -> Generate:
-    """`Engine.generate`."""
+    """Generate with `Engine.generate`."""
     from vita.infer.engine import Engine
     from vita.infer.sampling import Sampling
 
     engine = Engine.open(folder)
 
     def generate(prompts: list[list[int]], greedy: bool, tokens: int) -> list[list[int]]:
-        chance = {} if greedy else {"temperature": TEMPERATURE, "top_k": TOP_K}
-        sampling = Sampling.model_validate({"temperature": 0, "max_tokens": tokens} | chance)
+        options = {} if greedy else {"temperature": TEMPERATURE, "top_k": TOP_K}
+        sampling = Sampling.model_validate({"temperature": 0, "max_tokens": tokens} | options)
         return [list(completion.ids) for completion in engine.generate(prompts, sampling)]
 
     return generate
 
 
 def transformers(folder: Path) -> Generate:
-    """`model.generate` with its cache, prompts padded on the left."""
+    """Generate with `model.generate` and its cache; prompts are padded on the left."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -58,26 +58,26 @@ def transformers(folder: Path) -> Generate:
 
     def generate(prompts: list[list[int]], greedy: bool, tokens: int) -> list[list[int]]:
         longest = max(map(len, prompts))
-        chance = {} if greedy else {"temperature": TEMPERATURE, "top_k": TOP_K}
-        found = model.generate(
+        options = {} if greedy else {"temperature": TEMPERATURE, "top_k": TOP_K}
+        sequences = model.generate(
             input_ids=torch.tensor([[padding] * (longest - len(prompt)) + prompt for prompt in prompts]),
             attention_mask=torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts]),
             max_new_tokens=tokens,
             do_sample=not greedy,
             eos_token_id=stops,
             pad_token_id=padding,
-            **chance,
+            **options,
         )
-        return [_until(row[longest:].tolist(), stops) for row in found]
+        return [_until(row[longest:].tolist(), stops) for row in sequences]
 
     return generate
 
 
-GENERATORS = {OURS: vita, PEER: transformers}
+GENERATORS = {VITA: vita, PEER: transformers}
 
 
 def worker(name: str, *, folder: Path, tokens: int, threads: int) -> dict[str, Any]:
-    """Tokens/s of one contender in every case, and its greedy answers."""
+    """Return the tokens/s of one tool in every case, and its greedy answers."""
     import torch
 
     torch.set_num_threads(threads)
@@ -88,9 +88,9 @@ def worker(name: str, *, folder: Path, tokens: int, threads: int) -> dict[str, A
     for count in (1, len(prompts)):
         for greedy in (True, False):
             generate(prompts[:count], greedy, 8)
-            began = time.perf_counter()
+            start = time.perf_counter()
             answers = generate(prompts[:count], greedy, tokens)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - start
             result[f"{'greedy' if greedy else 'sampled'}, batch {count}"] = sum(map(len, answers)) / seconds
             if greedy:
                 result[f"answers {count}"] = answers
@@ -98,17 +98,17 @@ def worker(name: str, *, folder: Path, tokens: int, threads: int) -> dict[str, A
 
 
 def figures(results: dict[str, list[Result]]) -> list[Figure]:
-    """Tokens/s in each case; SystemExit when greedy answers differ."""
-    cases = [name for name in results[OURS][0] if not name.startswith("answers")]
+    """Return the tokens/s in each case; raise SystemExit if greedy answers differ."""
+    cases = [name for name in results[VITA][0] if not name.startswith("answers")]
     peers = results.get(PEER)
-    for mine, theirs in zip(results[OURS], peers or [], strict=False):
-        differing = [name for name in mine if name.startswith("answers") and mine[name] != theirs[name]]
+    for result, peer_result in zip(results[VITA], peers or [], strict=False):
+        differing = [name for name in result if name.startswith("answers") and result[name] != peer_result[name]]
         if differing:
-            raise SystemExit(f"greedy answers differ between {OURS} and {PEER}: {', '.join(differing)}")
+            raise SystemExit(f"greedy answers differ between {VITA} and {PEER}: {', '.join(differing)}")
     return [
         figure(
             f"generation, {case}",
-            [row[case] for row in results[OURS]],
+            [row[case] for row in results[VITA]],
             unit="tokens/s",
             peer=PEER if peers else None,
             peer_values=[row[case] for row in peers] if peers else None,
@@ -118,7 +118,7 @@ def figures(results: dict[str, list[Result]]) -> list[Figure]:
 
 
 def prepare(folder: Path, model: Path | None, *, batch: int) -> None:
-    """A model folder and `batch` prompts of 16 to 47 tokens of the built-in world's text, in `folder`."""
+    """Write a model and `batch` prompts of 16 to 47 tokens from the text of the built-in world to `folder`."""
     from vita.data.tokens.tokenizer import Tokenizer
     from vita.data.world import World, WorldSettings
     from vita.nn import hf
@@ -139,12 +139,12 @@ def prepare(folder: Path, model: Path | None, *, batch: int) -> None:
 
 
 def _until(ids: list[int], stops: list[int]) -> list[int]:
-    end = next((place + 1 for place, token in enumerate(ids) if token in stops), len(ids))
+    end = next((position + 1 for position, token in enumerate(ids) if token in stops), len(ids))
     return ids[:end]
 
 
 def _random_model(vocabulary: int, special: list[int]) -> Transformer:
-    """Decisive logits (greedy answers then have no near ties), and none for the tokens that would end an answer."""
+    """Create a model with large logits, so that greedy answers have no near ties, and zero logits for end tokens."""
     import torch
 
     from bench.trainers import Shape
@@ -194,10 +194,10 @@ def main() -> None:
         prepare(folder, arguments.model, batch=arguments.batch)
         call = ["-m", "bench.generation_speed", "--folder", temporary, "--tokens", str(arguments.tokens)]
         call += ["--threads", str(arguments.threads), "--worker"]
-        names = [OURS, *([PEER] if installed("transformers") else [])]
+        names = [VITA, *([PEER] if installed("transformers") else [])]
         contenders = {name: Contender([*call, name]) for name in names}
         results = in_turns(contenders, rounds=arguments.rounds, threads=arguments.threads)
-    if OURS not in results:
+    if VITA not in results:
         skip("generation", "Vita's own engine failed")
         raise SystemExit(1)
     report(figures(results), save=arguments.save)

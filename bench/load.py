@@ -1,12 +1,12 @@
-"""A service under load while it is hurt: how many accepted requests are lost, and how long the others take.
+"""A service under load with failures: the number of lost requests, and the latency of the others.
 
     python -m bench.load MODEL --seconds 120 --clients 64 --replicas 2
-    python -m bench.load                       # no model: replicas that answer by rule
+    python -m bench.load                       # no model: stub replicas with fixed answers
 
-While the clients ask, one replica is killed with -9, one is drained, and a new version is brought in as a canary and
-promoted; beside them come malformed bodies, wrong keys, 10 MB prompts and clients that send a byte now and then. A
-request is accepted when it got anything but 429 or 503, and lost when its answer is then not whole. A 429 or 503 of a
-request that a replica had begun, as the service's own log tells, counts as lost, too.
+While the clients send requests, one replica is killed with -9, one is drained, and a new version is deployed as a
+canary and promoted. Other clients send malformed bodies, unknown models, 10 MB prompts and very slow headers. A request
+is accepted if its status is not 429 or 503, and lost if its answer is then incomplete. A 429 or 503 of a request that a
+replica had started, according to the log of the service, counts as lost, too.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ QUESTIONS = ("What is a cat?", "What does a dog eat?", "Tell me about the sea.",
 
 @dataclass
 class Tally:
-    """What came of the requests."""
+    """Counts and latencies of all requests."""
 
     statuses: Counter[int] = field(default_factory=Counter)
-    lost: list[str] = field(default_factory=list)
+    lost_requests: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    first: list[float] = field(default_factory=list)
+    first_byte_seconds: list[float] = field(default_factory=list)
     tokens: int = 0
     versions: Counter[str] = field(default_factory=Counter)
     abuse: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    """Abuse that was not answered as it should be."""
+    unexpected_answers: list[str] = field(default_factory=list)
+    """Abusive requests with an unexpected answer."""
 
 
 async def client(http: httpx.AsyncClient, number: int, tally: Tally, until: float, tokens: int) -> None:
-    """One user, who asks again as soon as the answer is there; every second answer is a stream."""
+    """Send requests one after another as one user; every second answer is streamed."""
     turn = 0
     while time.monotonic() < until:
         turn += 1
@@ -64,34 +64,36 @@ async def client(http: httpx.AsyncClient, number: int, tally: Tally, until: floa
         question = QUESTIONS[(number + turn) % len(QUESTIONS)]
         body = {"model": "load", "messages": [{"role": "user", "content": question}], "max_tokens": tokens,
                 "user": f"user {number}", "stream": stream}  # fmt: skip
-        began = time.monotonic()
+        start = time.monotonic()
         try:
-            status, problem = await (_stream if stream else _whole)(http, body, tally, began)
+            status, problem = await (_stream if stream else _complete)(http, body, tally, start)
         except httpx.HTTPError as error:
             status, problem = 0, f"{type(error).__name__}: {error}"
         tally.statuses[status] += 1
         if problem:
-            tally.lost.append(f"{'stream' if stream else 'whole'} {status}: {problem}"[:200])
+            tally.lost_requests.append(f"{'stream' if stream else 'whole'} {status}: {problem}"[:200])
         if status in (429, 503):
             await asyncio.sleep(1.0)
         elif not problem:
-            tally.seconds.append(time.monotonic() - began)
+            tally.seconds.append(time.monotonic() - start)
 
 
-async def _whole(http: httpx.AsyncClient, body: dict[str, Any], tally: Tally, _: float) -> tuple[int, str | None]:
+async def _complete(
+    http: httpx.AsyncClient, body: dict[str, Any], tally: Tally, start: float
+) -> tuple[int, str | None]:
     answer = await http.post("/v1/chat/completions", json=body)
     if answer.status_code in (429, 503):
         return answer.status_code, None
     if answer.status_code != 200:
         return answer.status_code, answer.text[:150]
-    told = answer.json()
+    completion = answer.json()
     tally.versions[answer.headers["x-vita-version"]] += 1
-    tally.tokens += told["usage"]["completion_tokens"]
-    return 200, None if told["choices"][0]["finish_reason"] else "no end"
+    tally.tokens += completion["usage"]["completion_tokens"]
+    return 200, None if completion["choices"][0]["finish_reason"] else "no end"
 
 
-async def _stream(http: httpx.AsyncClient, body: dict[str, Any], tally: Tally, began: float) -> tuple[int, str | None]:
-    ended, finish, first = False, None, None
+async def _stream(http: httpx.AsyncClient, body: dict[str, Any], tally: Tally, start: float) -> tuple[int, str | None]:
+    is_done, finish, first_byte = False, None, None
     body = {**body, "stream_options": {"include_usage": True}}
     async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
         if answer.status_code in (429, 503):
@@ -101,22 +103,22 @@ async def _stream(http: httpx.AsyncClient, body: dict[str, Any], tally: Tally, b
         async for line in answer.aiter_lines():
             data = line.removeprefix("data: ")
             if data == "[DONE]":
-                ended = True
+                is_done = True
             elif data:
-                first = first or time.monotonic() - began
+                first_byte = first_byte or time.monotonic() - start
                 event = json.loads(data)
                 if "error" in event:
                     return 200, str(event["error"]["message"])
-                finish = next((one.get("finish_reason") for one in event["choices"]), None) or finish
+                finish = next((choice.get("finish_reason") for choice in event["choices"]), None) or finish
                 tally.tokens += (event.get("usage") or {}).get("completion_tokens", 0)
     tally.versions[answer.headers["x-vita-version"]] += 1
-    if first is not None:
-        tally.first.append(first)
-    return 200, None if ended and finish else "the stream ended early"
+    if first_byte is not None:
+        tally.first_byte_seconds.append(first_byte)
+    return 200, None if is_done and finish else "the stream ended early"
 
 
 async def abuser(http: httpx.AsyncClient, tally: Tally, until: float) -> None:
-    """Everything that should be refused, again and again."""
+    """Repeatedly send requests that must be refused."""
     path, kind = "/v1/chat/completions", {"content-type": "application/json"}
     long = json.dumps({"model": "load", "messages": [{"role": "user", "content": "cat " * 2_500_000}]})
     cases: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
@@ -133,16 +135,16 @@ async def abuser(http: httpx.AsyncClient, tally: Tally, until: float) -> None:
             try:
                 status = (await http.post(path, **request)).status_code
             except httpx.HTTPError as error:
-                tally.wrong.append(f"{name}: {type(error).__name__}")
+                tally.unexpected_answers.append(f"{name}: {type(error).__name__}")
                 continue
             tally.abuse[f"{name} {status}"] += 1
             if status not in (*expected, 429, 503):
-                tally.wrong.append(f"{name}: {status}")
+                tally.unexpected_answers.append(f"{name}: {status}")
         await asyncio.sleep(1.0)
 
 
-async def dawdler(url: str, tally: Tally, until: float) -> None:
-    """A client that sends a byte now and then, and one that hangs up in the middle of an answer."""
+async def slow_client(url: str, tally: Tally, until: float) -> None:
+    """Open connections that send their headers byte by byte."""
     host, _, port = url.removeprefix("http://").rpartition(":")
     while time.monotonic() < until:
         _, writer = await asyncio.open_connection(host, int(port))
@@ -159,48 +161,48 @@ async def dawdler(url: str, tally: Tally, until: float) -> None:
             writer.close()
 
 
-class Told(list[str]):
-    """What happened, shown as it happens."""
+class PrintedMessages(list[str]):
+    """A list of messages, each of which is also printed."""
 
     def append(self, text: str, /) -> None:
         super().append(text)
         print(text, file=sys.stderr, flush=True)
 
 
-WHY = "a load test"
+REASON = "a load test"
 
 
-async def events(running: RunningService, second: ReleaseInfo, seconds: float, told: list[str]) -> None:
-    """What happens meanwhile: a kill, a drain, a canary and its promotion, over the time there is."""
-    began = time.monotonic()
+async def events(running: RunningService, second: ReleaseInfo, seconds: float, messages: list[str]) -> None:
+    """Kill a replica, drain another, and deploy and promote a canary during the load."""
+    start = time.monotonic()
 
-    async def at(part: float, text: str) -> None:
-        await asyncio.sleep(max(0.0, began + part * seconds - time.monotonic()))
-        told.append(f"{time.monotonic() - began:.1f} s: {text}")
+    async def announce_at(part: float, text: str) -> None:
+        await asyncio.sleep(max(0.0, start + part * seconds - time.monotonic()))
+        messages.append(f"{time.monotonic() - start:.1f} s: {text}")
 
     fleet = running.fleet
-    await at(0.15, "kill -9")
-    victim = next(one for one in fleet.replicas.values() if one.pid)
-    os.kill(victim.pid or 0, signal.SIGKILL)
-    await at(0.4, "drain")
-    await fleet.drain(next(one.name for one in fleet.replicas.values() if one is not victim))
-    await at(0.5, "canary")
-    await fleet.roll(second, share=0.3, terms=ServingRequest(WHY))
-    await at(0.7, "promote")
-    await fleet.promote(terms=ServingRequest(WHY))
-    told.append(f"{time.monotonic() - began:.1f} s: promoted")
+    await announce_at(0.15, "kill -9")
+    killed_replica = next(replica for replica in fleet.replicas.values() if replica.pid)
+    os.kill(killed_replica.pid or 0, signal.SIGKILL)
+    await announce_at(0.4, "drain")
+    await fleet.drain(next(replica.name for replica in fleet.replicas.values() if replica is not killed_replica))
+    await announce_at(0.5, "canary")
+    await fleet.roll(second, share=0.3, terms=ServingRequest(REASON))
+    await announce_at(0.7, "promote")
+    await fleet.promote(terms=ServingRequest(REASON))
+    messages.append(f"{time.monotonic() - start:.1f} s: promoted")
 
 
 async def load(
     options: argparse.Namespace, first: ReleaseInfo, second: ReleaseInfo, command: Command, folder: Path
 ) -> Tally:
-    """The whole of it."""
-    tally, told = Tally(), Told()
+    """Run the service under load with failures, and return the counts."""
+    tally, messages = Tally(), PrintedMessages()
     ledger = Ledger(folder / "ledger.db")
     service = Service(
         name="load", release=first, ledger=ledger, controls=folder / "services", port=0,
-        clear=ledger_clearance(ledger, Store(folder / "store")), ungated=WHY,
-        replicas=options.replicas, threads=options.replicas, command=command, notify=told.append,
+        clear=ledger_clearance(ledger, Store(folder / "store")), ungated=REASON,
+        replicas=options.replicas, threads=options.replicas, command=command, notify=messages.append,
         settings=ServiceSettings(in_flight=options.clients + 8, header_seconds=3.0, patience=30.0),
     )  # fmt: skip
     async with service.served() as running:
@@ -208,51 +210,51 @@ async def load(
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=running.url, timeout=120, limits=limits, trust_env=False) as http:
             users = [client(http, number, tally, until, options.tokens) for number in range(options.clients)]
-            happening = events(running, second, options.seconds, told)
-            await asyncio.gather(*users, happening, abuser(http, tally, until), dawdler(running.url, tally, until))
+            failures = events(running, second, options.seconds, messages)
+            await asyncio.gather(*users, failures, abuser(http, tally, until), slow_client(running.url, tally, until))
             alive = (await http.get("/health")).status_code == 200
         await running.flush_log()
-        tally.lost += refused_after_death(requests_since(service.ledger))
+        tally.lost_requests += refused_after_death(requests_since(service.ledger))
     if not alive:
-        tally.wrong.append("the gateway died")
+        tally.unexpected_answers.append("the gateway died")
     return tally
 
 
 def refused_after_death(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The logged requests that were told to come again although a replica had begun them and died."""
+    """Return the logged requests that were refused although a replica had started them and died."""
     refused = [row for row in rows if row["status"] in (429, 503) and row["figures"]["deaths"]]
     return [f"{row['route']} {row['status']}: refused after {row['figures']['deaths']} deaths" for row in refused]
 
 
 def report(tally: Tally, options: argparse.Namespace) -> dict[str, Any]:
-    """The figures as one line of JSON."""
+    """Return the figures as a JSON object."""
     percentiles = {f"p{round(100 * part)}": quantile(tally.seconds, part) for part in (0.5, 0.95, 0.99)}
     return {
         "figure": "service/lost",
-        "value": len(tally.lost),
+        "value": len(tally.lost_requests),
         "answered": tally.statuses[200],
         "statuses": {str(status): count for status, count in sorted(tally.statuses.items())},
         "seconds": {name: value and round(value, 3) for name, value in percentiles.items()},
-        "first_byte_p95": (value := quantile(tally.first, 0.95)) and round(value, 3),
+        "first_byte_p95": (value := quantile(tally.first_byte_seconds, 0.95)) and round(value, 3),
         "tokens_per_second": round(tally.tokens / options.seconds, 1),
         "versions": dict(tally.versions),
         "abuse": dict(tally.abuse),
-        "wrong": tally.wrong[:10],
-        "lost": tally.lost[:10],
+        "wrong": tally.unexpected_answers[:10],
+        "lost": tally.lost_requests[:10],
         "clients": options.clients,
         "duration": options.seconds,
     }
 
 
 def stub_command(release: ReleaseInfo, port: int, threads: int) -> list[str]:
-    """Replicas without a model, from the tests."""
-    leash = [sys.executable, "-m", "vita.server.service.parent_watch", "tests.server.replica_stub"]
-    return [*leash, "--release", str(release.folder), "--digest", release.digest, "--port", str(port),
+    """Return the command of a stub replica without a model, from the tests."""
+    command = [sys.executable, "-m", "vita.server.service.parent_watch", "tests.server.replica_stub"]
+    return [*command, "--release", str(release.folder), "--digest", release.digest, "--port", str(port),
             "--threads", str(threads)]  # fmt: skip
 
 
 def releases(model: Path | None, folder: Path) -> Iterable[ReleaseInfo]:
-    """Two versions of one model."""
+    """Create two releases of one model."""
     if model is None:
         model = folder / "stub"
         model.mkdir()
@@ -263,20 +265,20 @@ def releases(model: Path | None, folder: Path) -> Iterable[ReleaseInfo]:
 
 
 def main() -> int:
-    """Run it; the exit code is 1 when a request was lost or abuse was answered wrongly."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("model", nargs="?", type=Path, help="a Hugging Face model folder")
-    options.add_argument("--seconds", type=float, default=120.0)
-    options.add_argument("--clients", type=int, default=64)
-    options.add_argument("--replicas", type=int, default=2)
-    options.add_argument("--tokens", type=int, default=32)
-    given = options.parse_args()
+    """Run the benchmark; the exit code is 1 if a request was lost or an answer to abuse was unexpected."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path, help="a Hugging Face model folder")
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--replicas", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=32)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        first, second = releases(given.model, Path(folder))
-        command = replica_command if given.model else stub_command
-        tally = asyncio.run(load(given, first, second, command, Path(folder)))
-    print(json.dumps(report(tally, given)))
-    return 1 if tally.lost or tally.wrong else 0
+        first, second = releases(options.model, Path(folder))
+        command = replica_command if options.model else stub_command
+        tally = asyncio.run(load(options, first, second, command, Path(folder)))
+    print(json.dumps(report(tally, options)))
+    return 1 if tally.lost_requests or tally.unexpected_answers else 0
 
 
 if __name__ == "__main__":

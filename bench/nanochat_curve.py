@@ -1,13 +1,13 @@
-"""The loss curve of karpathy/nanochat on given text, on this machine, within a given training time.
+"""The loss curve of karpathy/nanochat on given text for a given training time.
 
     git clone https://github.com/karpathy/nanochat && python -m venv peers && \\
         peers/bin/pip install torch numpy pyarrow rustbpe tiktoken psutil filelock requests wandb kernels zstandard
     python -m bench.nanochat_curve --nanochat nanochat --python peers/bin/python --minutes 30 --out curve.jsonl
 
-It calls the checkout's own commands as they are: the text becomes the parquet files its loader reads, its script
-trains the tokenizer, a short run measures its speed, and then one run of as many steps as fit into the time, so
-that its own schedule ends decayed. Checkpoints on the way are scored afterwards, so that no evaluation and
-no saving stands in the training time.
+The program calls the unchanged commands of the checkout: it writes the text to the Parquet files that the loader reads,
+trains the tokenizer, measures the speed in a short run, and then trains for as many steps as fit into the time, so
+that the learning rate schedule ends fully decayed. Checkpoints are scored after training, so that the training time
+contains no evaluation and no saving.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from typing import Any
 from bench.val_bits_per_byte import texts
 
 TEXTS = ("wiki2014-*", "wiki2018-*", "books_classic-*", "books_gutenberg_young*", "docs_*")
-"""The files of the folder of texts that are trained on, as globs."""
+"""Globs of the training files in the data folder."""
 
 WARM_STEPS = 10
-"""Steps in which torch.compile works; the peer's own clock leaves them out as well."""
+"""Steps with compilation by torch.compile; nanochat excludes them from its time as well."""
 
 _STEP = re.compile(r"^step (\d+)/\d+ .*?loss: ([\d.]+|nan) .*?dt: ([\d.]+)ms")
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A checkout of nanochat and how to call it."""
+    """A checkout of nanochat and the settings of its commands."""
 
     checkout: Path
     python: str
@@ -50,7 +50,7 @@ class Peer:
     dtype: str
 
     def call(self, *arguments: str) -> Iterator[str]:
-        """The lines that a command of the checkout prints; fails with the last of them when it does."""
+        """Run a command of the checkout and yield its output lines; a failure is raised with the last lines."""
         process = subprocess.Popen(
             [self.python, "-u", *arguments],
             cwd=self.checkout,
@@ -87,7 +87,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The shapes of the run: those of the peer's recipe for a CPU, one size smaller."""
+    """The sizes of the run: a smaller version of the CPU recipe of nanochat."""
 
     depth: int
     vocabulary: int
@@ -96,7 +96,7 @@ class Sizes:
     rows: int
 
     def arguments(self) -> list[str]:
-        """As the peer's training script names them; the rest is its own default."""
+        """Return the arguments of the training script; other arguments keep their defaults."""
         return [
             f"--depth={self.depth}",
             "--head-dim=64",
@@ -120,7 +120,7 @@ def curve(
     documents: Path,
     limit: int | None,
 ) -> list[dict[str, Any]]:
-    """Train for about `seconds` of training time; bits per byte at `points` places on the way, the last decayed."""
+    """Train for about `seconds` and return bits per byte at `points` steps, of which the last is fully decayed."""
     speed = _tokens_per_second(peer, sizes, steps=WARM_STEPS + calibration)
     steps = max(points, round(seconds * speed / sizes.tokens_per_step))
     print(f"nanochat: {speed:,.0f} tokens/s, so {steps} steps in {seconds / 60:.1f} minutes", file=sys.stderr)
@@ -128,18 +128,18 @@ def curve(
     shutil.rmtree(checkpoints, ignore_errors=True)
     every = max(1, steps // points)
     times = list(_step_seconds(peer, sizes, steps=steps, tag="curve", extra=[f"--save-every={every}"]))
-    kept = sorted({*range(every, steps - every // 2, every), steps})
+    saved_steps = sorted({*range(every, steps - every // 2, every), steps})
     command = ["--checkpoints", str(checkpoints), "--documents", str(documents), "--threads", str(peer.threads)]
     command += ["--limit", str(limit)] if limit else []
-    scored = peer.call("-m", "bench.nanochat_score", *command, "--steps", *map(str, kept))
-    rows = [json.loads(line) for line in scored if line.startswith("{")]
+    output_lines = peer.call("-m", "bench.nanochat_score", *command, "--steps", *map(str, saved_steps))
+    rows = [json.loads(line) for line in output_lines if line.startswith("{")]
     shutil.rmtree(checkpoints)
-    usual = median(times[WARM_STEPS:] or times)
-    warm = [min(time, usual) for time in times[:WARM_STEPS]] + times[WARM_STEPS:]
+    median_seconds = median(times[WARM_STEPS:] or times)
+    normal_times = [min(time, median_seconds) for time in times[:WARM_STEPS]] + times[WARM_STEPS:]
     return [
         {
             "system": "nanochat",
-            "seconds": round(sum(warm[: row["step"]]), 1),
+            "seconds": round(sum(normal_times[: row["step"]]), 1),
             "seconds_with_compilation": round(sum(times[: row["step"]]), 1),
             "tokens": row["step"] * sizes.tokens_per_step,
             "final": row["step"] == steps,
@@ -150,9 +150,9 @@ def curve(
 
 
 def write_parquet(files: Sequence[Path], validation: Path, folder: Path, *, shards: int = 8, seed: int = 0) -> None:
-    """The documents of `files` in one seeded order, in the parquet files the peer's loader reads.
+    """Write the documents of `files` in a seeded order to the Parquet files that the loader of nanochat reads.
 
-    Its loader takes the last file for validation, so that one holds the documents of `validation`.
+    The loader uses the last file for validation, so this file contains the documents of `validation`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -172,7 +172,7 @@ def write_parquet(files: Sequence[Path], validation: Path, folder: Path, *, shar
 
 
 def train_tokenizer(peer: Peer, *, vocabulary: int) -> None:
-    """The peer's own tokenizer on its train files, once for each vocabulary."""
+    """Train the tokenizer of nanochat on its training files, once for each vocabulary size."""
     done = peer.work / "tokenizer" / "vocabulary.txt"
     if done.exists() and done.read_text() == str(vocabulary):
         return
@@ -182,7 +182,7 @@ def train_tokenizer(peer: Peer, *, vocabulary: int) -> None:
 
 
 def _tokens_per_second(peer: Peer, sizes: Sizes, *, steps: int) -> float:
-    """The speed of a short run, which also leaves compiled code for the long one."""
+    """Measure the speed in a short run, which also fills the compilation cache for the long run."""
     times = list(_step_seconds(peer, sizes, steps=steps, tag="calibration", extra=[]))
     shutil.rmtree(peer.work / "base_checkpoints" / "calibration")
     return sizes.tokens_per_step / mean(times[WARM_STEPS:])
@@ -198,17 +198,17 @@ def _step_seconds(peer: Peer, sizes: Sizes, *, steps: int, tag: str, extra: Iter
         *extra,
     ]
     for line in peer.call(*command):
-        found = _STEP.match(line)
-        if not found:
+        step_match = _STEP.match(line)
+        if not step_match:
             continue
-        step, loss, milliseconds = int(found[1]), found[2], float(found[3])
+        step, loss, milliseconds = int(step_match[1]), step_match[2], float(step_match[3])
         if step % 100 == 0:
             print(f"nanochat: step {step}/{steps} loss {loss} {milliseconds:.0f} ms", file=sys.stderr, flush=True)
         yield milliseconds / 1000
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the peer's process ends with this one
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the process of nanochat with this one
     arguments = _arguments()
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ def main() -> None:
         tokens_per_step=arguments.tokens_per_step,
         rows=arguments.rows,
     )
-    found = curve(
+    curve_points = curve(
         peer,
         sizes,
         seconds=arguments.minutes * 60,
@@ -246,7 +246,7 @@ def main() -> None:
         limit=arguments.limit,
     )
     with arguments.out.open("a") as file:
-        for point in found:
+        for point in curve_points:
             print(json.dumps(point))
             file.write(json.dumps(point) + "\n")
 

@@ -1,6 +1,6 @@
-"""Bits per byte of checkpoints that a nanochat checkout wrote; run by `nanochat_curve`, inside that checkout.
+"""Bits per byte of checkpoints of nanochat; `nanochat_curve` runs this program in the checkout.
 
-It imports the checkout's own loader of checkpoints, and needs nothing of Vita beside the shared protocol.
+The program imports the checkpoint loader of the checkout, and only the shared protocol of Vita.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The fastest matrix product this machine does right now: what utilisation is measured against.
+"""The current peak speed of matrix products on this machine, to which utilization is relative.
 
 python -m bench.peak --threads 2
 """
@@ -11,17 +11,17 @@ import time
 
 
 def matmul_peak(dtype: str, *, seconds: float = 0.4, sizes: tuple[int, ...] = (1024, 2048, 4096)) -> float:
-    """The best of square products of several sizes, each repeated for `seconds`."""
+    """Return the highest speed of square products of several sizes, each repeated for `seconds`."""
     import torch
 
     best = 0.0
     for size in sizes:
-        left, right = (torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2))
-        out = torch.empty_like(left)
-        torch.mm(left, right, out=out)
+        first_matrix, second_matrix = (torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2))
+        out = torch.empty_like(first_matrix)
+        torch.mm(first_matrix, second_matrix, out=out)
         until = time.perf_counter() + seconds
         while (start := time.perf_counter()) < until:
-            torch.mm(left, right, out=out)
+            torch.mm(first_matrix, second_matrix, out=out)
             best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best
 

@@ -1,7 +1,7 @@
-"""A decoder in the plainest PyTorch that is still quick: what anyone would write in an afternoon.
+"""A simple and fast decoder in plain PyTorch, as a peer for benchmarks.
 
-RMSNorm, rotary positions, fused attention, SwiGLU, an untied head, cross-entropy over all logits. It is a peer to
-be measured beside, and uses nothing of Vita.
+It has RMSNorm, rotary positions, fused attention, SwiGLU, an untied head, and cross-entropy over all logits. It uses
+no code of Vita.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each after a norm and added to what came in."""
+    """Attention and feed-forward, each with a preceding norm and a residual connection."""
 
     def __init__(self, width: int, heads: int, feedforward: int) -> None:
         super().__init__()
         self.heads = heads
-        self.before, self.between = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.attention_norm, self.feedforward_norm = nn.RMSNorm(width), nn.RMSNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.gate_up = nn.Linear(width, 2 * feedforward, bias=False)
@@ -25,17 +25,18 @@ class Block(nn.Module):
 
     def forward(self, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         queries, keys, values = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.before(states)).chunk(3, -1)
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.qkv(self.attention_norm(states)).chunk(3, -1)
         )
-        queries, keys = turned(queries, cosine, sine), turned(keys, cosine, sine)
+        queries, keys = apply_rotary(queries, cosine, sine), apply_rotary(keys, cosine, sine)
         mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         states = states + self.out(mixed.transpose(1, 2).flatten(2))
-        gate, up = self.gate_up(self.between(states)).chunk(2, -1)
+        gate, up = self.gate_up(self.feedforward_norm(states)).chunk(2, -1)
         return states + self.down(F.silu(gate) * up)
 
 
 class Plain(nn.Module):
-    """Token ids in, mean loss out."""
+    """A decoder that takes token ids and returns the mean loss."""
 
     cosine: Tensor
     sine: Tensor
@@ -61,7 +62,7 @@ class Plain(nn.Module):
         return F.cross_entropy(self.head(self.norm(states)).flatten(0, 1).float(), targets.flatten())
 
 
-def turned(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary embedding of `states` [batch, head, position, number]."""
+def apply_rotary(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Apply the rotary embedding to `states` [batch, head, position, dimension]."""
     first, second = states.chunk(2, -1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1).type_as(states)

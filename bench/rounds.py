@@ -1,7 +1,7 @@
-"""Contenders measured in turns, each in a process of its own: A B C A B C ...
+"""Tools measured in turns, each in its own process: A B C A B C ...
 
-So what slows the machine for a while slows all of them, no contender inherits another's memory or threads, and
-one that fails costs its own figures only. The last line a contender's process prints is its result, as JSON.
+A temporary slowdown of the machine affects all tools, no tool inherits memory or threads of another, and a failure
+affects only the figures of one tool. The last line that a process prints is its result as JSON.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ class Contender:
     arguments: Sequence[str]
     python: str = sys.executable
     path: Sequence[Path] = ()
-    """Folders from which it may import, beside this repository."""
+    """Folders for imports, in addition to this repository."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables that the tool itself documents."""
+    """Environment variables of the tool."""
 
 
 def in_turns(
     contenders: Mapping[str, Contender], *, rounds: int, threads: int, probe: Contender | None = None
 ) -> dict[str, list[Result]]:
-    """The results of each contender, one a round; who fails once is left out, with a line saying why.
+    """Return the results of each tool, one per round; a tool that fails is skipped with a message.
 
-    What `probe` measures just before each of them stands in its result as `probe`.
+    `probe` runs before each tool, and its result is added as `probe`.
     """
     results: dict[str, list[Result]] = {name: [] for name in contenders}
     for turn in range(rounds):
         for name in list(results):
-            probed = {"probe": run(probe, threads=threads)} if probe else {}
+            probe_result = {"probe": run(probe, threads=threads)} if probe else {}
             try:
-                result = run(contenders[name], threads=threads) | probed
+                result = run(contenders[name], threads=threads) | probe_result
             except RuntimeError as error:
                 skip(name, str(error))
                 del results[name]
                 continue
-            shown = {key: value for key, value in result.items() if not isinstance(value, (list, dict))}
-            print(f"# round {turn + 1}/{rounds} {name}: {json.dumps(shown)}", file=sys.stderr, flush=True)
+            printed_values = {key: value for key, value in result.items() if not isinstance(value, (list, dict))}
+            print(f"# round {turn + 1}/{rounds} {name}: {json.dumps(printed_values)}", file=sys.stderr, flush=True)
             results[name].append(result)
     return results
 
 
 def run(contender: Contender, *, threads: int) -> Result:
-    """What the contender printed last; RuntimeError with the end of its errors when it failed."""
+    """Return the last printed line of a tool; raise RuntimeError with the end of its errors if it failed."""
     path = os.pathsep.join(map(str, [REPOSITORY, *contender.path]))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path, **contender.settings}
-    done = subprocess.run(
+    process = subprocess.run(
         [contender.python, *contender.arguments],
         env=environment,
         capture_output=True,
@@ -68,15 +68,15 @@ def run(contender: Contender, *, threads: int) -> Result:
         errors="replace",
         check=False,
     )
-    if done.returncode != 0:
-        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
-        code = done.returncode
+    if process.returncode != 0:
+        lines = (process.stderr.strip() or process.stdout.strip() or "no message").splitlines()
+        code = process.returncode
         raise RuntimeError(f"killed by signal {-code}" if code < 0 else f"exit {code}: {lines[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(process.stdout.strip().splitlines()[-1])
 
 
 def installed(*modules: str) -> bool:
-    """Whether all of `modules` can be imported; says which cannot."""
+    """Return True if all of `modules` can be imported; print the missing ones."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         skip(" and ".join(missing), "not installed; pip install " + " ".join(missing))
@@ -84,5 +84,5 @@ def installed(*modules: str) -> bool:
 
 
 def skip(name: str, reason: str) -> None:
-    """A line on stderr: what is not measured, and why."""
+    """Print to stderr that something is not measured, with the reason."""
     print(f"# skipped {name}: {reason}", file=sys.stderr, flush=True)

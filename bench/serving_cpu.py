@@ -1,6 +1,6 @@
-"""CPU time of a service per request: gateway and replica of one checkout beside those of another.
+"""CPU time of a service per request: gateway and replica of one version compared with another.
 
-    git worktree add ../before COMMIT
+    git worktree add ../before VERSION
     python -m bench.serving_cpu . ../before --rounds 5
 
 Both services run at the same time, serve the same tiny model and answer the same requests in alternating batches. CPU
@@ -52,9 +52,9 @@ def save_model(folder: Path) -> None:
 def cpu_seconds(process: int) -> float:
     """Return the CPU time of all threads of a process and its living descendants, with a resolution of nanoseconds."""
     tasks = [task for task in Path(f"/proc/{process}/task").iterdir() if task.is_dir()]
-    own = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    process_seconds = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
     children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    return own + sum(map(cpu_seconds, children))
+    return process_seconds + sum(map(cpu_seconds, children))
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def measure(services: Sequence[Served], load: str, *, batches: int) -> list[floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="CPU time of a service per request, beside another checkout.")
+    parser = argparse.ArgumentParser(description="CPU time of a service per request, compared with another version.")
     parser.add_argument("checkout", type=Path, help="folder of the checkout to measure")
     parser.add_argument("peer", type=Path, help="folder of the checkout to compare it with")
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,9 +1,9 @@
-"""Serving speed over HTTP from one model folder: a replica of Vita beside `transformers serve`, in turns, fp32.
+"""Serving speed over HTTP of a replica of Vita and of `transformers serve`, with one model folder, in fp32.
 
     python -m bench.serving_speed --rounds 3 [--model FOLDER]
 
-So many clients ask at the same time, each for one answer after another; tokens/s of all together, as the servers count
-them. Without --model the decoder of `bench.generation_speed` is made, which hardly ever ends an answer by itself.
+Several clients send requests at the same time, each one after another. The figure is the total of tokens/s, as counted
+by the servers. Without --model, the random decoder of `bench.generation_speed` is used.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from bench.figures import Figure, figure, report
 from bench.generation_speed import prepare
 from bench.rounds import Contender, Result, in_turns, installed
 
-OURS = "vita"
+VITA = "vita"
 CLIENTS = (1, 4, 16)
 START_SECONDS = 180
 
 
 def vita(folder: Path, scratch: Path, port: int, threads: int) -> list[str]:
-    """A replica of a release of the folder."""
+    """Return the command of a replica with a release of the folder."""
     from vita.server.release import create_release
 
     release = create_release(
@@ -42,59 +42,59 @@ def vita(folder: Path, scratch: Path, port: int, threads: int) -> list[str]:
 
 
 def transformers(folder: Path, _scratch: Path, port: int, _threads: int) -> list[str]:
-    """`transformers serve` as it comes; it takes its threads from the environment."""
+    """Return the command of `transformers serve`; it reads the number of threads from the environment."""
     call = ["-m", "transformers.cli.transformers", "serve", str(folder), "--device", "cpu", "--dtype", "float32"]
     return [sys.executable, *call, "--host", "127.0.0.1", "--port", str(port)]
 
 
 def transformers_batching(folder: Path, scratch: Path, port: int, threads: int) -> list[str]:
-    """The same with its continuous batching."""
+    """Return the command of `transformers serve` with continuous batching."""
     return [*transformers(folder, scratch, port, threads), "--continuous-batching"]
 
 
 SERVERS: dict[str, Callable[[Path, Path, int, int], list[str]]] = {
-    OURS: vita,
+    VITA: vita,
     "transformers serve": transformers,
     "transformers serve --continuous-batching": transformers_batching,
 }
 
 
 def worker(name: str, *, folder: Path, tokens: int, threads: int, answers: int) -> dict[str, Any]:
-    """Tokens/s of one server with each number of clients."""
+    """Return the tokens/s of one server for each number of clients."""
     import httpx
 
     prompts: list[str] = json.loads((folder / "texts.json").read_text())
-    model = "bench" if name == OURS else str(folder)
-    with tempfile.TemporaryDirectory() as scratch, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    model = "bench" if name == VITA else str(folder)
+    with tempfile.TemporaryDirectory() as scratch, socket.socket() as port_socket:
+        port_socket.bind(("127.0.0.1", 0))
+        port = port_socket.getsockname()[1]
+        port_socket.close()
         with (
             running(SERVERS[name](folder, Path(scratch), port, threads), port) as url,
             httpx.Client(base_url=url, timeout=600) as http,
         ):
 
-            def ask(place: int) -> int:
-                prompt = prompts[place % len(prompts)]
-                body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0.0, "seed": place}
+            def request_completion(number: int) -> int:
+                prompt = prompts[number % len(prompts)]
+                body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0.0, "seed": number}
                 answer = http.post("/v1/completions", json=body)
                 answer.raise_for_status()
                 return answer.json()["usage"]["completion_tokens"]
 
-            ask(0)
+            request_completion(0)
             result = {}
             for clients in CLIENTS:
                 with ThreadPoolExecutor(clients) as pool:
-                    list(pool.map(ask, range(clients)))
-                    began = time.perf_counter()
-                    said = sum(pool.map(ask, range(clients * answers)))
-                    result[f"{clients} clients"] = said / (time.perf_counter() - began)
+                    list(pool.map(request_completion, range(clients)))
+                    start = time.perf_counter()
+                    token_count = sum(pool.map(request_completion, range(clients * answers)))
+                    result[f"{clients} clients"] = token_count / (time.perf_counter() - start)
     return result
 
 
 @contextmanager
 def running(command: list[str], port: int) -> Iterator[str]:
-    """The URL of a server once it answers; it is ended afterwards."""
+    """Run a server, yield its URL when it answers, and stop it."""
     import httpx
 
     url = f"http://127.0.0.1:{port}"
@@ -122,16 +122,16 @@ def running(command: list[str], port: int) -> Iterator[str]:
 
 
 def figures(results: dict[str, list[Result]]) -> list[Figure]:
-    """Tokens/s of ours beside each peer, for each number of clients."""
-    ours = results.pop(OURS)
+    """Compare the tokens/s of Vita with each peer, for each number of clients."""
+    vita_rows = results.pop(VITA)
     lines = []
-    for case in ours[0]:
-        mine = [row[case] for row in ours]
+    for case in vita_rows[0]:
+        values = [row[case] for row in vita_rows]
         lines += [
-            figure(f"serving, {case}", mine, unit="tokens/s", peer=name, peer_values=[row[case] for row in rows])
+            figure(f"serving, {case}", values, unit="tokens/s", peer=name, peer_values=[row[case] for row in rows])
             for name, rows in results.items()
             if rows
-        ] or [figure(f"serving, {case}", mine, unit="tokens/s")]
+        ] or [figure(f"serving, {case}", values, unit="tokens/s")]
     return lines
 
 
@@ -148,27 +148,27 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        how = {"tokens": arguments.tokens, "threads": arguments.threads, "answers": arguments.answers}
-        print(json.dumps(worker(arguments.worker, folder=arguments.folder, **how)))
+        options = {"tokens": arguments.tokens, "threads": arguments.threads, "answers": arguments.answers}
+        print(json.dumps(worker(arguments.worker, folder=arguments.folder, **options)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(folder, arguments.model, batch=max(CLIENTS))
-        _as_texts(folder)
+        _write_texts(folder)
         call = ["-m", "bench.serving_speed", "--folder", temporary, "--tokens", str(arguments.tokens)]
         call += ["--threads", str(arguments.threads), "--answers", str(arguments.answers), "--worker"]
-        peers = [name for name in SERVERS if name != OURS] if installed("transformers") else []
-        names = [name for name in [OURS, *peers] if not arguments.only or name in arguments.only]
+        peers = [name for name in SERVERS if name != VITA] if installed("transformers") else []
+        names = [name for name in [VITA, *peers] if not arguments.only or name in arguments.only]
         results = in_turns(
             {name: Contender([*call, name]) for name in names}, rounds=arguments.rounds, threads=arguments.threads
         )
-    if OURS not in results:
-        raise SystemExit("our own server failed")
+    if VITA not in results:
+        raise SystemExit("the server of Vita failed")
     report(figures(results), save=arguments.save)
 
 
-def _as_texts(folder: Path) -> None:
-    """The prompts as text beside their ids, and a chat template, without which some servers do not start."""
+def _write_texts(folder: Path) -> None:
+    """Write the prompts as text, and a chat template, which some servers need."""
     from vita.data.tokens.chat_template import ChatTemplate
     from vita.data.tokens.tokenizer import Tokenizer
 

@@ -1,9 +1,9 @@
-"""Encoding speed of one tokenizer folder: Vita beside tokenizers and transformers, in turns, identical ids required.
+"""Encoding speed of Vita, tokenizers and transformers with one tokenizer folder; the ids must be identical.
 
     python -m bench.tokenizer_speed --text ../shared/data/pretrain/wiki2018-00.jsonl.zst --megabytes 8
 
-A tokenizer is trained on some of the text and saved; every contender opens that folder in a process of its own and
-encodes the same documents, on one thread and on all of them. Without --text the built-in world is the text.
+A tokenizer is trained on a part of the text and saved. Each tool opens this folder in its own process and encodes the
+same documents, with one thread and with several. Without --text, the text is that of the built-in world.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Encode = Callable[[list[str]], Sequence[Sequence[int] | np.ndarray]]
 
 
 def vita(folder: Path, threads: int) -> Encode:
-    """`Tokenizer.encode_batch`."""
+    """Encode with `Tokenizer.encode_batch`."""
     from vita.data.tokens.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(folder)
@@ -35,16 +35,18 @@ def vita(folder: Path, threads: int) -> Encode:
 
 
 def tokenizers(folder: Path, threads: int) -> Encode:
-    """The Rust library that transformers stands on, its faster batch call (no offsets)."""
+    """Encode with the Rust library that transformers uses, in its faster batch call without offsets."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
-    return lambda documents: [found.ids for found in tokenizer.encode_batch_fast(documents, add_special_tokens=False)]
+    return lambda documents: [
+        encoding.ids for encoding in tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+    ]
 
 
 def transformers(folder: Path, threads: int) -> Encode:
-    """`AutoTokenizer` as its users call it."""
+    """Encode with `AutoTokenizer`."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
@@ -59,39 +61,39 @@ ENCODERS: dict[str, Callable[[Path, int], Encode]] = {
 
 
 def worker(name: str, *, folder: Path, documents: list[str], threads: int, seconds: float) -> dict[str, Any]:
-    """Megabytes a second of one contender, and what it encoded to."""
+    """Return the MB/s of one tool, and a digest of its ids."""
     encode = ENCODERS[name](folder, threads)
-    found = encode(documents)
+    encodings = encode(documents)
     digest = hashlib.sha256()
-    for ids in found:
+    for ids in encodings:
         digest.update(np.asarray(ids, dtype=np.uint32).tobytes() + b"/")
     size = sum(len(text.encode()) for text in documents) / 1e6
     times: list[float] = []
     while sum(times) < seconds:
-        began = time.perf_counter()
+        start = time.perf_counter()
         encode(documents)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return {
         "megabytes_per_second": size / min(times),
-        "tokens": sum(map(len, found)),
+        "tokens": sum(map(len, encodings)),
         "megabytes": size,
         "digest": digest.hexdigest(),
     }
 
 
 def figures(results: dict[str, list[Result]], *, threads: int) -> list[Figure]:
-    """MB/s of ours beside each peer; SystemExit when their tokens differ."""
+    """Compare the MB/s of Vita with each peer; raise SystemExit if the tokens differ."""
     digests = {name: rows[0]["digest"] for name, rows in results.items() if rows}
     if len(set(digests.values())) > 1:
-        raise SystemExit(f"the contenders' tokens differ: {digests}")
+        raise SystemExit(f"the tokens of the tools differ: {digests}")
     speeds = {name: [row["megabytes_per_second"] for row in rows] for name, rows in results.items() if rows}
-    ours = speeds.pop("vita")
+    vita_speeds = speeds.pop("vita")
     name = f"encoding, {threads} thread{'s' if threads > 1 else ''}"
-    return [figure(name, ours, unit="MB/s", peer=peer, peer_values=values) for peer, values in speeds.items()]
+    return [figure(name, vita_speeds, unit="MB/s", peer=peer, peer_values=values) for peer, values in speeds.items()]
 
 
 def prepare(text: Path | None, folder: Path, *, megabytes: float, vocabulary: int) -> None:
-    """`documents.json` and a tokenizer trained on at most 10 MB of them, in `folder`."""
+    """Write `documents.json` and a tokenizer trained on at most 10 MB of them to `folder`."""
     from vita.data.tokens.tokenizer import Tokenizer
 
     documents: list[str] = []
@@ -147,7 +149,7 @@ def main() -> None:
             contenders = {name: Contender([*call, name], settings=settings) for name in names}
             results = in_turns(contenders, rounds=arguments.rounds, threads=threads)
             if "vita" not in results:
-                skip("encoding", "Vita's own encoder failed")
+                skip("encoding", "the encoder of Vita failed")
                 continue
             report(figures(results, threads=threads), save=arguments.save)
 

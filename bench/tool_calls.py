@@ -1,4 +1,4 @@
-"""Measure the share of valid calls of a served model, through the openai client.
+"""Share of valid tool calls of a served model, measured with the openai client.
 
     vita serve MODEL --ungated "experiment" --port 21100 &
     python -m bench.tool_calls --url http://127.0.0.1:21100/v1 --model MODEL --data test.jsonl
@@ -57,8 +57,10 @@ def ask(client: Any, item: ToolCallItem, *, model: str, max_tokens: int) -> Tool
             raise
         return judge(item, ParsedAnswer(""), finish="too long")
     choice = response.choices[0]
-    answered = tuple(ToolCall(call.function.name, call.function.arguments) for call in choice.message.tool_calls or ())
-    return judge(item, ParsedAnswer(choice.message.content or "", calls=answered), finish=choice.finish_reason)
+    answer_calls = tuple(
+        ToolCall(call.function.name, call.function.arguments) for call in choice.message.tool_calls or ()
+    )
+    return judge(item, ParsedAnswer(choice.message.content or "", calls=answer_calls), finish=choice.finish_reason)
 
 
 def _row(message: Message, ids: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Training steps of several systems at one shape: each a function of a batch of ids that does the whole step.
+"""Training steps of several systems at one shape: functions that run a complete step on a batch of ids.
 
-`TRAINERS[name](shape)` builds a model with its optimizer, as the system's own users would, and answers with a
-`Trainer`. The libraries are imported inside, so that one which is missing is missed by itself only.
+`TRAINERS[name](shape)` creates a model with its optimizer, as users of the system would, and returns a `Trainer`. The
+libraries are imported inside the functions, so that a missing library affects only one system.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the decoder and of a step; 6.6M parameters as they stand."""
+    """Sizes of the decoder and of a step; the defaults give 6.6M parameters."""
 
     vocabulary: int = 4096
     width: int = 256
@@ -33,13 +33,13 @@ class Shape:
         return self.rows * self.context
 
     def flops_per_token(self, matrix_parameters: int) -> float:
-        """Forward and backward: six a weight, and causal attention over (context + 1) / 2 keys on average."""
+        """Operations of forward and backward: six per weight, and attention over (context + 1) / 2 keys on average."""
         return 6 * matrix_parameters + 12 * self.layers * self.width * (self.context + 1) / 2
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """One step of training: `step(ids [rows, context + 1])`, the mean loss out."""
+    """A training step `step(ids [rows, context + 1])`, which returns the mean loss."""
 
     step: Callable[[Tensor], float]
     parameters: int
@@ -48,7 +48,7 @@ class Trainer:
 
 
 def vita(shape: Shape, *, dtype: str, compiled: str = "yes") -> Trainer:
-    """Vita's own `Trainer` with its Muon and AdamW, as the stage `pretrain` steps it; "auto" is its own choice."""
+    """The `Trainer` of Vita with Muon and AdamW, as in the stage `pretrain`; "auto" selects the precision."""
     from vita.nn.architecture import Architecture
     from vita.nn.init import initialize
     from vita.nn.transformer import Transformer
@@ -84,7 +84,7 @@ def vita(shape: Shape, *, dtype: str, compiled: str = "yes") -> Trainer:
 
 
 def transformers(shape: Shape, *, dtype: str, compiled: bool = False) -> Trainer:
-    """Qwen3 of transformers, its own loss, and the optimizer its Trainer takes by default (fused AdamW)."""
+    """Qwen3 of transformers with its loss and the default optimizer of its Trainer (fused AdamW)."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     model = Qwen3ForCausalLM(
@@ -103,7 +103,7 @@ def transformers(shape: Shape, *, dtype: str, compiled: bool = False) -> Trainer
     ).train()
 
     def loss(ids: Tensor) -> Tensor:
-        # The model shifts by itself, so it is given one column less than there is: as many predictions but one.
+        # The model shifts the labels, so it gets one column less, which is one prediction less per row.
         return model(input_ids=ids[:, :-1], labels=ids[:, :-1]).loss
 
     return _with_adamw(model, loss, shape, dtype=dtype, compiled=compiled)
@@ -129,10 +129,10 @@ def plain(shape: Shape, *, dtype: str, compiled: bool = False) -> Trainer:
 
 
 def nanochat(shape: Shape, *, dtype: str) -> Trainer:
-    """A nanochat checkout's model, its Muon and AdamW, compiled as its training script does it.
+    """The model of a nanochat checkout with its Muon and AdamW, compiled as in its training script.
 
-    The dtype is what the environment told it (NANOCHAT_DTYPE). Its value embeddings make it larger (10.0M), and
-    its feed-forward part has two matrices of four times the width.
+    The environment sets the dtype (NANOCHAT_DTYPE). The model is larger (10.0M parameters) because of its value
+    embeddings, and its feed-forward part has two matrices of four times the width.
     """
     from nanochat.gpt import GPT, GPTConfig  # type: ignore[import-not-found]
 

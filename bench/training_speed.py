@@ -1,10 +1,10 @@
-"""Training speed at one shape: Vita beside transformers, nanochat and a plain PyTorch model, in turns.
+"""Training speed at one shape: Vita, transformers, nanochat and a plain PyTorch model, in turns.
 
     python -m bench.training_speed --rounds 3 --seconds 15 --nanochat PATH [--nanochat-python PYTHON]
 
-Width 256, 6 layers, 8 heads, vocabulary 4096, 16 x 256 tokens a step. Every turn measures the matrix-product peak
-first, then runs one contender in a process of its own: some steps to warm up (compilation), then whole
-steps (forward, backward, optimizer) for the given seconds. Utilisation is against the peak of that turn.
+Width 256, 6 layers, 8 heads, vocabulary 4096, 16 x 256 tokens per step. Each turn first measures the peak of matrix
+products, then runs one tool in its own process: some warmup steps (compilation), then complete steps (forward,
+backward, optimizer) for the given seconds. Utilization is relative to the peak of the turn.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 from bench.figures import Figure, figure, report
 from bench.rounds import Contender, Result, in_turns, installed, skip
 
-OURS = "vita"
+VITA = "vita"
 VARIANTS = ("vita not compiled", "vita fp32")
-"""Ours with other settings; measured when asked for."""
+"""Vita with other settings; measured on request."""
 PEERS = (
     "transformers fp32",
     "transformers bf16",
@@ -36,32 +36,36 @@ PEERS = (
 
 
 def figures(results: dict[str, list[Result]]) -> list[Figure]:
-    """Tokens/s of ours beside each peer and beside the best of them, utilisation, and the peaks."""
+    """Compare the tokens/s of Vita with each peer and the best peer; add utilization and peaks."""
     peaks = [row["probe"] for rows in results.values() for row in rows]
     speeds = {name: [row["tokens_per_second"] for row in rows] for name, rows in results.items() if rows}
-    ours = speeds.pop(OURS, None)
+    vita_speeds = speeds.pop(VITA, None)
     lines = [figure(f"matmul peak {dtype}", [p[dtype] / 1e9 for p in peaks], unit="GFLOP/s") for dtype in peaks[0]]
     for name, values in speeds.items():
-        if ours:
-            lines.append(figure("training speed", ours, unit="tokens/s", peer=name, peer_values=values))
+        if vita_speeds:
+            lines.append(figure("training speed", vita_speeds, unit="tokens/s", peer=name, peer_values=values))
         else:
             lines.append(figure(f"training speed of {name}", values, unit="tokens/s"))
     peers = [name for name in speeds if name in PEERS]
-    if ours and peers:
-        best = max(peers, key=lambda name: median(speeds[name]))
-        lines.append(figure("training speed, best peer", ours, unit="tokens/s", peer=best, peer_values=speeds[best]))
-    if ours:
-        first = [row["seconds_to_first_step"] for row in results[OURS]]
-        lines.append(figure("time to the first step", first, unit="seconds"))
+    if vita_speeds and peers:
+        best_peer = max(peers, key=lambda name: median(speeds[name]))
+        lines.append(
+            figure(
+                "training speed, best peer", vita_speeds, unit="tokens/s", peer=best_peer, peer_values=speeds[best_peer]
+            )
+        )
+    if vita_speeds:
+        first_step_seconds = [row["seconds_to_first_step"] for row in results[VITA]]
+        lines.append(figure("time to the first step", first_step_seconds, unit="seconds"))
     for name, rows in results.items():
-        used = [row["tokens_per_second"] * row["flops_per_token"] / row["probe"][row["dtype"]] for row in rows]
-        if used:
-            lines.append(figure(f"utilisation of {name} ({rows[0]['dtype']})", used, unit="of peak"))
+        utilizations = [row["tokens_per_second"] * row["flops_per_token"] / row["probe"][row["dtype"]] for row in rows]
+        if utilizations:
+            lines.append(figure(f"utilisation of {name} ({rows[0]['dtype']})", utilizations, unit="of peak"))
     return lines
 
 
 def worker(name: str, *, seconds: float, warm: int, threads: int) -> dict[str, Any]:
-    """What one contender does alone in its process."""
+    """Train with one tool in this process and return its measurements."""
     import torch
 
     from bench.trainers import TRAINERS, Shape
@@ -69,7 +73,7 @@ def worker(name: str, *, seconds: float, warm: int, threads: int) -> dict[str, A
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     shape = Shape()
-    began = time.perf_counter()
+    start = time.perf_counter()
     trainer = TRAINERS[name](shape)
     generator = torch.Generator().manual_seed(0)
 
@@ -77,19 +81,19 @@ def worker(name: str, *, seconds: float, warm: int, threads: int) -> dict[str, A
         return torch.randint(0, shape.vocabulary, (shape.rows, shape.context + 1), generator=generator)
 
     loss = trainer.step(batch())
-    first = time.perf_counter() - began
+    first_step_seconds = time.perf_counter() - start
     for _ in range(warm - 1):
         loss = trainer.step(batch())
-    steps, began, worked = 0, time.perf_counter(), time.process_time()
-    while (spent := time.perf_counter() - began) < seconds or steps < 3:
+    steps, start, start_cpu = 0, time.perf_counter(), time.process_time()
+    while (elapsed := time.perf_counter() - start) < seconds or steps < 3:
         loss = trainer.step(batch())
         steps += 1
     return {
-        "tokens_per_second": steps * shape.tokens / spent,
-        # On a busy machine this is the steadier one, with one thread: more of them spin while they wait.
-        "tokens_per_processor_second": steps * shape.tokens / (time.process_time() - worked),
+        "tokens_per_second": steps * shape.tokens / elapsed,
+        # With one thread, this value is more stable on a busy machine; several threads spin while they wait.
+        "tokens_per_processor_second": steps * shape.tokens / (time.process_time() - start_cpu),
         "steps": steps,
-        "seconds_to_first_step": first,
+        "seconds_to_first_step": first_step_seconds,
         "loss": loss,
         "parameters": trainer.parameters,
         "flops_per_token": trainer.flops_per_token,
@@ -98,9 +102,9 @@ def worker(name: str, *, seconds: float, warm: int, threads: int) -> dict[str, A
 
 
 def contenders(arguments: argparse.Namespace) -> dict[str, Contender]:
-    """Those asked for that are installed; a line for each of the others."""
-    names = arguments.only or [OURS, *PEERS]
-    found = {}
+    """Return the selected tools that are installed; print a message for each of the others."""
+    names = arguments.only or [VITA, *PEERS]
+    installed_tools = {}
     for name in names:
         python, path, settings = sys.executable, [], {}
         if name.startswith("nanochat"):
@@ -113,8 +117,8 @@ def contenders(arguments: argparse.Namespace) -> dict[str, Contender]:
             continue
         call = ["-m", "bench.training_speed", "--worker", name, "--seconds", str(arguments.seconds)]
         call += ["--warm", str(arguments.warm), "--threads", str(arguments.threads)]
-        found[name] = Contender(call, python=python, path=path, settings=settings)
-    return found
+        installed_tools[name] = Contender(call, python=python, path=path, settings=settings)
+    return installed_tools
 
 
 def main() -> None:
@@ -123,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="time measured for each contender in each round")
     parser.add_argument("--warm", type=int, default=4, help="steps before the clock starts")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", nargs="+", choices=[OURS, *VARIANTS, *PEERS], help="these contenders instead of all")
+    parser.add_argument("--only", nargs="+", choices=[VITA, *VARIANTS, *PEERS], help="these contenders instead of all")
     parser.add_argument("--nanochat", type=Path, help="a checkout of karpathy/nanochat")
     parser.add_argument("--nanochat-python", help="the Python that has its dependencies")
     parser.add_argument("--save", type=Path, help="append the figures to this file, say bench/results/training.jsonl")
@@ -137,8 +141,8 @@ def main() -> None:
         )
         return
     probe = Contender(["-m", "bench.peak", "--threads", str(arguments.threads)])
-    asked = contenders(arguments)
-    results = in_turns(asked, rounds=arguments.rounds, threads=arguments.threads, probe=probe)
+    selected_tools = contenders(arguments)
+    results = in_turns(selected_tools, rounds=arguments.rounds, threads=arguments.threads, probe=probe)
     if not results:
         raise SystemExit("no contender could be measured")
     report(figures(results), save=arguments.save)

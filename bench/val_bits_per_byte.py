@@ -1,10 +1,10 @@
-"""Bits per byte of any language model on a file of documents, by one protocol for every system.
+"""Bits per byte of any language model on a file of documents, with one protocol for all systems.
 
-A system is two callables: `encode(text) -> ids` and `score(windows) -> nats`. A document is encoded alone
-and cut into windows of at most `context` tokens that do not overlap; each window is put behind one opening
-token, and the window's tokens are scored given the opening and those before them. So every token is scored
-once, from what its own window shows. The sum of nats over the documents, divided by ln 2 and by their UTF-8
-bytes, does not depend on how a tokenizer cuts the text.
+A system has two callables: `encode(text) -> ids` and `score(windows) -> nats`. Each document is encoded separately
+and cut into windows of at most `context` tokens that do not overlap. Each window follows one opening token, and its
+tokens are scored given the opening token and the tokens before them, so that every token is scored once, from its own
+window only. The sum of nats over the documents, divided by ln 2 and by their UTF-8 bytes, does not depend on the
+tokenizer.
 
     result = bits_per_byte(texts(path), encode=..., score=..., document=tokenizer.document, context=512)
 
@@ -26,13 +26,13 @@ import numpy as np
 import zstandard
 
 Opening = Literal["document", "carried"]
-"""What stands before a window: the document token always ("document"), or only before the first window, and
-the last token of the window before it elsewhere ("carried")."""
+"""The token before a window: always the document token ("document"), or the document token before the first window
+and the last token of the previous window before the others ("carried")."""
 
 OPENINGS: tuple[Opening, ...] = ("document", "carried")
 
 Score = Callable[[list[list[int]]], list[float]]
-"""Total nats of `window[1:]`, each token given those before it in its window; one float for each window."""
+"""Windows -> total nats of `window[1:]` for each window, with each token given the tokens before it in its window."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ def bits_per_byte(
     context: int,
     opening: Opening = "document",
 ) -> Result:
-    """Sum of nats / (ln 2 x UTF-8 bytes) of `documents` under `score`."""
+    """Return the sum of nats / (ln 2 x UTF-8 bytes) of `documents` with `score`."""
     windows: list[list[int]] = []
     owners: list[int] = []
     for number, text in enumerate(documents):
-        found = list(cut(list(encode(text)), document=document, context=context, opening=opening))
-        windows += found
-        owners += [number] * len(found)
+        document_windows = list(cut_windows(list(encode(text)), document=document, context=context, opening=opening))
+        windows += document_windows
+        owners += [number] * len(document_windows)
     nats = np.zeros(len(documents))
     np.add.at(nats, owners, score(windows))
     sizes = np.array([len(text.encode()) for text in documents], dtype=np.float64)
@@ -77,25 +77,27 @@ def bits_per_byte(
     )
 
 
-def cut(ids: Sequence[int], *, document: int, context: int, opening: Opening = "document") -> Iterator[list[int]]:
-    """Windows of an opening token and at most `context` of `ids`; together they hold every id once."""
+def cut_windows(
+    ids: Sequence[int], *, document: int, context: int, opening: Opening = "document"
+) -> Iterator[list[int]]:
+    """Yield windows of an opening token and at most `context` of `ids`; together they contain every id once."""
     for start in range(0, len(ids), context):
         first = document if start == 0 or opening == "document" else ids[start - 1]
         yield [first, *ids[start : start + context]]
 
 
 def texts(path: Path, *, limit: int | None = None) -> list[str]:
-    """The `text` of each row of a jsonl or jsonl.zst file, the first `limit` of them."""
-    opened = zstandard.open(path, "rb") if path.suffix == ".zst" else path.open("rb")
-    with io.TextIOWrapper(opened, encoding="utf-8", newline="\n") as file:
+    """Return the `text` of the rows of a jsonl or jsonl.zst file, at most `limit` of them."""
+    stream = zstandard.open(path, "rb") if path.suffix == ".zst" else path.open("rb")
+    with io.TextIOWrapper(stream, encoding="utf-8", newline="\n") as file:
         return [json.loads(line)["text"] for _, line in zip(range(limit or 1 << 60), file, strict=False)]
 
 
 def torch_score(logits_of: Callable[[Any], Any], *, rows: int = 16) -> Score:
-    """A score from a causal model given as `ids [B, T] -> logits [B, T, V]`.
+    """Create a score function from a causal model `ids [B, T] -> logits [B, T, V]`.
 
-    Windows of similar length go together; what pads the shorter ones stands to their right, where a
-    causal model does not look. Log-probabilities are taken in fp32 whatever the model computes in.
+    Windows of similar length form a batch; shorter windows are padded on the right, which a causal model does not
+    attend to. Log-probabilities are computed in fp32 for every dtype of the model.
     """
     import torch
 
@@ -104,16 +106,16 @@ def torch_score(logits_of: Callable[[Any], Any], *, rows: int = 16) -> Score:
         order = sorted(range(len(windows)), key=lambda i: len(windows[i]))
         for start in range(0, len(order), rows):
             batch = order[start : start + rows]
-            longest = max(3, max(len(windows[i]) for i in batch))  # some models refuse a single position
+            longest = max(3, max(len(windows[i]) for i in batch))  # some models do not accept a single position
             ids = torch.zeros(len(batch), longest, dtype=torch.long)
-            seen = torch.zeros(len(batch), longest - 1, dtype=torch.bool)
+            target_mask = torch.zeros(len(batch), longest - 1, dtype=torch.bool)
             for row, i in enumerate(batch):
                 ids[row, : len(windows[i])] = torch.tensor(windows[i])
-                seen[row, : len(windows[i]) - 1] = True
+                target_mask[row, : len(windows[i]) - 1] = True
             with torch.inference_mode():
                 logits = logits_of(ids[:, :-1]).float()
                 losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-            totals = (losses.view_as(seen).double() * seen).sum(1)
+            totals = (losses.view_as(target_mask).double() * target_mask).sum(1)
             for row, i in enumerate(batch):
                 nats[i] = float(totals[row])
         return nats
@@ -122,7 +124,7 @@ def torch_score(logits_of: Callable[[Any], Any], *, rows: int = 16) -> Score:
 
 
 def vita_model(folder: Path) -> tuple[Score, Callable[[str], Sequence[int]], int, int]:
-    """The score, the encoder, the document token and the context of a Vita model folder."""
+    """Return the score function, the encoder, the document token and the context of a Vita model folder."""
     from vita.data.tokens.tokenizer import Tokenizer
     from vita.nn import hf
 

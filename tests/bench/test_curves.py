@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from bench.curves import last_points, read
+from bench.curves import final_figures, read_curves
 from bench.nanochat_curve import write_parquet
-from bench.vita_curve import Clock, Keeper
+from bench.vita_curve import CheckpointKeeper, Clock
 
 
 def jsonl(path: Path, texts: list[str]) -> Path:
@@ -66,9 +66,9 @@ def test_a_kept_checkpoint_remains_after_the_run_deletes_it(tmp_path):
     for folder in (checkpoint, checkpoint.with_name("step-00000050.partial")):
         folder.mkdir(parents=True)
         (folder / "weights").write_bytes(b"w")
-    keeper = Keeper(tmp_path, tmp_path / "kept", apart=0)
-    keeper.look()
-    keeper.look()
+    keeper = CheckpointKeeper(tmp_path, tmp_path / "kept", interval=0)
+    keeper.keep_newest()
+    keeper.keep_newest()
     shutil.rmtree(checkpoint)
     assert {step: (folder / "weights").read_bytes() for step, folder in keeper.folders().items()} == {40: b"w"}
 
@@ -81,6 +81,6 @@ def test_final_values_are_compared_with_the_spread_over_documents(tmp_path):
         {"system": "other", **point, "bits_per_byte": 3.0},
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (final_figure,) = last_points(read([tmp_path / "a.jsonl"]))
+    (final_figure,) = final_figures(read_curves([tmp_path / "a.jsonl"]))
     assert final_figure.ratio == pytest.approx(1.5)
     assert final_figure.spread == {"of": "value over documents", "low": 1.9, "high": 2.1, "rounds": 1}

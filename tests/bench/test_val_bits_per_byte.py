@@ -10,7 +10,7 @@ import pytest
 import torch
 import zstandard
 
-from bench.val_bits_per_byte import OPENINGS, bits_per_byte, cut, texts, torch_score
+from bench.val_bits_per_byte import OPENINGS, bits_per_byte, cut_windows, texts, torch_score
 
 
 def encode_bytes(text: str) -> list[int]:
@@ -37,18 +37,22 @@ def test_bits_are_summed_before_the_division():
 
 
 def test_windows_open_with_the_document_token():
-    assert list(cut([1, 2, 3, 4, 5], document=0, context=2)) == [[0, 1, 2], [0, 3, 4], [0, 5]]
+    assert list(cut_windows([1, 2, 3, 4, 5], document=0, context=2)) == [[0, 1, 2], [0, 3, 4], [0, 5]]
 
 
 def test_carried_windows_open_with_the_previous_token():
-    assert list(cut([1, 2, 3, 4, 5], document=0, context=2, opening="carried")) == [[0, 1, 2], [2, 3, 4], [4, 5]]
+    assert list(cut_windows([1, 2, 3, 4, 5], document=0, context=2, opening="carried")) == [
+        [0, 1, 2],
+        [2, 3, 4],
+        [4, 5],
+    ]
 
 
 @pytest.mark.parametrize("opening", OPENINGS)
 @pytest.mark.parametrize("length", [0, 1, 6, 7])
 def test_every_token_is_scored_once(opening, length):
     ids = list(range(1, length + 1))
-    windows = cut(ids, document=0, context=3, opening=opening)
+    windows = cut_windows(ids, document=0, context=3, opening=opening)
     assert [token for window in windows for token in window[1:]] == ids
 
 
