@@ -21,7 +21,7 @@ import yaml
 from tests.docs.blocks import FENCE, PAGES, ROOT, SHELL, Block, blocks, page_blocks
 from tests.docs.reader import SERVERS
 from tests.registries import entry_point_groups
-from tests.stages.preferring import create_chat_model
+from tests.stages.chat_models import create_chat_model
 from vita.life import own_stages, read_life
 
 ENTRY_POINTS = {"vita.stages", *entry_point_groups()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vita
-from tests.stages.preferring import PAIRS, create_chat_model
+from tests.stages.chat_models import PAIRS, create_chat_model
 from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.train.losses import language_modelling
 from vita.train.preference_batches import PairwiseLoss

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.test_validation import DIALOGUES, listing, vita
-from tests.stages.preferring import write_rows
+from tests.stages.chat_models import write_rows
 from vita.data.tokens.chat_template import CHATML
 from vita.server.release import create_release
 from vita.testing import byte_tokenizer

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.preferring import create_chat_model, write_rows
+from tests.stages.chat_models import create_chat_model, write_rows
 from tests.train.runs import EAGER, run_training
 
 VITA = [sys.executable, "-c", "import vita.cli; vita.cli.main()", "--store", "store"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.preferring import create_chat_model
+from tests.stages.chat_models import create_chat_model
 from vita.cli import main
 from vita.data.tokens.generation_settings import ignored_settings, sampling_defaults
 from vita.server.release import create_release

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer
 
-from tests.stages.preferring import create_chat_model, write_rows
+from tests.stages.chat_models import create_chat_model, write_rows
 from vita.cli import main
 from vita.train.loop import TrainResult
 from vita.train.validation import accuracy_evidence, gain_evidence, loss_evidence, step_problems

@@ -95,14 +95,14 @@ def test_gradients_equal_those_of_transformers(name: str, tmp_path: Path) -> Non
     logits = hf_model(tokens[:, :-1], use_cache=False).logits
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    ours = expert_slices({name: grad for name, grad in gradients.items() if grad is not None})
+    vita_gradients = expert_slices({name: grad for name, grad in gradients.items() if grad is not None})
     compared = 0
     for name, parameter in hf_model.named_parameters():
         if parameter.grad is None:
             continue
-        for own, gradient in weight_map(model.architecture).to_own(name, parameter.grad):
-            close_enough = (ours[own] - gradient).abs().max() <= 2e-4 * gradient.abs().max() + 1e-5
-            assert close_enough, own
+        for parameter_name, gradient in weight_map(model.architecture).to_own(name, parameter.grad):
+            close_enough = (vita_gradients[parameter_name] - gradient).abs().max() <= 2e-4 * gradient.abs().max() + 1e-5
+            assert close_enough, parameter_name
             compared += 1
     assert compared > 10
 
@@ -119,7 +119,7 @@ def test_packed_documents_have_the_logits_of_single_documents() -> None:
         transformer = Transformer(architecture)
         state = dict(model.state_dict())
         names = weight_map(architecture)
-        weights = {weights: part for key, tensor in state.items() for weights, part in names.to_own(key, tensor)}
+        weights = {own_name: part for key, tensor in state.items() for own_name, part in names.to_own(key, tensor)}
         transformer.load_state_dict({key: value for key, value in weights.items() if key in transformer.state_dict()})
         tokens = ids(24, rows=1)
         packed = transformer(tokens, documents=documents)

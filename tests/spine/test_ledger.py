@@ -141,35 +141,35 @@ def test_events_are_appended_in_order(open_ledger: Callable[[], Ledger]) -> None
     assert [event["subject"] for event in ledger.events("d2")] == ["d2"]
 
 
-def test_fingerprints_are_remembered_by_inode_size_and_both_times(open_ledger: Callable[[], Ledger]) -> None:
+def test_fingerprints_are_stored_by_inode_size_and_both_times(open_ledger: Callable[[], Ledger]) -> None:
     ledger = open_ledger()
-    many = [Fingerprint(f"/b/{number}", "z", number, 1, 2, 3) for number in range(1200)]
-    ledger.remember_fingerprints([Fingerprint("/a", "x", 1, 3, 5, 7), *many])
+    fingerprints = [Fingerprint(f"/b/{number}", "z", number, 1, 2, 3) for number in range(1200)]
+    ledger.remember_fingerprints([Fingerprint("/a", "x", 1, 3, 5, 7), *fingerprints])
     ledger.remember_fingerprints([Fingerprint("/a", "y", 2, 4, 6, 8)])
-    found = ledger.fingerprints(["/a", "/none", *(one.path for one in many)])
-    assert found["/a"].digest == "y" and found["/a"].state == (2, 4, 6, 8)
-    assert len(found) == 1201 and found["/b/1199"] == many[-1]
+    known_fingerprints = ledger.fingerprints(["/a", "/none", *(fingerprint.path for fingerprint in fingerprints)])
+    assert known_fingerprints["/a"].digest == "y" and known_fingerprints["/a"].state == (2, 4, 6, 8)
+    assert len(known_fingerprints) == 1201 and known_fingerprints["/b/1199"] == fingerprints[-1]
 
 
-def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused_with_a_clear_message(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("not a database, but quite long enough to be looked at" * 50)
     with pytest.raises(LedgerError, match=r"is corrupt: .* restore it from a backup"):
         Ledger(tmp_path / "ledger.db")
 
 
-def test_a_server_that_is_not_there_is_one_clear_line_without_the_password() -> None:
+def test_an_unreachable_server_is_refused_without_the_password() -> None:
     pytest.importorskip("psycopg", reason="needs the extra `postgres`")
     with pytest.raises(LedgerError) as refusal:
         Ledger("postgresql://vita:secret@127.0.0.1:9/vita")
     assert "secret" not in str(refusal.value) and "127.0.0.1" in str(refusal.value)
 
 
-def test_an_address_that_is_none_is_refused() -> None:
+def test_an_invalid_address_is_refused() -> None:
     with pytest.raises((LedgerError, MissingExtra)):
         Ledger("nonsense://x")
 
 
-def test_a_ledger_of_a_newer_vita_is_left_alone(tmp_path: Path) -> None:
+def test_a_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     import sqlite3
 
     Ledger(tmp_path / "ledger.db").close()

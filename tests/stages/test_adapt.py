@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.stages.preferring import context, notes
+from tests.stages.chat_models import context, notes
 from tests.stages.test_pretrain import create_model, file_contents, tokens
 from vita.data.tokens.shards import Shards, write_shards
 from vita.data.tokens.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.stages.preferring import context, create_chat_model, notes, write_rows
+from tests.stages.chat_models import context, create_chat_model, notes, write_rows
 from tests.stages.test_pretrain import file_contents
 from vita.data.tokens.text_encoding import TextEncoder
 from vita.infer.pretrained import Pretrained

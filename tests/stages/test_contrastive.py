@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.stages.preferring import WORDS, context, create_chat_model, notes, write_rows
+from tests.stages.chat_models import WORDS, context, create_chat_model, notes, write_rows
 from tests.stages.test_pretrain import file_contents
 from vita.infer.embedding_format import read_embedding_config
 from vita.infer.text_model import TextModel

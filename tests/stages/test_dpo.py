@@ -11,7 +11,7 @@ import pytest
 import torch
 import zstandard
 
-from tests.stages.preferring import PAIRS, context, create_chat_model, notes, write_rows
+from tests.stages.chat_models import PAIRS, context, create_chat_model, notes, write_rows
 from tests.stages.test_pretrain import file_contents
 from vita.nn import hf
 from vita.spine.config import build

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.stages.preferring import context, create_chat_model, write_rows
+from tests.stages.chat_models import context, create_chat_model, write_rows
 from vita.spine.config import build
 from vita.stages import adapt, dpo, reward, rlhf, sft
 from vita.stages.kinds import Model

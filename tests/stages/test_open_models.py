@@ -10,7 +10,7 @@ import torch
 
 from tests.nn.open_models import MODELS, save
 from tests.stages import test_dpo, test_reward, test_rlhf, test_sft
-from tests.stages.preferring import write_rows
+from tests.stages.chat_models import write_rows
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling

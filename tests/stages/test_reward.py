@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.stages.preferring import PAIRS, context, create_chat_model, notes, write_rows
+from tests.stages.chat_models import PAIRS, context, create_chat_model, notes, write_rows
 from tests.stages.test_pretrain import file_contents
 from vita.data.records import Message
 from vita.infer.reward import RewardModel

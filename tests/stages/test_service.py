@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.stages.preferring import write_rows
-from tests.stages.test_farewell import context, model, release
+from tests.stages.chat_models import write_rows
+from tests.stages.test_release_and_retirement import context, model, release
 from vita.data.feedback import read_feedback
 from vita.spine.config import build
 from vita.spine.errors import GateError, PlanError, VitaError
