@@ -98,7 +98,7 @@ def console_commands(text: str, first_line: int) -> list[Command]:
 
 
 def shown_output_pattern(lines: tuple[str, ...]) -> re.Pattern[str]:
-    """A pattern that the whole output must match: `...` stands for any text, and runs of blanks are equal."""
+    """Return a pattern for the complete output: `...` matches any text, and sequences of blanks are equal."""
     parts = []
     for line in lines:
         if line.strip() == "...":

@@ -1,4 +1,4 @@
-"""A reader of one page: has the files that the page names, and types its commands in order."""
+"""A reader of one page, who has the files that the page names and types its commands in order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALLER = {"design: {budget: 30 min}": "design: {depth: 1, steps: 20}"}
 
 @dataclass(frozen=True)
 class Page:
-    """The situation of a page's reader."""
+    """The files and the input of the reader of a page."""
 
     files: Callable[[Path], None] = lambda folder: None
     """Writes the files that the page says the reader has."""
@@ -111,7 +111,7 @@ class Reader:
             assert outcome.code == 0 and "steps would run" in outcome.output, f"{block}\n{outcome.output}"
 
     def _python(self, block: Block) -> None:
-        """A Python block below a server command runs as a program of its own while the server runs."""
+        """Run a Python block below a server command as a separate program while the server runs."""
         script = self.folder / f"shown_{block.line}.py"
         script.write_text(block.text, encoding="utf-8")
         outcome = self.terminal.run(f"python -W error {script.name}")

@@ -1,4 +1,4 @@
-"""A reader's terminal: one bash session per page, in a folder and a network namespace of its own.
+"""The terminal of a reader: one bash session per page, in a separate folder and network namespace.
 
 Commands are sourced from a file, so that the shell reads exactly the text of the page. Servers run as background jobs,
 as in a second terminal, until the next server of the page starts or the page ends. Where Linux grants a private network
@@ -29,7 +29,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 @cache
 def private_network() -> tuple[str, ...]:
-    """The command prefix that runs a program in a network of its own; empty where the system does not allow it."""
+    """Return the command prefix that runs a program in a private network, or () if the system does not allow it."""
     prefix = ("unshare", "-rn", sys.executable, "-c", _LOOPBACK)
     try:
         allowed = subprocess.run([*prefix, "true"], capture_output=True, timeout=30).returncode == 0

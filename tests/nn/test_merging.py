@@ -1,4 +1,4 @@
-"""Merging of weights, worked out by hand."""
+"""Merging of weights: values worked by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def state(*values: float) -> dict[str, torch.Tensor]:
     return {"w": torch.tensor(values)}
 
 
-def test_average_by_hand() -> None:
+def test_average_worked_by_hand() -> None:
     assert average([state(1, 2), state(3, 6)], weights=[1, 1])["w"].tolist() == [2, 4]
     assert average([state(1, 2), state(3, 6)], weights=[3, 1])["w"].tolist() == [1.5, 3]
 
@@ -30,7 +30,7 @@ def test_slerp_follows_the_great_circle_and_is_linear_for_parallel_weights() -> 
     assert slerp(state(0, 0), state(4, 2), position=0.5)["w"].tolist() == [2, 1]
 
 
-def test_task_arithmetic_adds_and_subtracts_what_was_learned() -> None:
+def test_task_arithmetic_adds_and_subtracts_task_vectors() -> None:
     base, first, second = state(1, 1), state(2, 1), state(1, 4)
     assert task_arithmetic(base, [first, second], weights=[1, 1])["w"].tolist() == [2, 4]
     assert task_arithmetic(base, [first], weights=[-1])["w"].tolist() == [0, 1]

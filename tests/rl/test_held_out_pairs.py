@@ -17,7 +17,7 @@ def test_one_pair_per_prompt_has_the_interval_of_single_pairs():
 
 def test_the_interval_of_several_pairs_per_prompt_is_that_of_the_prompts():
     random_source = Random(0)
-    correct_prompts = [random_source.random() < 0.7 for _ in range(20)]  # all pairs of a prompt are judged alike
+    correct_prompts = [random_source.random() < 0.7 for _ in range(20)]  # all pairs of a prompt have the same verdict
     scores = [PairValues(float(is_correct), 0.5) for is_correct in correct_prompts for _ in range(12)]
     prompts = [number for number in range(20) for _ in range(12)]
     figures = score_figures(scores, ["a"] * 240, prompts)["all"]

@@ -167,7 +167,7 @@ def test_an_override_that_is_not_finite_is_refused() -> None:
             override({}, [f"a={text}"])
 
 
-def test_an_unknown_name_without_alternatives_says_so() -> None:
+def test_an_unknown_name_without_alternatives_is_refused() -> None:
     from vita.spine.config import unknown_name
 
     assert str(unknown_name("gate", "x", [])) == "gate: `x` is not known here; there are none to choose from"

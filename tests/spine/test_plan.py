@@ -158,7 +158,7 @@ def _execute_slow_plan(folder: Path, seconds: float) -> None:
 
 
 def test_a_killed_run_resumes_where_it_stopped(tmp_path: Path) -> None:
-    undisturbed, _ = _execute_plan(_plan(seconds=0.01), tmp_path / "quiet")
+    uninterrupted, _ = _execute_plan(_plan(seconds=0.01), tmp_path / "quiet")
     fork_context = multiprocessing.get_context("fork")
     kills = 0
     for wait in (0.25, 0.5, 0.75):
@@ -173,7 +173,7 @@ def test_a_killed_run_resumes_where_it_stopped(tmp_path: Path) -> None:
     artifacts, _ = _execute_plan(_plan(seconds=1.0), tmp_path / "killed")
     steps = (artifacts["add"].path / "deep/er/steps.txt").read_text()
     assert steps == "x" * 10
-    assert artifacts["again"].digest == undisturbed["again"].digest
+    assert artifacts["again"].digest == uninterrupted["again"].digest
     states = {run.state for run in Ledger(tmp_path / "killed/ledger.db").find()}
     assert states <= {"done", "abandoned"}
 

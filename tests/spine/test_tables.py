@@ -15,7 +15,7 @@ from vita.spine import erasures
 from vita.spine.ledger import Ledger
 from vita.spine.tables import METADATA, table
 
-DECLARING = (approvals, decisions, desk, erasures, findings, keys, people, request_log, services, weights)
+MODULES = (approvals, decisions, desk, erasures, findings, keys, people, request_log, services, weights)
 """Modules that declare tables, beside the ledger."""
 
 

@@ -102,7 +102,7 @@ def test_later_stages_continue_the_adapter_and_keep_the_base(vita: Vita) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["grpo", "ppo"])
-def test_rlhf_trains_an_adapter_beside_the_frozen_policy(vita: Vita, method: str) -> None:
+def test_rlhf_trains_an_adapter_with_a_frozen_policy(vita: Vita, method: str) -> None:
     Path("length.py").write_text("def reward(prompts, completions):\n    return [len(text) for text in completions]\n")
     critic = ("--set", "critic_warmup_steps=1") if method == "ppo" else ()
     run(vita, "rlhf", "rows.jsonl", "--model", "base", "--adapter", "lora", "--method", method, "--steps", "2",
@@ -177,7 +177,7 @@ def batch(step: int) -> StepBatch:
     return StepBatch({"ids": ids}, targets=64)
 
 
-def test_a_checkpoint_holds_only_the_adapter_and_resumes_to_the_same_bytes() -> None:
+def test_a_checkpoint_contains_only_the_adapter_and_resumes_to_the_same_bytes() -> None:
     uninterrupted, stopped, resumed = trainer(), trainer(), trainer(seed=0)
     losses = [uninterrupted.step(batch(step)).loss for step in range(6)]
     for step in range(3):
@@ -214,7 +214,7 @@ def test_a_training_loop_of_the_python_api_trains_and_saves_an_adapter(vita: Vit
 
 
 @pytest.mark.slow
-def test_an_archived_adapter_opens_with_the_base_inside_it(vita: Vita, tmp_path: Path) -> None:
+def test_an_archived_adapter_is_opened_with_the_base_of_the_archive(vita: Vita, tmp_path: Path) -> None:
     run(vita, "sft", "rows.jsonl", "--model", "base", "--adapter", "{rank: 2}", "--steps", "2", *QUICK)
     archive = tmp_path / "archive" / "model"
     shutil.copytree(folder_of(vita, "my/sft"), archive)

@@ -26,7 +26,7 @@ PAIRS: list[dict[str, Any]] = [
         "chosen": [{"role": "assistant", "content": "Good day!"}],
         "rejected": [{"role": "assistant", "content": "What?"}],
     },
-    {  # the answers hold the prompt as well, as in UltraFeedback
+    {  # the answers contain the prompt as well, as in UltraFeedback
         "prompt": "Hi?",
         "chosen": [USER, {"role": "assistant", "content": "Good day!"}],
         "rejected": [USER, {"role": "assistant", "content": "What?"}],

@@ -158,7 +158,7 @@ def test_the_placeholder_that_is_never_special_round_trips_as_text(tokenizer: To
     assert tokenizer.encode_template(text) == tokenizer.template_spans(text).ids.tolist() == ids
 
 
-def test_ids_outside_the_vocabulary_decode_to_nothing(tokenizer: Tokenizer) -> None:
+def test_ids_outside_the_vocabulary_decode_to_empty_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode([-1, 97, tokenizer.vocabulary, 98, -400]) == "ab"
 
 

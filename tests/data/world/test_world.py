@@ -187,7 +187,7 @@ def test_documents_do_not_answer_questions_about_never_asked_things(world, docum
             assert not never_asked_names.intersection(document.metadata["things"]), document
 
 
-def test_dialogues_ask_only_about_asked_things(world):
+def test_dialogues_ask_only_about_allowed_things(world):
     never_asked_names = {thing.name for thing in world.never_asked}
     dialogues = list(world.dialogues())
     assert len(dialogues) == world.settings.dialogues

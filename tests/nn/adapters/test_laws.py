@@ -45,7 +45,7 @@ def test_a_full_rank_adapter_equals_full_fine_tuning_in_loss_and_gradient() -> N
     layers = adapted_linears(adapted)
     assert len(layers) == len(matrices) == 14
     with torch.no_grad():
-        for layer in layers.values():  # y = W x + B I x: B is a full matrix beside W
+        for layer in layers.values():  # y = W x + B I x: B is a full matrix in addition to W
             layer.lora_A.weight.copy_(torch.eye(layer.in_features))
     for step in range(3):
         losses = loss_of(full), loss_of(adapted)

@@ -1,4 +1,4 @@
-"""Adapters and peft: each program opens the folders of the other with equal logits, and refuses what it cannot do."""
+"""Adapters and peft: equal logits for the folders of the other program, and refusal of unsupported options."""
 
 from __future__ import annotations
 
