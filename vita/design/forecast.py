@@ -74,7 +74,9 @@ def effective_tokens(tokens: int, available: int | None) -> float:
     return available * (1 + 15.4 * (1 - math.exp(-repeats / 15.4)))
 
 
-def best_shape(flops: float, *, vocabulary: int, context: int, text: str, available: int | None = None) -> Architecture:
+def best_shape(
+    flops: float, *, vocabulary: int, context: int, text: str, available: int | None = None, encoder: bool = False
+) -> Architecture:
     """Return the architecture with the lowest predicted loss for a budget of `flops`.
 
     Widths below `NARROWEST` are not considered: smaller matrices take the same time. Among depths with about equal
@@ -87,7 +89,13 @@ def best_shape(flops: float, *, vocabulary: int, context: int, text: str, availa
         return LAWS[text].bits_per_byte(shape.matrix_parameters(), max(text_bytes, 1.0))
 
     shapes = [
-        shape_of_depth(depth, vocabulary=vocabulary, context=context, width=max(NARROWEST, WIDTH_PER_LAYER * depth))
+        shape_of_depth(
+            depth,
+            vocabulary=vocabulary,
+            context=context,
+            width=max(NARROWEST, WIDTH_PER_LAYER * depth),
+            encoder=encoder,
+        )
         for depth in range(2, 65)
     ]
     lowest_bits = min(map(bits, shapes))
@@ -115,7 +123,8 @@ def prediction(
     head = 0 if shape.tied else shape.vocabulary * shape.width
     embedding = shape.vocabulary * shape.width
     total = shape.parameters()
-    flops = shape.flops_per_token(plan.context)
+    logits = 1.0 if shape.causal else MASK_RATE
+    flops = shape.flops_per_token(plan.context, logits=logits)
     answer: dict[str, Any] = {
         "parameters": {"total": total, "layers": total - embedding - head, "embedding": embedding, "head": head},
         "tokens": plan.tokens,
@@ -123,19 +132,25 @@ def prediction(
         "text_bytes": round(plan.tokens * text_bytes),
         "flops_per_token": flops,
         "flops": flops * plan.tokens,
-        "memory": _memory(shape, plan),
-        "bits_per_byte": _bits(LAWS[text], shape, effective_tokens(plan.tokens, available) * text_bytes),
-        "text": text,
+        "memory": _memory(shape, plan, logits=logits),
     }
+    if shape.causal:  # the laws were fitted to predictions of the next token
+        answer["bits_per_byte"] = _bits(LAWS[text], shape, effective_tokens(plan.tokens, available) * text_bytes)
+    answer["text"] = text
     if available is not None:
         answer["epochs"] = round(plan.tokens / available, 2)
     return answer
 
 
-def _memory(shape: Architecture, plan: TrainingPlan) -> dict[str, int]:
+MASK_RATE = 0.3
+"""Share of tokens for which an encoder computes logits, the default of `pretrain.mask_rate`."""
+
+
+def _memory(shape: Architecture, plan: TrainingPlan, *, logits: float) -> dict[str, int]:
     """Return the memory in bytes by purpose, for the micro-batches and chunks of the trainer."""
     tokens = plan.context * micro_batch_size(plan.rows, tokens_per_row=plan.context)
-    return shape.memory(tokens=tokens, logits=logit_memory(tokens, vocabulary=shape.vocabulary))
+    predicted = tokens if logits == 1.0 else round(tokens * logits)
+    return shape.memory(tokens=tokens, logits=logit_memory(predicted, vocabulary=shape.vocabulary))
 
 
 def warnings(answer: dict[str, Any]) -> list[str]:

@@ -28,7 +28,7 @@ def plan_vs_actual(
     predicted = blueprint["prediction"]
     seconds = record.get("training_seconds", record.get("seconds"))
     rows = [
-        _bits(predicted["bits_per_byte"], facts.get("heldout_bits_per_byte")),
+        _bits(predicted.get("bits_per_byte"), facts.get("heldout_bits_per_byte")),
         _row("tokens", predicted["tokens"], facts.get("tokens")),
         _row("seconds", designed.get("training_seconds"), seconds),
         _row("tokens a second", designed.get("tokens_per_second"), record.get("tokens_per_second")),
@@ -44,8 +44,8 @@ def memory_vs_actual(record: Mapping[str, Any]) -> list[PredictedFigure]:
     return [] if row is None else [row]
 
 
-def _bits(predicted: Mapping[str, float], actual: float | None) -> PredictedFigure | None:
-    if actual is None:
+def _bits(predicted: Mapping[str, float] | None, actual: float | None) -> PredictedFigure | None:
+    if actual is None or predicted is None:
         return None
     position = "within" if predicted["low"] <= actual <= predicted["high"] else "outside"
     predicted_text = f"{predicted['value']:.3f} ({predicted['low']:.3f} to {predicted['high']:.3f})"

@@ -102,7 +102,8 @@ def training_plan(
         warmup=warmup_steps(count),
         decay=DECAY_SHARE,
         matrix_rate=rate,
-        embedding_rate=embedding_rate(shape.width, batch),
+        # A tied embedding is also the head, for which the rate of an embedding would be too high.
+        embedding_rate=head_rate(shape.width, batch) if shape.tied else embedding_rate(shape.width, batch),
         head_rate=head_rate(shape.width, batch),
         scalar_rate=other_rate(shape.width, batch),
         weight_decay=weight_decay(rate, count),
@@ -112,29 +113,61 @@ def training_plan(
 # -- shape
 
 
-def shape_of_depth(depth: int, *, vocabulary: int, context: int, width: int | None = None) -> Architecture:
+def shape_of_depth(
+    depth: int, *, vocabulary: int, context: int, width: int | None = None, encoder: bool = False
+) -> Architecture:
     """Return the architecture with `depth` layers; the width follows from the depth by default."""
     model_width = width or WIDTH_PER_LAYER * max(1, depth)
     dim = head_dim(model_width)
     heads = max(1, model_width // dim)
     sizes = {"width": model_width, "layers": depth, "heads": heads, "kv_heads": kv_heads(heads), "head_dim": dim}
     other_sizes = {"vocabulary": vocabulary, "feedforward": feedforward(model_width), "context": context, "tied": False}
+    if encoder:
+        return Architecture.model_validate({**sizes, **other_sizes, **encoder_switches(depth), "kv_heads": heads})
     return Architecture.model_validate({**sizes, **other_sizes})
 
 
-def shape_of_parameters(parameters: int, *, vocabulary: int, context: int) -> Architecture:
+LOCAL_ATTENTION = 128
+"""Tokens around a token that the windowed layers of an encoder attend to."""
+
+
+def encoder_switches(layers: int) -> dict[str, Any]:
+    """Return the switches of ModernBERT (Warner et al. 2024): every third layer is global, the others are local."""
+    local = [layer for layer in range(layers) if layer % 3]
+    windows: dict[str, Any] = {}
+    if local:
+        windows = {"window": LOCAL_ATTENTION // 2 + 1, "window_layers": tuple(local), "window_rope_base": 10_000.0}
+    return {
+        "family": "modernbert",
+        "causal": False,
+        "masked_head": {},
+        "norm": "layer",
+        "norm_bias": False,
+        "norm_eps": 1e-5,
+        "first_norm": False,
+        "embedding_norm": True,
+        "qk_norm": "none",
+        "activation": "gelu",
+        "tied": True,
+        "rope_base": 160_000.0,
+        **windows,
+    }
+
+
+def shape_of_parameters(parameters: int, *, vocabulary: int, context: int, encoder: bool = False) -> Architecture:
     """Return the architecture closest to a number of parameters, with about the usual ratio of width to depth."""
-    best = shape_of_depth(1, vocabulary=vocabulary, context=context)
+    best = shape_of_depth(1, vocabulary=vocabulary, context=context, encoder=encoder)
     lowest_cost = float("inf")
     for depth in range(1, 129):
         for width in [*range(32, 256, 32), *range(256, 2 * WIDTH_PER_LAYER * depth + 1, 64)]:
-            shape = shape_of_depth(depth, vocabulary=vocabulary, context=context, width=width)
+            shape = shape_of_depth(depth, vocabulary=vocabulary, context=context, width=width, encoder=encoder)
             size_error = abs(shape.parameters() / parameters - 1)
             # An error of 1/20 in parameters costs as much as an error of 1/4 in the ratio of width to depth.
             cost = size_error + 0.2 * abs(width / (WIDTH_PER_LAYER * depth) - 1)
             if cost < lowest_cost:
                 best, lowest_cost = shape, cost
-        if shape_of_depth(depth, vocabulary=vocabulary, context=context).parameters() > 2 * parameters:
+        usual = shape_of_depth(depth, vocabulary=vocabulary, context=context, encoder=encoder)
+        if usual.parameters() > 2 * parameters:
             break
     return best
 

@@ -10,13 +10,16 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
+from torch import Tensor
 
+from vita.design.forecast import MASK_RATE
 from vita.design.scaling_rules import TrainingPlan
 from vita.nn.architecture import Architecture
 from vita.nn.init import initialize
 from vita.nn.transformer import Transformer
 from vita.train.hardware import choose_precision, matmul_peak
 from vita.train.losses import language_modelling
+from vita.train.masked import masked_language_modelling
 from vita.train.optim import OptimizerConfig
 from vita.train.parallel import DataParallelGroup
 from vita.train.schedule import Schedule
@@ -72,10 +75,10 @@ def measure_speed(
     )  # fmt: skip
     model = Transformer(shape)
     initialize(model, "normal", seed=0)
-    flops = shape.flops_per_token(plan.context)
+    flops = shape.flops_per_token(plan.context, logits=1.0 if shape.causal else MASK_RATE)
     trainer = Trainer(
         model,
-        language_modelling,
+        language_modelling if shape.causal else masked_language_modelling,
         training,
         world=DataParallelGroup(device=device),
         threads=threads,
@@ -84,6 +87,8 @@ def measure_speed(
     rng = torch.Generator().manual_seed(0)
     ids = torch.randint(shape.vocabulary, (plan.rows, plan.context + 1), generator=rng)
     work = StepBatch({"ids": ids}, targets=float(plan.tokens_per_step))
+    if not shape.causal:
+        work = _masked_batch(ids[:, :-1])
     first = sum(_timed(trainer, work) for _ in range(WARM_STEPS))
     times: list[float] = []
     while len(times) < steps or sum(times) < seconds:
@@ -99,6 +104,20 @@ def measure_speed(
         tokens_per_step=plan.tokens_per_step,
         compiled=trainer.compiled,
     )
+
+
+def _masked_batch(ids: Tensor) -> StepBatch:
+    """Return a batch with masked tokens at the first positions of each row; the positions do not change the time."""
+    count = max(1, round(MASK_RATE * ids.shape[1]))
+    slots = torch.arange(count).expand(len(ids), -1).contiguous()
+    tensors = {
+        "ids": ids,
+        "slots": slots,
+        "targets": ids[:, :count].contiguous(),
+        "learn": torch.ones_like(slots).bool(),
+    }
+    tensors["documents"] = torch.zeros_like(ids)
+    return StepBatch(tensors, targets=float(slots.numel()))
 
 
 def _timed(trainer: Trainer, work: StepBatch) -> float:

@@ -21,14 +21,27 @@ from vita.nn.transformer import Transformer
 
 # B batch, H head, T position, S key; rows of `ids` have one extra token, the last target
 
+MASKED_DISTANCE = 7
+"""Distance of the masked positions in the statistics of an encoder."""
+
 
 @torch.no_grad()
-def report(model: Transformer, ids: Int[Tensor, "B T"]) -> dict[str, Any]:
-    """Return statistics of the weights and of a forward pass over `ids`, rounded to six digits."""
+def report(model: Transformer, ids: Int[Tensor, "B T"], *, mask: int | None = None) -> dict[str, Any]:
+    """Return statistics of the weights and of a forward pass over `ids`, rounded to six digits.
+
+    The loss is that of the next tokens. With `mask`, the mask token of an encoder, it is that of masked positions.
+    """
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    if mask is not None:
+        inputs = inputs.clone()
+        targets = ids[:, :-1][:, ::MASKED_DISTANCE]
+        inputs[:, ::MASKED_DISTANCE] = mask
     with _recorded_statistics(model) as statistics:
         attend = _record_scores(model.attention, statistics["scores"])
-        logits = model(ids[:, :-1], attention=attend).double()
-    loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
+        logits = model(inputs, attention=attend).double()
+    if mask is not None:
+        logits = logits[:, ::MASKED_DISTANCE]
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
     layers = [
         {name: statistics[name][index] for name in ("stream", "attention", "feedforward", "scores")}
         for index in range(model.architecture.layers)
@@ -40,7 +53,7 @@ def report(model: Transformer, ids: Int[Tensor, "B T"]) -> dict[str, Any]:
         "logits": {"mean": logits.mean().item(), "std": logits.std().item(), "largest": logits.abs().max().item()},
         "loss": loss,
         "ln_vocabulary": math.log(model.architecture.vocabulary),
-        "tokens": ids[:, 1:].numel(),
+        "tokens": targets.numel(),
     }
     return _rounded(summary)
 

@@ -73,6 +73,19 @@ class OutputHead(NamedTuple):
     bias: Float[Tensor, "V"] | None = None
     transform: MaskedTransform | None = None
 
+    def linear(self, hidden: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N E"], OutputHead]:
+        """Return hidden states and a head without transform and bias that give the same logits.
+
+        A bias is one more column of the weights, for one more hidden number, which is 1.
+        """
+        if self.transform is not None:
+            hidden = self.transform(hidden)
+        if self.bias is None:
+            return hidden, OutputHead(self.weight, self.scale, self.softcap)
+        hidden = torch.cat((hidden, torch.ones_like(hidden[..., :1])), dim=-1)
+        weight = torch.cat((self.weight, self.bias[:, None].to(self.weight.dtype)), dim=1)
+        return hidden, OutputHead(weight, self.scale, self.softcap)
+
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Return the logits, in the dtype of `hidden`."""
         if self.transform is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from vita.design import scaling_rules
-from vita.design.forecast import best_shape, prediction, warnings
+from vita.design.forecast import MASK_RATE, best_shape, prediction, warnings
 from vita.design.plan_vs_actual import plan_vs_actual
 from vita.design.scaling_rules import TrainingPlan, training_plan
 from vita.nn.architecture import Architecture
@@ -58,6 +58,9 @@ class Config(Settings):
     """Tokens per training step, a multiple of `context`, instead of a number that suits the run."""
     tokens_available: int | None = Field(None, ge=1)
     """Available training tokens; a plan that would repeat them more than four times is shortened or gives a warning."""
+    objective: Literal["next_token", "masked"] = neutral("next_token")
+    """Prediction of the next token by a decoder, or of masked tokens by an encoder with the shapes of ModernBERT: local
+    attention except in every third layer, a gate with GELU, no biases."""
     text: Literal["english", "world"] = "english"
     """Kind of text for the predicted loss: English, or the built-in world."""
     price_per_hour: float | None = neutral(None, ge=0)
@@ -115,10 +118,13 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
     folder = context.draft_folder()
     blueprint = {"architecture": shape.as_json(), "training": plan.as_json(), "prediction": predicted}
     (folder / "blueprint.json").write_text(json.dumps(blueprint, indent=2) + "\n", encoding="utf-8")
+    note = "The range of bits per byte contains 95 of 100 runs on text like that of the fit."
+    if not shape.causal:
+        note = "The loss of an encoder is not predicted: the scaling laws are those of predictions of the next token."
     sections = {
         "Shape": blueprint["architecture"],
         "Training": blueprint["training"],
-        "Prediction": [predicted, "The range of bits per byte contains 95 of 100 runs on text like that of the fit."],
+        "Prediction": [predicted, note],
         "Notes": [f"{warning}." for warning in warnings(predicted)],
     }
     page = page_text("page.md.jinja", title="Blueprint", lead=_LEAD, sections=sections)
@@ -155,7 +161,8 @@ def _design(
     shape = _shape_within_budget(config, text, context) if config.budget is not None else _shape(config, text)
     tokens = scaling_rules.compute_optimal_tokens(shape)
     if config.budget is not None:
-        tokens = round(config.budget * _usual_speed(context) / shape.flops_per_token(shape.context))
+        logits = 1.0 if shape.causal else MASK_RATE
+        tokens = round(config.budget * _usual_speed(context) / shape.flops_per_token(shape.context, logits=logits))
     elif text.tokens_available is not None:
         tokens = min(tokens, scaling_rules.USEFUL_EPOCHS * text.tokens_available)
     plan = training_plan(shape, tokens=tokens, tokens_per_step=config.tokens_per_step, steps=config.steps)
@@ -197,14 +204,22 @@ def _shape(config: Config, text: KnownText) -> Architecture:
     if config.parameters is not None:
         vocabulary = text.vocabulary or scaling_rules.vocabulary_of(config.parameters)
         context = config.context or 512
-        shape = scaling_rules.shape_of_parameters(config.parameters, vocabulary=vocabulary, context=context)
+        shape = scaling_rules.shape_of_parameters(
+            config.parameters, vocabulary=vocabulary, context=context, encoder=_is_encoder(config)
+        )
         return shape if config.context else shape.model_copy(update={"context": scaling_rules.context_of(shape.width)})
     assert config.depth is not None
     wide = config.width or scaling_rules.WIDTH_PER_LAYER * config.depth
     matrices = 12 * config.depth * wide**2
     vocabulary = text.vocabulary or scaling_rules.vocabulary_of(matrices + 2 * 4096 * wide)
     length = config.context or scaling_rules.context_of(wide)
-    return scaling_rules.shape_of_depth(config.depth, vocabulary=vocabulary, context=length, width=config.width)
+    return scaling_rules.shape_of_depth(
+        config.depth, vocabulary=vocabulary, context=length, width=config.width, encoder=_is_encoder(config)
+    )
+
+
+def _is_encoder(config: Config) -> bool:
+    return config.objective == "masked"
 
 
 def _shape_within_budget(config: Config, text: KnownText, context: Context) -> Architecture:
@@ -213,7 +228,12 @@ def _shape_within_budget(config: Config, text: KnownText, context: Context) -> A
     vocabulary = text.vocabulary or 4096
     flops = config.budget * _usual_speed(context)
     return best_shape(
-        flops, vocabulary=vocabulary, context=config.context or 512, text=config.text, available=text.tokens_available
+        flops,
+        vocabulary=vocabulary,
+        context=config.context or 512,
+        text=config.text,
+        available=text.tokens_available,
+        encoder=_is_encoder(config),
     )
 
 
@@ -285,7 +305,7 @@ def plan_table(
 
 
 def _facts(shape: Architecture, plan: TrainingPlan, predicted: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+    facts = {
         "parameters": shape.parameters(),
         "layers": shape.layers,
         "width": shape.width,
@@ -295,8 +315,9 @@ def _facts(shape: Architecture, plan: TrainingPlan, predicted: Mapping[str, Any]
         "tokens_per_step": plan.tokens_per_step,
         "tokens": plan.tokens,
         "flops": predicted["flops"],
-        "bits_per_byte": predicted["bits_per_byte"],
+        "bits_per_byte": predicted.get("bits_per_byte"),
     }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _headline(shape: Architecture, plan: TrainingPlan, record: Mapping[str, Any]) -> str:

@@ -62,6 +62,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     architecture = build(Architecture, plan["architecture"], where="blueprint.architecture")
     tokenizer = Tokenizer.load(inputs.tokens.path / "tokenizer")
     _check_vocabulary(architecture, tokenizer)
+    if not architecture.causal and not tokenizer.has_mask:
+        hint = "set `objective: masked` for tokenize too, or use the tokenizer of an encoder"
+        raise ConfigError("initialize", "an encoder needs a tokenizer with a mask token", hint=hint)
 
     model = Transformer(architecture)
     initialize(model, config.scheme, seed=config.seed)
@@ -69,7 +72,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         "note", text=f"{architecture.parameters():,} parameters, initialized with the scheme `{config.scheme}`"
     )
     text = _text(inputs.tokens, length=min(MEASURED_TOKENS, architecture.context))
-    statistics = report(model, torch.from_numpy(text))
+    statistics = report(model, torch.from_numpy(text), mask=None if architecture.causal else tokenizer.mask)
     context.emit(
         "note", text=f"loss {statistics['loss']:.4f}; ln {architecture.vocabulary} = {statistics['ln_vocabulary']:.4f}"
     )
@@ -80,14 +83,19 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         )
 
     folder = context.draft_folder()
-    hf.save(model, folder)
-    hf.save_generation(
-        hf.GenerationTokens(start=tokenizer.document, padding=tokenizer.pad, stop=tuple(sorted(tokenizer.stops))),
-        folder,
-    )
-    tokenizer.save(folder)
-    hf.pad_left(folder)
-    ChatTemplate.default().save(folder)
+    if architecture.causal:
+        hf.save(model, folder)
+        hf.save_generation(
+            hf.GenerationTokens(start=tokenizer.document, padding=tokenizer.pad, stop=tuple(sorted(tokenizer.stops))),
+            folder,
+        )
+        tokenizer.save(folder)
+        hf.pad_left(folder)
+        ChatTemplate.default().save(folder)
+    else:
+        ids = {"pad_token_id": tokenizer.pad, "cls_token_id": tokenizer.document, "sep_token_id": tokenizer.separator}
+        hf.save(model, folder, config=ids)
+        tokenizer.save(folder)
     hf.describe(architecture, folder, steps=0)
     _write_report(statistics, config, folder / "report")
     facts = {

@@ -1,19 +1,21 @@
 """Train a language model from scratch on the tokens of the corpus.
 
-The loss is the cross-entropy of every next token. Steps, batch size and learning rates come from the blueprint; the
-settings override it. A run that was killed continues from its last checkpoint to the same bytes.
+The loss is the cross-entropy of every next token, or of masked tokens (`objective: masked`). Steps, batch size and
+learning rates come from the blueprint; the settings override it. A run that was killed continues from its last
+checkpoint to the same bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from vita.data.tokens.loader import Loader
+from vita.data.tokens.masking import TokenMasker
 from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
@@ -23,6 +25,7 @@ from vita.spine.model_files import ModelFiles
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Blueprint, Model, Tokens
 from vita.stages.training import TrainingRun, last_value, mean_of_last
+from vita.train.masked_settings import MaskingSettings, check_objective
 from vita.train.schedule import Schedule
 from vita.train.settings import BatchedTrainingSettings, Count, MatrixOptimizerSettings, TextSettings
 
@@ -34,7 +37,7 @@ PARALLEL = True
 """All processes run this stage together."""
 
 
-class Config(BatchedTrainingSettings, TextSettings, MatrixOptimizerSettings):
+class Config(BatchedTrainingSettings, TextSettings, MatrixOptimizerSettings, MaskingSettings):
     """Settings that override the blueprint, and the evaluations during training."""
 
     schedule: str = "auto"
@@ -53,7 +56,8 @@ class Inputs:
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.nn import hf
     from vita.train.losses import language_modelling
-    from vita.train.text import HeldOutText, is_masked, text_tensors
+    from vita.train.masked import MaskedBatches, masked_language_modelling, read_heldout
+    from vita.train.text import is_masked, text_tensors
     from vita.train.trainer import StepBatch
     from vita.train.validation import loss_evidence
 
@@ -66,23 +70,40 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     shards = Shards.open(inputs.tokens.path / "train")
     _check(model.architecture, shards, length=length)
     loader = Loader(shards, context=length, rows=rows, seed=config.seed)
-    run = TrainingRun("pretrain", config, context, source=source, model=model, training=training, row_length=length)
+    encoder = check_objective(config, model.architecture, where="pretrain")
+    run = TrainingRun(
+        "pretrain",
+        config,
+        context,
+        source=source,
+        model=model,
+        training=training,
+        row_length=length,
+        logits=config.mean_mask_rate if encoder else 1.0,
+    )
+    loss = masked_language_modelling if encoder else language_modelling
 
-    with run.trainer(language_modelling, tokens_per_step=rows * length) as trainer:
+    with run.trainer(loss, tokens_per_step=rows * length) as trainer:
         world = trainer.world
-        masked = is_masked(config.document_mask, world.device)
+        masked = is_masked(config.document_mask, world.device, encoder=encoder)
         separator = shards.document_token if masked else None
+        tokenizer = Tokenizer.load(inputs.tokens.path / "tokenizer")
 
-        def batch(step: int) -> StepBatch:
+        def next_tokens(step: int) -> StepBatch:
             ids = loader.batch(step, rank=world.rank, world_size=world.size).ids
             return StepBatch(text_tensors(ids, document=separator), targets=rows * length)
 
-        heldout = HeldOutText.read(
+        batch: Callable[[int], StepBatch] = next_tokens
+        if encoder:
+            masker = TokenMasker(tokenizer, config.masking)
+            batch = MaskedBatches((loader,), masker, config, steps, config.seed, separator, world)
+        heldout = read_heldout(
+            config,
             Shards.open(inputs.tokens.path / "heldout"),
-            Tokenizer.load(inputs.tokens.path / "tokenizer"),
-            tokens=config.eval_tokens,
+            tokenizer,
+            encoder=encoder,
             length=length,
-            mask=masked,
+            masked=masked,
             world=world,
         )
         evaluate = heldout.evaluate if heldout else None
@@ -100,6 +121,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         "loss": mean_of_last(curve, "loss"),
         "heldout_loss": last_value(curve, "heldout_loss"),
         "heldout_bits_per_byte": last_value(curve, "heldout_bits_per_byte"),
+        "heldout_accuracy": last_value(curve, "heldout_accuracy") if encoder else None,
         **shared_facts,
     }
     facts = {name: value for name, value in facts.items() if value is not None}

@@ -21,7 +21,7 @@ from vita.data.tokens.shards import SHARD_TOKENS, Shards, write_shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
-from vita.spine.config import Settings
+from vita.spine.config import Settings, neutral
 from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus, Model, Tokens
@@ -44,6 +44,9 @@ class Config(Settings):
     digits: Literal[1, 2, 3] = 1
     """Largest number of digits in a token. llama.cpp can split numbers into groups of 1 or 3 digits, not of 2: a model
     whose tokenizer has 2 cannot be exported to GGUF. Not used with the tokenizer of an input model."""
+    objective: Literal["next_token", "masked"] = neutral("next_token")
+    """masked trains a tokenizer for an encoder, with the special tokens [CLS], [SEP], [PAD] and [MASK]. Not used with
+    the tokenizer of an input model."""
     sample_bytes: int = Field(128 * 2**20, ge=2**16)
     """Maximum bytes of text that train the tokenizer, spread evenly over the corpus; limits memory and time."""
     shard_tokens: int = Field(SHARD_TOKENS, ge=1)
@@ -110,7 +113,8 @@ def _tokenizer(config: Config, inputs: Inputs, context: Context, *, total: int) 
     progress = _Progress(context, total=total)
     texts = (progress.count(document.text) for document in read_corpus(inputs.corpus.path, "train"))
     sample = bpe.sample(texts, limit=config.sample_bytes, total=total)
-    return Tokenizer.train(sample, vocabulary=config.vocabulary, digits=config.digits)
+    masked = config.objective == "masked"
+    return Tokenizer.train(sample, vocabulary=config.vocabulary, digits=config.digits, masked=masked)
 
 
 def _bytes_in(documents: Iterable[Document]) -> int:
@@ -135,7 +139,7 @@ def _encoded(
         for document, ids in zip(batch, encoded, strict=True):
             tally.add(document, ids)
             progress.count(document.text)
-            yield document, ids
+            yield document, ids if tokenizer.separator is None else np.append(ids, np.uint32(tokenizer.separator))
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 class TrainingRun:
     """One run of a training stage, from the initial model to the trained model.
 
-    `source` holds the files of the initial model, and `initial` is its digest. `row_length` is
-    the number of tokens of a row, if all rows have the same.
+    `source` holds the files of the initial model, and `initial` is its digest. `row_length` is the number of tokens of
+    a row, if all rows have the same. `logits` is the share of tokens for which the loss computes logits.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class TrainingRun:
         training: TrainerConfig,
         initial: str | None = None,
         row_length: int | None = None,
+        logits: float = 1.0,
     ) -> None:
         from vita.design.tuning_memory import weight_bytes
         from vita.train.hardware import memory_in_use
@@ -68,7 +69,7 @@ class TrainingRun:
         self.model, self.training, self.before = model, training, fingerprint(model)
         # Interpreter, libraries, data, and models that stay loaded beside the trained one.
         self._other_memory = max(0, memory_in_use(context.machine.device) - weight_bytes(model))
-        self.flops_per_token = model.architecture.flops_per_token(row_length) if row_length else 0
+        self.flops_per_token = model.architecture.flops_per_token(row_length, logits=logits) if row_length else 0
 
     @property
     def steps(self) -> int:

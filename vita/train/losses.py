@@ -63,6 +63,7 @@ def next_token(
     `z_loss` adds this multiple of log(sum(exp(logits)))^2, which prevents a drift of the logits (Chowdhery et al. 2022,
     sec. 5). Without targets the sum and all gradients are 0.
     """
+    hidden, head = head.linear(hidden)
     weights = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.float()
     flat = hidden.flatten(0, 1), head.weight, targets.flatten(), weights.flatten()
     loss, correct = _LinearCrossEntropy.apply(*flat, z_loss, head.scale, head.softcap)

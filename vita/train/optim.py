@@ -153,7 +153,7 @@ def parameter_role(name: str, parameter: Tensor) -> ParameterRole:
         return "matrices"
     if parameter.ndim < 2:
         return "scalars"
-    if "embed_tokens" in name or "embed_positions" in name:
+    if any(table in name for table in ("embed_tokens", "embed_positions", "embed_types")):
         return "embedding"
     return "head" if name.startswith(("lm_head", "score")) else "matrices"
 

@@ -340,6 +340,8 @@ def _with_rounded_matrices(model: Transformer, *, attention: Attention) -> Trans
     rounded.model.embed_tokens.register_forward_hook(lambda module, inputs, states: states.bfloat16())
     if rounded.architecture.positions == "learned":
         rounded.model.embed_positions.register_forward_hook(lambda module, inputs, states: states.bfloat16())
+    if rounded.architecture.token_types:
+        rounded.model.embed_types.register_forward_hook(lambda module, inputs, states: states.bfloat16())
     return rounded
 
 

@@ -71,15 +71,22 @@ def learn(texts: Iterable[str], *, size: int, trainer: str | None = None, digits
     return tokens
 
 
-def definition(tokens: Sequence[bytes], *, specials: Sequence[str], digits: int = DIGITS) -> dict[str, Any]:
-    """Return the content of `tokenizer.json`: token `i` of `tokens` has id 256 + i, special tokens the last ids."""
+def definition(
+    tokens: Sequence[bytes], *, specials: Sequence[str], digits: int = DIGITS, template: Sequence[str] = (),
+    mask: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the content of `tokenizer.json`: token `i` of `tokens` has id 256 + i, special tokens the last ids.
+
+    `template` are the special tokens at the start and at the end of a text, which other programs add. `mask` is the
+    token for a word to predict; it includes the space before it, as tokens of words do.
+    """
     all_tokens = [bytes([value]) for value in range(256)] + list(tokens)
     ids = {token: i for i, token in enumerate(all_tokens)}
     merges = [f"{spell(left)} {spell(right)}" for left, right in (_parts(token, ids) for token in tokens)]
     split = {"type": "Split", "pattern": {"Regex": pattern(digits)}, "behavior": "Isolated", "invert": False}
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     added = [
-        {"id": len(all_tokens) + i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+        {"id": len(all_tokens) + i, "content": name, "single_word": False, "lstrip": name == mask, "rstrip": False,
          "normalized": False, "special": True}
         for i, name in enumerate(specials)
     ]  # fmt: skip
@@ -90,7 +97,7 @@ def definition(tokens: Sequence[bytes], *, specials: Sequence[str], digits: int 
         "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, to_bytes]},
-        "post_processor": None,
+        "post_processor": _template(template, all_tokens, specials) if template else None,
         "decoder": to_bytes,
         "model": {
             "type": "BPE",
@@ -105,6 +112,20 @@ def definition(tokens: Sequence[bytes], *, specials: Sequence[str], digits: int 
             "merges": merges,
         },
     }
+
+
+def _template(template: Sequence[str], tokens: Sequence[bytes], specials: Sequence[str]) -> dict[str, Any]:
+    """Return the post-processor of texts and pairs: `start A end`, `start A end B end`."""
+    start, end = template
+
+    def part(kind: str, name: str, type_id: int = 0) -> dict[str, Any]:
+        return {kind: {"id": name, "type_id": type_id}}
+
+    single = [part("SpecialToken", start), part("Sequence", "A"), part("SpecialToken", end)]
+    pair = [*single, part("Sequence", "B", 1), part("SpecialToken", end, 1)]
+    ids = {name: len(tokens) + index for index, name in enumerate(specials)}
+    special_tokens = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in template}
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special_tokens}
 
 
 def tiktoken_ranks(definition: Mapping[str, Any], engine: Any) -> tuple[dict[bytes, int], str] | None:

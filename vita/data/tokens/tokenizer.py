@@ -29,6 +29,9 @@ from vita.spine.model_files import ModelFiles, ModelFolder
 DOCUMENT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIALS = (DOCUMENT, START_OF_TURN, END_OF_TURN)
 """The special tokens of a tokenizer trained by Vita: always its last ids, in this order."""
+CLASS, SEPARATOR, PADDING, MASK = "[CLS]", "[SEP]", "[PAD]", "[MASK]"
+MASKED_SPECIALS = (CLASS, SEPARATOR, PADDING, MASK)
+"""The special tokens of a tokenizer trained by Vita for an encoder."""
 
 
 class TokenSpans(NamedTuple):
@@ -64,21 +67,30 @@ class Tokenizer:
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], *, vocabulary: int, trainer: str | None = None, digits: int = bpe.DIGITS
+        cls,
+        texts: Iterable[str],
+        *,
+        vocabulary: int,
+        trainer: str | None = None,
+        digits: int = bpe.DIGITS,
+        masked: bool = False,
     ) -> Tokenizer:
         """Train a byte-level BPE of exactly `vocabulary` ids; equal texts give equal bytes.
 
-        `digits` is the largest number of digits in a token: 1, 2 or 3.
+        `digits` is the largest number of digits in a token: 1, 2 or 3. `masked` gives the special tokens of an encoder.
         """
-        size = vocabulary - 256 - len(SPECIALS)
+        specials = MASKED_SPECIALS if masked else SPECIALS
+        size = vocabulary - 256 - len(specials)
         if size < 0:
-            least = 256 + len(SPECIALS)
+            least = 256 + len(specials)
             raise ConfigError(
                 "tokenizer.vocabulary", expected=f"at least {least} (the bytes and specials)", got=vocabulary
             )
         tokens = bpe.learn(texts, size=size, trainer=trainer, digits=digits)
-        definition = json.dumps(bpe.definition(tokens, specials=SPECIALS, digits=digits), ensure_ascii=False, indent=1)
-        return cls(definition + "\n", settings=_own_settings())
+        ends: dict[str, Any] = {"template": (CLASS, SEPARATOR), "mask": MASK} if masked else {}
+        content = bpe.definition(tokens, specials=specials, digits=digits, **ends)
+        definition = json.dumps(content, ensure_ascii=False, indent=1)
+        return cls(definition + "\n", settings=_encoder_settings() if masked else _own_settings())
 
     @classmethod
     def load(cls, folder: ModelFolder) -> Tokenizer:
@@ -169,8 +181,9 @@ class Tokenizer:
 
     @cached_property
     def document(self) -> int:
-        """Return the token at the start of every document (`<|endoftext|>`)."""
-        names = (DOCUMENT, self.name_of("bos_token"), self.name_of("eos_token"), self.name_of("pad_token"))
+        """Return the token at the start of every document (`<|endoftext|>`; `[CLS]` of an encoder)."""
+        first = self.name_of("cls_token") if self._mask is not None else None
+        names = (first, DOCUMENT, self.name_of("bos_token"), self.name_of("eos_token"), self.name_of("pad_token"))
         token = next((i for i in map(self.id_of, names) if i is not None), None)
         if token is None:
             hint = f"give `bos_token` in its tokenizer_config.json, or add {DOCUMENT} to it"
@@ -187,6 +200,41 @@ class Tokenizer:
         """Return the padding token, which is never attended to."""
         named = self.id_of(self.name_of("pad_token"))
         return self.document if named is None else named
+
+    @cached_property
+    def _mask(self) -> int | None:
+        names = (self.name_of("mask_token"), *(name for name in _MASKS if name in self.specials))
+        return next((i for i in map(self.id_of, names) if i is not None), None)
+
+    @property
+    def has_mask(self) -> bool:
+        """Return True if there is a token for words to predict."""
+        return self._mask is not None
+
+    @property
+    def mask(self) -> int:
+        """Return the token for a word to predict; a `ModelError` where there is none."""
+        if self._mask is None:
+            hint = "name it as `mask_token` in tokenizer_config.json, or train a tokenizer with `objective: masked`"
+            raise ModelError("tokenizer", "has no mask token", hint=hint)
+        return self._mask
+
+    @cached_property
+    def separator(self) -> int | None:
+        """Return the token at the end of every text of an encoder (`[SEP]`), None for a decoder."""
+        return self.id_of(self.name_of("sep_token")) if self._mask is not None else None
+
+    @cached_property
+    def continuing_prefix(self) -> bytes:
+        """Return the prefix of tokens that continue a word (`##` of WordPiece); empty for other tokenizers."""
+        model = json.loads(self._definition)["model"]
+        return (model.get("continuing_subword_prefix") or "").encode() if model.get("type") == "WordPiece" else b""
+
+    def encode_masked(self, text: str) -> list[int]:
+        """Return the ids of a text in which the name of the mask token is a mask, between `[CLS]` and `[SEP]`."""
+        ids = self._engine.encode(_valid(text), add_special_tokens=False).ids
+        end = [] if self.separator is None else [self.separator]
+        return [self.document, *ids, *end]
 
     @cached_property
     def end_of_turn(self) -> int:
@@ -383,7 +431,8 @@ class _Tiktoken:
 
 _NEVER_SPECIAL = "\U0010ffff<|never special|>"
 """Begins with a character that Unicode reserves as "not a character", so the search for it skips quickly over text."""
-_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
+_MASKS = (MASK, "<|mask|>", "<mask>")
 
 
 def _own_settings() -> dict[str, Any]:
@@ -396,6 +445,21 @@ def _own_settings() -> dict[str, Any]:
         "eos_token": END_OF_TURN,
         "model_max_length": 1_000_000,
         "pad_token": DOCUMENT,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": None,
+    }
+
+
+def _encoder_settings() -> dict[str, Any]:
+    return {
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "cls_token": CLASS,
+        "mask_token": MASK,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": 1_000_000,
+        "pad_token": PADDING,
+        "sep_token": SEPARATOR,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "unk_token": None,
     }
