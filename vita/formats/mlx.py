@@ -25,6 +25,8 @@ def check_mlx(folder: Path) -> list[str]:
     """Refuse a model that mlx_lm does not compute; return notes on differences."""
     architecture = _architecture(folder)
     family = architecture.family
+    if not architecture.causal:
+        raise ModelError(WHERE, "mlx_lm generates text with decoders, and the model is an encoder")
     if architecture.biases and family in ("qwen3", "qwen3_moe"):
         raise ModelError(WHERE, f"mlx_lm has no biases in models of the family {family}")
     if family == "gpt_neox" and (architecture.feedforward != 4 * architecture.width or len(architecture.biases) < 3):

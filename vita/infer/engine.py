@@ -77,6 +77,9 @@ class Engine:
         With `rows=1` steps are not padded, which is faster for small models; the last bits of an answer then differ
         from those in a batch.
         """
+        if not model.architecture.causal:
+            hint = "test it with `vita test`, or fill masks with `fill-mask` of transformers"
+            raise ModelError("engine", "the model is an encoder, which generates no text", hint=hint)
         if tokenizer.vocabulary > model.architecture.vocabulary:
             raise ModelError(
                 "engine",

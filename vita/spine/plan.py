@@ -33,6 +33,7 @@ from vita.spine.machine import Machine, scratch_days
 from vita.spine.ranks import Ranks, connect
 from vita.spine.stage import Context, Draft, Stage
 from vita.spine.store import Artifact, Store, canonical_json
+from vita.spine.traits import check_plan
 
 __all__ = ["Context", "Draft", "Forecast", "Plan", "Step", "ancestors", "descendants", "execute", "forecast"]
 
@@ -80,7 +81,7 @@ class Forecast:
 
 
 def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
-    """Predict for each step whether `execute` would run it now."""
+    """Predict for each step whether `execute` would run it now; raise a `PlanError` if a step cannot use a model."""
     artifacts: dict[str, str] = {}
     answers = []
     for step in plan.steps:
@@ -102,6 +103,7 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
             if erased and not artifact and ledger.cached_artifact(base_key):
                 reason = f"must be rebuilt without {', '.join(f'`{erasure.document}`' for erasure in erased)} (erased)"
             answers.append(Forecast(step, True, reason, key))
+    check_plan(plan, store, artifacts=artifacts)
     return answers
 
 
@@ -118,12 +120,13 @@ def execute(
     """Execute the plan; return the artifact of each step.
 
     The steps in `rerun` run again, also if they are cached. `check_gate` is called with the gate of a step before the
-    step runs, and raises a `GateError` if the gate does not pass.
+    step runs, and raises a `GateError` if the gate does not pass. No step runs if one of them cannot use its model.
     """
     artifacts: dict[str, Artifact] = {}
     ranks = connect(machine)
     with ranks.stop_together():
         if machine.leads:
+            check_plan(plan, store)
             clean_scratch(store, ledger, days=scratch_days())
         for position, step in enumerate(plan.steps):
             step_events = events.bind(life=plan.life, life_step=step.name, stage=step.stage.name)
@@ -208,7 +211,8 @@ def _context(
 def _check_admission(
     step: Step, inputs: Mapping[str, str], store: Store, ledger: Ledger, check_gate: Callable[[str], None] | None
 ) -> None:
-    """Check the gate of the step and the admission rule of its stage; both may raise an error."""
+    """Check the traits of the inputs, the gate of the step and the admission rule; each may raise an error."""
+    check_plan(Plan(step.name, (replace(step, inputs={slot: f"@{digest}" for slot, digest in inputs.items()}),)), store)
     if step.gate and check_gate:
         check_gate(step.gate)
     if step.stage.admit:

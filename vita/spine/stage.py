@@ -7,6 +7,9 @@ class Inputs: model: Model; corpus: Corpus | None = None
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]: ...
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None: ...  # optional: reject inputs
 def advise(config: Config) -> list[str]: ...    # optional: warnings about settings
+NEEDS = {"model": (generates_text,)}            # optional: requirements on inputs (`vita.spine.traits`)
+def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None: ...        # optional: by settings
+def traits(config: Config, inputs: Mapping[str, Traits | None]) -> Traits | None: ...   # optional: of the output
 def record(artifact: Model, inputs: Inputs, ledger: Ledger) -> None: ...    # optional: entries in the ledger
 """
 
@@ -29,7 +32,7 @@ from vita.spine.errors import PlanError
 from vita.spine.events import Emit
 from vita.spine.ledger import Ledger
 from vita.spine.machine import Machine
-from vita.spine.store import Artifact, Draft, Store
+from vita.spine.store import Artifact, Draft, Store, Traits
 
 
 @dataclass
@@ -97,6 +100,12 @@ class Stage:
     """Raises an error if these inputs must not be used; called before each run, in a life and for a single stage."""
     advise: Callable[[Any], list[str]] | None = None
     """Returns warnings about the settings before the run: `advise(config)`."""
+    needs: Mapping[str, Sequence[Callable[[Traits], str | None]]] = field(default_factory=dict)
+    """Requirements on the artifact of a slot: each returns the reason why it is not met, or None."""
+    unsupported: Callable[[Any, Mapping[str, Traits]], str | None] | None = None
+    """Returns the reason why the settings do not suit the traits of the inputs, or None."""
+    traits: Callable[[Any, Mapping[str, Traits | None]], Traits | None] | None = None
+    """Returns the traits of the output before the run; by default those of the first input that has some."""
     lineage: bool = False
     """True if the stage reads the lineage of its inputs."""
     parallel: bool = False
@@ -117,6 +126,8 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
         name, module.VERSION, summary, module.Config, module.Inputs, slots, kinds[0], module.run,
         record=getattr(module, "record", None), admit=getattr(module, "admit", None),
         advise=getattr(module, "advise", None),
+        needs=getattr(module, "NEEDS", {}), unsupported=getattr(module, "unsupported", None),
+        traits=getattr(module, "traits", None),
         lineage=getattr(module, "LINEAGE", False), parallel=parallel,
     )  # fmt: skip
 

@@ -37,6 +37,10 @@ TEMPORARY = "tmp-"
 """Name prefix of scratch folders that belong to a process instead of a run."""
 
 
+Traits = Mapping[str, Any]
+"""Properties of a model on which stages depend (`vita.spine.traits`)."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """The output of a stage: a read-only folder, identified by its digest."""
@@ -45,6 +49,11 @@ class Artifact:
     digest: str
     path: Path
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def traits(self) -> Traits | None:
+        """Properties on which stages depend, None for a kind without any."""
+        return None
 
 
 A = TypeVar("A", bound=Artifact)

@@ -32,8 +32,8 @@ from vita.spine.model_files import (
     write_description,
 )
 from vita.spine.stage import Context, explicit_only
-from vita.spine.store import REQUIRES, Draft
-from vita.stages.kinds import Model
+from vita.spine.store import REQUIRES, Draft, Traits
+from vita.stages.kinds import Model, folder_traits
 
 VERSION = 1
 CARD = "README.md"
@@ -70,6 +70,14 @@ class Inputs:
 
     base: Model | None = explicit_only()
     """The base model of an adapter in peft's format."""
+
+
+def traits(config: Config, inputs: Mapping[str, Traits | None]) -> Traits | None:
+    """Return the traits of a model folder; those of other sources are known after the adoption."""
+    source = config.model
+    if source.hub is not None or source.is_gguf or not source.path.is_dir():
+        return None
+    return inputs.get("base") if is_adapter_folder(source.path) else folder_traits(source.path)
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:

@@ -27,6 +27,7 @@ from vita.spine.errors import PlanError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Release, Report
+from vita.stages.requirements import generates_text
 from vita.stats.intervals import Interval, difference, share
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from vita.server.service.service import RunningService
 
 VERSION = 3
+NEEDS = {"release": (generates_text,), "serving": (generates_text,)}
 LINEAGE = True
 """The releases are checked with the ledger and the store of the life."""
 

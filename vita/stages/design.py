@@ -24,7 +24,9 @@ from vita.nn.architecture import Architecture
 from vita.reporting.page import page_text
 from vita.spine.config import Settings, neutral
 from vita.spine.stage import Context, Draft
+from vita.spine.store import Traits
 from vita.stages.kinds import Blueprint, Tokens
+from vita.stages.requirements import model_traits
 
 if TYPE_CHECKING:
     from rich.table import Table as ScreenTable
@@ -106,6 +108,11 @@ _LEAD = (
     "The architecture, its training, and the predicted results. Time and cost depend on the machine and are in the "
     "record of the run."
 )
+
+
+def traits(config: Config, inputs: Mapping[str, Traits | None]) -> Traits:
+    """Return the traits of the models that are initialized from the plan."""
+    return model_traits(scaling_rules.shape_of_depth(1, vocabulary=259, context=8, encoder=_is_encoder(config)))
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:

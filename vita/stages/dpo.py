@@ -42,6 +42,7 @@ from vita.spine.events import Emit
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
+from vita.stages.requirements import generates_text
 from vita.stages.training import TrainedModel, TrainingRun, last_value, mean_of_last, row_length
 from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.stats.intervals import Interval
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 VERSION = 8
 PARALLEL = True
 """All processes run this stage together."""
+NEEDS = {"model": (generates_text,)}
 
 FIRST_STEP = {"float32": 1e-3, "bfloat16": 5e-2}
 """Tolerance of the check of the first step, by the number format of matrix products."""

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import ClassVar
 
-from vita.spine.store import Artifact
+from vita.spine.errors import VitaError
+from vita.spine.model_files import ModelFiles
+from vita.spine.store import Artifact, Traits
+
+
+def folder_traits(folder: Path) -> Traits | None:
+    """Return the traits of a model folder; None if it cannot be read, which the step that uses it reports."""
+    from vita.nn.families import read_architecture
+    from vita.stages.requirements import model_traits
+
+    try:
+        return model_traits(read_architecture(json.loads(ModelFiles.of(folder).text("config.json"))))
+    except (VitaError, OSError, ValueError):
+        return None
 
 
 class Blueprint(Artifact):
     """A plan of a model, `blueprint.json`: architecture, training and prediction."""
 
     kind: ClassVar[str] = "blueprint"
+
+    @property
+    def traits(self) -> Traits | None:
+        from vita.nn.architecture import Architecture
+        from vita.stages.requirements import model_traits
+
+        try:
+            plan = json.loads((self.path / "blueprint.json").read_text(encoding="utf-8"))
+            return model_traits(Architecture.model_validate(plan["architecture"]))
+        except (OSError, ValueError, KeyError):
+            return None
 
 
 class Corpus(Artifact):
@@ -30,6 +56,10 @@ class Model(Artifact):
 
     kind: ClassVar[str] = "model"
 
+    @property
+    def traits(self) -> Traits | None:
+        return folder_traits(self.path)
+
 
 class Report(Artifact):
     """Measurements of a model, as pages (`report.html`, `report.md`) and as data (`report.json`)."""
@@ -47,6 +77,10 @@ class Release(Artifact):
     """A model ready to be served: `release.json`, which pins every file by sha256, and the model folder `model/`."""
 
     kind: ClassVar[str] = "release"
+
+    @property
+    def traits(self) -> Traits | None:
+        return folder_traits(self.path / "model")
 
 
 class Feedback(Artifact):

@@ -26,12 +26,14 @@ from vita.spine.ledger import Ledger
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Feedback, Release
+from vita.stages.requirements import generates_text
 from vita.stats.intervals import share
 
 if TYPE_CHECKING:
     from vita.monitoring.client import SessionResult
 
 VERSION = 2
+NEEDS = {"release": (generates_text,)}
 LINEAGE = True
 """The release is checked with the ledger and the store of the life."""
 

@@ -23,7 +23,9 @@ from vita.spine.config import build
 from vita.spine.errors import ConfigError
 from vita.spine.model_files import ModelFiles
 from vita.spine.plan import Context, Draft
+from vita.spine.store import Traits
 from vita.stages.kinds import Blueprint, Model, Tokens
+from vita.stages.requirements import other_objective, predicts_tokens
 from vita.stages.training import TrainingRun, last_value, mean_of_last
 from vita.train.masked_settings import MaskingSettings, check_objective
 from vita.train.schedule import Schedule
@@ -51,6 +53,14 @@ class Inputs:
     model: Model
     tokens: Tokens
     blueprint: Blueprint
+
+
+NEEDS = {"model": (predicts_tokens,)}
+
+
+def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None:
+    """Refuse an objective that is not that of the model."""
+    return other_objective(config.objective, traits["model"]) if "model" in traits else None
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:

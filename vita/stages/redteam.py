@@ -30,12 +30,14 @@ from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
 from vita.spine.stage import Context, Draft
 from vita.stages.kinds import Model, Report, Tokens
+from vita.stages.requirements import generates_text
 from vita.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
 
 VERSION = 4
+NEEDS = {"model": (generates_text,)}
 
 CONTROLLED = 60
 """Number of evenly spread items per probe that the controls answer."""

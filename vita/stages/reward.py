@@ -26,6 +26,7 @@ from vita.rl.preference_eval import PairValues, calibration, score_figures
 from vita.spine.config import neutral
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
+from vita.stages.requirements import generates_text
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
 from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.stats.intervals import Interval
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 VERSION = 8
 PARALLEL = True
 """All processes run this stage together."""
+NEEDS = {"model": (generates_text,)}
 AUTO_SHARE = 0.3
 """The learning rate `auto`, as a share of that of `dpo`."""
 MIN_STOPPING_PAIRS = 30

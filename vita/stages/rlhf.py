@@ -36,6 +36,7 @@ from vita.rl.settings import (
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Reward
+from vita.stages.requirements import generates_text
 from vita.stages.training import TrainedModel, TrainingRun, last_value, mean_of_last
 from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.train.choices import PrecisionChoice
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from vita.train.trainer import TrainerConfig
 
 VERSION = 7
+NEEDS = {"model": (generates_text,)}
 
 AUTO_SHARE, AUTO_CRITIC_SHARE = 0.03, 0.1
 """The learning rates `auto` of policy and critic, as shares of that of the norms in pretraining."""

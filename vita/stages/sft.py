@@ -30,6 +30,7 @@ from vita.reporting.figures import ReportContent
 from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
+from vita.stages.requirements import generates_text
 from vita.stages.training import TrainingRun, last_value, row_length
 from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.train.settings import Count, Fraction, TuningSettings
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 VERSION = 8
 PARALLEL = True
 """All processes run this stage together."""
+NEEDS = {"model": (generates_text,)}
 
 AUTO_SHARE = 0.2
 """The learning rate `auto`, as a share of those that pretraining uses."""

@@ -1,0 +1,39 @@
+"""Requirements of stages on models, as functions of the traits of a model that return the reason of a refusal.
+
+`model_traits` returns the traits of an architecture. A stage lists its requirements in `NEEDS` (`vita.spine.traits`).
+"""
+
+from __future__ import annotations
+
+from vita.nn.architecture import Architecture
+from vita.spine.store import Traits
+
+
+def model_traits(architecture: Architecture) -> Traits:
+    """Return the properties of an architecture on which stages depend."""
+    return {
+        "family": architecture.family,
+        "causal": architecture.causal,
+        "predicts_tokens": architecture.causal or architecture.masked_head is not None,
+        "experts": architecture.experts is not None,
+    }
+
+
+def generates_text(traits: Traits) -> str | None:
+    """Require a decoder."""
+    if traits["causal"]:
+        return None
+    return "it is an encoder, which predicts masked tokens from both sides and generates no text"
+
+
+def predicts_tokens(traits: Traits) -> str | None:
+    """Require a language model: a decoder, or an encoder with a masked-language head."""
+    return None if traits["predicts_tokens"] else "it is an encoder without a masked-language head"
+
+
+def other_objective(objective: str, traits: Traits) -> str | None:
+    """Return the reason why a model cannot be trained with an objective: auto, next_token or masked."""
+    suitable, kind = ("next_token", "a decoder") if traits["causal"] else ("masked", "an encoder")
+    if objective in ("auto", suitable):
+        return None
+    return f"it is {kind}, whose objective is {suitable}, not {objective}"
