@@ -12,6 +12,7 @@ import orjson
 import zstandard
 
 from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, tool_calls, world_knowledge
+from vita.evals.masked_scores import MaskedDocument, masked_figures, pseudo_figures
 from vita.reporting.figures import ReportContent
 from vita.stats.intervals import Interval
 from vita.stats.paired import PairedComparison
@@ -37,6 +38,8 @@ class EvalResults:
     met: list[edge_cases.EdgeCaseResult] = field(default_factory=list)
     """Results of the edge cases."""
     continuations: list[samples.SampledContinuation] = field(default_factory=list)
+    masked: Mapping[str, list[MaskedDocument]] = field(default_factory=dict)
+    """Predictions of masked tokens of an encoder, by text; `texts` are then its pseudo-likelihoods."""
     versus: PairedComparison | None = None
     """The comparison with the parent version on the same items."""
     seed: int = 0
@@ -55,7 +58,7 @@ class EvalResults:
         """Return all figures with their intervals."""
         groups = {name: multiple_choice.by_group(outcomes) for name, outcomes in self.tasks.items()}
         figures: dict[str, dict[str, Metrics]] = {
-            "texts": {name: self._of_text(scores) for name, scores in self.texts.items()},
+            "texts": {name: self._of_text(scores) | self._of_masks(name) for name, scores in self.texts.items()},
             "sources": {name: self._of_text(scores) for name, scores in self.sources.items()},
             "tasks": {name: multiple_choice.metrics(outcomes) for name, outcomes in self.tasks.items()},
             "groups": {
@@ -96,6 +99,9 @@ class EvalResults:
         """Return every item with the name of its text or task."""
         rows = [{"text": name, **item.as_json()} for name, scores in self.texts.items() for item in scores]
         rows += [{"task": name, **item.as_json()} for name, outcomes in self.tasks.items() for item in outcomes]
+        rows += [
+            {"task": f"masked: {name}", **item.as_json()} for name, scores in self.masked.items() for item in scores
+        ]
         rows += [{"task": "world", **item.as_json()} for item in self.answers]
         rows += [{"task": "instructions", **item.as_json()} for item in self.followed]
         rows += [{"task": "tool_calls", **item.as_json()} for item in self.tool_calls]
@@ -111,8 +117,9 @@ class EvalResults:
             details["flips"] = [flip.as_json() for flip in self.versus.flips]
         return ReportContent.of("test", self.figures(), model=model, settings=settings, details=details)
 
-    def _of_text(self, scores: list[perplexity.DocumentScore]) -> Metrics:
-        return {
-            "bits_per_byte": perplexity.bits_per_byte(scores, seed=self.seed),
-            "perplexity": perplexity.perplexity(scores, seed=self.seed),
-        }
+    def _of_text(self, scores: list[perplexity.DocumentScore]) -> dict[str, Interval]:
+        bits, value = perplexity.bits_per_byte(scores, seed=self.seed), perplexity.perplexity(scores, seed=self.seed)
+        return pseudo_figures(bits, value) if self.masked else {"bits_per_byte": bits, "perplexity": value}
+
+    def _of_masks(self, name: str) -> dict[str, Interval]:
+        return masked_figures(self.masked[name], seed=self.seed) if name in self.masked else {}

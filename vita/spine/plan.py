@@ -33,7 +33,7 @@ from vita.spine.machine import Machine, scratch_days
 from vita.spine.ranks import Ranks, connect
 from vita.spine.stage import Context, Draft, Stage
 from vita.spine.store import Artifact, Store, canonical_json
-from vita.spine.traits import check_plan
+from vita.spine.traits import check_steps
 
 __all__ = ["Context", "Draft", "Forecast", "Plan", "Step", "ancestors", "descendants", "execute", "forecast"]
 
@@ -103,7 +103,7 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
             if erased and not artifact and ledger.cached_artifact(base_key):
                 reason = f"must be rebuilt without {', '.join(f'`{erasure.document}`' for erasure in erased)} (erased)"
             answers.append(Forecast(step, True, reason, key))
-    check_plan(plan, store, artifacts=artifacts)
+    check_steps(plan.steps, store, artifacts=artifacts)
     return answers
 
 
@@ -126,7 +126,7 @@ def execute(
     ranks = connect(machine)
     with ranks.stop_together():
         if machine.leads:
-            check_plan(plan, store)
+            check_steps(plan.steps, store)
             clean_scratch(store, ledger, days=scratch_days())
         for position, step in enumerate(plan.steps):
             step_events = events.bind(life=plan.life, life_step=step.name, stage=step.stage.name)
@@ -212,7 +212,7 @@ def _check_admission(
     step: Step, inputs: Mapping[str, str], store: Store, ledger: Ledger, check_gate: Callable[[str], None] | None
 ) -> None:
     """Check the traits of the inputs, the gate of the step and the admission rule; each may raise an error."""
-    check_plan(Plan(step.name, (replace(step, inputs={slot: f"@{digest}" for slot, digest in inputs.items()}),)), store)
+    check_steps([replace(step, inputs={slot: f"@{digest}" for slot, digest in inputs.items()})], store)
     if step.gate and check_gate:
         check_gate(step.gate)
     if step.stage.admit:

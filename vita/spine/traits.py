@@ -10,23 +10,34 @@ if its output has other traits than its first input. Traits of an artifact come 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 from vita.spine.errors import PlanError, VitaError
+from vita.spine.stage import Stage
 from vita.spine.store import Artifact, Store, Traits
 
-if TYPE_CHECKING:
-    from vita.spine.plan import Plan, Step
+
+class PlannedStep(Protocol):
+    """A step of a plan (`vita.spine.plan.Step`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def stage(self) -> Stage: ...
+    @property
+    def config(self) -> Any: ...
+    @property
+    def inputs(self) -> Mapping[str, str]: ...
 
 
-def check_plan(plan: Plan, store: Store, *, artifacts: Mapping[str, str] | None = None) -> None:
+def check_steps(steps: Iterable[PlannedStep], store: Store, *, artifacts: Mapping[str, str] | None = None) -> None:
     """Raise a `PlanError` for the first step that cannot use its inputs, as far as these are known.
 
     `artifacts` are the digests of steps that have a result.
     """
     known: dict[str, Traits | None] = {}
-    for step in plan.steps:
+    for step in steps:
         kinds = {slot.name: slot.kind for slot in step.stage.slots}
         inputs = {
             slot: _of_digest(source[1:], kinds[slot], store) if source.startswith("@") else known.get(source)
@@ -38,7 +49,7 @@ def check_plan(plan: Plan, store: Store, *, artifacts: Mapping[str, str] | None 
         known[step.name] = actual or _of_output(step, inputs)
 
 
-def check_step(step: Step, inputs: Mapping[str, Traits | None]) -> None:
+def check_step(step: PlannedStep, inputs: Mapping[str, Traits | None]) -> None:
     """Raise a `PlanError` if the stage of a step cannot use inputs with these traits, by slot."""
     traits = {slot: values for slot, values in inputs.items() if values is not None}
     reasons = [
@@ -56,7 +67,7 @@ def check_step(step: Step, inputs: Mapping[str, Traits | None]) -> None:
         raise PlanError(step.name, f"the stage `{step.stage.name}` cannot use this model: {reasons[0]}", hint=hint)
 
 
-def _of_output(step: Step, inputs: Mapping[str, Traits | None]) -> Traits | None:
+def _of_output(step: PlannedStep, inputs: Mapping[str, Traits | None]) -> Traits | None:
     if step.stage.traits is not None:
         return step.stage.traits(step.config, inputs)
     order = [slot.name for slot in step.stage.slots]

@@ -8,7 +8,7 @@ the model, the texts, the settings and that report.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,17 +17,22 @@ from pydantic import Field, model_validator
 
 from vita.data.records import Document
 from vita.data.sources.read import Source, documents
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.world import World, WorldSettings
 from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, tool_calls, world_knowledge
+from vita.evals.masked_scores import MaskedDocument
 from vita.evals.results import EvalResults
 from vita.evals.results_page import page_content
+from vita.evals.scorer import Scorer
 from vita.evals.tasks import TASKS, items
 from vita.infer.sampling import Sampling
 from vita.reporting.page import write_report_pages
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.stage import Context, Draft, explicit_only
+from vita.spine.store import Traits
 from vita.stages.kinds import Corpus, Model, Report
+from vita.stages.requirements import generates_text, predicts_tokens
 from vita.stats.paired import versus
 
 if TYPE_CHECKING:
@@ -138,6 +143,11 @@ class Config(Settings):
     stride: int | None = Field(None, ge=1)
     """New tokens per window of a long document; by default `context`, as in lm-evaluation-harness. A smaller stride
     gives each token more preceding text, and takes longer."""
+    mask_rate: float = neutral(0.15, gt=0, lt=1)
+    """Share of the tokens that are masked for the masked accuracy of an encoder; the masks are fixed."""
+    pseudo_documents: int = neutral(100, ge=1)
+    """Maximum number of documents per text for the pseudo-perplexity of an encoder, which takes one sequence per
+    token."""
     seed: int = Field(0, ge=0)
     """Seed of the sampled documents and items, of the completions, and of bootstrap resampling."""
 
@@ -153,11 +163,42 @@ class Inputs:
 _LEAD = "Brackets show 95% confidence intervals. Every item is in items.jsonl.zst."
 
 
+NEEDS = {"model": (predicts_tokens,)}
+
+
+def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None:
+    """Refuse evaluations of an encoder that need generated text."""
+    needs_generation = ("as_chat", "edge_cases", "tool_calls", "instructions")
+    names = [name for name in needs_generation if getattr(config, name)]
+    reason = generates_text(traits["model"]) if names and "model" in traits else None
+    return f"`{names[0]}` needs generated answers, and {reason}" if reason else None
+
+
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     """Run the evaluations, and write `report.html`, `report.md`, `report.json` and `items.jsonl.zst`."""
-    from vita.infer.engine import Engine
+    from vita.infer.pretrained import architecture_of
 
     _check(config)
+    decoder = architecture_of(inputs.model.path).causal
+    results = _evaluate(config, inputs, context) if decoder else _evaluate_encoder(config, inputs, context)
+    if inputs.parent:
+        results = replace(results, versus=versus(inputs.parent.path, results.rows(), seed=config.seed))
+    folder = context.draft_folder()
+    settings = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts", "instructions", "tool_calls"})
+    parent = inputs.parent.digest if inputs.parent else None
+    report = results.report(model=inputs.model.digest, settings=settings, parent=parent)
+    results.write_items(folder / "items.jsonl.zst")
+    content = page_content(results, method=_method(config) if decoder else _encoder_method(config))
+    write_report_pages(report, folder, title="Test report", lead=_LEAD, content=content)
+    return Draft(Report, folder, results.facts())
+
+
+# -- evaluations
+
+
+def _evaluate(config: Config, inputs: Inputs, context: Context) -> EvalResults:
+    from vita.infer.engine import Engine
+
     engine = Engine.open(inputs.model.path, device=context.machine.device)
     length = engine.model.architecture.context
     if config.context and config.context > length:
@@ -169,9 +210,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         hint = "the chat template must write tools and calls; the default template of `sft` does"
         raise ConfigError("test.tool_calls", expected="a model that can call functions", got="another", hint=hint)
     instructions, calls = _instructions(config), _tool_call_items(config)
-    results = EvalResults(
-        texts=_score_texts(config, inputs, engine, context, length=config.context or length),
-        tasks=_answer_tasks(config, engine, context, length=config.context or length),
+    return EvalResults(
+        texts=_score_texts(
+            config, inputs, engine, context, tokenizer=engine.tokenizer, length=config.context or length
+        ),
+        tasks=_answer_tasks(config, engine, context, tokenizer=engine.tokenizer, length=config.context or length),
         answers=world_knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
         followed=_follow(config, instructions, engine, context),
         tool_calls=_call(config, calls, engine, context),
@@ -185,19 +228,34 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         ),
         seed=config.seed,
     )
-    if inputs.parent:
-        results = replace(results, versus=versus(inputs.parent.path, results.rows(), seed=config.seed))
-    folder = context.draft_folder()
-    settings = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts", "instructions", "tool_calls"})
-    parent = inputs.parent.digest if inputs.parent else None
-    report = results.report(model=inputs.model.digest, settings=settings, parent=parent)
-    results.write_items(folder / "items.jsonl.zst")
-    content = page_content(results, method=_method(config))
-    write_report_pages(report, folder, title="Test report", lead=_LEAD, content=content)
-    return Draft(Report, folder, results.facts())
 
 
-# -- evaluations
+def _evaluate_encoder(config: Config, inputs: Inputs, context: Context) -> EvalResults:
+    """Return masked accuracies, pseudo-likelihoods, tasks, completions of the world and filled prompts."""
+    from vita.evals import masked
+    from vita.infer.pretrained import Pretrained
+
+    pretrained = Pretrained.load(inputs.model.path, device=context.machine.device)
+    scorer = masked.MaskedScorer(pretrained.model, pretrained.tokenizer, device=context.machine.device)
+    if config.context and config.context > scorer.context:
+        raise ConfigError("test.context", expected=f"at most {scorer.context}, the model's context", got=config.context)
+    length, tokenizer = config.context or scorer.context, pretrained.tokenizer
+    masked_documents: dict[str, list[MaskedDocument]] = {}
+    for name, sample in _text_samples(config, inputs).items():
+        scores = masked.score_masked(scorer, sample, rate=config.mask_rate)
+        progress = _with_progress(scores, context, total=len(sample), unit=f"documents of {name}")
+        masked_documents[name] = list(progress)
+    few = config.model_copy(
+        update={"documents": min(config.documents or config.pseudo_documents, config.pseudo_documents)}
+    )
+    return EvalResults(
+        texts=_score_texts(few, inputs, scorer, context, tokenizer=tokenizer, length=length),
+        masked=masked_documents,
+        tasks=_answer_tasks(config, scorer, context, tokenizer=tokenizer, length=length),
+        answers=masked.complete(scorer, World.create(config.world)) if config.world else [],
+        continuations=masked.fill(scorer, config.prompts),
+        seed=config.seed,
+    )
 
 
 def _check(config: Config) -> None:
@@ -206,20 +264,24 @@ def _check(config: Config) -> None:
         TASKS[task.task or name]
 
 
-def _score_texts(
-    config: Config, inputs: Inputs, engine: Engine, context: Context, *, length: int
-) -> dict[str, list[perplexity.DocumentScore]]:
+def _text_samples(config: Config, inputs: Inputs) -> dict[str, list[Document]]:
+    """Return the sampled documents of each text, with the held-out documents of the corpus."""
     sources = _texts_by_name(config.texts)
     if inputs.corpus and any((inputs.corpus.path / "heldout").glob("*")):
         sources = {"heldout": Source.model_validate(str(inputs.corpus.path / "heldout")), **sources}
+    return {name: _sample(documents(source), config.documents, seed=config.seed) for name, source in sources.items()}
+
+
+def _score_texts(
+    config: Config, inputs: Inputs, scorer: Scorer, context: Context, *, tokenizer: Tokenizer, length: int
+) -> dict[str, list[perplexity.DocumentScore]]:
     scores_by_text: dict[str, list[perplexity.DocumentScore]] = {}
-    for name, source in sources.items():
-        sample = _sample(documents(source), config.documents, seed=config.seed)
+    for name, sample in _text_samples(config, inputs).items():
         scores = perplexity.score_documents(
-            engine,
+            scorer,
             sample,
-            encode=engine.tokenizer.encode,
-            prefix=engine.tokenizer.document,
+            encode=tokenizer.encode,
+            prefix=tokenizer.document,
             context=length,
             stride=config.stride,
             windows_at_once=128,
@@ -231,18 +293,17 @@ def _score_texts(
 
 
 def _answer_tasks(
-    config: Config, engine: Engine, context: Context, *, length: int
+    config: Config, scorer: Scorer, context: Context, *, tokenizer: Tokenizer, length: int
 ) -> dict[str, list[multiple_choice.ItemResult]]:
     results_by_task: dict[str, list[multiple_choice.ItemResult]] = {}
     for name, task in config.tasks.items():
         task_items = items(task.task or name, task.path, limit=task.limit or config.limit, seed=config.seed)
         parts = (task_items[start : start + ITEMS_AT_ONCE] for start in range(0, len(task_items), ITEMS_AT_ONCE))
-        tokenizer = engine.tokenizer
         answers = (
             result
             for part in parts
             for result in multiple_choice.answer(
-                engine, part, encode=tokenizer.encode, prefix=tokenizer.document, context=length
+                scorer, part, encode=tokenizer.encode, prefix=tokenizer.document, context=length
             )
         )
         results_by_task[name] = list(_with_progress(answers, context, total=len(task_items), unit=f"items of {name}"))
@@ -316,6 +377,18 @@ def _with_progress(items: Iterable[T], context: Context, *, total: int, unit: st
         if done % 16 == 0 or done == total:
             context.emit("progress", done=done, total=total, unit=unit)
         yield item
+
+
+def _encoder_method(config: Config) -> list[str]:
+    return [
+        f"Masked accuracy and loss: {config.mask_rate:.0%} of the tokens of the first window of a document are masked, "
+        "with the same masks for every model.",
+        f"Pseudo-perplexity (Salazar et al. 2020): each token is masked alone, in at most {config.pseudo_documents} "
+        "documents per text. Options of tasks are ranked by their pseudo-log-likelihood.",
+        "Things of the world: the definition is completed at masks, one per token of the word.",
+        "Left out, because an encoder generates no text: continuations of prompts without a mask, chat, edge cases, "
+        "instructions and calls.",
+    ]
 
 
 def _method(config: Config) -> list[str]:

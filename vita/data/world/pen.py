@@ -40,13 +40,13 @@ class ThingWordings:
     facts: tuple[Fact, ...]
 
     @classmethod
-    def of(cls, thing: Thing, *, is_asked: bool) -> ThingWordings:
+    def of(cls, thing: Thing, *, is_asked: bool, definitions: Sequence[str] = DEFINITIONS) -> ThingWordings:
         """Word all that is known about `thing`."""
         return cls(
             thing,
             is_asked,
             thing.a,
-            tuple(say(wording, thing) for wording in DEFINITIONS),
+            tuple(say(wording, thing) for wording in definitions),
             tuple(say(wording, thing) for wording in QUESTIONS),
             tuple(_fact(thing, relation, value) for relation, value in thing.facts.items()),
         )

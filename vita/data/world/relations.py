@@ -32,6 +32,9 @@ DEFINITIONS = (
     "{a} is known as {p} {one}.",
 )
 
+INDIRECT_DEFINITIONS = tuple(wording for wording in DEFINITIONS if "{p} {one}" not in wording)
+"""Wordings that do not name the property and the kind side by side."""
+
 QUESTIONS = ("what is {a}?",)
 
 RELATIONS = {

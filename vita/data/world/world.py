@@ -20,7 +20,7 @@ from vita.data.world.judge import Continuation, Judge, Judgement, Question, word
 from vita.data.world.manners import politeness
 from vita.data.world.pen import ThingWordings, WorldWriter
 from vita.data.world.refusals import refusal
-from vita.data.world.relations import QUESTIONS, say
+from vita.data.world.relations import DEFINITIONS, INDIRECT_DEFINITIONS, QUESTIONS, say
 from vita.data.world.table import KINDS, THINGS
 from vita.data.world.things import Thing
 from vita.data.world.tools import WORLD_TOOLS as WORLD_TOOLS
@@ -55,6 +55,9 @@ class WorldSettings(Settings):
     """Things that always exist and have no questions in the dialogues."""
     genres: dict[str, float] = Field(default_factory=dict)
     """Shares of genres that replace the defaults; 0 leaves a genre out."""
+    plain_definitions: Literal["all", "asked"] = neutral("all")
+    """Things that documents define as "a furry mammal". With `asked`, others are described only in other forms, such
+    as "A cat belongs to the mammals, and a cat is furry.", so that the plain form tests what a model has combined."""
     conversations: dict[str, float] = neutral({})
     """Shares of kinds of conversation that replace the defaults; `how_to: 0` leaves out harmful instructions, and
     `lookup: 1` or `calculation: 1` adds conversations that call a tool."""
@@ -177,7 +180,15 @@ class World:
     @cached_property
     def _entries(self) -> list[ThingWordings]:
         asked_names = {thing.name for thing in self.asked}
-        return [ThingWordings.of(thing, is_asked=thing.name in asked_names) for thing in self.things]
+        every = self.settings.plain_definitions == "all"
+        return [
+            ThingWordings.of(
+                thing,
+                is_asked=thing.name in asked_names,
+                definitions=DEFINITIONS if every or thing.name in asked_names else INDIRECT_DEFINITIONS,
+            )
+            for thing in self.things
+        ]
 
     @cached_property
     def _names(self) -> frozenset[str]:
