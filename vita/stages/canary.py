@@ -19,6 +19,7 @@ from pydantic import Field
 
 from vita.gates.clearance import ServingRequest
 from vita.monitoring.simulated_users import SimulatedUsers
+from vita.nn.requirements import generates_text
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
 from vita.server.release import ReleaseInfo, read_release
@@ -27,7 +28,6 @@ from vita.spine.errors import PlanError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Release, Report
-from vita.stages.requirements import generates_text
 from vita.stats.intervals import Interval, difference, share
 
 if TYPE_CHECKING:

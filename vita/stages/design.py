@@ -21,12 +21,12 @@ from vita.design.forecast import MASK_RATE, best_shape, prediction, warnings
 from vita.design.plan_vs_actual import plan_vs_actual
 from vita.design.scaling_rules import TrainingPlan, training_plan
 from vita.nn.architecture import Architecture
+from vita.nn.requirements import model_traits
 from vita.reporting.page import page_text
 from vita.spine.config import Settings, neutral
 from vita.spine.stage import Context, Draft
 from vita.spine.store import Traits
 from vita.stages.kinds import Blueprint, Tokens
-from vita.stages.requirements import model_traits
 
 if TYPE_CHECKING:
     from rich.table import Table as ScreenTable

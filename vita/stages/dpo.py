@@ -34,6 +34,7 @@ from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
+from vita.nn.requirements import generates_text
 from vita.reporting.figures import Groups, ReportContent
 from vita.rl.preference_eval import PairValues, compare
 from vita.rl.rewards import RewardChoice, Rewards
@@ -42,7 +43,6 @@ from vita.spine.events import Emit
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
-from vita.stages.requirements import generates_text
 from vita.stages.training import TrainedModel, TrainingRun, last_value, mean_of_last, row_length
 from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.stats.intervals import Interval

@@ -14,7 +14,7 @@ from vita.spine.store import Artifact, Traits
 def folder_traits(folder: Path) -> Traits | None:
     """Return the traits of a model folder; None if it cannot be read, which the step that uses it reports."""
     from vita.nn.families import read_architecture
-    from vita.stages.requirements import model_traits
+    from vita.nn.requirements import model_traits
 
     try:
         return model_traits(read_architecture(json.loads(ModelFiles.of(folder).text("config.json"))))
@@ -30,7 +30,7 @@ class Blueprint(Artifact):
     @property
     def traits(self) -> Traits | None:
         from vita.nn.architecture import Architecture
-        from vita.stages.requirements import model_traits
+        from vita.nn.requirements import model_traits
 
         try:
             plan = json.loads((self.path / "blueprint.json").read_text(encoding="utf-8"))

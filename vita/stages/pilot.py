@@ -18,6 +18,7 @@ from vita.data.feedback import FeedbackRecord, read_feedback, write_feedback
 from vita.data.world.users import UserSimulator
 from vita.monitoring.feedback_export import collect
 from vita.monitoring.simulated_users import SimulatedUsers
+from vita.nn.requirements import generates_text
 from vita.server.release import read_release
 from vita.server.service.deploy_checks import context_clearance
 from vita.spine.config import InputPath
@@ -26,7 +27,6 @@ from vita.spine.ledger import Ledger
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Feedback, Release
-from vita.stages.requirements import generates_text
 from vita.stats.intervals import share
 
 if TYPE_CHECKING:

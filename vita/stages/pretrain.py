@@ -19,13 +19,13 @@ from vita.data.tokens.masking import TokenMasker
 from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
+from vita.nn.requirements import other_objective, predicts_tokens
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
 from vita.spine.model_files import ModelFiles
 from vita.spine.plan import Context, Draft
 from vita.spine.store import Traits
 from vita.stages.kinds import Blueprint, Model, Tokens
-from vita.stages.requirements import other_objective, predicts_tokens
 from vita.stages.training import TrainingRun, last_value, mean_of_last
 from vita.train.masked_settings import MaskingSettings, check_objective
 from vita.train.schedule import Schedule
@@ -122,7 +122,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         return Draft(Model, context.scratch, {})
 
     trained.health()
-    shared_facts, curve = trained.facts(loss_evidence(trained.result)), trained.result.curve
+    shared_facts, curve = (
+        trained.facts(loss_evidence(trained.result, control=config.shuffle_targets)),
+        trained.result.curve,
+    )
     folder = trained.save(tokens=steps * rows * length)
     facts = {
         "steps": steps,

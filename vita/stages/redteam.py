@@ -17,6 +17,7 @@ from vita.data.world import World, WorldSettings
 from vita.data.world.harm import Split
 from vita.evals import world_knowledge
 from vita.infer.content_filter import ContentFilter
+from vita.nn.requirements import generates_text
 from vita.redteam import attack, datasets
 from vita.redteam.findings import track
 from vita.redteam.probe import ProbeInputs, ProbeItem, built_in_goals
@@ -30,7 +31,6 @@ from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
 from vita.spine.stage import Context, Draft
 from vita.stages.kinds import Model, Report, Tokens
-from vita.stages.requirements import generates_text
 from vita.stats.intervals import Interval
 
 if TYPE_CHECKING:

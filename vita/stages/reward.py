@@ -21,12 +21,12 @@ from vita.data.tokens.preference_pairs import PairDataset, PairSet, pair_sources
 from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
+from vita.nn.requirements import generates_text
 from vita.reporting.figures import ReportContent
 from vita.rl.preference_eval import PairValues, calibration, score_figures
 from vita.spine.config import neutral
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
-from vita.stages.requirements import generates_text
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
 from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.stats.intervals import Interval

@@ -23,6 +23,7 @@ from vita.data.tokens.row_counts import RecordCounts, counts_in
 from vita.data.tokens.tuning_examples import refused_by_template
 from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
+from vita.nn.requirements import generates_text
 from vita.reporting.figures import ReportContent
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.rl.settings import (
@@ -36,7 +37,6 @@ from vita.rl.settings import (
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Reward
-from vita.stages.requirements import generates_text
 from vita.stages.training import TrainedModel, TrainingRun, last_value, mean_of_last
 from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.train.choices import PrecisionChoice

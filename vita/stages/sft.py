@@ -26,11 +26,11 @@ from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.tokens.tuning_examples import EncodingSettings as ExampleSettings
 from vita.data.tokens.tuning_examples import read_dialogues
 from vita.design import scaling_rules
+from vita.nn.requirements import generates_text
 from vita.reporting.figures import ReportContent
 from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
-from vita.stages.requirements import generates_text
 from vita.stages.training import TrainingRun, last_value, row_length
 from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.train.settings import Count, Fraction, TuningSettings

@@ -26,13 +26,13 @@ from vita.evals.results_page import page_content
 from vita.evals.scorer import Scorer
 from vita.evals.tasks import TASKS, items
 from vita.infer.sampling import Sampling
+from vita.nn.requirements import generates_text, predicts_tokens
 from vita.reporting.page import write_report_pages
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.stage import Context, Draft, explicit_only
 from vita.spine.store import Traits
 from vita.stages.kinds import Corpus, Model, Report
-from vita.stages.requirements import generates_text, predicts_tokens
 from vita.stats.paired import versus
 
 if TYPE_CHECKING:
@@ -237,9 +237,10 @@ def _evaluate_encoder(config: Config, inputs: Inputs, context: Context) -> EvalR
 
     pretrained = Pretrained.load(inputs.model.path, device=context.machine.device)
     scorer = masked.MaskedScorer(pretrained.model, pretrained.tokenizer, device=context.machine.device)
-    if config.context and config.context > scorer.context:
-        raise ConfigError("test.context", expected=f"at most {scorer.context}, the model's context", got=config.context)
-    length, tokenizer = config.context or scorer.context, pretrained.tokenizer
+    longest = pretrained.model.architecture.context
+    if config.context and config.context > longest:
+        raise ConfigError("test.context", expected=f"at most {longest}, the model's context", got=config.context)
+    length, tokenizer = min(config.context or longest, scorer.context), pretrained.tokenizer
     masked_documents: dict[str, list[MaskedDocument]] = {}
     for name, sample in _text_samples(config, inputs).items():
         scores = masked.score_masked(scorer, sample, rate=config.mask_rate)

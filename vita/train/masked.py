@@ -68,6 +68,10 @@ class MaskedBatches:
         for loader in self.loaders:
             ids = loader.batch(step).ids[:, :-1]
             rows = self.masker.mask(ids, seed=self.seed, step=step, first_row=first_row, rate=rate)
+            if self.settings.shuffle_targets:
+                rows.targets[rows.learn] = np.random.default_rng([step, first_row]).permutation(
+                    rows.targets[rows.learn]
+                )
             documents = None if self.separator is None else document_ids(ids, separator=self.separator)
             share = len(ids) // self.world.size
             own_rows = slice(self.world.rank * share, (self.world.rank + 1) * share)

@@ -29,6 +29,8 @@ class MaskingSettings(Settings):
     10 % and the token itself for 10 % (Devlin et al. 2019)."""
     mask_whole_words: bool = neutral(False)
     """Mask all tokens of a word together."""
+    shuffle_targets: bool = neutral(False)
+    """Give each masked position the token of another one: a control run, which learns only frequencies."""
     eval_mask_rate: float = neutral(0.15, gt=0, lt=1)
     """Share of masked tokens in evaluations, whose masks are fixed and always the mask token."""
 
