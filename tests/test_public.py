@@ -16,6 +16,8 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pytest
+
 import vita
 from vita.spine.config import Settings
 from vita.spine.stage import read_stage
@@ -24,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SLOW_TO_IMPORT = {"torch", "transformers", "tokenizers", "pyarrow", "datasets", "alembic"}
 
 
-def sources() -> list[Path]:
-    """Return every source file of Vita."""
-    return sorted((ROOT / "vita").rglob("*.py"))
+def sources(folder: str = "vita") -> list[Path]:
+    """Return every source file of Vita, or of another folder of the project."""
+    return sorted((ROOT / folder).rglob("*.py"))
 
 
 def modules() -> list[str]:
@@ -68,7 +70,7 @@ PRONOUNS_AND_PARTICIPLES = re.compile(
     "one|own|told|found|given|asked|said|kept|place|made|wanted|learnt|seen|drawn|shown|held|whole|aside|apart|begun|"
     "ends|settled|minded|moved|ranked|taken|tried|aims|ahead|off|others|each|way|both|here|there"
 )
-"""Words that do not say what a value is."""
+"""Names that do not describe a value."""
 
 
 def bound_names(tree: ast.Module) -> Iterator[str]:
@@ -80,22 +82,25 @@ def bound_names(tree: ast.Module) -> Iterator[str]:
             yield node.arg
 
 
-def syntax_trees() -> dict[str, ast.Module]:
-    """Return the syntax tree of every source file."""
-    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in sources()}
+@functools.cache
+def syntax_trees(folder: str) -> dict[str, ast.Module]:
+    """Return the syntax tree of every source file of a folder."""
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in sources(folder)}
 
 
-def test_names_are_nouns():
-    names = [(path, name) for path, tree in syntax_trees().items() for name in bound_names(tree) if name != "_"]
+@pytest.mark.parametrize("folder", ["vita", "tests"])
+def test_names_are_nouns(folder):
+    names = [(path, name) for path, tree in syntax_trees(folder).items() for name in bound_names(tree) if name != "_"]
     odd = [(path, name) for path, name in names if PRONOUNS_AND_PARTICIPLES.fullmatch(name)]
     assert len(odd) <= 0.005 * len(names), f"{len(odd)} of {len(names)} names are pronouns or participles: {odd}"
 
 
-def test_docstrings_start_with_a_statement():
+@pytest.mark.parametrize("folder", ["vita", "tests"])
+def test_docstrings_start_with_a_statement(folder):
     """Also the string literals below fields, which pydantic and the help use as descriptions."""
     openers = [
         f"{path}:{statement.lineno}"
-        for path, tree in syntax_trees().items()
+        for path, tree in syntax_trees(folder).items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         for statement in node.body
