@@ -1,4 +1,4 @@
-"""What the embeddings of a model express: nearest neighbours of a word, and a word in different sentences.
+"""Nearest neighbours of a word by the embeddings of a model, and cosines of a word in different sentences.
 
 nearest_tokens(model, tokenizer, "cat", top=5)              # [("dog", 0.81), ...], by the input embedding
 word_cosines(text_model, "bank", ["by the river bank", "money in the bank"])
