@@ -143,3 +143,54 @@ def test_invalid_settings_and_inputs_are_refused(tmp_path: Path) -> None:
     write_shards(tmp_path / "other/train", [], vocabulary=262, document=259, tokenizer=tokenizer.digest)
     with pytest.raises(ConfigError, match=r"adapt.tokens: were written with another tokenizer"):
         run(model, tmp_path / "scratch", tokens=Tokens("4" * 64, tmp_path / "other", {}))
+
+
+def long_texts(folder: Path) -> str:
+    """Write documents of more than 128 tokens, and return their path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sentences = [f"The number {number} follows the number {number - 1}." for number in range(1, 400)]
+    texts = [" ".join(sentences[start : start + 12]) for start in range(0, 384, 12)]
+    path = folder / "long.jsonl"
+    path.write_text("".join(json.dumps({"id": str(index), "text": text}) + "\n" for index, text in enumerate(texts)))
+    return str(path)
+
+
+@pytest.mark.parametrize("rule", ["yarn", "llama3", "linear", {"type": "yarn", "factor": 4}])
+def test_a_longer_context_reopens_in_transformers_with_equal_logits(rule: Any, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    model, path = create_model(tmp_path / "model"), long_texts(tmp_path)
+    settings: dict[str, Any] = {"rope_scaling": rule, **({"context": 128} if isinstance(rule, str) else {})}
+    draft = run(model, tmp_path / "run", path, replay=0, steps=2, batch_size=2, **settings)
+    length = settings.get("context", 256)
+    ours = hf.load(draft.folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(draft.folder, attn_implementation="eager").eval()
+    assert theirs.config.max_position_embeddings == ours.architecture.context == length
+    ids = torch.randint(3, 200, (1, length), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits, expected = ours(ids), theirs(ids, use_cache=False).logits
+    assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
+    report = json.loads((draft.folder / "report/report.json").read_text())["figures"]
+    if length == 128:
+        assert list(report["positions"]["before"]) == ["0-31", "32-63", "64-127"] == list(report["positions"]["after"])
+        assert "log2(position)" in (draft.folder / "report/report.html").read_text()
+
+
+def test_a_longer_context_is_refused_where_the_positions_are_learned_or_an_adapter_is_trained(tmp_path: Path) -> None:
+    from vita.nn.architecture import Architecture
+    from vita.stages.longer_context import LongerContextSettings, extended_architecture
+
+    model, path = create_model(tmp_path / "model"), long_texts(tmp_path)
+    shape = hf.load(model.path).architecture
+    learned = Architecture.model_validate({**shape.model_dump(), "positions": "learned", "family": "gpt2"})
+    settings = build(LongerContextSettings, {"context": 128}, where="adapt")
+    with pytest.raises(ConfigError, match=r"adapt\.context.*positions are learned"):
+        extended_architecture(settings, learned, where="adapt")
+    with pytest.raises(ConfigError, match="at least 64"):
+        run(model, tmp_path / "a", path, replay=0, context=32)
+    with pytest.raises(ConfigError, match="has no factor"):
+        run(model, tmp_path / "b", path, replay=0, rope_scaling="yarn")
+    with pytest.raises(ConfigError, match="an adapter keeps the context"):
+        run(model, tmp_path / "c", path, replay=0, context=128, adapter="lora")
+    with pytest.raises(ConfigError, match="rope_scaling"):
+        run(model, tmp_path / "d", path, replay=0, context=128, rope_scaling="rotary")

@@ -27,6 +27,7 @@ from torch import Tensor
 from vita.nn.architecture import Architecture
 from vita.nn.experts import CORRECTION
 from vita.nn.families import read_architecture, weight_map, write_config
+from vita.nn.families.successor import successor_config
 from vita.nn.families.weight_map import WeightMap, expert_slices
 from vita.nn.rotary import Rotary
 from vita.nn.transformer import Transformer
@@ -127,8 +128,12 @@ def save(
     main_dtype = dtype or model.head_weight.dtype
     with _atomic_write(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    contents = {**write_config(model.architecture), "dtype": str(main_dtype).removeprefix("torch.")}
-    _write_json(folder / CONFIG, {**contents, **(config or {})})
+    written = write_config(model.architecture)
+    contents = {**written, "dtype": str(main_dtype).removeprefix("torch.")}
+    if config:
+        before = read_architecture(config, where=CONFIG) if "model_type" in config else None
+        contents |= successor_config(model.architecture, written, config, before=before)
+    _write_json(folder / CONFIG, contents)
 
 
 def load_generation(folder: ModelFolder) -> GenerationTokens:
@@ -193,6 +198,7 @@ def save_successor(model: Transformer, folder: str | Path, *, source: ModelFolde
     copy_tokenizer_files(source, folder)
     if model.architecture.causal:
         pad_left(folder)
+    _extend_tokenizer(folder, model.architecture.context)
     describe(model.architecture, folder, **progress)
 
 
@@ -242,6 +248,16 @@ def pad_left(folder: str | Path) -> None:
         settings = _read_json(folder, TOKENIZER_CONFIG)
         if settings.get("padding_side") != "left":
             _write_json(path, {**settings, "padding_side": "left"})
+
+
+def _extend_tokenizer(folder: str | Path, context: int) -> None:
+    """Raise the limit of the tokenizer to the context of a model whose context became longer."""
+    path = Path(folder) / TOKENIZER_CONFIG
+    if path.exists():
+        settings = _read_json(folder, TOKENIZER_CONFIG)
+        limit = settings.get("model_max_length")
+        if isinstance(limit, int) and limit < context:
+            _write_json(path, {**settings, "model_max_length": context})
 
 
 def check_tokens(folder: ModelFolder, architecture: Architecture, tokens: int) -> None:

@@ -17,6 +17,8 @@ GROUPS: Mapping[str, str] = {
     "versus": "Comparison with the parent version",
     "comparison": "Comparison with the parent model",
     "text": "Before and after",
+    "positions": "Loss by position",
+    "needle": "Needle in a haystack",
     "held_out": "Held-out pairs",
     "classification": "Held-out texts",
     "embedding": "Held-out pairs",

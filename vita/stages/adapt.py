@@ -2,7 +2,7 @@
 
 The learning rate rises to a share of that of pretraining, and `replay` is the share of each batch that is pretraining
 text. Held-out text of the domain and of pretraining is scored before and after training: the gain in the domain, and
-the loss in general.
+the loss in general. `context` and `rope_scaling` train a longer context; the report then has the loss by position.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.evals.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
+from vita.evals.position_loss import bits_by_position, long_documents, position_chart, score_positions
+from vita.reporting.catalogue import GROUPS
 from vita.reporting.figures import ReportContent
+from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
+from vita.stages.longer_context import LongerContextSettings, extended_architecture
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
 from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.stats.intervals import Interval, bootstrap_ratio
@@ -35,6 +39,7 @@ from vita.train.settings import Fraction, MatrixOptimizerSettings, TextSettings,
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
     from vita.infer.pretrained import Pretrained
+    from vita.nn.architecture import Architecture
     from vita.nn.transformer import Transformer
     from vita.train.parallel import DataParallelGroup
     from vita.train.text import HeldOutText
@@ -48,7 +53,7 @@ AUTO_SHARE = 0.2
 """The learning rate `auto`, as a share of those that pretraining uses."""
 
 
-class Config(TuningSettings, TextSettings, MatrixOptimizerSettings):
+class Config(TuningSettings, TextSettings, MatrixOptimizerSettings, LongerContextSettings):
     """The domain's text, and the share of replayed pretraining text."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -56,7 +61,7 @@ class Config(TuningSettings, TextSettings, MatrixOptimizerSettings):
     replay: float = Field(0.25, ge=0, lt=1)
     """Share of each batch that is pretraining text, which limits forgetting."""
     sequence_length: int | None = Field(None, ge=2)
-    """Tokens of a row; by default the model's context, at most 2,048."""
+    """Tokens of a row; by default the longer context if `context` is set, otherwise the model's, at most 2,048."""
     schedule: str = "cosine"
     warmup_fraction: Fraction = 0.1  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_fraction: Fraction = Field(0.05, gt=0)
@@ -77,10 +82,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.train.validation import loss_evidence
 
     pretrained = open_for_tuning(inputs.model.path, config, context, where="adapt")
-    shape = pretrained.model.architecture
-    length = row_length(config.sequence_length, shape, where="adapt.sequence_length")
-    tokenizer = pretrained.tokenizer
     original = pretrained.copy() if context.machine.leads else None  # the initial weights, for the comparison
+    shape = _extend(config, pretrained.model)
+    length = _row_length(config, shape)
+    tokenizer = pretrained.tokenizer
     pretraining_text = pretraining(
         inputs.tokens and inputs.tokens.path, tokenizer, where="adapt", needed=bool(config.replay)
     )
@@ -132,7 +137,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     result = trained.result
     shared_facts = trained.facts(loss_evidence(result, heldout=("domain_loss", "domain_bits_per_byte")))
     folder = trained.save(tokens=steps * rows * length)
-    figures = _score_before_and_after(config, inputs, original, domain, trained.open_engine(folder), context)
+    tuned = trained.open_engine(folder)
+    figures = _score_before_and_after(config, inputs, original, domain, tuned, context)
+    positions = _score_positions(config, original, domain, tuned, context) if config.changes_positions else {}
     values = {
         "steps": steps,
         "tokens": steps * rows * length,
@@ -151,8 +158,31 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     }
     facts = {name: value for name, value in values.items() if value is not None}
     _emit_summary(figures, context)
-    _write(inputs, trained, facts, figures, folder)
+    _write(inputs, trained, facts, figures, positions, folder)
     return Draft(Model, folder, facts)
+
+
+def _extend(config: Config, model: Transformer) -> Architecture:
+    """Give the model the longer context of the settings, and return its architecture."""
+    from vita.nn.adapters.attach import adapter_of
+    from vita.nn.longer_context import set_positions
+
+    if not config.changes_positions:
+        return model.architecture
+    if adapter_of(model) is not None:
+        hint = (
+            "set `adapter: none` to train all weights; an adapter can be trained on the model with the longer context"
+        )
+        raise ConfigError("adapt.adapter", "an adapter keeps the context of its base model", hint=hint)
+    shape = extended_architecture(config, model.architecture, where="adapt")
+    set_positions(model, shape)
+    return shape
+
+
+def _row_length(config: Config, shape: Architecture) -> int:
+    """Return the tokens of a row: by default those of a longer context, so that all of its positions are trained."""
+    length = config.sequence_length or (shape.context if config.changes_positions else None)
+    return row_length(length, shape, where="adapt.sequence_length")
 
 
 def _read(config: Config, tokenizer: Tokenizer, context: Context) -> Domain:
@@ -283,6 +313,29 @@ def _score_before_and_after(
     return intervals
 
 
+def _score_positions(
+    config: Config, original: Pretrained[Transformer], domain: Domain, tuned: Engine, context: Context
+) -> dict[str, dict[str, Interval]]:
+    """Return the loss by position of both models on long held-out documents; the initial one is read unscaled."""
+    from vita.infer.engine import Engine
+    from vita.nn.longer_context import extended, set_positions
+
+    length = tuned.model.architecture.context
+    texts = long_documents(domain.samples, encode=original.tokenizer.encode, length=length, limit=config.eval_documents)
+    if not texts:
+        text = f"the loss by position is not measured: no held-out document has {length:,} tokens"
+        context.emit("note", text=text, level="warning")
+        return {}
+    set_positions(original.model, extended(original.model.architecture, context=length, rule=None))
+    intervals = {}
+    for name, engine in (("before", Engine.of(original, device=context.machine.device)), ("after", tuned)):
+        scores = score_positions(engine, texts, prefix=original.tokenizer.document)
+        intervals[name] = bits_by_position(scores, seed=config.seed)
+    text = f"loss by position on {len(texts):,} held-out documents of at least {length:,} tokens"
+    context.emit("note", text=text)
+    return intervals
+
+
 def _compare(before: Sequence[DocumentScore], after: Sequence[DocumentScore], *, seed: int) -> dict[str, Interval]:
     changes = [later.bits - earlier.bits for earlier, later in zip(before, after, strict=True)]
     return {
@@ -309,12 +362,15 @@ def _write(
     trained: TrainedModel,
     facts: Mapping[str, Any],
     figures: Mapping[str, Mapping[str, Interval]],
+    positions: Mapping[str, Mapping[str, Interval]],
     folder: Path,
 ) -> None:
+    groups = {"text": figures, **({"positions": positions} if positions else {})}
     trained.write_report(
         folder,
         facts,
         title="Domain tuning",
         lead=f"{facts['documents']:,} documents, {facts['tokens']:,} tokens, {facts['replayed']:.0%} of them replayed.",
-        report=ReportContent.of("adapt", {"text": figures}, baseline=inputs.model.digest),
+        report=ReportContent.of("adapt", groups, baseline=inputs.model.digest),
+        content={GROUPS["positions"]: [position_chart(positions)]} if positions else None,
     )
