@@ -100,6 +100,19 @@ def test_the_report_contains_every_figure_with_its_interval_and_every_item(folde
             assert word in text
 
 
+def test_the_report_shows_needles_and_the_loss_by_position(folder: Path, tmp_path: Path) -> None:
+    long = write_rows(tmp_path / "long.jsonl", [{"id": str(n), "text": f"{n} is long " * 40} for n in range(4)])
+    values = {"prompts": [], "positions": long, "needle": {"samples": 2, "max_tokens": 4, "lengths": [128]}}
+    draft = run(folder, tmp_path / "scratch", values)
+    report = json.loads((draft.folder / "report.json").read_text())["figures"]
+    assert list(report["positions"]["long"])[0] == "0-31" and report["positions"]["long"]["0-31"]["n"] == 4
+    assert draft.facts["needle/accuracy"] == 0 and report["needle"]["needle"]["accuracy"]["n"] == 5 * 2
+    page = (draft.folder / "report.html").read_text()
+    assert "Needle in a haystack" in page and "depth of the needle" in page and "Loss by position" in page
+    with pytest.raises(DataError, match="no document has"):
+        run(folder, tmp_path / "short", {"positions": write_rows(tmp_path / "s.jsonl", [{"id": "1", "text": "s"}])})
+
+
 def test_the_same_settings_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     settings = all_tests(tmp_path) | {"world": None}
     contents = [

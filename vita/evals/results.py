@@ -11,8 +11,9 @@ from typing import Any
 import orjson
 import zstandard
 
-from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, tool_calls, world_knowledge
+from vita.evals import edge_cases, ifeval, multiple_choice, needle, perplexity, samples, tool_calls, world_knowledge
 from vita.evals.masked_scores import MaskedDocument, masked_figures, pseudo_figures
+from vita.evals.position_loss import PositionScores, bits_by_position
 from vita.reporting.figures import ReportContent
 from vita.stats.intervals import Interval
 from vita.stats.paired import PairedComparison
@@ -37,6 +38,10 @@ class EvalResults:
     """Answers to dialogues with tools."""
     met: list[edge_cases.EdgeCaseResult] = field(default_factory=list)
     """Results of the edge cases."""
+    positions: Mapping[str, list[PositionScores]] = field(default_factory=dict)
+    """Long documents, scored by position."""
+    needles: list[needle.NeedleResult] = field(default_factory=list)
+    """Answers about needles in long texts."""
     continuations: list[samples.SampledContinuation] = field(default_factory=list)
     masked: Mapping[str, list[MaskedDocument]] = field(default_factory=dict)
     """Predictions of masked tokens of an encoder, by text; `texts` are then its pseudo-likelihoods."""
@@ -75,6 +80,11 @@ class EvalResults:
             figures["tool_calls"] = {"tool_calls": tool_calls.figures(self.tool_calls)}
         if self.met:
             figures["edge_cases"] = {"edge_cases": edge_cases.figures(self.met)}
+        if self.positions:
+            scores = self.positions.items()
+            figures["positions"] = {name: bits_by_position(texts, seed=self.seed) for name, texts in scores}
+        if self.needles:
+            figures["needle"] = dict(needle.figures(self.needles))
         if self.versus:
             figures["versus"] = {"versus": self.versus.figures()}
         return figures
@@ -82,9 +92,10 @@ class EvalResults:
     def facts(self) -> dict[str, float]:
         """Return the main figures as plain numbers."""
         figures = self.figures()
+        sections = "texts", "tasks", "world", "instructions", "tool_calls", "edge_cases", "needle", "versus"
         values = {
             f"{name}/{metric}": round(interval.value, 6)
-            for section in ("texts", "tasks", "world", "instructions", "tool_calls", "edge_cases", "versus")
+            for section in sections
             for name, metrics in figures.get(section, {}).items()
             for metric, interval in metrics.items()
         }
@@ -105,6 +116,7 @@ class EvalResults:
         rows += [{"task": "world", **item.as_json()} for item in self.answers]
         rows += [{"task": "instructions", **item.as_json()} for item in self.followed]
         rows += [{"task": "tool_calls", **item.as_json()} for item in self.tool_calls]
+        rows += [{"task": "needle", **item.as_json()} for item in self.needles]
         rows += [{"task": "edge_cases", **item.as_json()} for item in self.met]
         return rows
 

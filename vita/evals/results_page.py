@@ -7,6 +7,8 @@ from typing import Any
 
 from vita.data.records import ToolCall
 from vita.evals import world_knowledge
+from vita.evals.needle import needle_map
+from vita.evals.position_loss import position_chart
 from vita.evals.results import EvalResults
 from vita.reporting.catalogue import GROUPS
 from vita.reporting.charts import histogram
@@ -57,6 +59,8 @@ def page_content(results: EvalResults, *, method: Sequence[str]) -> dict[str, An
              "failed checks": [name for name, passed in case.verdicts.items() if not passed] or "none"}
             for case in results.met
         ],
+        **({GROUPS["positions"]: [position_chart(results.figures()["positions"])]} if results.positions else {}),
+        **({GROUPS["needle"]: [needle_map(results.needles)]} if results.needles else {}),
         GROUPS["versus"]: _versus(results),
         "Method": [*_METHOD, *method],
     }  # fmt: skip

@@ -100,6 +100,28 @@ def span_chart(rows: Mapping[str, Sequence[Span]], ticks: Sequence[tuple[float, 
     return str(drawing)
 
 
+def heat_map(rows: Mapping[str, Sequence[float]], *, columns: Sequence[str], x: str, y: str) -> str:
+    """Draw a table of shares from 0 to 1, each a cell that is darker for a higher share, with its percentage."""
+    left = 14 + _LETTER * max((len(name) for name in rows), default=0)
+    width = (_RIGHT - left) / max(1, len(columns))
+    drawing = _Drawing(24 * len(rows) + 64)
+    drawing.text(4, 14, y)
+    for index, (name, row) in enumerate(rows.items()):
+        top = 22 + 24 * index
+        drawing.text(left - 8, top + 15, name, anchor="end")
+        for column, value in enumerate(row):
+            cell = {"x": left + column * width, "y": top, "width": width - 1, "height": 23.0, "fill": COLOURS[0]}
+            title = f"{name}, {columns[column]}: {value:.0%}"
+            drawing.add("rect", fill_opacity=f"{0.08 + 0.92 * value:.2f}", title=title, **cell)
+            colour = "#fff" if value > 0.5 else GREY
+            drawing.text(left + (column + 0.5) * width, top + 15, f"{value:.0%}", anchor="middle", colour=colour)
+    bottom = 22 + 24 * len(rows)
+    for column, name in enumerate(columns):
+        drawing.text(left + (column + 0.5) * width, bottom + 15, name, anchor="middle")
+    drawing.text((left + _RIGHT) / 2, bottom + 34, x, anchor="middle")
+    return str(drawing)
+
+
 def histogram(values: Sequence[float], *, x: str, bins: int = 24) -> str:
     """Draw the outline of the numbers of values in equal bins."""
     finite = [value for value in values if math.isfinite(value)]

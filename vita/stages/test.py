@@ -19,8 +19,19 @@ from vita.data.records import Document
 from vita.data.sources.read import Source, documents
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.world import World, WorldSettings
-from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, tool_calls, world_knowledge
+from vita.evals import (
+    edge_cases,
+    ifeval,
+    multiple_choice,
+    needle,
+    perplexity,
+    position_loss,
+    samples,
+    tool_calls,
+    world_knowledge,
+)
 from vita.evals.masked_scores import MaskedDocument
+from vita.evals.needle import NeedleSettings
 from vita.evals.results import EvalResults
 from vita.evals.results_page import page_content
 from vita.evals.scorer import Scorer
@@ -110,6 +121,22 @@ class ToolCallFile(Settings):
         return Source(path=self.path) if self.world is None else Source(world=self.world)
 
 
+class PositionFile(Settings):
+    """Long documents whose loss is measured by position."""
+
+    texts: tuple[Source, ...] = ()
+    """Sources of long documents; by default the held-out documents of the corpus."""
+    length: int | None = Field(None, ge=2)
+    """Tokens of each document; by default the model's context. Shorter documents are left out."""
+    documents: int = Field(100, ge=1)
+    """Maximum number of documents."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"texts": [value]} if isinstance(value, str) else value
+
+
 class Config(Settings):
     """The evaluations to run; those without settings are skipped."""
 
@@ -128,6 +155,10 @@ class Config(Settings):
     """Verifiable instructions (IFEval): a path, or `{path, limit, max_tokens}`."""
     tool_calls: ToolCallFile | None = neutral(None)
     """Dialogues with tools, to measure the calls of the model. A path, or `{path, world, limit, max_tokens}`."""
+    positions: PositionFile | None = neutral(None)
+    """Loss by position on long documents: a path, or `{texts, length, documents}`."""
+    needle: NeedleSettings | None = neutral(None)
+    """Needle in a haystack: `{lengths, depths, samples, haystack, world, max_tokens}`, or `{}` for the defaults."""
     edge_cases: bool = neutral(False)
     """Send edge cases to a chat model: empty, vague, contradictory or overlong messages, odd or special tokens."""
     as_chat: bool = False
@@ -218,6 +249,8 @@ def _evaluate(config: Config, inputs: Inputs, context: Context) -> EvalResults:
         answers=world_knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
         followed=_follow(config, instructions, engine, context),
         tool_calls=_call(config, calls, engine, context),
+        positions=_score_positions(config, inputs, engine, context),
+        needles=_find_needles(config, engine, context),
         met=edge_cases.run_cases(engine) if config.edge_cases else [],
         continuations=samples.continuations(
             engine,
@@ -291,6 +324,43 @@ def _score_texts(
         if not scores_by_text[name]:
             raise DataError(f"test.texts.{name}", "contains no text")
     return scores_by_text
+
+
+def _score_positions(
+    config: Config, inputs: Inputs, engine: Engine, context: Context
+) -> dict[str, list[position_loss.PositionScores]]:
+    """Score long documents by position, each source of texts by itself."""
+    settings = config.positions
+    if settings is None:
+        return {}
+    limit = engine.model.architecture.context
+    if settings.length and settings.length > limit:
+        raise ConfigError(
+            "test.positions.length", expected=f"at most {limit}, the model's context", got=settings.length
+        )
+    sources = _texts_by_name(settings.texts)
+    if not sources and inputs.corpus:
+        sources = {"heldout": Source.model_validate(str(inputs.corpus.path / "heldout"))}
+    if not sources:
+        raise ConfigError("test.positions.texts", "is required without a corpus")
+    length, scores = settings.length or limit, {}
+    for name, source in sources.items():
+        texts = position_loss.long_documents(
+            documents(source), encode=engine.tokenizer.encode, length=length, limit=settings.documents
+        )
+        if not texts:
+            hint = "choose a smaller `length`, or longer texts"
+            raise DataError(f"test.positions.{name}", f"no document has {length:,} tokens", hint=hint)
+        context.emit("note", text=f"loss by position on {len(texts):,} documents of {name}")
+        scores[name] = position_loss.score_positions(engine, texts, prefix=engine.tokenizer.document)
+    return scores
+
+
+def _find_needles(config: Config, engine: Engine, context: Context) -> list[needle.NeedleResult]:
+    if config.needle is None:
+        return []
+    context.emit("note", text="needles in long texts")
+    return needle.find_needles(engine, config.needle, as_chat=config.as_chat, seed=config.seed)
 
 
 def _answer_tasks(
