@@ -138,3 +138,31 @@ def test_the_plan_is_compared_with_the_actual_run(tmp_path: Path) -> None:
     assert rows["seconds"].error == "+10.0 %"
     assert "bytes of memory" not in rows  # it was not measured
     assert design.plan_table(draft.folder, designed, actual, {"seconds": 110.0}).row_count == 3
+
+
+def test_windows_and_latent_attention_are_settings_of_a_new_model(tmp_path: Path) -> None:
+    from vita.nn.families import read_architecture, write_config
+
+    sizes: dict[str, Any] = {"depth": 8, "steps": 10, "vocabulary": 512, "context": 64, "timed_steps": 0}
+    _, blueprint, _ = run(tmp_path / "a", None, **sizes, window=16)
+    shape = Architecture.model_validate(blueprint["architecture"])
+    assert (shape.window, shape.window_layers) == (16, (0, 1, 2, 4, 5, 6))
+    assert read_architecture(write_config(shape)) == shape
+    _, blueprint, _ = run(tmp_path / "b", None, **sizes, window=16, window_pattern=0)
+    assert blueprint["architecture"]["window_layers"] == [*range(8)]
+    _, blueprint, _ = run(tmp_path / "c", None, **sizes, latent=True)
+    latent = Architecture.model_validate(blueprint["architecture"])
+    assert latent.family == "deepseek_v3" and latent.latent is not None
+    assert latent.latent.key_value_rank == 256 and latent.latent.rotated_dim == 32 and latent.latent.query_rank is None
+    assert read_architecture(write_config(latent)) == latent
+    assert latent.cache_bytes_per_token() < 0.3 * shape.cache_bytes_per_token()
+    custom = {"key_value_rank": 32, "unrotated_dim": 16, "rotated_dim": 8, "value_dim": 12}
+    _, blueprint, _ = run(tmp_path / "d", None, **sizes, latent=custom)
+    assert blueprint["architecture"]["head_dim"] == 24
+    for values, message in (
+        ({"window": 16, "latent": True}, "exclude each other"),
+        ({"window_pattern": 2}, "goes with `window`"),
+        ({"window": 16, "window_pattern": 1}, "leaves no layer"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(tmp_path / "e", None, **sizes, **values)

@@ -100,7 +100,10 @@ def test_the_report_contains_every_figure_with_its_interval_and_every_item(folde
             assert word in text
 
 
-def test_the_report_shows_needles_and_the_loss_by_position(folder: Path, tmp_path: Path) -> None:
+def test_the_report_shows_needles_and_the_loss_by_position(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    hf.save(tiny_model(context=128), folder)
+    byte_tokenizer().save(folder)
     long = write_rows(tmp_path / "long.jsonl", [{"id": str(n), "text": f"{n} is long " * 40} for n in range(4)])
     values = {"prompts": [], "positions": long, "needle": {"samples": 2, "max_tokens": 4, "lengths": [128]}}
     draft = run(folder, tmp_path / "scratch", values)

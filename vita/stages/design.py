@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from vita.design import scaling_rules
+from vita.design.attention_choice import AttentionSettings, with_attention
 from vita.design.forecast import MASK_RATE, best_shape, prediction, warnings
 from vita.design.plan_vs_actual import plan_vs_actual
 from vita.design.scaling_rules import TrainingPlan, training_plan
 from vita.nn.architecture import Architecture
 from vita.nn.requirements import model_traits
 from vita.reporting.page import page_text
-from vita.spine.config import Settings, neutral
+from vita.spine.config import neutral
 from vita.spine.stage import Context, Draft
 from vita.spine.store import Traits
 from vita.stages.kinds import Blueprint, Tokens
@@ -39,7 +40,7 @@ _COUNT = re.compile(r"^\s*([0-9.]+)\s*([kmb]?)\s*$", re.IGNORECASE)
 _SPAN = re.compile(r"^\s*([0-9.]+)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)?\s*$", re.IGNORECASE)
 
 
-class Config(Settings):
+class Config(AttentionSettings):
     """Exactly one of `parameters`, `depth` and `budget`; `steps` may be set with `depth` or `parameters`."""
 
     parameters: int | None = Field(None, ge=1000)
@@ -166,6 +167,7 @@ def _design(
 ) -> tuple[Architecture, TrainingPlan, TrainingSpeed | None]:
     """Return the architecture, its training plan, and the speed of this machine if it was timed."""
     shape = _shape_within_budget(config, text, context) if config.budget is not None else _shape(config, text)
+    shape = with_attention(shape, config)
     tokens = scaling_rules.compute_optimal_tokens(shape)
     if config.budget is not None:
         logits = 1.0 if shape.causal else MASK_RATE
