@@ -108,7 +108,7 @@ def test_the_report_shows_needles_and_the_loss_by_position(tmp_path: Path) -> No
     values = {"prompts": [], "positions": long, "needle": {"samples": 2, "max_tokens": 4, "lengths": [128]}}
     draft = run(folder, tmp_path / "scratch", values)
     report = json.loads((draft.folder / "report.json").read_text())["figures"]
-    assert list(report["positions"]["long"])[0] == "0-31" and report["positions"]["long"]["0-31"]["n"] == 4
+    assert next(iter(report["positions"]["long"])) == "0-31" and report["positions"]["long"]["0-31"]["n"] == 4
     assert draft.facts["needle/accuracy"] == 0 and report["needle"]["needle"]["accuracy"]["n"] == 5 * 2
     page = (draft.folder / "report.html").read_text()
     assert "Needle in a haystack" in page and "depth of the needle" in page and "Loss by position" in page

@@ -2,8 +2,8 @@
 
 Queries attend to the keys that `visible` marks; without it attention is causal, or to all keys by the options. `sdpa`
 is PyTorch's fused kernel and the default, `plain` is the formula: slower, for tests, for inspection and for scores with
-a limit. A window is part of `visible`, which the decoder computes; its size in `AttentionOptions` is for callers that
-build masks of their own.
+a limit. A window is part of `visible`, which the decoder computes. Its size in `AttentionOptions` is for callers that
+build masks of their own, and for the computation in blocks of queries, each with the keys of its windows only.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def sdpa(
     """Compute attention with PyTorch's fused kernel, which has no limit of scores: these take the formula."""
     if options.softcap is not None:
         return plain(queries, keys, values, visible, options)
+    if visible is not None and has_short_window(queries.shape[2], keys.shape[2], options.window):
+        return attend_in_blocks(queries, keys, values, visible, options)
     return scaled_dot_product_attention(
         queries,
         keys,
@@ -107,6 +109,44 @@ def logits(
             return scores
         visible = causal(queries.shape[2], device=queries.device)
     return scores.masked_fill(~visible, float("-inf"))
+
+
+SHORTEST_BLOCK = 128
+"""Fewest queries of a block: smaller products are slower than the scores that they save."""
+
+
+def has_short_window(queries: int, keys: int, window: int | None) -> bool:
+    """Return True if blocks of queries need less than half of all keys."""
+    if window is None or queries != keys:
+        return False
+    return 2 * (window + max(window, SHORTEST_BLOCK)) <= queries
+
+
+def attend_in_blocks(
+    queries: Float[Tensor, "B H T D"],
+    keys: Float[Tensor, "B K T D"],
+    values: Float[Tensor, "B K T D"],
+    visible: Bool[Tensor, "#B 1 T T"],
+    options: AttentionOptions,
+) -> Float[Tensor, "B H T D"]:
+    """Compute attention with windows in blocks of queries: T (block + window) scores instead of T^2."""
+    window, length = options.window, queries.shape[2]
+    assert window is not None
+    block = max(window, SHORTEST_BLOCK)
+    parts = []
+    for start in range(0, length, block):
+        stop = min(start + block, length)
+        first, last = max(0, start - window + 1), stop if options.causal else min(length, stop + window - 1)
+        part = scaled_dot_product_attention(
+            queries[:, :, start:stop],
+            keys[:, :, first:last],
+            values[:, :, first:last],
+            attn_mask=visible[:, :, start:stop, first:last],
+            scale=options.scale,
+            enable_gqa=queries.shape[1] != keys.shape[1],
+        )
+        parts.append(part)
+    return torch.cat(parts, dim=2)
 
 
 def causal(length: int, *, device: torch.device | None = None) -> Bool[Tensor, "1 1 T T"]:

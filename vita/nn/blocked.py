@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vita.nn.attention import BACKENDS, PLAIN, AttentionOptions, plain
+from vita.nn.attention import BACKENDS, PLAIN, AttentionOptions, attend_in_blocks, has_short_window, plain
 
 # B batch, H query heads, K key heads, T positions, D numbers in a head, N all heads of all rows
 
@@ -32,6 +32,8 @@ def blocked(
     """Compute the same as `sdpa`, for queries and keys of the same positions."""
     if options.softcap is not None:
         return plain(queries, keys, values, visible, options)
+    if visible is not None and has_short_window(queries.shape[2], keys.shape[2], options.window):
+        return attend_in_blocks(queries, keys, values, visible, options)
     shared = queries.shape[1] // keys.shape[1]
     if shared > 1:
         keys, values = keys.repeat_interleave(shared, dim=1), values.repeat_interleave(shared, dim=1)
