@@ -178,7 +178,7 @@ def test_a_longer_context_reopens_in_transformers_with_equal_logits(rule: Any, t
 
 def test_a_longer_context_is_refused_where_the_positions_are_learned_or_an_adapter_is_trained(tmp_path: Path) -> None:
     from vita.nn.architecture import Architecture
-    from vita.stages.longer_context import LongerContextSettings, extended_architecture
+    from vita.train.longer_context import LongerContextSettings, extended_architecture
 
     model, path = create_model(tmp_path / "model"), long_texts(tmp_path)
     shape = hf.load(model.path).architecture

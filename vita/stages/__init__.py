@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 
-_NOT_STAGES = ("kinds", "longer_context", "training", "tuning")
+_NOT_STAGES = ("kinds", "training", "tuning")
 
 
 def own_stages() -> list[str]:

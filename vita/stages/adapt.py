@@ -30,10 +30,10 @@ from vita.reporting.figures import ReportContent
 from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
-from vita.stages.longer_context import LongerContextSettings, extended_architecture
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
 from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.stats.intervals import Interval, bootstrap_ratio
+from vita.train.longer_context import LongerContextSettings, extended_architecture
 from vita.train.settings import Fraction, MatrixOptimizerSettings, TextSettings, TuningSettings
 
 if TYPE_CHECKING:
