@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.nn.open_models import MODELS, ids, save
+from tests.nn.open_models import DEEPSEEK_EXPERTS, MODELS, ids, rope, save
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.formats.gguf.llama_cpp import LlamaCpp
 from vita.formats.gguf.write import write_gguf
@@ -28,12 +28,17 @@ REFUSED = {
     "qwen2_moe": "llama.cpp has experts in every layer",
     "dots1": "llama.cpp needs as many heads of keys",
     "gpt_neox-serial": "llama.cpp needs biases",
+    "deepseek_v3-plain": "llama.cpp has queries without a latent vector only in models with 26 or 27 layers",
+    "deepseek_v3-yarn": "llama.cpp needs layers with experts",
 }
 BY_CONTEXT_SIZE = ("phi3-long", "phi3-short")  # llama.cpp rounds its context up to 256 tokens, beyond these models
+YARN = rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, mscale=1.5, mscale_all_dim=1.5)
 CHANGES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"mlp_only_layers": [], "norm_topk_prob": True},
     "qwen2_moe": {"mlp_only_layers": []},
     "dots1": {"num_key_value_heads": 4},
+    "deepseek_v3-plain": {"num_hidden_layers": 27, "attention_bias": False},
+    "deepseek_v3-yarn": {**DEEPSEEK_EXPERTS, **YARN, "rope_interleave": False, "n_shared_experts": 2},
 }
 TEXTS = ["Hello, world!", " 12345 + 6,789", "naïve 猫 🙂\r\n\ttab   blanks"]
 

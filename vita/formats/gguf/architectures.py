@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from vita.formats.gguf.latent import latent_metadata, refuse_latent
 from vita.nn.architecture import Architecture, Experts, RopeScaling
 from vita.spine.errors import ModelError
 
@@ -47,6 +48,7 @@ GRAPHS: dict[str, Graph] = {
     "qwen2_moe": Graph("qwen2moe", normalizes_experts=False),
     "qwen3_moe": Graph("qwen3moe"),
     "dots1": Graph("dots1", normalizes_experts=None, dense_first=True),
+    "deepseek_v3": Graph("deepseek2", normalizes_experts=None, dense_first=True),
     "gemma": Graph("gemma"),
     "gemma2": Graph("gemma2", window_period=2),
     "gemma3_text": Graph("gemma3", window_period=6),
@@ -103,6 +105,7 @@ def describe(architecture: Architecture) -> Description:
     if architecture.positions == "rotary":
         metadata |= _rope(architecture, notes)
     metadata |= {**_windows(architecture, graph), **_multipliers(architecture, graph), **_experts(architecture)}
+    metadata |= latent_metadata(architecture)
     if architecture.family == "gpt_neox":
         metadata["use_parallel_residual"] = architecture.parallel
     return Description(graph, metadata, tuple(notes))
@@ -161,6 +164,7 @@ def _refuse_unsupported(architecture: Architecture, graph: Graph) -> None:
         raise ModelError(where, f"llama.cpp has full attention in exactly every {graph.window_period}. layer")
     if graph.name == "dots1" and architecture.kv_heads != architecture.heads:
         raise ModelError(where, "llama.cpp needs as many heads of keys as of queries for this family")
+    refuse_latent(architecture, where)
     if architecture.experts:
         _refuse_experts(architecture.experts, graph, where)
     allowed = {"llama": {"qkv", "output", "feedforward"}, "granite": {"qkv", "output", "feedforward"},

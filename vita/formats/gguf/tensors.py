@@ -9,6 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from vita.formats.gguf.architectures import Graph, graph_of, query_factor, rope_divisors
+from vita.formats.gguf.latent import (
+    SPLIT_MODULE,
+    SPLIT_TENSORS,
+    TENSORS,
+    Part,
+    interleave_rotated,
+    split_latent,
+)
 from vita.formats.gguf.weights import FolderWeights
 from vita.nn.architecture import Architecture
 from vita.nn.experts import CORRECTION
@@ -24,6 +32,7 @@ LAYER = {
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.router": "ffn_gate_inp",
     "mlp.shared_experts.gate_proj": "ffn_gate_shexp", "mlp.shared_experts.up_proj": "ffn_up_shexp",
     "mlp.shared_experts.down_proj": "ffn_down_shexp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    **TENSORS,
 }  # fmt: skip
 """Own modules of a layer -> names in GGUF."""
 CORRECTION_TENSOR = "exp_probs_b.bias"
@@ -44,6 +53,8 @@ class TensorSource:
     """One matrix per expert."""
     values: tuple[float, ...] = ()
     """The values of a tensor that holds no parameter."""
+    part: Part | None = None
+    """Part of the projection from latent vectors that the tensor holds."""
 
 
 def tensor_sources(architecture: Architecture, weights: FolderWeights) -> list[TensorSource]:
@@ -57,7 +68,13 @@ def tensor_sources(architecture: Architecture, weights: FolderWeights) -> list[T
     for name, modules in groups.items():
         for suffix in SUFFIXES:
             parameters = tuple(f"{module}.{suffix}" for module in modules if f"{module}.{suffix}" in weights)
-            if parameters:
+            if parameters and name.endswith(SPLIT_MODULE):
+                prefix = name.removesuffix(SPLIT_MODULE)
+                sources += [
+                    TensorSource(f"{prefix}{tensor}.{suffix}", parameters, part=part)
+                    for part, tensor in SPLIT_TENSORS.items()
+                ]
+            elif parameters:
                 file_name = file_tensor(name, suffix)
                 sources.append(TensorSource(file_name, parameters, is_stacked=name.endswith("_exps")))
     return sources
@@ -83,6 +100,8 @@ def file_module(module: str, graph: Graph) -> str:
         return f"blk.{layer}.attn_qkv"
     if graph.fused_gate and within in ("mlp.gate_proj", "mlp.up_proj"):
         return f"blk.{layer}.ffn_up"
+    if within == SPLIT_MODULE:
+        return f"blk.{layer}.{SPLIT_MODULE}"
     return f"blk.{layer}.{LAYER[within]}"
 
 
@@ -93,6 +112,8 @@ def tensor_value(source: TensorSource, architecture: Architecture, weights: Fold
     parts = [to_file(name, weights[name], architecture) for name in source.parameters]
     if source.is_stacked:
         return np.stack(parts)
+    if source.part:
+        return split_latent(parts[0], architecture, source.part)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -105,7 +126,7 @@ def to_file(parameter: str, value: np.ndarray, architecture: Architecture) -> np
         value = value * np.float32(factor)
     if graph.rotates_neighbours and (heads := _rotated_heads(module, architecture)):
         value = interleave_halves(value, heads)
-    return value
+    return interleave_rotated(module, value, architecture) if architecture.latent else value
 
 
 def from_file(parameter: str, value: np.ndarray, architecture: Architecture) -> np.ndarray:

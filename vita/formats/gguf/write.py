@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vita.formats.gguf.architectures import Description, describe
+from vita.formats.gguf.latent import split_shape
 from vita.formats.gguf.metadata import add_values
 from vita.formats.gguf.packages import gguf, quantize
 from vita.formats.gguf.proof import check_with_llama_cpp
@@ -79,7 +80,7 @@ def _add_tensors(
     """Declare all tensors and return their types; the data follows."""
     kinds: list[Any] = []
     for source in sources:
-        shape = _shape(source, weights)
+        shape = _shape(source, architecture, weights)
         kind = tensor_type(quantization, source.name, shape, layers=architecture.layers)
         kinds.append(kind)
         stored = gguf().quant_shape_to_byte_shape(shape, kind) if _is_packed(kind) else shape
@@ -89,9 +90,11 @@ def _add_tensors(
     return kinds
 
 
-def _shape(source: TensorSource, weights: FolderWeights) -> tuple[int, ...]:
+def _shape(source: TensorSource, architecture: Architecture, weights: FolderWeights) -> tuple[int, ...]:
     if not source.parameters:
         return (len(source.values),)
+    if source.part:
+        return split_shape(architecture, source.part)
     shapes = [weights.shape(name) for name in source.parameters]
     if source.is_stacked:
         return (len(shapes), *shapes[0])
