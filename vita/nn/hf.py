@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vita.nn.architecture import Architecture
+from vita.nn.block_scaled import STORED_TYPES, dequantized_tensors
 from vita.nn.experts import CORRECTION
 from vita.nn.families import read_architecture, weight_map, write_config
 from vita.nn.families.successor import successor_config
@@ -230,7 +231,8 @@ def stored_dtypes(folder: ModelFolder) -> dict[str, torch.dtype]:
     return dtypes
 
 
-_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_TYPES = {**_FLOATS, **STORED_TYPES}
 
 
 def _most_common(dtypes: Mapping[str, torch.dtype]) -> torch.dtype:
@@ -299,8 +301,9 @@ def _copy_weights(model: Transformer, files: ModelFiles) -> None:
     source_files: dict[str, Path] = {}
     dtypes: dict[str, torch.dtype] = {}
     weights = weights_of(model)
-    for path in weight_files(files):
-        for file_name, file_tensor in _tensors(path):
+    paths, config = weight_files(files), read_config(files)
+    for path in paths:
+        for file_name, file_tensor in dequantized_tensors(_tensors(path), paths, config=config):
             dtypes[file_name] = file_tensor.dtype if file_tensor.dtype in _TYPES.values() else torch.float32
             for name, tensor in weights.to_own(file_name, file_tensor):
                 if name in source_files:

@@ -92,7 +92,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 def _adopt(config: Config, inputs: Inputs, context: Context, folder: Path) -> Draft[Model]:
     origin = _fetch(config.model, folder, context)
     base = _refer_to_base(folder, inputs.base, where=str(config.model))
-    _check_model(ModelFiles(folder, base=base), where=str(config.model))
+    for note in _check_model(ModelFiles(folder, base=base), where=str(config.model)):
+        context.emit("note", text=note)
     files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in sorted(_files(folder))}
     context.record |= {**origin, **_card_facts(folder), "files": files}
     return Draft(Model, folder, {REQUIRES: [inputs.base.digest]} if inputs.base else {})
@@ -171,19 +172,28 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _check_model(files: ModelFiles, *, where: str) -> None:
-    """Refuse a model whose family, tokenizer or weight files cannot be used, before it enters the store."""
+def _check_model(files: ModelFiles, *, where: str) -> list[str]:
+    """Refuse a model whose family, tokenizer or weight files cannot be used, before it enters the store.
+
+    Return notes about parts of the files that are not used.
+    """
     from vita.infer.pretrained import PretrainedText
     from vita.nn import hf
+    from vita.nn.families import weight_map
 
     folder = files.folder
     try:
         text = PretrainedText.load(files)
         hf.check_tokens(text.files, text.architecture, text.tokenizer.vocabulary)
-        hf.stored_dtypes(files)
+        names = weight_map(text.architecture)
+        skipped = [name for name in hf.stored_dtypes(files) if names.is_further_layer(name)]
     except ModelError as error:
         message = str(error).replace(f"{folder}/", "").replace(str(folder), where)
         raise ModelError(where, message.removeprefix(f"{where}: "), hint=_remote_code_hint(folder)) from None
+    if not skipped:
+        return []
+    purpose = names.names.further_layers
+    return [f"{len(skipped)} tensors of layers for {purpose} are not used, and a tuned model does not have them"]
 
 
 def _remote_code_hint(folder: Path) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vita.nn.architecture import Architecture
+from vita.nn.block_scaled import check_quantization
 from vita.nn.families import bert, deepseek, dots, gemma, gpt, llama, olmo, phi, qwen  # noqa: F401 - register them
 from vita.nn.families.config_reader import ConfigReader
 from vita.nn.families.family import FAMILIES, Family
@@ -31,7 +32,7 @@ def read_architecture(config: Mapping[str, Any], *, where: str = "config.json") 
         hint = "choose a model of one of these families; see docs/families.md"
         raise ModelError(f"{where}: model_type", expected=f"one of {supported}", got=model_type, hint=hint)
     reader = ConfigReader(config, where)
-    reader.expect("quantization_config", None)
+    check_quantization(config, where)
     values = FAMILIES[model_type].read(reader)
     try:
         return Architecture.model_validate(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vita.nn.architecture import Architecture
@@ -10,6 +11,8 @@ from vita.nn.families.config_reader import ConfigReader
 from vita.nn.families.deepseek_experts import DEEPSEEK_NAMES, read_deepseek_experts, write_deepseek_experts
 from vita.nn.families.family import add_family
 from vita.spine.errors import ModelError
+
+NAMES = replace(DEEPSEEK_NAMES, further_layers="multi-token prediction")
 
 
 def latent_rope_keys(architecture: Architecture) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def _write_deepseek_v3(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-@add_family("deepseek_v3", "DeepseekV3", write=_write_deepseek_v3, names=DEEPSEEK_NAMES)
+@add_family("deepseek_v3", "DeepseekV3", write=_write_deepseek_v3, names=NAMES)
 def read_deepseek_v3(config: ConfigReader) -> dict[str, Any]:
     """DeepSeek V3 and R1 (DeepSeek-AI 2024)."""
     config.expect("moe_layer_freq", 1)

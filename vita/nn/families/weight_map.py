@@ -36,6 +36,8 @@ class WeightNames:
     """Modules in files whose columns are outputs."""
     ignored: str | None = None
     """Pattern of tensors in files that are not parameters: masks and tables of older versions."""
+    further_layers: str | None = None
+    """Purpose of layers in files beyond those of the model, which are not read."""
     aliases: tuple[tuple[str, str], ...] = ()
     """Patterns of names of older versions, and their replacements."""
 
@@ -100,7 +102,7 @@ class WeightMap:
     """The names of all modules of an architecture, in files and in the decoder."""
 
     def __init__(self, architecture: Architecture, names: WeightNames) -> None:
-        self.names = names
+        self.names, self._layers = names, architecture.layers
         self.modules: dict[str, FileModule] = {}
         """Modules of the files by name."""
         self._file_names: dict[str, str] = {}
@@ -127,11 +129,18 @@ class WeightMap:
         module, _, suffix = parameter.rpartition(".")
         return f"{self._file_names.get(module, module)}.{suffix}"
 
+    def is_further_layer(self, name: str) -> bool:
+        """Return True if a tensor of the files belongs to a layer beyond those of the model, which is not read."""
+        match = re.match(rf"{re.escape(self.names.layers)}\.(\d+)\.", name) if self.names.further_layers else None
+        return match is not None and int(match[1]) >= self._layers
+
     def to_own(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield the own parameters in a tensor of a file, one per expert; unknown names stay as they are."""
         for pattern, replacement in self.names.aliases:
             name = re.sub(pattern, replacement, name)
         if self.names.ignored and re.fullmatch(self.names.ignored, name):
+            return
+        if self.is_further_layer(name):
             return
         file_module, _, suffix = name.rpartition(".")
         # A folder of the model without its head, such as one of sentence-transformers, omits the first part of names.
