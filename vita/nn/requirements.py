@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from vita.nn.architecture import Architecture
+from vita.nn.longer_context import refusal
 from vita.spine.store import Traits
 
 
@@ -16,6 +17,7 @@ def model_traits(architecture: Architecture) -> Traits:
         "causal": architecture.causal,
         "predicts_tokens": architecture.causal or architecture.masked_head is not None,
         "experts": architecture.experts is not None,
+        "fixed_context": refusal(architecture),
     }
 
 
@@ -29,6 +31,11 @@ def generates_text(traits: Traits) -> str | None:
 def predicts_tokens(traits: Traits) -> str | None:
     """Require a language model: a decoder, or an encoder with a masked-language head."""
     return None if traits["predicts_tokens"] else "it is an encoder without a masked-language head"
+
+
+def fixed_context(traits: Traits) -> str | None:
+    """Require a model whose context can become longer."""
+    return traits.get("fixed_context")
 
 
 def other_objective(objective: str, traits: Traits) -> str | None:

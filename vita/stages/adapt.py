@@ -25,10 +25,12 @@ from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.evals.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
 from vita.evals.position_loss import bits_by_position, long_documents, position_chart, score_positions
+from vita.nn.requirements import fixed_context
 from vita.reporting.catalogue import GROUPS
 from vita.reporting.figures import ReportContent
 from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
+from vita.spine.store import Traits
 from vita.stages.kinds import Model, Tokens
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
 from vita.stages.tuning import adapter_rates, open_for_tuning
@@ -74,6 +76,12 @@ class Inputs:
     model: Model
     tokens: Tokens | None = None
     """The pretraining text, for `replay` and for the general evaluation."""
+
+
+def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None:
+    """Refuse a longer context for a model that cannot have one."""
+    reason = fixed_context(traits["model"]) if config.changes_positions and "model" in traits else None
+    return f"its context cannot become longer: {reason}" if reason else None
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:

@@ -199,10 +199,14 @@ NEEDS = {"model": (predicts_tokens,)}
 
 def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None:
     """Refuse evaluations of an encoder that need generated text."""
-    needs_generation = ("as_chat", "edge_cases", "tool_calls", "instructions")
+    needs_generation = ("as_chat", "edge_cases", "tool_calls", "instructions", "needle")
     names = [name for name in needs_generation if getattr(config, name)]
     reason = generates_text(traits["model"]) if names and "model" in traits else None
-    return f"`{names[0]}` needs generated answers, and {reason}" if reason else None
+    if reason:
+        return f"`{names[0]}` needs generated answers, and {reason}"
+    if config.positions and "model" in traits and not traits["model"]["causal"]:
+        return "`positions` needs a model that predicts the next token"
+    return None
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
