@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,13 @@ from vita.evals.position_loss import PositionScores, bits_by_position
 from vita.reporting.figures import ReportContent
 from vita.stats.intervals import Interval
 from vita.stats.paired import PairedComparison
+
+
+def write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
+    """Write one line per item."""
+    lines = b"".join(orjson.dumps(item) + b"\n" for item in items)
+    path.write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
+
 
 Metrics = Mapping[str, Interval]
 """metric -> value and interval."""
@@ -103,8 +110,7 @@ class EvalResults:
 
     def write_items(self, path: Path) -> None:
         """Write one line per item, with its text or task, so that two models can be compared in pairs."""
-        lines = b"".join(orjson.dumps(row) + b"\n" for row in self.rows())
-        path.write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
+        write_items(path, self.rows())
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every item with the name of its text or task."""

@@ -9,13 +9,17 @@ from vita.nn.architecture import Architecture
 from vita.nn.longer_context import refusal
 from vita.spine.store import Traits
 
+CLASSIFIER = "classifier"
+"""Trait of a model with the head of a sequence classifier instead of a language model's."""
 
-def model_traits(architecture: Architecture) -> Traits:
+
+def model_traits(architecture: Architecture, *, classifier: bool = False) -> Traits:
     """Return the properties of an architecture on which stages depend."""
     return {
         "family": architecture.family,
         "causal": architecture.causal,
-        "predicts_tokens": architecture.causal or architecture.masked_head is not None,
+        "predicts_tokens": (architecture.causal or architecture.masked_head is not None) and not classifier,
+        CLASSIFIER: classifier,
         "experts": architecture.experts is not None,
         "fixed_context": refusal(architecture),
     }
@@ -23,6 +27,8 @@ def model_traits(architecture: Architecture) -> Traits:
 
 def generates_text(traits: Traits) -> str | None:
     """Require a decoder."""
+    if traits.get(CLASSIFIER):
+        return "it is a sequence classifier, which assigns labels to texts and generates no text"
     if traits["causal"]:
         return None
     return "it is an encoder, which predicts masked tokens from both sides and generates no text"
@@ -30,12 +36,19 @@ def generates_text(traits: Traits) -> str | None:
 
 def predicts_tokens(traits: Traits) -> str | None:
     """Require a language model: a decoder, or an encoder with a masked-language head."""
+    if traits.get(CLASSIFIER):
+        return "it is a sequence classifier, which predicts no tokens"
     return None if traits["predicts_tokens"] else "it is an encoder without a masked-language head"
 
 
 def fixed_context(traits: Traits) -> str | None:
     """Require a model whose context can become longer."""
     return traits.get("fixed_context")
+
+
+def has_no_classifier(traits: Traits) -> str | None:
+    """Refuse a sequence classifier."""
+    return "it is a sequence classifier, and not a language model" if traits.get(CLASSIFIER) else None
 
 
 def other_objective(objective: str, traits: Traits) -> str | None:

@@ -21,10 +21,12 @@ from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.text_encoding import TextEncoder, with_end_token
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
+from vita.nn.requirements import CLASSIFIER
 from vita.reporting.figures import ReportContent
 from vita.spine.config import neutral
 from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
+from vita.spine.store import Traits
 from vita.stages.kinds import Model
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
 from vita.stages.tuning import adapter_rates, open_for_tuning
@@ -84,6 +86,22 @@ class Config(TuningSettings):
 @dataclass(frozen=True)
 class Inputs:
     model: Model
+
+
+def traits(config: Config, inputs: Mapping[str, Traits | None]) -> Traits | None:
+    """Return the traits of the classifier."""
+    model = inputs.get("model")
+    return None if model is None else {**model, "predicts_tokens": False, CLASSIFIER: True}
+
+
+def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None:
+    """Refuse a pooling that the classifier of the family does not have."""
+    causal = traits["model"]["causal"] if "model" in traits else None
+    if causal is True and config.pooling in ("cls", "mean"):
+        return f"it is a decoder, whose classifier reads the last token, and `pooling` is {config.pooling}"
+    if causal is False and config.pooling == "last":
+        return "it is an encoder, whose classifier reads the first token or the mean, and `pooling` is last"
+    return None
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:

@@ -20,6 +20,7 @@ from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.text_encoding import EncodedText, TextEncoder, with_end_token
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
+from vita.nn.requirements import has_no_classifier
 from vita.reporting.figures import ReportContent
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from vita.train.trainer import Trainer
 
 VERSION = 1
+NEEDS = {"model": (has_no_classifier,)}
 
 
 class Config(TuningSettings):

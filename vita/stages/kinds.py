@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import ClassVar
 
 from vita.spine.errors import VitaError
-from vita.spine.model_files import ModelFiles
+from vita.spine.model_files import ModelFiles, description
 from vita.spine.store import Artifact, Traits
 
 
 def folder_traits(folder: Path) -> Traits | None:
     """Return the traits of a model folder; None if it cannot be read, which the step that uses it reports."""
-    from vita.nn.families import read_architecture
-    from vita.nn.requirements import model_traits
+    from vita.nn.families import family_of, read_architecture
+    from vita.nn.requirements import CLASSIFIER, model_traits
 
     try:
-        return model_traits(read_architecture(json.loads(ModelFiles.of(folder).text("config.json"))))
+        files = ModelFiles.of(folder)
+        values = json.loads(files.text("config.json"))
+        architecture = read_architecture(values)
+        is_classifier = values.get("architectures") == [family_of(architecture).classifier_class]
+        has_classifier = is_classifier or CLASSIFIER in description(folder)
+        return model_traits(architecture, classifier=has_classifier)
     except (VitaError, OSError, ValueError):
         return None
 

@@ -32,12 +32,13 @@ from vita.evals import (
 )
 from vita.evals.masked_scores import MaskedDocument
 from vita.evals.needle import NeedleSettings
-from vita.evals.results import EvalResults
+from vita.evals.results import EvalResults, write_items
 from vita.evals.results_page import page_content
 from vita.evals.scorer import Scorer
 from vita.evals.tasks import TASKS, items
 from vita.infer.sampling import Sampling
-from vita.nn.requirements import generates_text, predicts_tokens
+from vita.nn.requirements import CLASSIFIER, generates_text, predicts_tokens
+from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.errors import ConfigError, DataError
@@ -137,6 +138,46 @@ class PositionFile(Settings):
         return {"texts": [value]} if isinstance(value, str) else value
 
 
+class LabelledFile(Settings):
+    """Labelled texts for a classifier."""
+
+    path: InputPath
+    """File of labelled texts (JSON lines, JSON, Parquet, CSV or TSV, also .gz and .zst)."""
+    text_column: str | None = None
+    """Column of the text, or of the first text of a pair; detected by default."""
+    pair_column: str | None = None
+    """Column of the second text of a pair."""
+    label_column: str | None = None
+    """Column of the label."""
+    limit: int | None = Field(None, ge=1)
+    """Maximum number of texts, sampled by the seed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class PairFile(Settings):
+    """Pairs of related texts for an embedding model."""
+
+    path: InputPath
+    """File of pairs (JSON lines, JSON, Parquet, CSV or TSV, also .gz and .zst)."""
+    anchor_column: str | None = None
+    """Column of the anchor, such as a query; detected by default."""
+    positive_column: str | None = None
+    """Column of the matching text."""
+    score_column: str | None = None
+    """Column of the similarity."""
+    limit: int | None = Field(None, ge=1)
+    """Maximum number of pairs, sampled by the seed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
 class Config(Settings):
     """The evaluations to run; those without settings are skipped."""
 
@@ -159,6 +200,14 @@ class Config(Settings):
     """Loss by position on long documents: a path, or `{texts, length, documents}`."""
     needle: NeedleSettings | None = neutral(None)
     """Needle in a haystack: `{lengths, depths, samples, haystack, world, max_tokens}`, or `{}` for the defaults."""
+    labelled: dict[str, LabelledFile] = neutral({})
+    """Labelled texts by name, for a classifier: a path, or `{path, text_column, pair_column, label_column, limit}`."""
+    pairs: dict[str, PairFile] = neutral({})
+    """Pairs of related texts by name, for retrieval with embeddings: a path, or `{path, anchor_column, ..., limit}`."""
+    words: tuple[str, ...] = neutral(())
+    """Words whose nearest tokens, by the input embedding, are shown; beside those of the input `initial`."""
+    contexts: dict[str, tuple[str, ...]] = neutral({})
+    """Sentences by word, between which the contextual embedding of the word is compared."""
     edge_cases: bool = neutral(False)
     """Send edge cases to a chat model: empty, vague, contradictory or overlong messages, odd or special tokens."""
     as_chat: bool = False
@@ -189,16 +238,22 @@ class Inputs:
     corpus: Corpus | None = None
     parent: Report | None = explicit_only()
     """The report of an earlier version on the same tests, for a paired comparison."""
+    initial: Model | None = explicit_only()
+    """The model before training, whose nearest tokens are shown beside those of the model."""
 
 
 _LEAD = "Brackets show 95% confidence intervals. Every item is in items.jsonl.zst."
 
 
-NEEDS = {"model": (predicts_tokens,)}
-
-
 def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None:
-    """Refuse evaluations of an encoder that need generated text."""
+    """Refuse evaluations that do not suit the model: labels need a classifier, and answers a decoder."""
+    model = traits.get("model")
+    if model is not None and bool(model.get(CLASSIFIER)) != bool(config.labelled):
+        if config.labelled:
+            return "`labelled` needs a classifier, and it is a model without a classifier's head"
+        return "it is a classifier, which needs `labelled`, texts with labels"
+    if model is not None and not config.labelled and not config.pairs and (reason := predicts_tokens(model)):
+        return reason
     needs_generation = ("as_chat", "edge_cases", "tool_calls", "instructions", "needle")
     names = [name for name in needs_generation if getattr(config, name)]
     reason = generates_text(traits["model"]) if names and "model" in traits else None
@@ -214,6 +269,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     from vita.infer.pretrained import architecture_of
 
     _check(config)
+    task = _task(config, inputs)
+    if task in ("classification", "embedding"):
+        return _test_text_model(config, inputs, context)
     decoder = architecture_of(inputs.model.path).causal
     results = _evaluate(config, inputs, context) if decoder else _evaluate_encoder(config, inputs, context)
     if inputs.parent:
@@ -224,8 +282,97 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     report = results.report(model=inputs.model.digest, settings=settings, parent=parent)
     results.write_items(folder / "items.jsonl.zst")
     content = page_content(results, method=_method(config) if decoder else _encoder_method(config))
-    write_report_pages(report, folder, title="Test report", lead=_LEAD, content=content)
+    write_report_pages(report, folder, title="Test report", lead=_LEAD, content={**content, **_inspect(config, inputs)})
     return Draft(Report, folder, results.facts())
+
+
+# -- classifiers and embedding models
+
+
+def _task(config: Config, inputs: Inputs) -> str | None:
+    """Return the task of the model; refuse evaluations that do not suit it, and a model without any evaluation."""
+    from vita.infer.text_model import model_task
+
+    task = model_task(inputs.model.path)
+    if config.labelled and task != "classification":
+        hint = "train one with the stage `classify`"
+        raise ConfigError("test.labelled", expected="a classifier", got="a model without its head", hint=hint)
+    if config.pairs and task == "classification":
+        raise ConfigError("test.pairs", expected="a model with embeddings", got="a classifier")
+    return "embedding" if config.pairs else task
+
+
+def _test_text_model(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
+    """Measure a classifier on labelled texts, or an embedding model on pairs."""
+    from vita.data.sources.columns import LabelColumns, PairColumns
+    from vita.evals.text_models import TextModelResults
+    from vita.infer.text_model import TextModel
+
+    model = TextModel.open(inputs.model.path, device=context.machine.device)
+    needed = "labelled" if model.labels is not None else "pairs"
+    if not getattr(config, needed):
+        kind = "a classifier" if model.labels is not None else "an embedding model"
+        raise ConfigError(f"test.{needed}", f"is required for {kind}")
+    results = TextModelResults(seed=config.seed)
+    for name, file in config.labelled.items():
+        columns = LabelColumns(file.text_column, file.pair_column, file.label_column)
+        limit = file.limit or config.limit
+        results.classify(model, name, Source(path=file.path), columns=columns, limit=limit)
+    for name, file in config.pairs.items():
+        pair_columns = PairColumns(file.anchor_column, file.positive_column, score=file.score_column)
+        limit = file.limit or config.limit
+        results.retrieve(model, name, Source(path=file.path), columns=pair_columns, limit=limit)
+    figures = results.figures()
+    details: dict[str, Any] = {}
+    if inputs.parent:
+        figures["versus"] = {"versus": versus(inputs.parent.path, results.items, seed=config.seed).figures()}
+        details["parent"] = inputs.parent.digest
+    folder = context.draft_folder()
+    settings = {name: value for name, value in config.model_dump(mode="json").items() if name in ("limit", "seed")}
+    report = ReportContent.of("test", figures, model=inputs.model.digest, settings=settings, details=details)
+    write_items(folder / "items.jsonl.zst", results.items)
+    content = {**results.content(), **_inspect(config, inputs)}
+    write_report_pages(report, folder, title="Test report", lead=_LEAD, content=content)
+    facts = {
+        f"{name}/{metric}": round(interval.value, 6)
+        for group in figures.values()
+        for name, metrics in group.items()
+        for metric, interval in metrics.items()
+    }
+    return Draft(Report, folder, facts)
+
+
+def _inspect(config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Return the nearest tokens of words, before and after training, and words in context, for the report page."""
+    if not config.words and not config.contexts:
+        return {}
+    from vita.infer.text_model import TextModel
+    from vita.infer.token_embeddings import nearest_tokens, word_cosines
+
+    content: dict[str, Any] = {}
+    models = {"after": inputs.model.path} | ({"before": inputs.initial.path} if inputs.initial else {})
+    opened = {name: TextModel.open(path) for name, path in models.items()}
+    if config.words:
+        content["Nearest tokens"] = [
+            {
+                "word": word,
+                **{
+                    name: ", ".join(
+                        f"{neighbour.token.strip()} {neighbour.cosine:.2f}"
+                        for neighbour in nearest_tokens(model.model, model.tokenizer, word, top=5)
+                    )
+                    for name, model in opened.items()
+                },
+            }
+            for word in config.words
+        ]
+    for word, sentences in config.contexts.items():
+        cosines = word_cosines(opened["after"], word, sentences)
+        content[f"The word {word} in context"] = [
+            {"sentence": sentence, **{str(number): value for number, value in enumerate(row, 1)}}
+            for sentence, row in zip(sentences, cosines, strict=True)
+        ]
+    return content
 
 
 # -- evaluations
