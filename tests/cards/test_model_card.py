@@ -12,7 +12,9 @@ from tests.cards.lives import EVIL, Life, first_half, second_half
 from vita.cards.hub_metadata import front_matter
 from vita.cards.model_card import Card, gather
 from vita.cards.model_card_page import card_markdown, write
+from vita.nn.families import write_config
 from vita.spine.errors import StoreError
+from vita.testing import tiny_architecture
 
 
 @pytest.fixture
@@ -97,3 +99,16 @@ def test_the_card_is_written_as_markdown_html_and_json(life: Life, tmp_path: Pat
 def test_an_artifact_that_is_not_a_model_has_no_card(life: Life) -> None:
     with pytest.raises(StoreError, match="expected a model, got a corpus"):
         _card(life, life.step("curate", "corpus"))
+
+
+def test_the_card_of_a_classifier_and_of_an_embedding_model_names_their_task(life: Life) -> None:
+    config = write_config(tiny_architecture())
+    classes = ["Qwen3ForSequenceClassification"]
+    classifier = life.step("classify", "model", files={"config.json": {**config, "architectures": classes}})
+    embedding = life.step("contrastive", "model", files={"config.json": config})
+    card = gather(life.ledger, life.store, classifier)
+    assert front_matter(card)["pipeline_tag"] == "text-classification"
+    assert "A text classifier with" in card_markdown(card) and "labels of texts like those" in card_markdown(card)
+    card = gather(life.ledger, life.store, embedding)
+    assert front_matter(card)["library_name"] == "sentence-transformers"
+    assert "A text embedding model with" in card_markdown(card)

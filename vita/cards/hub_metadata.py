@@ -19,6 +19,8 @@ _HUB_LICENCES = {
 _HEADLINE_GROUPS = (
     "texts",
     "tasks",
+    "classification",
+    "embedding",
     "world",
     "instructions",
     "edge_cases",
@@ -36,8 +38,8 @@ def front_matter(card: Card) -> dict[str, Any]:
     return {
         **_licence(card),
         **_base_model(card),
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        "library_name": "sentence-transformers" if card.task == "sentence-similarity" else "transformers",
+        "pipeline_tag": card.task,
         "tags": tags,
         "datasets": _hub_datasets(card),
         "metrics": list(dict.fromkeys(metric["type"] for result in results for metric in result["metrics"])),
@@ -99,7 +101,7 @@ def _results(card: Card) -> Iterator[dict[str, Any]]:
             ]
             if metrics:
                 yield {
-                    "task": {"type": "text-generation", "name": evaluation.label},
+                    "task": {"type": card.task, "name": evaluation.label},
                     "dataset": {"type": dataset, "name": dataset},
                     "metrics": metrics,
                 }

@@ -92,6 +92,17 @@ class Card:
         return self.names[0] if self.names else self.digest[:12]
 
     @property
+    def task(self) -> str:
+        """The task of the model as the Hugging Face hub names it."""
+        classes = "".join(map(str, self.architecture.get("architectures") or ()))
+        own = next((artifact for artifact in self.lineage if artifact.digest == self.digest), None)
+        if "ForSequenceClassification" in classes or self.facts.get("problem"):
+            return "text-classification"
+        if own and own.run and own.run.stage == "contrastive":
+            return "sentence-similarity"
+        return "fill-mask" if "ForMaskedLM" in classes else "text-generation"
+
+    @property
     def licences(self) -> list[str]:
         """The licences of the training data."""
         return provenance.licences(self.data)

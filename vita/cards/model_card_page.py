@@ -32,11 +32,23 @@ _CHECKS: Mapping[str, tuple[str, ...]] = {
 _TEXTS = {
     "chat": "Intended use: answers to messages of users, through the chat template in its folder.",
     "base": "Intended use: text completion, and a starting point for tuning. It was not tuned to answer requests.",
+    "text-classification": "Intended use: labels of texts like those of its training. The scores of other texts have "
+    "no meaning, and labels repeat the errors and the bias of the people who assigned them.",
+    "sentence-similarity": "Intended use: search, clustering and comparison of texts by the cosine of their "
+    "embeddings. It generates no text.",
+    "fill-mask": "Intended use: prediction of masked words, and a starting point for classifiers and embeddings. It "
+    "generates no text.",
     "synthetic": "Its training data describes a small artificial world in simple sentences. The model has no other "
     "knowledge: it demonstrates the lifecycle and is no source of information.",
     "about": "All content was read from the ledger and the artifacts. Intervals have a confidence of 95%. FLOPs: six "
     "per matrix parameter and token, and attention; forward and backward. Energy and emissions were not measured.",
 }
+_KINDS = {
+    "text-classification": "text classifier",
+    "sentence-similarity": "text embedding model",
+    "fill-mask": "masked-language model",
+}
+"""Task of the model -> its kind, for models that do not generate text."""
 _UNKNOWN = {
     "Training data": "Unknown: no source is recorded in its lineage.",
     "Training": "It was not trained here, or its training was not recorded.",
@@ -73,7 +85,8 @@ def card_body(card: Card) -> str:
 def _rendered(card: Card, template: str) -> str:
     size = f"with {count(card.parameters)} parameters" if card.parameters else "of unknown size"
     parent = f", tuned from {card.parent_name}" if card.parent_name and card.chat else ""
-    lead = f"A {'chat' if card.chat else 'base'} model {size}{parent}. State: {card.state}."
+    kind = _KINDS.get(card.task) or ("chat model" if card.chat else "base model")
+    lead = f"A {kind} {size}{parent}. State: {card.state}."
     return page_text(template, title=f"Model card: {card.name}", lead=lead, sections=_sections(card))
 
 
@@ -145,7 +158,7 @@ def _limits(card: Card) -> list[str]:
     missing = [check for check in _CHECKS if check not in measured]
     context = card.architecture.get("max_position_embeddings")
     return [
-        _TEXTS["chat" if card.chat else "base"],
+        _TEXTS[card.task if card.task in _TEXTS else "chat" if card.chat else "base"],
         _TEXTS["synthetic"] if card.is_synthetic else "",
         f"It reads at most {context:,} tokens; earlier tokens are cut off." if context else "",
         f"Measured: {'; '.join(measured) or 'nothing'}.",
