@@ -36,6 +36,7 @@ from vita.evals.results import EvalResults, write_items
 from vita.evals.results_page import page_content
 from vita.evals.scorer import Scorer
 from vita.evals.tasks import TASKS, items
+from vita.evals.text_files import LabelledFile, PairFile
 from vita.infer.sampling import Sampling
 from vita.nn.requirements import CLASSIFIER, generates_text, predicts_tokens
 from vita.reporting.figures import ReportContent
@@ -136,46 +137,6 @@ class PositionFile(Settings):
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         return {"texts": [value]} if isinstance(value, str) else value
-
-
-class LabelledFile(Settings):
-    """Labelled texts for a classifier."""
-
-    path: InputPath
-    """File of labelled texts (JSON lines, JSON, Parquet, CSV or TSV, also .gz and .zst)."""
-    text_column: str | None = None
-    """Column of the text, or of the first text of a pair; detected by default."""
-    pair_column: str | None = None
-    """Column of the second text of a pair."""
-    label_column: str | None = None
-    """Column of the label."""
-    limit: int | None = Field(None, ge=1)
-    """Maximum number of texts, sampled by the seed."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-
-class PairFile(Settings):
-    """Pairs of related texts for an embedding model."""
-
-    path: InputPath
-    """File of pairs (JSON lines, JSON, Parquet, CSV or TSV, also .gz and .zst)."""
-    anchor_column: str | None = None
-    """Column of the anchor, such as a query; detected by default."""
-    positive_column: str | None = None
-    """Column of the matching text."""
-    score_column: str | None = None
-    """Column of the similarity."""
-    limit: int | None = Field(None, ge=1)
-    """Maximum number of pairs, sampled by the seed."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
 
 
 class Config(Settings):
