@@ -19,13 +19,14 @@ from pydantic import Field
 from vita.data.sources.read import Source
 from vita.data.tokens.domain_corpus import Domain, sample_documents
 from vita.data.tokens.loader import Loader
+from vita.data.tokens.masking import TokenMasker
 from vita.data.tokens.replay import pretraining, replayed_rows
 from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.evals.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
 from vita.evals.position_loss import bits_by_position, long_documents, position_chart, score_positions
-from vita.nn.requirements import fixed_context
+from vita.nn.requirements import fixed_context, other_objective, predicts_tokens
 from vita.reporting.catalogue import GROUPS
 from vita.reporting.figures import ReportContent
 from vita.spine.errors import ConfigError
@@ -36,6 +37,7 @@ from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_le
 from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.stats.intervals import Interval, bootstrap_ratio
 from vita.train.longer_context import LongerContextSettings, extended_architecture
+from vita.train.masked_settings import MaskingSettings, check_objective
 from vita.train.settings import Fraction, MatrixOptimizerSettings, TextSettings, TuningSettings
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ if TYPE_CHECKING:
     from vita.infer.pretrained import Pretrained
     from vita.nn.architecture import Architecture
     from vita.nn.transformer import Transformer
+    from vita.train.masked import MaskedBatches, TextEvaluation
     from vita.train.parallel import DataParallelGroup
-    from vita.train.text import HeldOutText
     from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 VERSION = 5
@@ -55,7 +57,7 @@ AUTO_SHARE = 0.2
 """The learning rate `auto`, as a share of those that pretraining uses."""
 
 
-class Config(TuningSettings, TextSettings, MatrixOptimizerSettings, LongerContextSettings):
+class Config(TuningSettings, TextSettings, MatrixOptimizerSettings, LongerContextSettings, MaskingSettings):
     """The domain's text, and the share of replayed pretraining text."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -78,18 +80,27 @@ class Inputs:
     """The pretraining text, for `replay` and for the general evaluation."""
 
 
+NEEDS = {"model": (predicts_tokens,)}
+
+
 def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None:
-    """Refuse a longer context for a model that cannot have one."""
-    reason = fixed_context(traits["model"]) if config.changes_positions and "model" in traits else None
+    """Refuse an objective that is not that of the model, and a longer context for a model that cannot have one."""
+    if "model" not in traits:
+        return None
+    if reason := other_objective(config.objective, traits["model"]):
+        return reason
+    reason = fixed_context(traits["model"]) if config.changes_positions else None
     return f"its context cannot become longer: {reason}" if reason else None
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.train.losses import language_modelling
-    from vita.train.text import HeldOutText, is_masked
+    from vita.train.masked import masked_language_modelling, read_heldout
+    from vita.train.text import is_masked
     from vita.train.validation import loss_evidence
 
     pretrained = open_for_tuning(inputs.model.path, config, context, where="adapt")
+    encoder = check_objective(config, pretrained.model.architecture, where="adapt")
     original = pretrained.copy() if context.machine.leads else None  # the initial weights, for the comparison
     shape = _extend(config, pretrained.model)
     length = _row_length(config, shape)
@@ -115,39 +126,40 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         training=training,
         initial=inputs.model.digest,
         row_length=length,
+        logits=config.mean_mask_rate if encoder else 1.0,
     )
+    loss = masked_language_modelling if encoder else language_modelling
 
-    with run.trainer(language_modelling, tokens_per_step=rows * length) as trainer:
+    with run.trainer(loss, tokens_per_step=rows * length) as trainer:
         world = trainer.world
-        masked = is_masked(config.document_mask, world.device)
+        masked = is_masked(config.document_mask, world.device, encoder=encoder)
         counts = {"domain_rows": rows - replayed, "replay_rows": replayed}
         batch = _Batches(config, domain.train, pretraining_text, **counts, length=length, masked=masked, world=world)
+        batches = batch.masked_batches(config, tokenizer, steps=steps, world=world) if encoder else batch
         texts = {"domain": domain.heldout, "general": _general(inputs)}
         heldout = {
-            name: HeldOutText.read(
-                shards,
-                tokenizer,
-                tokens=config.eval_tokens,
-                length=length,
-                mask=masked,
-                world=world,
-            )
+            name: read_heldout(config, shards, tokenizer, encoder=encoder, length=length, masked=masked, world=world)
             for name, shards in texts.items()
             if shards
         }
         trained = run.train(
-            trainer, batch, evaluate=lambda trainer: _evaluate(heldout, trainer), tokens_per_step=rows * length
+            trainer, batches, evaluate=lambda trainer: _evaluate(heldout, trainer), tokens_per_step=rows * length
         )
     if original is None:
         return Draft(Model, context.scratch, {})
 
     trained.health()
     result = trained.result
-    shared_facts = trained.facts(loss_evidence(result, heldout=("domain_loss", "domain_bits_per_byte")))
+    evidence = loss_evidence(result, heldout=("domain_loss", "domain_bits_per_byte"), control=config.shuffle_targets)
+    shared_facts = trained.facts(evidence)
     folder = trained.save(tokens=steps * rows * length)
-    tuned = trained.open_engine(folder)
-    figures = _score_before_and_after(config, inputs, original, domain, tuned, context)
-    positions = _score_positions(config, original, domain, tuned, context) if config.changes_positions else {}
+    positions: dict[str, dict[str, Interval]] = {}
+    if encoder:
+        figures = _mask_before_and_after(config, inputs, original, domain, trained, context)
+    else:
+        tuned = trained.open_engine(folder)
+        figures = _score_before_and_after(config, inputs, original, domain, tuned, context)
+        positions = _score_positions(config, original, domain, tuned, context) if config.changes_positions else {}
     values = {
         "steps": steps,
         "tokens": steps * rows * length,
@@ -268,12 +280,22 @@ class _Batches:
         targets = sum(loader.rows * loader.context for loader in loaders)
         return StepBatch(text_tensors(ids, document=self.separator), targets=targets)
 
+    def masked_batches(
+        self, config: Config, tokenizer: Tokenizer, *, steps: int, world: DataParallelGroup
+    ) -> MaskedBatches:
+        """Return the batches of the same rows for the masked objective."""
+        from vita.train.masked import MaskedBatches
+
+        loaders = (self.domain,) if self.replay is None else (self.domain, self.replay)
+        masker = TokenMasker(tokenizer, config.masking)
+        return MaskedBatches(loaders, masker, config, steps, config.seed, self.separator, world)
+
 
 def _general(inputs: Inputs) -> Shards | None:
     return Shards.open(inputs.tokens.path / "heldout") if inputs.tokens else None
 
 
-def _evaluate(heldout: Mapping[str, HeldOutText | None], trainer: Trainer) -> dict[str, float]:
+def _evaluate(heldout: Mapping[str, TextEvaluation | None], trainer: Trainer) -> dict[str, float]:
     evaluations = (text.evaluate(trainer, name=kind) for kind, text in heldout.items() if text)
     return {name: value for evaluation in evaluations for name, value in evaluation.items()}
 
@@ -344,6 +366,33 @@ def _score_positions(
     return intervals
 
 
+def _mask_before_and_after(
+    config: Config,
+    inputs: Inputs,
+    original: Pretrained[Transformer],
+    domain: Domain,
+    trained: TrainedModel,
+    context: Context,
+) -> dict[str, dict[str, Interval]]:
+    """Return accuracy and loss of masked tokens of held-out documents under both models of an encoder."""
+    from vita.evals.masked import MaskedScorer, score_masked
+    from vita.evals.masked_scores import masked_figures
+
+    shards, device = _general(inputs), context.machine.device
+    general = (
+        sample_documents(shards, original.tokenizer, size=config.eval_documents, seed=config.seed) if shards else []
+    )
+    intervals: dict[str, dict[str, Interval]] = {}
+    for label, model in (("before", original.model), ("after", trained.model)):
+        scorer = MaskedScorer(model, original.tokenizer, device=device)
+        for name, documents in {"domain": domain.samples, "general": general}.items():
+            scores = list(score_masked(scorer, documents, rate=config.eval_mask_rate))
+            if scores:
+                figures = masked_figures(scores, seed=config.seed)
+                intervals.setdefault(name, {}).update({f"{metric}/{label}": value for metric, value in figures.items()})
+    return intervals
+
+
 def _compare(before: Sequence[DocumentScore], after: Sequence[DocumentScore], *, seed: int) -> dict[str, Interval]:
     changes = [later.bits - earlier.bits for earlier, later in zip(before, after, strict=True)]
     return {
@@ -359,8 +408,11 @@ def _compare(before: Sequence[DocumentScore], after: Sequence[DocumentScore], *,
 def _emit_summary(figures: Mapping[str, Mapping[str, Interval]], context: Context) -> None:
     for name in ("domain", "general"):
         if metrics := figures.get(name):
-            before, after = metrics["bits_per_byte/before"], metrics["bits_per_byte/after"]
-            context.emit("note", text=f"{name}, held out: {before} bits per byte before, {after} after")
+            metric, unit = ("bits_per_byte", "bits per byte")
+            if f"{metric}/before" not in metrics:
+                metric, unit = "masked_accuracy", "masked accuracy"
+            before, after = metrics[f"{metric}/before"], metrics[f"{metric}/after"]
+            context.emit("note", text=f"{name}, held out: {before} {unit} before, {after} after")
     if "general" not in figures:
         context.emit("note", text="forgetting is not measured: the input `tokens` is missing", level="warning")
 

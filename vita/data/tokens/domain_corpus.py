@@ -59,7 +59,7 @@ class Domain:
                 if (hash_fraction(document.text, f"{seed}/held out") < held_out) == is_held_out:
                     if is_held_out:
                         samples.add(document)
-                    ids = np.asarray(tokenizer.encode(document.text))
+                    ids = np.asarray(tokenizer.with_end(tokenizer.encode(document.text)))
                     for _ in range(1 if is_held_out else repeat_count(repeat, document.text)):
                         yield document, ids
                 if number % 500 == 0:

@@ -230,11 +230,14 @@ class Tokenizer:
         model = json.loads(self._definition)["model"]
         return (model.get("continuing_subword_prefix") or "").encode() if model.get("type") == "WordPiece" else b""
 
+    def with_end(self, ids: list[int]) -> list[int]:
+        """Return the tokens of a document with the separator of an encoder at their end."""
+        return ids if self.separator is None else [*ids, self.separator]
+
     def encode_masked(self, text: str) -> list[int]:
         """Return the ids of a text in which the name of the mask token is a mask, between `[CLS]` and `[SEP]`."""
         ids = self._engine.encode(_valid(text), add_special_tokens=False).ids
-        end = [] if self.separator is None else [self.separator]
-        return [self.document, *ids, *end]
+        return [self.document, *self.with_end(ids)]
 
     @cached_property
     def end_of_turn(self) -> int:
