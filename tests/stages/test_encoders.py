@@ -18,7 +18,7 @@ from vita.nn import hf
 
 __all__ = ["vita"]
 
-WORDS = [
+WORDS = ["the", "a", "kettle", "house", "cat", "is", "furry", "mammal", "of", "and", "it", "warm", "on", ".", "street", "number"]
     "the",
     "a",
     "kettle",
