@@ -18,24 +18,9 @@ from vita.nn import hf
 
 __all__ = ["vita"]
 
-WORDS = ["the", "a", "kettle", "house", "cat", "is", "furry", "mammal", "of", "and", "it", "warm", "on", ".", "street", "number"]
-    "the",
-    "a",
-    "kettle",
-    "house",
-    "cat",
-    "is",
-    "furry",
-    "mammal",
-    "of",
-    "and",
-    "it",
-    "warm",
-    "on",
-    ".",
-    ",",
-    "street",
-    "number",
+WORDS = [
+    *("the", "a", "kettle", "house", "cat", "is", "furry", "mammal"),
+    *("of", "and", "it", "warm", "on", ".", "street", "number"),
 ]
 TEXT = "the kettle of the house is a kettle and the cat is a furry mammal on the warm street ."
 
