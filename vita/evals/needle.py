@@ -71,9 +71,9 @@ class Needle:
 
     sentence: str
     question: str
-    """What a chat model is asked."""
+    """The question for a chat model."""
     beginning: str
-    """What a base model continues."""
+    """The text that a base model continues."""
     expected: str
     is_correct: Callable[[str], bool]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.nn.open_models import LATENT
 from vita.nn import hf
 from vita.nn.adapters.attach import adapted_linears, attach, merge, trainable
 from vita.nn.adapters.config import LoraConfig
@@ -25,6 +26,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", {**SIZES, "num_key_value_heads": 2, "pad_token_id": 0}),
     "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64, "n_positions": 64}),
     "gpt_neox": ("GPTNeoXConfig", SIZES),
+    "deepseek_v3": ("DeepseekV3Config", {**SIZES, **LATENT}),
+}
+TARGETS: dict[str, Any] = {
+    "deepseek_v3": ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"],
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "LoRA": {},
@@ -63,7 +68,8 @@ def test_an_adapter_of_peft_has_equal_logits_in_every_family(
     tmp_path: Path, family: str, options: dict[str, Any]
 ) -> None:
     base = save_base(family, tmp_path / "base")
-    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", **options)
+    targets = TARGETS.get(family, "all-linear")
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets, **options)
     model = peft.get_peft_model(load_hf_model(base), config).eval()
     randomize(parameter for parameter in model.parameters() if parameter.requires_grad)
     logits = model(IDS).logits.detach()
