@@ -67,6 +67,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.nn import hf
     from vita.train.losses import language_modelling
     from vita.train.masked import MaskedBatches, masked_language_modelling, read_heldout
+    from vita.train.routing import pretraining_values
     from vita.train.text import is_masked, text_tensors
     from vita.train.trainer import StepBatch
     from vita.train.validation import loss_evidence
@@ -79,6 +80,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     hf.check_finite(model, inputs.model.path)
     shards = Shards.open(inputs.tokens.path / "train")
     _check(model.architecture, shards, length=length)
+    training = training.model_copy(update=pretraining_values(training, model.architecture))
     loader = Loader(shards, context=length, rows=rows, seed=config.seed)
     encoder = check_objective(config, model.architecture, where="pretrain")
     run = TrainingRun(

@@ -238,7 +238,7 @@ def _report_step(
     if result.skip_reason:
         emit("note", text=f"step {trainer.done} was skipped: {result.skip_reason}", level="warning")
     if trainer.done % (steps // 1000 + 1) == 0 or trainer.done == steps:
-        emit("metrics", **{name: value for name, value in row.items() if name != "skip_reason"})
+        emit("metrics", **{name: value for name, value in row.items() if isinstance(value, (int, float))})
     if throughput.progress_is_due() or trainer.done == steps:
         metrics = {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "step"}
         remaining = {"seconds_left": throughput.seconds_left(steps - trainer.done)}

@@ -28,7 +28,20 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class StepSettings(Settings):
+class RouterSettings(Settings):
+    """The balance of the experts of a mixture; a model without experts takes the defaults only."""
+
+    router_balance_loss: Annotated[float, Field(ge=0)] | Auto = neutral("auto")
+    """Coefficient of the loss that balances the experts of a mixture. `auto` is 0.01 in pretrain and 0.001 in other
+    stages, and 0 for routers with a correction (`router_bias_rate`) and for adapters."""
+    router_z_loss: Annotated[float, Field(ge=0)] = neutral(0.0)
+    """Coefficient of the squared log-sum of the router's scores, which keeps them small; 0.001 is usual."""
+    router_bias_rate: Annotated[float, Field(ge=0)] | Auto = neutral("auto")
+    """Change of the correction of the choice of experts per step, for routers of the kind `sigmoid`: up for experts with
+    fewer tokens than the mean. `auto` is 0.001 in pretrain, and 0 in other stages."""
+
+
+class StepSettings(RouterSettings):
     """The computation of one optimizer step."""
 
     max_grad_norm: PositiveFloat = 1.0

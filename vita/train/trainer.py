@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from vita.nn.adapters.attach import Adapter, adapter_of, attach, dropout
 from vita.nn.attention import Attention
 from vita.nn.blocked import blocked
+from vita.nn.experts import CORRECTION, ExpertRouter
 from vita.nn.transformer import Decoder, SelfAttention, Transformer
 from vita.spine.errors import ConfigError
 from vita.train.hardware import choose_precision, keep_freed_memory
@@ -31,6 +32,7 @@ from vita.train.losses import Loss, Tensors
 from vita.train.microbatches import micro_batch_size
 from vita.train.optim import Optimizer, OptimizerConfig, parameter_role
 from vita.train.parallel import DataParallelGroup, full_tensor, shard_like
+from vita.train.routing import RouterTraining
 from vita.train.schedule import Schedule, lr_multiplier
 from vita.train.settings import StepSettings
 from vita.train.step_filter import StepFilter
@@ -73,8 +75,8 @@ class StepResult:
     lr_scale: float
     skip_reason: str | None = None
     """The reason why the update was skipped, or None."""
-    figures: dict[str, float] = field(default_factory=dict)
-    """The other metrics of the loss, per target."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """The other metrics of the loss, per target, and the statistics of routers."""
 
 
 class Trainer:
@@ -115,6 +117,7 @@ class Trainer:
                 part.recomputes = training.recompute_activations
         self.run = torch.compile(learner, fullgraph=True, dynamic=False) if self.compiled else learner
         self.optimizer = Optimizer(self.master_params, training.optimization, dtype=self.precision.dtype)
+        self.routing = RouterTraining(rounded, training, self.world)
         self.step_filter = StepFilter(patience=training.patience, outliers=training.outliers)
         self.done = 0
         """Number of completed steps, including skipped ones."""
@@ -131,8 +134,9 @@ class Trainer:
         skip_reason = self._skip_reason(batch, loss, norm)
         if skip_reason is None:
             self.update(norm, lr_scale=lr_scale)
+        routing = self.routing.end_step(update=skip_reason is None)
         self.done += 1
-        return StepResult(loss, norm, lr_scale, skip_reason, means)
+        return StepResult(loss, norm, lr_scale, skip_reason, {**means, **routing})
 
     def accumulate(self, batch: StepBatch, loss: Loss | None = None) -> dict[str, float]:
         """Add the gradient of the mean loss to each parameter's `.grad`; return the sums of the metrics.
@@ -189,7 +193,12 @@ class Trainer:
         """Return weights and optimizer state, unsharded; all processes must call it together."""
         tensors = {f"weight/{name}": parameter.detach() for name, parameter in self.master_params.items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
+        tensors |= {f"buffer/{name}": buffer for name, buffer in self._corrections().items()}
         return {name: full_tensor(tensor) for name, tensor in tensors.items()}
+
+    def _corrections(self) -> dict[str, Tensor]:
+        """Return the corrections of the routers, which training changes without gradients."""
+        return {name: buffer for name, buffer in self.model.named_buffers() if name.endswith(CORRECTION)}
 
     def state(self) -> dict[str, Any]:
         """Return the state that is not in tensors."""
@@ -198,13 +207,15 @@ class Trainer:
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore a checkpoint; training continues as without an interruption."""
-        by_kind: dict[str, dict[str, Tensor]] = {"weight": {}, "optimizer": {}}
+        by_kind: dict[str, dict[str, Tensor]] = {"weight": {}, "optimizer": {}, "buffer": {}}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
             by_kind[kind][rest] = tensor
         self.optimizer.load(by_kind["optimizer"], steps=state["updates"])
         for name, parameter in self.master_params.items():
             parameter.copy_(shard_like(by_kind["weight"][name].to(self.world.device), parameter))
+        for name, buffer in self._corrections().items():
+            buffer.copy_(by_kind["buffer"][name])
         self.step_filter.load(state["guard"])
         self.done = state["step"]
         self._update_rounded_copies()
@@ -218,6 +229,8 @@ class Trainer:
         model = self.model.empty_copy()
         for name, parameter in model.named_parameters():
             parameter.data = full_tensor(self.master_params[name]).detach().cpu()
+        for name, buffer in self._corrections().items():
+            model.get_buffer(name).copy_(buffer)
         return model
 
     def _gathered(self, adapter: Adapter) -> Transformer:
@@ -235,10 +248,14 @@ class Trainer:
 
     def _gradients(self, batch: StepBatch, function: Loss | None) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
+        rows = len(batch.tensors["ids"])
         for index, tensors in enumerate(self._micro_batches(batch.tensors)):
             with self._adapter_dropout(index):  # also while activations are computed again
-                loss, figures = self.learner(tensors, function) if function else self.run(tensors)
-                (loss / max(batch.targets, 1.0)).backward()
+                with self.routing.observe(self.learner.model) as routings:
+                    loss, figures = self.learner(tensors, function) if function else self.run(tensors)
+                mean = loss / max(batch.targets, 1.0)
+                balance = self.routing.loss(routings, tensors, share=len(tensors["ids"]) / rows)
+                (mean if balance is None else mean + balance).backward()
             self._accumulate_master_gradients()
             for name, value in {"loss": loss.detach(), **figures}.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
@@ -324,14 +341,22 @@ class LossModule(nn.Module):
 
 def _with_rounded_matrices(model: Transformer, *, attention: Attention) -> Transformer:
     """A copy of the model for bfloat16: matrices are rounded copies, other parameters are shared with `model`."""
+    experts = model.architecture.experts
+    exact = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, ExpertRouter) and experts is not None and experts.precision == "float32"
+    }
     parameters: dict[int, Any] = {
         id(parameter): nn.Parameter(parameter.detach().bfloat16(), requires_grad=parameter.requires_grad)
-        if parameter_role(name, parameter) == "matrices" and parameter.dtype != torch.bfloat16
+        if parameter_role(name, parameter) == "matrices"
+        and parameter.dtype != torch.bfloat16
+        and id(parameter) not in exact
         else parameter
         for name, parameter in model.named_parameters()
     }
-    if adapter_of(model):  # a quantized base is stored in buffers
-        parameters |= {id(buffer): buffer for buffer in model.buffers()}
+    # A quantized base and the corrections of routers are stored in buffers.
+    parameters |= {id(buffer): buffer for buffer in model.buffers()}
     rounded = copy.deepcopy(model, parameters)
     for module in rounded.modules():
         if isinstance(module, SelfAttention):
