@@ -108,6 +108,7 @@ class TrainingSession:
             "precision": precision,
             "micro_batch_tokens": micro_batch_tokens,
             "compile": "no",
+            "router_balance_loss": 0.0,  # the loss is that of the caller alone
         }
         world = DataParallelGroup(device=device or machine.device)
         config = build(TrainerConfig, values, where="open_model")

@@ -307,6 +307,12 @@ class Architecture(Settings):
         norms = (int(self.has_final_norm) + int(self.embedding_norm)) * self._norm_size(self.width)
         return embeddings + matrices + vectors + norms + self._masked_head_size()
 
+    def active_parameters(self) -> int:
+        """Return the number of parameters that compute a token: without the experts that it does not choose."""
+        layers = range(self.layers)
+        unused = (self._layer_matrices(layer, active=False) - self._layer_matrices(layer, active=True) for layer in layers)
+        return self.parameters() - sum(unused)
+
     def matrix_parameters(self) -> int:
         """Return the number of weights that multiply each token: matrices of the layers, active experts, the head."""
         matrices = sum(self._layer_matrices(layer, active=True) for layer in range(self.layers))

@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from vita.design import scaling_rules
 from vita.design.attention_choice import AttentionSettings, with_attention
 from vita.design.forecast import MASK_RATE, best_shape, prediction, warnings
+from vita.design.mixture import MixtureSettings, with_experts
 from vita.design.plan_vs_actual import plan_vs_actual
 from vita.design.scaling_rules import TrainingPlan, training_plan
 from vita.nn.architecture import Architecture
@@ -40,7 +41,7 @@ _COUNT = re.compile(r"^\s*([0-9.]+)\s*([kmb]?)\s*$", re.IGNORECASE)
 _SPAN = re.compile(r"^\s*([0-9.]+)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)?\s*$", re.IGNORECASE)
 
 
-class Config(AttentionSettings):
+class Config(AttentionSettings, MixtureSettings):
     """Exactly one of `parameters`, `depth` and `budget`; `steps` may be set with `depth` or `parameters`."""
 
     parameters: int | None = Field(None, ge=1000)
@@ -167,7 +168,7 @@ def _design(
 ) -> tuple[Architecture, TrainingPlan, TrainingSpeed | None]:
     """Return the architecture, its training plan, and the speed of this machine if it was timed."""
     shape = _shape_within_budget(config, text, context) if config.budget is not None else _shape(config, text)
-    shape = with_attention(shape, config)
+    shape = with_experts(with_attention(shape, config), config)
     tokens = scaling_rules.compute_optimal_tokens(shape)
     if config.budget is not None:
         logits = 1.0 if shape.causal else MASK_RATE
@@ -316,6 +317,7 @@ def plan_table(
 def _facts(shape: Architecture, plan: TrainingPlan, predicted: Mapping[str, Any]) -> dict[str, Any]:
     facts = {
         "parameters": shape.parameters(),
+        **({"active_parameters": shape.active_parameters()} if shape.experts else {}),
         "layers": shape.layers,
         "width": shape.width,
         "vocabulary": shape.vocabulary,
@@ -330,7 +332,8 @@ def _facts(shape: Architecture, plan: TrainingPlan, predicted: Mapping[str, Any]
 
 
 def _headline(shape: Architecture, plan: TrainingPlan, record: Mapping[str, Any]) -> str:
-    text = f"{shape.parameters() / 1e6:.1f}M parameters, {plan.tokens / 1e6:.1f}M tokens in {plan.steps:,} steps"
+    active = f" ({shape.active_parameters() / 1e6:.1f}M active)" if shape.experts else ""
+    text = f"{shape.parameters() / 1e6:.1f}M parameters{active}, {plan.tokens / 1e6:.1f}M tokens in {plan.steps:,} steps"
     if "training_seconds" in record:
         text += f", about {record['training_seconds'] / 60:.0f} min here at {record['tokens_per_second']:,.0f} tokens/s"
     return text + (f", costing {record['cost']:.2f}" if "cost" in record else "")
