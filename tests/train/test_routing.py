@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +105,9 @@ def test_a_recomputed_step_has_the_gradients_of_a_plain_one_with_a_balance_loss(
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
-@pytest.mark.parametrize(("router", "rate"), [("softmax", {"router_balance_loss": 1.0}), ("sigmoid", {"router_bias_rate": 0.02})])
+@pytest.mark.parametrize(
+    ("router", "rate"), [("softmax", {"router_balance_loss": 1.0}), ("sigmoid", {"router_bias_rate": 0.02})]
+)
 def test_unbalanced_experts_become_balanced(router: str, rate: dict[str, float]) -> None:
     """All tokens prefer the experts 0 and 1 at first, by the weights of the routers or their corrections."""
     model = model_of(router=router)
@@ -158,3 +163,52 @@ def test_settings_without_a_meaning_for_the_model_are_refused(
     model = tiny_model() if experts is None else model_of(**experts)
     with pytest.raises(ConfigError, match=message):
         trainer_of(model, **settings)
+
+
+TWO_PROCESSES = """
+import json, sys
+from pathlib import Path
+from tests.train.test_routing import shared_training
+from vita.spine.machine import Machine
+from vita.train.parallel import joined
+
+with joined(Machine.detect()) as world:
+    result = shared_training(sys.argv[1], world)
+    if world.leads:
+        Path(sys.argv[2]).write_text(json.dumps(result))
+"""
+
+
+def shared_training(router: str, world: DataParallelGroup) -> dict[str, Any]:
+    """Train a mixture on the rows of one process; return the statistics, gradient norms and corrections."""
+    settings = {"router_bias_rate": 0.01} if router == "sigmoid" else {"router_balance_loss": 0.5, "router_z_loss": 0.1}
+    values = {"schedule": Schedule(steps=20, warmup=0), "precision": "float32", "compile": "no", **settings}
+    training = TrainerConfig.model_validate(values)
+    trainer = Trainer(model_of(router=router), language_modelling, training, world=world, threads=1)
+    rows = ROWS[world.rank * 8 // world.size : (world.rank + 1) * 8 // world.size]
+    steps = [trainer.step(StepBatch({"ids": rows}, targets=8 * 12)) for _ in range(2)]
+    trained = trainer.trained()
+    correction = router_of(trained).e_score_correction_bias
+    return {
+        "norms": [step.gradient_norm for step in steps],
+        "figures": [
+            {name: step.figures[name] for name in ("router_max_load", "router_balance_loss")} for step in steps
+        ],
+        "correction": None if correction is None else correction.tolist(),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+def test_two_processes_balance_experts_like_one(router: str, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    (tmp_path / "program.py").write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    settings = {"OMP_NUM_THREADS": "1", "VITA_DEVICE": "cpu", "PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}
+    arguments = [str(tmp_path / "program.py"), router, str(tmp_path / "result.json")]
+    subprocess.run([*command, *arguments], cwd=root, check=True, env=settings)
+    parallel, single = json.loads((tmp_path / "result.json").read_text()), shared_training(router, DataParallelGroup())
+    assert parallel["norms"][0] == pytest.approx(single["norms"][0], rel=1e-4)
+    for name, value in single["figures"][0].items():
+        assert parallel["figures"][0][name] == pytest.approx(value, rel=1e-5)
+    assert parallel["correction"] == pytest.approx(single["correction"], abs=1e-6)

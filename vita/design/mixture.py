@@ -1,6 +1,6 @@
 """The mixture of experts of a new model, from a few settings.
 
-    with_experts(shape, MixtureSettings(experts=8, active_experts=2))   # as many operations per token as `shape`
+with_experts(shape, MixtureSettings(experts=8, active_experts=2))   # as many operations per token as `shape`
 """
 
 from __future__ import annotations

@@ -310,7 +310,9 @@ class Architecture(Settings):
     def active_parameters(self) -> int:
         """Return the number of parameters that compute a token: without the experts that it does not choose."""
         layers = range(self.layers)
-        unused = (self._layer_matrices(layer, active=False) - self._layer_matrices(layer, active=True) for layer in layers)
+        unused = (
+            self._layer_matrices(layer, active=False) - self._layer_matrices(layer, active=True) for layer in layers
+        )
         return self.parameters() - sum(unused)
 
     def matrix_parameters(self) -> int:

@@ -104,13 +104,13 @@ class StackedLinear(nn.Module):
         """Multiply the slice of each expert by its matrix."""
         return grouped_linear(inputs, self.weight, groups)
 
-    def of_expert(self, inputs: Float[Tensor, "N I"], expert: int) -> Float[Tensor, "N O"]:
-        """Multiply by the matrix of one expert."""
-        return F.linear(inputs, self.weight[expert].to(inputs.dtype))
+    def matrices(self, dtype: torch.dtype) -> Float[Tensor, "E O I"]:
+        """Return the matrices of all experts."""
+        return self.weight.to(dtype)
 
 
 class ExpertStack(nn.Module):
-    """The feed-forward networks of all experts of a layer."""
+    """The feed-forward networks of all experts of a layer, optionally with adapters."""
 
     def __init__(self, architecture: Architecture, experts: Experts) -> None:
         super().__init__()
@@ -120,27 +120,52 @@ class ExpertStack(nn.Module):
             self.gate_proj = StackedLinear(experts.count, width, inner)
         self.up_proj = StackedLinear(experts.count, width, inner)
         self.down_proj = StackedLinear(experts.count, inner, width)
+        self.lora_gate_up: Any = None
+        """Adapter of gate and up projection, as one with the rows of both; None without an adapter."""
+        self.lora_down: Any = None
+        """Adapter of the down projection."""
 
     def forward(self, inputs: Float[Tensor, "P D"], groups: Groups) -> Float[Tensor, "P D"]:
         """Compute the outputs for tokens that are sorted by expert."""
-        inner = self.up_proj(inputs, groups)
-        inner = self.activation(self.gate_proj(inputs, groups)) * inner if self.gated else self.activation(inner)
-        return self.down_proj(inner, groups)
+        up = self.up_proj(inputs, groups)
+        gate = self.gate_proj(inputs, groups) if self.gated else None
+        if self.lora_gate_up is not None:
+            gate, up = _added(gate, up, self.lora_gate_up(inputs, groups))
+        inner = self.activation(up) if gate is None else self.activation(gate) * up
+        output = self.down_proj(inner, groups)
+        return output if self.lora_down is None else output + self.lora_down(inner, groups)
 
     def in_tiles(self, inputs: Float[Tensor, "P D"], groups: Groups) -> Float[Tensor, "P D"]:
         """Compute the same in products of `TILE` rows, whose bits do not depend on the number of tokens."""
         outputs, start = [], 0
+        gates = self.gate_proj.matrices(inputs.dtype) if self.gated else None
+        ups, downs = self.up_proj.matrices(inputs.dtype), self.down_proj.matrices(inputs.dtype)
         for expert, size in enumerate(groups.sizes):
             padded = F.pad(inputs[start : start + size], (0, 0, 0, -size % TILE))
-            tiles = [self._of_expert(tile, expert) for tile in padded.split(TILE)] if size else []
+            matrices = None if gates is None else gates[expert], ups[expert], downs[expert]
+            tiles = [self._of_expert(tile, expert, *matrices) for tile in padded.split(TILE)] if size else []
             outputs += [torch.cat(tiles)[:size]] if size else []
             start += size
         return torch.cat(outputs)
 
-    def _of_expert(self, tile: Float[Tensor, "N D"], expert: int) -> Float[Tensor, "N D"]:
-        inner = self.up_proj.of_expert(tile, expert)
-        gate = self.activation(self.gate_proj.of_expert(tile, expert)) * inner if self.gated else self.activation(inner)
-        return self.down_proj.of_expert(gate, expert)
+    def _of_expert(
+        self, tile: Float[Tensor, "N D"], expert: int, gate_matrix: Tensor | None, up_matrix: Tensor, down: Tensor
+    ) -> Float[Tensor, "N D"]:
+        up = F.linear(tile, up_matrix)
+        gate = None if gate_matrix is None else F.linear(tile, gate_matrix)
+        if self.lora_gate_up is not None:
+            gate, up = _added(gate, up, self.lora_gate_up.of_expert(tile, expert))
+        inner = self.activation(up) if gate is None else self.activation(gate) * up
+        output = F.linear(inner, down)
+        return output if self.lora_down is None else output + self.lora_down.of_expert(inner, expert)
+
+
+def _added(gate: Tensor | None, up: Tensor, change: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Add the change of gate and up projection, whose rows are joined."""
+    if gate is None:
+        return None, up + change
+    by_gate, by_up = change.chunk(2, dim=-1)
+    return gate + by_gate, up + by_up
 
 
 class MixtureOfExperts(nn.Module):

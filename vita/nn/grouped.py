@@ -11,6 +11,7 @@ Each expert multiplies a contiguous slice of the sorted tokens. On a GPU all sli
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -73,6 +74,13 @@ def grouped_linear(
     return _GroupedLinear.apply(inputs, weight, groups.sizes)
 
 
+def frozen_grouped_linear(
+    inputs: Float[Tensor, "P I"], dense: Callable[[torch.dtype], Float[Tensor, "E O I"]], groups: Groups
+) -> Float[Tensor, "P O"]:
+    """Multiply by matrices that `dense` returns, which are not kept for the backward pass but computed again."""
+    return _FrozenGroupedLinear.apply(inputs, dense, groups)
+
+
 def uses_grouped_kernel(inputs: Tensor, weight: Tensor) -> bool:
     """Return True if one kernel multiplies all slices: bfloat16 on a GPU with tensor cores, and aligned rows."""
     if inputs.device.type != "cuda" or inputs.dtype != torch.bfloat16 or not hasattr(F, "grouped_mm"):
@@ -117,6 +125,18 @@ class _GroupedLinear(torch.autograd.Function):
             if by_weight is not None:
                 torch.mm(gradient[rows].mT, inputs[rows], out=by_weight[expert])
         return by_inputs, by_weight, None
+
+
+class _FrozenGroupedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, dense: Callable[[torch.dtype], Tensor], groups: Groups) -> Tensor:
+        ctx.dense, ctx.groups = dense, groups
+        return grouped_linear(inputs, dense(inputs.dtype), groups)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradients[0].contiguous()
+        return grouped_linear(gradient, ctx.dense(gradient.dtype).mT.contiguous(), ctx.groups), None, None
 
 
 def _slices(sizes: list[int]) -> list[tuple[int, slice]]:

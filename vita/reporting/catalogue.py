@@ -109,6 +109,10 @@ DESCRIPTIONS: Mapping[str, str] = {
     "entropy": "nats per token",
     "learning_rate": "of the weight matrices",
     "gradient_norm": "before clipping",
+    "router_balance_loss": "E sum(f P) over the experts; the number of active experts in perfect balance",
+    "router_max_load": "load of the busiest expert relative to the mean load; mean of the layers",
+    "router_load_entropy": "entropy of the loads of the experts; 1 in perfect balance",
+    "router_unused_experts": "share of experts without a token in the step",
     "majority_accuracy": "baseline: always the most frequent class of the training texts",
     "accuracy_gain": "accuracy minus that of the baseline, on the same texts",
     "macro_f1": "mean of F1 over the classes",
@@ -196,6 +200,10 @@ STAGES: Mapping[str, StageText] = {
     "contrastive": StageText(
         "Embeddings", "Trains the model so that its embeddings of related texts are similar.",
         figures=("recall@1", "spearman", "mrr"),
+    ),
+    "upcycle": StageText(
+        "Upcycling", "Turns a dense model into a mixture of experts.",
+        ("{experts} experts, {active_experts} active; {parameters:,} parameters, {active_parameters:,} active",),
     ),
     "test": StageText("Evaluation", "Measures the model on data that it was not trained on."),
     "review": StageText(

@@ -333,7 +333,9 @@ def _facts(shape: Architecture, plan: TrainingPlan, predicted: Mapping[str, Any]
 
 def _headline(shape: Architecture, plan: TrainingPlan, record: Mapping[str, Any]) -> str:
     active = f" ({shape.active_parameters() / 1e6:.1f}M active)" if shape.experts else ""
-    text = f"{shape.parameters() / 1e6:.1f}M parameters{active}, {plan.tokens / 1e6:.1f}M tokens in {plan.steps:,} steps"
+    text = (
+        f"{shape.parameters() / 1e6:.1f}M parameters{active}, {plan.tokens / 1e6:.1f}M tokens in {plan.steps:,} steps"
+    )
     if "training_seconds" in record:
         text += f", about {record['training_seconds'] / 60:.0f} min here at {record['tokens_per_second']:,.0f} tokens/s"
     return text + (f", costing {record['cost']:.2f}" if "cost" in record else "")

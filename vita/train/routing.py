@@ -74,15 +74,24 @@ class RouterTraining:
         masks = [_valid(tensors, routing) for routing in decisions]
         counts = [loads(routing, mask) for routing, mask in zip(decisions, masks, strict=True)]
         self._add(routings, counts)
-        tokens = [_masked_sum(torch.ones_like(routing.logits[:, :1]), mask) for routing, mask in zip(decisions, masks, strict=True)]
-        totals = self.world.total(torch.cat([torch.stack(counts).sum(0), torch.cat(tokens).float().sum(0, keepdim=True)]))
+        tokens = [
+            _masked_sum(torch.ones_like(routing.logits[:, :1]), mask)
+            for routing, mask in zip(decisions, masks, strict=True)
+        ]
+        totals = self.world.total(
+            torch.cat([torch.stack(counts).sum(0), torch.cat(tokens).float().sum(0, keepdim=True)])
+        )
         shares, count = totals[:-1] / totals[-1], totals[-1]
-        probabilities = [_masked_sum(self._probabilities(routing), mask) for routing, mask in zip(decisions, masks, strict=True)]
+        probabilities = [
+            _masked_sum(self._probabilities(routing), mask) for routing, mask in zip(decisions, masks, strict=True)
+        ]
         balance = len(shares) * (shares * torch.stack(probabilities).sum(0) / count).sum()
         self._balance_sum += share * balance.detach().item()
         terms = [self.balance * balance] if self.balance else []
         if self.z_loss:
-            squares = [_masked_sum(_log_sum(routing) ** 2, mask) for routing, mask in zip(decisions, masks, strict=True)]
+            squares = [
+                _masked_sum(_log_sum(routing) ** 2, mask) for routing, mask in zip(decisions, masks, strict=True)
+            ]
             terms.append(self.z_loss * torch.stack(squares).sum() / count)
         return share * torch.stack(terms).sum() if terms else None
 

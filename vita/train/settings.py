@@ -37,8 +37,8 @@ class RouterSettings(Settings):
     router_z_loss: Annotated[float, Field(ge=0)] = neutral(0.0)
     """Coefficient of the squared log-sum of the router's scores, which keeps them small; 0.001 is usual."""
     router_bias_rate: Annotated[float, Field(ge=0)] | Auto = neutral("auto")
-    """Change of the correction of the choice of experts per step, for routers of the kind `sigmoid`: up for experts with
-    fewer tokens than the mean. `auto` is 0.001 in pretrain, and 0 in other stages."""
+    """Change of the correction of the choice of experts per step, for routers of the kind `sigmoid`: up for experts
+    with fewer tokens than the mean. `auto` is 0.001 in pretrain, and 0 in other stages."""
 
 
 class StepSettings(RouterSettings):

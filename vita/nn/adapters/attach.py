@@ -22,12 +22,22 @@ from vita.nn.adapters.layers import AdaptedLinear, LowRankFactor, plain_linear
 from vita.nn.adapters.names import module_names
 from vita.nn.adapters.quantization import QuantizedLinear
 from vita.nn.adapters.settings import EMBEDDINGS, Quantization
+from vita.nn.adapters.stacked import (
+    PROJECTIONS,
+    dequantize_stacks,
+    expert_stacks,
+    merge_updates,
+    new_update,
+    quantize_stacks,
+    stacked_updates,
+)
 from vita.nn.init import generator
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ModelError
 
 M = TypeVar("M", bound=nn.Module)
 TARGETS, SAVED = "adapter.target_modules", "adapter.modules_to_save"
+PARAMETERS = "adapter.target_parameters"
 HEAD = "lm_head"
 MIXTURE_PARTS = (".router", ".experts.")
 """Parts of a mixture of experts, which peft adapts in another way (`target_parameters`)."""
@@ -84,7 +94,16 @@ def attach(
     _check_embeddings(model, config)
     linears = dict(adaptable_linears(model))
     selected = [name for name, in_file in linears.items() if config.selects(in_file) or config.selects(name)]
-    if not selected and (config.target_modules is not None or not config.modules_to_save):
+    parameters = [
+        (name, parameter)
+        for name in expert_stacks(model)
+        for parameter in PROJECTIONS
+        if config.selects_parameter(f"{name}.{parameter}")
+    ]
+    if config.target_parameters and not parameters:
+        hint = "only mixtures of experts have them: mlp.experts.gate_up_proj and mlp.experts.down_proj"
+        raise ModelError(PARAMETERS, "selects no parameter of the model", got=list(config.target_parameters), hint=hint)
+    if not (selected or parameters) and (config.target_modules is not None or not config.modules_to_save):
         endings = sorted({name.rpartition(".")[2] for pair in linears.items() for name in pair})
         hint = f"the linear modules of this model are {', '.join(endings)}"
         raise ModelError(TARGETS, "selects no module of the model", got=config.target_modules, hint=hint)
@@ -93,6 +112,8 @@ def attach(
         quantize_linears(model, config, quantization)
     for name in selected:
         wrap_linear(model, name, config, seed=seed)
+    for name, parameter in parameters:
+        _adapt_experts(model, name, parameter, config, seed=seed)
     _train_in_full(model, config)
     object.__setattr__(model, "adapter", Adapter(config, quantization, seed))
 
@@ -115,6 +136,19 @@ def wrap_linear(model: Transformer, name: str, config: LoraConfig, *, seed: int 
     if device.type != "meta":
         layer.start(generator(seed, f"{name}.lora_A"))
     _replace(model, name, layer)
+
+
+def _adapt_experts(model: Transformer, name: str, parameter: str, config: LoraConfig, *, seed: int) -> None:
+    """Add an adapter to a stacked parameter of experts."""
+    if config.use_dora or config.dropout or config.lora_bias:
+        raise ModelError(PARAMETERS, "cannot be combined with DoRA, dropout or `lora_bias`, as in peft")
+    full_name, stack = f"{name}.{parameter}", expert_stacks(model)[name]
+    device = model.head_weight.device
+    with device:
+        update = new_update(stack, parameter, rank=config.rank_of(full_name), scale=config.scale_of(full_name))
+    if device.type != "meta":
+        update.start(generator(seed, f"{full_name}.lora_A"))
+    setattr(stack, PROJECTIONS[parameter], update)
 
 
 def adaptable_linears(model: nn.Module) -> Iterator[tuple[str, str]]:
@@ -145,6 +179,7 @@ def quantize_linears(model: Transformer, config: LoraConfig, quantization: BaseQ
         linear = model.get_submodule(name)
         if isinstance(linear, nn.Linear) and not config.saves(in_file):
             _replace(model, name, QuantizedLinear.of(linear, quantization.kind, double=quantization.double))
+    quantize_stacks(model, quantization.kind, double=quantization.double)
 
 
 def dequantize_linears(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> None:
@@ -153,8 +188,9 @@ def dequantize_linears(model: nn.Module, *, dtype: torch.dtype = torch.float32) 
         if isinstance(module, AdaptedLinear) and module.quantized is not None:
             module.weight = nn.Parameter(module.dense(dtype), requires_grad=False)
             module.quantized = None
-        elif isinstance(module, QuantizedLinear) and not name.endswith(".quantized"):
+        elif isinstance(module, QuantizedLinear) and not name.endswith(".quantized"):  # the layer or stack replaces it
             _replace(model, name, plain_linear(module.dense(dtype), module.bias, trainable=False))
+    dequantize_stacks(model, dtype)
 
 
 @torch.no_grad()
@@ -169,6 +205,7 @@ def merge(model: Transformer) -> None:
             plain_linear(layer.merged().to(dtype), None if bias is None else bias.to(dtype), trainable=True),
         )
     dequantize_linears(model)
+    merge_updates(model)
     model.requires_grad_(True)
     object.__setattr__(model, "adapter", None)
 
@@ -194,7 +231,7 @@ def reference_copy(model: M) -> M:
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
     """Compute without the updates of the adapter in the block, as the base does."""
-    layers = adapted_linears(model).values()
+    layers = [*adapted_linears(model).values(), *stacked_updates(model).values()]
     for layer in layers:
         layer.enabled = False
     try:

@@ -32,7 +32,6 @@ UNSUPPORTED = (
     "alora_invocation_tokens",
     "arrow_config",
     "layer_replication",
-    "target_parameters",
     "trainable_token_indices",
     "megatron_config",
     "ensure_weight_tying",
@@ -54,6 +53,7 @@ class LoraConfig:
     alpha: float = 8.0
     dropout: float = 0.0
     target_modules: str | tuple[str, ...] | None = None
+    target_parameters: tuple[str, ...] = ()
     exclude_modules: str | tuple[str, ...] | None = None
     modules_to_save: tuple[str, ...] = ()
     bias: Bias = "none"
@@ -90,6 +90,7 @@ class LoraConfig:
                 alpha=float(values.get("lora_alpha", 8)),
                 dropout=float(values.get("lora_dropout") or 0.0),
                 target_modules=_names(values.get("target_modules")),
+                target_parameters=tuple(values.get("target_parameters") or ()),
                 exclude_modules=_names(values.get("exclude_modules")),
                 modules_to_save=tuple(values.get("modules_to_save") or ()),
                 bias=values.get("bias") or "none",
@@ -125,6 +126,7 @@ class LoraConfig:
             "lora_alpha": _plain_number(self.alpha),
             "lora_dropout": self.dropout,
             "target_modules": target_modules,
+            **({"target_parameters": list(self.target_parameters)} if self.target_parameters else {}),
             "exclude_modules": list(exclude) if isinstance(exclude, tuple) else exclude,
             "modules_to_save": list(self.modules_to_save) or None,
             "bias": self.bias,
@@ -160,6 +162,10 @@ class LoraConfig:
             return re.fullmatch(self.target_modules, module) is not None
         return _matches(self.target_modules, module) and self._in_layers(module)
 
+    def selects_parameter(self, parameter: str) -> bool:
+        """Return whether the stacked parameter of experts with this name has an adapter."""
+        return bool(self.target_parameters) and _matches(self.target_parameters, parameter)
+
     def rank_of(self, *names: str) -> int:
         """Return the rank of a module, by the first of its names that a pattern matches."""
         return int(_by_pattern(self.rank_pattern, names, self.rank))
@@ -192,7 +198,7 @@ def _refuse_unsupported(values: Mapping[str, Any], where: str) -> None:
     if values.get("peft_type") != "LORA":
         hint = "Vita supports LoRA, rsLoRA, DoRA and QLoRA; merge other adapters with peft"
         raise ModelError(f"{where}: peft_type", expected="'LORA'", got=values.get("peft_type"), hint=hint)
-    known = {*LoraConfig().as_peft(base=None), *NEUTRAL, *UNSUPPORTED}
+    known = {*LoraConfig().as_peft(base=None), "target_parameters", *NEUTRAL, *UNSUPPORTED}
     for name, value in values.items():
         if (name in UNSUPPORTED or name not in known) and value not in (None, False, [], {}, ""):
             hint = "merge the adapter with peft (`merge_and_unload`) and open the merged model"

@@ -36,6 +36,7 @@ from vita.nn.adapters.config import LoraConfig
 from vita.nn.adapters.fused import join_updates
 from vita.nn.adapters.layers import AdaptedLinear
 from vita.nn.adapters.names import PeftModule, module_names
+from vita.nn.adapters.stacked import PROJECTIONS, expert_stacks, stacked_updates
 from vita.nn.transformer import Transformer
 from vita.spine.disk import write_atomically
 from vita.spine.errors import ModelError
@@ -55,6 +56,7 @@ def load_adapter(model: Transformer, files: ModelFiles, *, quantization: BaseQua
     where = str(files.path(ADAPTER_WEIGHTS))
     updates, parameters = _read_tensors(files, where)
     names = {in_file for _, in_file in adaptable_linears(model)}
+    experts = _take_experts(model, config, updates)
     if HEAD in updates:
         hint = "merge the adapter with peft (`merge_and_unload`) and open the merged model"
         raise ModelError(f"{where}: {HEAD}", "adapts the output head with low rank, which is not supported", hint=hint)
@@ -65,10 +67,12 @@ def load_adapter(model: Transformer, files: ModelFiles, *, quantization: BaseQua
         expected = {name for name in names if config.selects(name)}
         if missing := sorted(expected - updates.keys()):
             raise ModelError(f"{where}: {missing[0]}", "has no tensors, and `target_modules` selects it")
-    selected = replace(config, target_modules=tuple(sorted(updates)), exclude_modules=None, layers_to_transform=None)
+    targets = tuple(sorted(updates)) if updates or not experts else None
+    selected = replace(config, target_modules=targets, exclude_modules=None, layers_to_transform=None)
     attach(model, selected, quantization=quantization)
     for name, update in updates.items():
         _load_update(model, module_names(model).named(name), update, where)
+    _load_experts(model, experts, where)
     _load_parameters(model, parameters, where)
     if config.target_modules is not None:
         object.__setattr__(model, "adapter", Adapter(config, quantization or BaseQuantization()))
@@ -81,8 +85,9 @@ def save_adapter(model: Transformer, folder: Path, *, base: str | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config, tensors = join_updates(model, adapter.config, adapted_linears(model))
     tensors |= _full_parameters(model)
+    all_tensors = {**tensors, **_expert_tensors(model)}
     contiguous = {
-        PREFIX + name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()
+        PREFIX + name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in all_tensors.items()
     }
     data = save(contiguous, metadata={"format": "pt"})
     write_atomically(folder / ADAPTER_WEIGHTS, data)
@@ -120,11 +125,50 @@ def _read_tensors(files: ModelFiles, where: str) -> tuple[dict[str, dict[str, Te
             raise ModelError(f"{where}: {name}", "adapts an embedding with low rank, which is not supported", hint=hint)
         if part:
             updates[name.removesuffix(f".{part}")][part] = tensor
-        elif ".lora_" in name or (".experts." in name and BASE_LAYER in name):
+        elif ".lora_" in name:
             raise ModelError(f"{where}: {name}", "is a kind of adapter that is not supported")
         else:
             parameters[name.replace(f".{BASE_LAYER}", ".")] = tensor
     return dict(updates), parameters
+
+
+def _take_experts(
+    model: Transformer, config: LoraConfig, updates: dict[str, dict[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """Remove the updates of experts from `updates`; return them by the name of their parameter in peft.
+
+    peft nests one wrapper per parameter: that of the first one is innermost, and called `base_layer`.
+    """
+    experts: dict[str, dict[str, Tensor]] = {}
+    for name in expert_stacks(model):
+        selected = [
+            f"{name}.{parameter}" for parameter in PROJECTIONS if config.selects_parameter(f"{name}.{parameter}")
+        ]
+        wrappers = [f"{name}.{BASE_LAYER}".removesuffix("."), name] if len(selected) > 1 else [name]
+        for parameter, wrapper in zip(selected, wrappers, strict=False):
+            if wrapper in updates:
+                experts[parameter] = updates.pop(wrapper)
+    return experts
+
+
+def _load_experts(model: Transformer, experts: Mapping[str, Mapping[str, Tensor]], where: str) -> None:
+    for parameter, update in stacked_updates(model).items():
+        for factor, target in ((A, update.A), (B, update.B)):
+            at = f"{where}: {PREFIX}{parameter}.{factor}"
+            if factor not in experts.get(parameter, {}):
+                raise ModelError(at, "is missing", hint=f"see {ADAPTER_CONFIG}")
+            copy_tensor(update.from_file(factor, experts[parameter][factor]), target, at)
+
+
+def _expert_tensors(model: Transformer) -> dict[str, Tensor]:
+    """Return the tensors of the adapters of experts under the names of peft."""
+    tensors: dict[str, Tensor] = {}
+    for name, stack in expert_stacks(model).items():
+        updates = [update for attribute in PROJECTIONS.values() if (update := getattr(stack, attribute)) is not None]
+        for index, update in enumerate(updates):
+            wrapper = name if index == len(updates) - 1 else f"{name}.{BASE_LAYER}".removesuffix(".")
+            tensors |= {f"{wrapper}.{factor}": tensor for factor, tensor in update.to_file().items()}
+    return tensors
 
 
 def _load_update(model: Transformer, module: PeftModule, update: Mapping[str, Tensor], where: str) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vita.spine.config import Settings
+from vita.spine.config import Settings, neutral
 
 ALL_LINEAR = "all-linear"
 Quantization = Literal["none", "nf4", "int8"]
@@ -42,6 +42,9 @@ class AdapterSettings(Settings):
     target_modules: str | tuple[str, ...] = ALL_LINEAR
     """Linear modules that get an adapter: `all-linear` (every one except the output head), a list of name endings
     (`[q_proj, v_proj]`), or one regular expression for the whole name, as in peft."""
+    target_parameters: tuple[Literal["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], ...] = neutral(())
+    """Matrices of experts that get an adapter, too, as in peft: `[mlp.experts.gate_up_proj, mlp.experts.down_proj]`
+    for all. `target_modules` does not select them."""
     exclude_modules: str | tuple[str, ...] | None = None
     """Modules without an adapter, as a list of name endings or a regular expression."""
     modules_to_save: tuple[str, ...] = ()
@@ -87,6 +90,13 @@ class AdapterSettings(Settings):
         if value == ():
             raise ValueError("an empty list selects no module")
         return value
+
+    @model_validator(mode="after")
+    def _experts_without_variants(self) -> AdapterSettings:
+        if self.target_parameters and (self.use_dora or self.dropout):
+            name = "use_dora" if self.use_dora else "dropout"
+            raise ValueError(f"`{name}` cannot be combined with `target_parameters`, as in peft")
+        return self
 
     @field_validator("rank_pattern", "alpha_pattern")
     @classmethod
