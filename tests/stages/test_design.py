@@ -166,3 +166,36 @@ def test_windows_and_latent_attention_are_settings_of_a_new_model(tmp_path: Path
     ):
         with pytest.raises(ConfigError, match=message):
             run(tmp_path / "e", None, **sizes, **values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "family", "dense_layers"),
+    [({"experts": 8}, "qwen3_moe", ()), ({"experts": 8, "shared_experts": 1, "dense_layers": 1}, "dots1", (0,))],
+)
+def test_a_mixture_needs_the_operations_of_the_dense_model_and_the_memory_of_all_experts(
+    settings: dict[str, int], family: str, dense_layers: tuple[int, ...], tmp_path: Path
+) -> None:
+    sizes: dict[str, Any] = {"depth": 4, "steps": 10, "vocabulary": 1024, "context": 96, "timed_steps": 0}
+    dense, _, _ = run(tmp_path / "dense", None, **sizes)
+    mixture, blueprint, _ = run(tmp_path / "mixture", None, **sizes, **settings)
+    shape = Architecture.model_validate(blueprint["architecture"])
+    assert shape.family == family and shape.experts is not None and shape.experts.dense_layers == dense_layers
+    assert mixture.facts["flops"] == pytest.approx(dense.facts["flops"], rel=0.02)
+    assert mixture.facts["active_parameters"] == pytest.approx(dense.facts["parameters"], rel=0.02)
+    assert mixture.facts["parameters"] == shape.parameters() > 2 * dense.facts["parameters"]
+    assert blueprint["prediction"]["memory"]["weights"] == 4 * shape.parameters()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"active_experts": 3}, "`active_experts` goes with `experts`"),
+        ({"experts": 2, "active_experts": 3}, "3 active experts of 2"),
+        ({"experts": 4, "shared_experts": 1, "router": "softmax"}, "shared experts need the router `sigmoid`"),
+        ({"experts": 4, "router": "sigmoid"}, "needs `shared_experts`"),
+        ({"experts": 4, "dense_layers": 2}, "dense_layers"),
+    ],
+)
+def test_impossible_mixtures_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path, None, depth=2, steps=10, vocabulary=512, context=32, timed_steps=0, **settings)

@@ -120,6 +120,22 @@ def _sections(card: Card) -> dict[str, Any]:
     return {title: content if blocks(content) else _UNKNOWN.get(title) for title, content in sections.items()}
 
 
+def _mixture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a mixture of experts; {} for other models and for those of unknown families."""
+    from vita.nn.families import read_architecture
+    from vita.spine.errors import ModelError
+
+    try:
+        architecture = read_architecture(dict(config))
+    except ModelError:
+        return {}
+    experts = architecture.experts
+    if experts is None:
+        return {}
+    text = f"{experts.count} per layer, {experts.active} active" + (", and shared ones" if experts.shared else "")
+    return {"active parameters": architecture.active_parameters(), "experts": text}
+
+
 def _model(card: Card) -> dict[str, Any]:
     config = card.architecture
     run = next((artifact.run for artifact in card.lineage if artifact.digest == card.digest), None)
@@ -127,6 +143,7 @@ def _model(card: Card) -> dict[str, Any]:
         "names": ", ".join(card.names) or "none",
         "digest (sha256)": card.digest,
         "parameters": card.parameters,
+        **_mixture(config),
         "architecture": config.get("architectures"),
         "layers": config.get("num_hidden_layers"),
         "width": config.get("hidden_size"),

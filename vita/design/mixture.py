@@ -52,6 +52,8 @@ def with_experts(shape: Architecture, settings: MixtureSettings) -> Architecture
     """Return a shape whose feed-forward networks are mixtures of experts, with the operations of `shape` by default."""
     if settings.experts is None:
         return shape
+    if not shape.causal:
+        raise ConfigError("design.experts", "a masked-language model has no experts", hint="leave `experts` out")
     if settings.dense_layers >= shape.layers:
         problem = f"must be less than the number of layers, {shape.layers}"
         raise ConfigError("design.dense_layers", problem, got=settings.dense_layers)

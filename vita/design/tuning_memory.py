@@ -15,6 +15,7 @@ from vita.nn.adapters.attach import BaseQuantization, adapted_linears, attach
 from vita.nn.adapters.config import LoraConfig
 from vita.nn.adapters.quantization import QuantizedLinear
 from vita.nn.adapters.settings import AdapterSettings
+from vita.nn.adapters.stacked import stacked_updates
 from vita.nn.architecture import Architecture
 from vita.nn.transformer import Transformer
 from vita.train.microbatches import logit_memory
@@ -49,7 +50,8 @@ def tuning_memory(
     codes = sum(buffer.numel() * buffer.element_size() for module in quantized for buffer in module.buffers())
     largest = max((module.in_features * module.out_features for module in quantized), default=0)
     copies = number_bytes * trainable if number_bytes < MASTER_BYTES else 0
-    ranks = sum(layer.rank for layer in adapted_linears(model).values())
+    adapters = [*adapted_linears(model).values(), *stacked_updates(model).values()]
+    ranks = sum(layer.rank for layer in adapters)
     activations = model.architecture.stored_activations() + ranks
     if recomputes:  # the input of each layer, and all activations of one layer
         layers = model.architecture.layers

@@ -168,7 +168,7 @@ def _design(
 ) -> tuple[Architecture, TrainingPlan, TrainingSpeed | None]:
     """Return the architecture, its training plan, and the speed of this machine if it was timed."""
     shape = _shape_within_budget(config, text, context) if config.budget is not None else _shape(config, text)
-    shape = with_experts(with_attention(shape, config), config)
+    shape = with_attention(with_experts(shape, config), config)
     tokens = scaling_rules.compute_optimal_tokens(shape)
     if config.budget is not None:
         logits = 1.0 if shape.causal else MASK_RATE
