@@ -70,6 +70,7 @@ def test_the_plan_shows_predicted_memory_and_the_run_compares_it(vita: Vita) -> 
         assert memory["tokens"] == 4 * 128
     code, output, error = vita("plan", "life.yaml")
     assert "sft: QLoRA (4 bits), about" in output and "with micro-batches of 512 tokens" in output
+    assert "; KV cache in 16 bits " in output and " kB per token" in output
     run(vita, "sft", "rows.jsonl", "--model", "base", "--adapter", "lora", "--steps", "2", *QUICK)
     code, output, error = vita("show", "my/sft")
     assert code == 0 and "plan and actual run" in output and "bytes of memory" in output

@@ -160,9 +160,9 @@ def test_a_longer_context_reopens_in_transformers_with_equal_logits(rule: Any, t
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
     model, path = create_model(tmp_path / "model"), long_texts(tmp_path)
-    settings: dict[str, Any] = {"rope_scaling": rule, **({"context": 128} if isinstance(rule, str) else {})}
+    settings: dict[str, Any] = {"rope_scaling": rule, **({"longer_context": 128} if isinstance(rule, str) else {})}
     draft = run(model, tmp_path / "run", path, replay=0, steps=2, batch_size=2, **settings)
-    length = settings.get("context", 256)
+    length = settings.get("longer_context", 256)
     ours = hf.load(draft.folder)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(draft.folder, attn_implementation="eager").eval()
     assert theirs.config.max_position_embeddings == ours.architecture.context == length
@@ -183,14 +183,14 @@ def test_a_longer_context_is_refused_where_the_positions_are_learned_or_an_adapt
     model, path = create_model(tmp_path / "model"), long_texts(tmp_path)
     shape = hf.load(model.path).architecture
     learned = Architecture.model_validate({**shape.model_dump(), "positions": "learned", "family": "gpt2"})
-    settings = build(LongerContextSettings, {"context": 128}, where="adapt")
-    with pytest.raises(ConfigError, match=r"adapt\.context.*positions are learned"):
+    settings = build(LongerContextSettings, {"longer_context": 128}, where="adapt")
+    with pytest.raises(ConfigError, match=r"adapt\.longer_context.*positions are learned"):
         extended_architecture(settings, learned, where="adapt")
     with pytest.raises(ConfigError, match="at least 64"):
-        run(model, tmp_path / "a", path, replay=0, context=32)
+        run(model, tmp_path / "a", path, replay=0, longer_context=32)
     with pytest.raises(ConfigError, match="has no factor"):
         run(model, tmp_path / "b", path, replay=0, rope_scaling="yarn")
     with pytest.raises(ConfigError, match="an adapter keeps the context"):
-        run(model, tmp_path / "c", path, replay=0, context=128, adapter="lora")
+        run(model, tmp_path / "c", path, replay=0, longer_context=128, adapter="lora")
     with pytest.raises(ConfigError, match="rope_scaling"):
-        run(model, tmp_path / "d", path, replay=0, context=128, rope_scaling="rotary")
+        run(model, tmp_path / "d", path, replay=0, longer_context=128, rope_scaling="rotary")

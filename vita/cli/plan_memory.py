@@ -38,14 +38,16 @@ def planned_memory(
         model = _planned_model(store.open(digest, Model).path, config)
     except VitaError:
         return None  # the step itself reports it
-    context = model.architecture.context
-    length = min(_first(config, "max_length", "sequence_length") or ROW_TOKENS, context)
+    longer = _first(config, "longer_context")
+    context = longer or model.architecture.context
+    length = min(_first(config, "max_length", "sequence_length") or longer or ROW_TOKENS, context)
     tokens = min((_first(config, "batch_size", "prompts_per_step") or 1) * length, config.micro_batch_tokens)
     number_bytes = choose_precision(machine.device, config.precision).dtype.itemsize
     memory = tuning_memory(
         model, tokens=max(tokens, length), number_bytes=number_bytes, recomputes=config.recompute_activations
     )
-    return {"method": _method(model), "tokens": max(tokens, length), **memory}
+    cache = model.architecture.cache_bytes_per_token()
+    return {"method": _method(model), "tokens": max(tokens, length), "kv_cache_per_token": cache, **memory}
 
 
 def memory_line(step: str, memory: Mapping[str, Any]) -> str:
@@ -53,7 +55,8 @@ def memory_line(step: str, memory: Mapping[str, Any]) -> str:
     names = ("weights", "gradients", "optimizer", "activations", "logits", "dequantized")
     parts = ", ".join(f"{name} {memory[name] / 1e9:.2f}" for name in names if memory[name])
     tokens = counted(memory["tokens"], "token")
-    return f"{step}: {memory['method']}, about {memory['total'] / 1e9:.2f} GB ({parts}) with micro-batches of {tokens}"
+    text = f"{step}: {memory['method']}, about {memory['total'] / 1e9:.2f} GB ({parts}) with micro-batches of {tokens}"
+    return f"{text}; KV cache in 16 bits {memory['kv_cache_per_token'] / 1e3:.1f} kB per token"
 
 
 def _planned_model(folder: Any, config: Any) -> Transformer:

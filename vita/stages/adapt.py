@@ -2,7 +2,7 @@
 
 The learning rate rises to a share of that of pretraining, and `replay` is the share of each batch that is pretraining
 text. Held-out text of the domain and of pretraining is scored before and after training: the gain in the domain, and
-the loss in general. `context` and `rope_scaling` train a longer context; the report then has the loss by position.
+the loss in general. `longer_context` and `rope_scaling` extend the context; the report then has the loss by position.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Config(TuningSettings, TextSettings, MatrixOptimizerSettings, LongerContex
     replay: float = Field(0.25, ge=0, lt=1)
     """Share of each batch that is pretraining text, which limits forgetting."""
     sequence_length: int | None = Field(None, ge=2)
-    """Tokens of a row; by default the longer context if `context` is set, otherwise the model's, at most 2,048."""
+    """Tokens of a row; by default the longer context if one is set, otherwise the model's, at most 2,048."""
     schedule: str = "cosine"
     warmup_fraction: Fraction = 0.1  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_fraction: Fraction = Field(0.05, gt=0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class LongerContextSettings(Settings):
     """The context of the trained model, and the change of its rotary positions."""
 
-    context: int | None = neutral(None, ge=2)
+    longer_context: int | None = neutral(None, ge=2)
     """Context of the trained model in tokens, longer than that of the initial one; by default it stays."""
     rope_scaling: RopeRule | None = neutral(None)
     """Rule that changes the rotary frequencies for the longer context: yarn, llama3, linear, or settings such as
@@ -42,7 +42,7 @@ class LongerContextSettings(Settings):
     @property
     def changes_positions(self) -> bool:
         """Return True if the settings change the positions of the model."""
-        return any(value is not None for value in (self.context, self.rope_scaling, self.rope_base))
+        return any(value is not None for value in (self.longer_context, self.rope_scaling, self.rope_base))
 
 
 def extended_architecture(settings: LongerContextSettings, architecture: Architecture, *, where: str) -> Architecture:
@@ -52,16 +52,20 @@ def extended_architecture(settings: LongerContextSettings, architecture: Archite
     if reason := refusal(architecture):
         hint = "choose a model with unscaled or scaled rotary positions, such as Llama or Qwen"
         raise ConfigError(f"{where}.{_first(settings)}", f"the model cannot have a longer context: {reason}", hint=hint)
-    if settings.context is not None and settings.context < architecture.context:
+    if settings.longer_context is not None and settings.longer_context < architecture.context:
         expected = f"at least {architecture.context}, the model's context"
-        raise ConfigError(f"{where}.context", expected=expected, got=settings.context)
+        raise ConfigError(f"{where}.longer_context", expected=expected, got=settings.longer_context)
     rule = settings.rope_scaling
-    if rule and not rule.factor and (settings.context is None or settings.context <= architecture.context):
-        hint = "set `context` to more tokens than that of the model, or a `factor`"
+    if (
+        rule
+        and not rule.factor
+        and (settings.longer_context is None or settings.longer_context <= architecture.context)
+    ):
+        hint = "set `longer_context` to more tokens than that of the model, or a `factor`"
         raise ConfigError(f"{where}.rope_scaling", "has no factor", hint=hint)
-    return extended(architecture, context=settings.context, rule=rule, base=settings.rope_base)
+    return extended(architecture, context=settings.longer_context, rule=rule, base=settings.rope_base)
 
 
 def _first(settings: LongerContextSettings) -> str:
-    names = ("context", "rope_scaling", "rope_base")
+    names = ("longer_context", "rope_scaling", "rope_base")
     return next(name for name in names if getattr(settings, name) is not None)
