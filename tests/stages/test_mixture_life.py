@@ -38,7 +38,7 @@ def pretrained(folder: Path, store: str) -> Path:
     """Return the folder of the trained model."""
     command = [sys.executable, "-m", "vita", "--store", store, "show", "experts/pretrain", "--json"]
     shown = json.loads(subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout)
-    return folder / shown["path"]
+    return folder / shown["folder"]
 
 
 @pytest.mark.parametrize("mixture", [{}, {"shared_experts": 1, "dense_layers": 1}])

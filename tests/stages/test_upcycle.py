@@ -50,7 +50,7 @@ def test_the_command_upcycles_a_folder_for_transformers(
     monkeypatch.chdir(tmp_path)
     code, out, err = command_runner(capsys)("upcycle", "dense", "--experts", "4", "--json")
     assert code == 0, err
-    folder = Path(json.loads(out)["path"])
+    folder = Path(json.loads(out)["folder"])
     reopened, report = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     with torch.no_grad():
