@@ -126,6 +126,7 @@ class FixedTextModel(Transformer):
         positions: object = None,
         cache: object = None,
         attention: object = None,
+        types: object = None,
     ) -> Tensor:
         token_positions = cache.begin(*ids.shape)[0].expand(ids.shape)  # pyright: ignore[reportAttributeAccessIssue]
         next_tokens = torch.tensor([*self.text, *[258] * 64])[token_positions]

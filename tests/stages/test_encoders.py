@@ -32,7 +32,7 @@ def save_with_tokenizer(name: str, folder: Path) -> Any:
     folder.mkdir()
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", "##ly", *"abcdefghij"]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    transformers.BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
+    transformers.BertTokenizer(vocab=vocabulary).save_pretrained(folder)
     model = encoder(name, pad_token_id=0)
     model.save_pretrained(folder)
     return model

@@ -72,7 +72,8 @@ def test_a_killed_pretraining_of_a_mixture_resumes_to_the_same_bytes(mixture: di
     assert all({"router_max_load", "router_load_entropy", "router_balance_loss"} <= row.keys() for row in metrics[1:])
     assert len(metrics[-1]["router_max_load_by_layer"]) == 2 - mixture.get("dense_layers", 0)
     assert "busiest expert" in (folder / "report" / "report.md").read_text()
-    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    theirs, report = loaded
     assert not report["missing_keys"] and not report["unexpected_keys"]
     tokens = torch.arange(24)[None] + 5
     with torch.no_grad():

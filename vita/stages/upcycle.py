@@ -37,11 +37,11 @@ CHECK_ROWS, CHECK_TOKENS = 4, 64
 class Config(Settings):
     """The experts of the mixture."""
 
-    experts: int = Field(8, ge=2)
+    experts: int = Field(default=8, ge=2)
     """Number of experts per layer, each a copy of the feed-forward network of the dense model."""
-    active_experts: int = Field(2, ge=1)
+    active_experts: int = Field(default=2, ge=1)
     """Experts that compute each token."""
-    noise: float = Field(0.0, ge=0)
+    noise: float = Field(default=0.0, ge=0)
     """Standard deviation of the noise that is added to the weights of each expert, relative to that of the weights.
     With 0, the experts differ only after training."""
     seed: int = 0
