@@ -64,6 +64,7 @@ def test_steps_that_cannot_use_a_classifier_are_refused_before_anything_runs(
         f"dpo: {{sources: [{pairs}]}}": "it is a sequence classifier, which assigns labels to texts",
         "test: {}": "it is a classifier, which needs `labelled`",
         f"contrastive: {{sources: [{pairs}]}}": "it is a sequence classifier, and not a language model",
+        "merge: {}": "it is a sequence classifier, and not a language model",
     }.items():
         stages = f"  classify: {{sources: [{texts}], inputs: {{model: model}}}}\n  {step}\n"
         (tmp_path / "life.yaml").write_text(f"name: labels\nstages:\n{stages}")

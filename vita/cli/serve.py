@@ -83,7 +83,7 @@ def serve(
             threads=workspace.machine.threads,
             research=research,
             notify=lambda text: workspace.console.print(text),
-            ready=lambda url: _announce(workspace, url, name or release.name),
+            ready=lambda url: _announce(workspace, url, name or release.name, task=_task(release)),
         )
         cut = asyncio.run(service.run())
     workspace.console.print(f"stopped; {_outcome(cut)}")
@@ -95,10 +95,27 @@ def _outcome(cut: int) -> str:
     return f"{counted(cut, 'accepted request')} {'were' if cut > 1 else 'was'} interrupted"
 
 
-def _announce(workspace: Workspace, url: str, name: str) -> None:
-    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "What is a cat?"}]})
-    workspace.console.print(line(("serving", "bold"), f" {name} at ", (url, "bold"), ", with a chat page at /"))
-    curl = f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+_EXAMPLES: dict[str, tuple[str, dict[str, object]]] = {
+    "chat": ("chat/completions", {"messages": [{"role": "user", "content": "What is a cat?"}]}),
+    "classification": ("classify", {"input": "What is a cat?"}),
+    "embedding": ("embeddings", {"input": "What is a cat?"}),
+    "masked": ("embeddings", {"input": "What is a cat?"}),
+}
+"""Task of a model -> a route and the fields of a request."""
+
+
+def _task(release: ReleaseInfo) -> str:
+    """Return the task of a release, which its golden texts state; chat for a model that generates text."""
+    golden = release.content.get("golden") or [{}]
+    return golden[0].get("task") or "chat"
+
+
+def _announce(workspace: Workspace, url: str, name: str, *, task: str) -> None:
+    route, fields = _EXAMPLES[task]
+    body = json.dumps({"model": name, **fields})
+    page = ", with a chat page at /" if task == "chat" else ""
+    workspace.console.print(line(("serving", "bold"), f" {name} at ", (url, "bold"), page))
+    curl = f"  curl {url}/v1/{route} -H 'Content-Type: application/json' -d '{body}'"
     workspace.console.print(curl, soft_wrap=True)
     workspace.console.print(
         "Ctrl-C finishes the running requests and stops; `vita fleet status` in another terminal shows the state"

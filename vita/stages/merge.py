@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from vita.data.sources.source import Source
+from vita.nn.requirements import has_no_classifier
 from vita.spine.config import Settings
 from vita.spine.errors import ConfigError, DataError, ModelError
 from vita.spine.stage import Context, explicit_only
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vita.nn.transformer import Transformer
 
 VERSION = 1
+NEEDS = dict.fromkeys(("model", *(f"model_{number}" for number in range(2, 9)), "base"), (has_no_classifier,))
 
 Method = Literal["adapter", "average", "slerp", "task_arithmetic", "ties", "soup"]
 TOLERANCES = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 0.03, "float16": 0.005}
