@@ -199,7 +199,8 @@ def save_successor(model: Transformer, folder: str | Path, *, source: ModelFolde
     copy_tokenizer_files(source, folder)
     if model.architecture.causal:
         pad_left(folder)
-    _extend_tokenizer(folder, model.architecture.context)
+    if read_architecture(config, where=str(source.path(CONFIG))).context < model.architecture.context:
+        _extend_tokenizer(folder, model.architecture.context)
     describe(model.architecture, folder, **progress)
 
 
