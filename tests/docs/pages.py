@@ -31,6 +31,13 @@ def law_files(folder: Path) -> None:
     (folder / "law.txt").write_text("\n\n".join(" ".join(row["text"].split()) for row in rows), encoding="utf-8")
 
 
+def long_files(folder: Path) -> None:
+    """Long documents as JSON lines."""
+    texts = list(material.docstrings().values())
+    rows = [{"text": "\n\n".join(texts[start : start + 8])} for start in range(0, 160, 8)]
+    material.write_rows(folder / "long.jsonl", iter(rows))
+
+
 def book_files(folder: Path) -> None:
     """Compressed text files, some in a subfolder."""
     texts = [text for text in material.docstrings().values() if len(text.split()) > 200]
@@ -101,7 +108,9 @@ PAGES = {
     "docs/lives.md": Page(files=readme_files, from_readme=False),
     "docs/review.md": Page(files=prompt_files, typed={"vita review rate": "1\n2\nt\nq\n"}),
     "docs/serving.md": Page(not_run={HARNESS: "it downloads the task; tests/server/test_harness.py runs a local one"}),
+    "docs/long-context.md": Page(files=long_files),
     "docs/stages/adapt.md": Page(files=law_files),
+    "docs/stages/upcycle.md": Page(files=law_files),
     "docs/stages/adopt.md": Page(
         files=model_folder,
         not_run={
