@@ -70,6 +70,8 @@ def joined(machine: Machine) -> Iterator[DataParallelGroup]:
         torch.distributed.init_process_group("nccl" if machine.device == "cuda" else "gloo")
     try:
         yield DataParallelGroup(rank=machine.rank, size=machine.world_size, device=device)
+        if owns_group:
+            torch.distributed.barrier()  # gloo aborts a process whose peer leaves during its last communication
     finally:
         if owns_group:
             torch.distributed.destroy_process_group()
