@@ -40,7 +40,7 @@ test-slow: $(VENV)/.everything
 			|| echo "postgresql could not be installed; its tests will skip"; \
 	fi
 	@$(PIP) "lm_eval[hf,api]" >/dev/null 2>&1 || echo "lm-evaluation-harness could not be installed; its tests will skip"
-	$(VENV)/bin/python -m pytest -m "slow and not gpu"
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not gpu"
 
 # Needs a CUDA device and PyTorch's CUDA build; without a device every test skips and says so.
 test-gpu: $(VENV)/.everything
