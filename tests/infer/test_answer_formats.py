@@ -11,7 +11,7 @@ from vita.data.records import Message, ToolCall
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.infer.answer_formats.answer_format import AnswerFormat
 from vita.infer.answer_formats.call_formats import CALL_FORMATS
-from vita.infer.answer_formats.parser import CallDelta, Delta
+from vita.infer.answer_formats.parser import AnswerParser, CallDelta, Delta
 
 NAMES = {"bos_token": "<bos>", "eos_token": "<eos>"}
 FORMATS = {
@@ -166,3 +166,14 @@ def test_xml_call_arguments_have_the_types_of_the_schema() -> None:
 def test_every_call_format_is_tested() -> None:
     tested_formats = {*FORMATS.values(), "mistral", "phi", "cohere", "granite"} - {"harmony"}
     assert tested_formats == {*CALL_FORMATS}
+
+
+def test_the_end_of_a_block_within_a_json_string_is_a_part_of_the_call() -> None:
+    text = '<tool_call>\n{"name": "f", "arguments": {"a": "x</tool_call>y \\" z"}}\n</tool_call>'
+    for size in (1, 3, len(text)):
+        parser = AnswerParser(calls=CALL_FORMATS["hermes"])
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        deltas = [delta for piece in pieces for delta in parser.push(piece)] + list(parser.finish())
+        assert [delta.call.arguments for delta in deltas if isinstance(delta, CallDelta)] == [
+            '{"a": "x</tool_call>y \\" z"}'
+        ]

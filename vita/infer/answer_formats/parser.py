@@ -9,6 +9,7 @@ a marker is held back until it is complete. A block that contains no call in the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -148,6 +149,13 @@ class AnswerParser:
             if not start and not self._calls.may_begin(block):
                 self._state, self._strip = "content", False
             return
+        while end_mark and _ends_in_string(block):  # the marker is a part of a text in JSON
+            if end not in rest:
+                if not last:
+                    return
+                break
+            part, _, rest = rest.partition(end)
+            block += end + part
         try:
             calls = self._calls.parse(block, self._tools) if block.strip() else []
         except NotACall:
@@ -183,3 +191,10 @@ def held_back(text: str, markers: Sequence[str]) -> int:
         if any(marker.startswith(text[-length:]) for marker in markers):
             return length
     return 0
+
+
+def _ends_in_string(block: str) -> bool:
+    """Return True if a block of JSON ends within a string."""
+    if not block.lstrip().startswith(("{", "[")):
+        return False
+    return len(re.findall(r'"', re.sub(r"\\.", "", block))) % 2 == 1
