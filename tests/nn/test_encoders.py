@@ -108,8 +108,8 @@ def test_parameters_and_names_are_those_of_the_encoder(name: str, auto: str, tmp
     with torch.device("meta"):
         model = Transformer(architecture)
     assert architecture.parameters() == sum(parameter.numel() for parameter in model.parameters())
-    own = [own for module in weight_map(architecture).modules.values() for own in module.own]
-    assert sorted(own) == sorted({parameter.rpartition(".")[0] for parameter, _ in model.named_parameters()})
+    module_names = [name for module in weight_map(architecture).modules.values() for name in module.parts]
+    assert sorted(module_names) == sorted({parameter.rpartition(".")[0] for parameter, _ in model.named_parameters()})
     assert read_architecture(write_config(architecture)) == architecture
 
 

@@ -74,7 +74,7 @@ def test_parameter_counts_and_names_equal_those_of_the_model(name: str) -> None:
     with torch.device("meta"):
         model = Transformer(architecture)
     assert architecture.parameters() == sum(parameter.numel() for parameter in model.parameters())
-    module_names = [name for module in weight_map(architecture).modules.values() for name in module.own]
+    module_names = [name for module in weight_map(architecture).modules.values() for name in module.parts]
     parameters = expert_slices(dict(model.named_parameters()))
     assert sorted(module_names) == sorted({parameter.rpartition(".")[0] for parameter in parameters})
     assert read_architecture(write_config(architecture)) == architecture

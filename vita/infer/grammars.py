@@ -45,13 +45,12 @@ class GrammarError(DataError):
     """An error in a grammar or a JSON schema."""
 
 
-def json_grammar(schema: Mapping[str, Any] | bool) -> str:
+def json_grammar(schema: Mapping[str, Any]) -> str:
     """Return the grammar of the JSON texts that a schema accepts, without optional white space."""
     from llguidance import LLMatcher
 
-    content = {"anyOf": [{}]} if schema is True else schema
     try:
-        return LLMatcher.grammar_from_json_schema(json.dumps(content), overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS)  # type: ignore[arg-type]
     except ValueError as error:
         raise GrammarError("schema", _one_line(error)) from None
 

@@ -50,9 +50,9 @@ class ModuleNames:
         self._by_part: dict[str, PeftModule] = {}
         self._by_name: dict[str, PeftModule] = {}
         for name, module in self.weights.modules.items():
-            in_file = PeftModule(name, module.own, module.rows, self.weights)
+            in_file = PeftModule(name, module.parts, module.rows, self.weights)
             self._by_name[name] = in_file
-            self._by_part |= dict.fromkeys(module.own, in_file)
+            self._by_part |= dict.fromkeys(module.parts, in_file)
 
     def of_part(self, name: str) -> PeftModule:
         """Return the module of the files that holds the module `name` of the decoder."""

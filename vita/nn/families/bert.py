@@ -38,7 +38,7 @@ MODERNBERT_NAMES = WeightNames(
 MODERNBERT_CLASSIFIER = replace(
     MODERNBERT_NAMES,
     top={
-        **{own: name for own, name in MODERNBERT_NAMES.top.items() if own.startswith("model.")},
+        **{module: name for module, name in MODERNBERT_NAMES.top.items() if module.startswith("model.")},
         "pooler.dense": "head.dense",
         "pooler.norm": "head.norm",
         "score": "classifier",
@@ -171,7 +171,7 @@ BERT_NAMES = WeightNames(
 BERT_CLASSIFIER = replace(
     BERT_NAMES,
     top={
-        **{own: name for own, name in BERT_NAMES.top.items() if own.startswith("model.")},
+        **{module: name for module, name in BERT_NAMES.top.items() if module.startswith("model.")},
         "pooler.dense": "bert.pooler.dense",
         "score": "classifier",
     },

@@ -50,7 +50,7 @@ OWN_NAMES = WeightNames()
 class FileModule:
     """A module of the weight files, and the own modules that it holds."""
 
-    own: tuple[str, ...]
+    parts: tuple[str, ...]
     """Names of the decoder's modules."""
     rows: tuple[int, ...]
     """Outputs of each."""
@@ -61,18 +61,18 @@ class FileModule:
 
     def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Split rows (outputs) of the file's module into those of the own modules."""
-        if len(self.own) == 1:
+        if len(self.parts) == 1:
             return (tensor,)
         if self.heads:
-            per_head = tensor.unflatten(0, (self.heads, len(self.own), -1))
-            return tuple(per_head[:, index].flatten(0, 1) for index in range(len(self.own)))
+            per_head = tensor.unflatten(0, (self.heads, len(self.parts), -1))
+            return tuple(per_head[:, index].flatten(0, 1) for index in range(len(self.parts)))
         return tensor.split(self.rows, dim=0)
 
     def join(self, tensors: tuple[Tensor, ...]) -> Tensor:
         """Join rows of the own modules into those of the file's module."""
         import torch
 
-        if len(self.own) == 1:
+        if len(self.parts) == 1:
             return tensors[0]
         if self.heads:
             return torch.stack([tensor.unflatten(0, (self.heads, -1)) for tensor in tensors], dim=1).flatten(0, 2)
@@ -107,22 +107,22 @@ class WeightMap:
         """Modules of the files by name."""
         self._file_names: dict[str, str] = {}
         rows = module_rows(architecture)
-        for own in rows:
-            self._file_names[own] = self._file_name(own)
+        for part in rows:
+            self._file_names[part] = self._file_name(part)
         groups: dict[str, list[str]] = {}
-        for own, file_name in self._file_names.items():
-            groups.setdefault(file_name, []).append(own)
-        for file_name, own in groups.items():
+        for part, file_name in self._file_names.items():
+            groups.setdefault(file_name, []).append(part)
+        for file_name, parts in groups.items():
             short = self._short(file_name)
             order = names.fused.get(short)
             if order:
-                own.sort(key=lambda name, order=order: order.index(_within_layer(name)))
+                parts.sort(key=lambda name, order=order: order.index(_within_layer(name)))
             heads = architecture.heads if short in names.interleaved else 0
-            sizes = tuple(rows[name] for name in own)
-            self.modules[file_name] = FileModule(tuple(own), sizes, heads, short in names.transposed)
-        for own in (own for own in names.top if own.startswith(("pooler.", "score"))):  # the head of a classifier
-            self._file_names[own] = names.top[own]
-            self.modules[names.top[own]] = FileModule((own,), (0,))
+            sizes = tuple(rows[name] for name in parts)
+            self.modules[file_name] = FileModule(tuple(parts), sizes, heads, short in names.transposed)
+        for part in (name for name in names.top if name.startswith(("pooler.", "score"))):  # the head of a classifier
+            self._file_names[part] = names.top[part]
+            self.modules[names.top[part]] = FileModule((part,), (0,))
 
     def file_name(self, parameter: str) -> str:
         """Return the name of the tensor that holds an own parameter."""
@@ -150,23 +150,23 @@ class WeightMap:
             yield from self._stacked_to_own(name, tensor)
             return
         rows = tensor.mT if module.transposed and tensor.ndim == 2 else tensor
-        if len(module.own) > 1 and rows.shape[0] != sum(module.rows):
+        if len(module.parts) > 1 and rows.shape[0] != sum(module.rows):
             yield name, tensor  # reported with the name and the shape in the file
             return
-        for own, part in zip(module.own, module.split(rows), strict=True):
-            yield f"{own}.{suffix}", part
+        for part, part_rows in zip(module.parts, module.split(rows), strict=True):
+            yield f"{part}.{suffix}", part_rows
 
     def _stacked_to_own(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield the matrix of each expert in a stacked tensor of a file; other tensors stay as they are."""
         match = STACKED_IN_FILES.fullmatch(name)
-        own = re.sub(rf"^{re.escape(self.names.layers)}\.", "model.layers.", match[1]) if match else ""
-        if match is None or tensor.ndim != 3 or f"{own}.mlp.experts.down_proj[0]" not in self._file_names:
+        layer = re.sub(rf"^{re.escape(self.names.layers)}\.", "model.layers.", match[1]) if match else ""
+        if match is None or tensor.ndim != 3 or f"{layer}.mlp.experts.down_proj[0]" not in self._file_names:
             yield name, tensor
             return
         projections = ("gate_proj", "up_proj") if match[2] == "gate_up_proj" else (match[2],)
         for projection, part in zip(projections, tensor.chunk(len(projections), dim=1), strict=True):
             for expert, matrix in enumerate(part.unbind()):
-                yield f"{own}.mlp.experts.{projection}[{expert}].weight", matrix
+                yield f"{layer}.mlp.experts.{projection}[{expert}].weight", matrix
 
     def to_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of a file; parameters of no known module keep their names."""
@@ -174,16 +174,16 @@ class WeightMap:
         remaining = expert_slices(state)
         for file_name, module in self.modules.items():
             for suffix in ("weight", "bias", "e_score_correction_bias"):
-                if f"{module.own[0]}.{suffix}" not in remaining:
+                if f"{module.parts[0]}.{suffix}" not in remaining:
                     continue
-                rows = module.join(tuple(remaining.pop(f"{own}.{suffix}") for own in module.own))
+                rows = module.join(tuple(remaining.pop(f"{part}.{suffix}") for part in module.parts))
                 tensors[f"{file_name}.{suffix}"] = rows.mT if module.transposed and rows.ndim == 2 else rows
         return {**tensors, **remaining}
 
-    def _file_name(self, own: str) -> str:
-        match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", own)
+    def _file_name(self, part: str) -> str:
+        match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", part)
         if not match:
-            return self.names.top.get(own, own)
+            return self.names.top.get(part, part)
         layer, within = match.groups()
         return f"{self.names.layers}.{layer}.{self._name_within(within)}"
 
@@ -202,8 +202,8 @@ class WeightMap:
         return re.sub(rf"^{prefix}\.\d+\.", "", file_name)
 
 
-def _within_layer(own: str) -> str:
-    return own.split(".", 3)[3]
+def _within_layer(part: str) -> str:
+    return part.split(".", 3)[3]
 
 
 def module_rows(architecture: Architecture) -> dict[str, int]:

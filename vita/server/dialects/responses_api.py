@@ -172,8 +172,8 @@ class ResponsesTranslation:
 
     def _changes(self, change: PartChange) -> Iterator[bytes]:
         part = change.part
-        place = {"item_id": self._item_id(part), "output_index": part.index}
-        content = {**place, "content_index": 0}
+        item_position = {"item_id": self._item_id(part), "output_index": part.index}
+        content = {**item_position, "content_index": 0}
         match change.kind, part.kind:
             case "begin", kind:
                 item = {**self._item(part), "status": "in_progress"}
@@ -183,18 +183,18 @@ class ResponsesTranslation:
                 if kind != "call":
                     yield self._event("response.content_part.added", {**content, "part": _content(part)})
             case "grow", "call":
-                yield self._event("response.function_call_arguments.delta", {**place, "delta": change.text})
+                yield self._event("response.function_call_arguments.delta", {**item_position, "delta": change.text})
             case "grow", kind:
                 extra = {"logprobs": []} if kind == "text" else {}
                 name = "output_text" if kind == "text" else "reasoning_text"
                 yield self._event(f"response.{name}.delta", {**content, "delta": change.text, **extra})
             case "end", kind:
-                yield from self._ended(part, place, content)
+                yield from self._ended(part, item_position, content)
 
-    def _ended(self, part: Part, place: dict[str, Any], content: dict[str, Any]) -> Iterator[bytes]:
+    def _ended(self, part: Part, item_position: dict[str, Any], content: dict[str, Any]) -> Iterator[bytes]:
         if part.kind == "call":
-            done = {**place, "name": part.name, "arguments": part.text}
-            yield self._event("response.function_call_arguments.done", done)
+            finished_call = {**item_position, "name": part.name, "arguments": part.text}
+            yield self._event("response.function_call_arguments.done", finished_call)
         else:
             name = "output_text" if part.kind == "text" else "reasoning_text"
             extra = {"logprobs": []} if part.kind == "text" else {}

@@ -66,10 +66,10 @@ class TextEndpoints:
     @property
     def supported(self) -> list[Route]:
         """The endpoints that the model supports."""
-        found = [route for task in self.model.tasks for route in ENDPOINTS[task]]
+        endpoints = [route for task in self.model.tasks for route in ENDPOINTS[task]]
         if not self._can_rerank:
-            found = [route for route in found if route is not routes.RERANK]
-        return list(dict.fromkeys(found))
+            endpoints = [route for route in endpoints if route is not routes.RERANK]
+        return list(dict.fromkeys(endpoints))
 
     @property
     def _can_rerank(self) -> bool:
@@ -143,24 +143,26 @@ class TextEndpoints:
             raise invalid(str(error), "input") from None
         logits = await self._compute(request, masked)
         data = [
-            {"index": index, "masks": self._masks(asked, masked_tokens(rows, top=params.top_k))}
-            for index, (asked, rows) in enumerate(zip(masked, logits, strict=True))
+            {"index": index, "masks": self._masks(masked_request, masked_tokens(rows, top=params.top_k))}
+            for index, (masked_request, rows) in enumerate(zip(masked, logits, strict=True))
         ]
-        tokens = _tokens([asked.text for asked in masked])
+        tokens = _tokens([masked_request.text for masked_request in masked])
         head = {"id": f"fillmask-{secrets.token_hex(14)}", "object": "list", "model": params.model}
         return json_response({**head, "data": data, "usage": _usage(tokens)})
 
-    def _masks(self, asked: TextRequest, candidates: list[list[MaskedToken]]) -> list[dict[str, Any]]:
+    def _masks(self, masked_request: TextRequest, candidates: list[list[MaskedToken]]) -> list[dict[str, Any]]:
         """Return the candidates of each mask, with the text in which they replace it."""
         tokenizer, masks = self.model.tokenizer, []
-        for position, tokens in zip(asked.positions, candidates, strict=True):
+        for position, tokens in zip(masked_request.positions, candidates, strict=True):
             rows = []
             for token in tokens:
-                ids = [*asked.text.ids]
+                ids = [*masked_request.text.ids]
                 ids[position] = token.id
-                kept = [id for id in ids if id == self.model.mask_token or id not in tokenizer.special_ids]
+                visible_ids = [id for id in ids if id == self.model.mask_token or id not in tokenizer.special_ids]
                 text = {"token": token.id, "token_str": tokenizer.decode([token.id], special=True)}
-                rows.append({"score": token.probability, **text, "sequence": tokenizer.decode(kept, special=True)})
+                rows.append(
+                    {"score": token.probability, **text, "sequence": tokenizer.decode(visible_ids, special=True)}
+                )
             masks.append({"position": position, "tokens": rows})
         return masks
 
@@ -230,9 +232,9 @@ class TextEndpoints:
             futures = self.scheduler.submit(requests)
         except (QueueFull, SchedulerClosed) as error:
             raise refusal(error, self.metrics) from None
-        for asked in requests:
-            self.metrics.add("prompt_tokens", len(asked.text.ids))
-            self.metrics.observe("request_prompt_tokens", len(asked.text.ids))
+        for text_request in requests:
+            self.metrics.add("prompt_tokens", len(text_request.text.ids))
+            self.metrics.observe("request_prompt_tokens", len(text_request.text.ids))
         results = asyncio.gather(*map(asyncio.wrap_future, futures))
         watch = asyncio.create_task(_disconnected(request))
         try:
