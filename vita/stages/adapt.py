@@ -34,7 +34,7 @@ from vita.spine.plan import Context, Draft
 from vita.spine.store import Traits
 from vita.stages.kinds import Model, Tokens
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
-from vita.stages.tuning import adapter_rates, open_for_tuning
+from vita.stages.tuning import open_for_tuning, with_adapter_rates
 from vita.stats.intervals import Interval, bootstrap_ratio
 from vita.train.longer_context import LongerContextSettings, extended_architecture
 from vita.train.masked_settings import MaskingSettings, check_objective
@@ -114,8 +114,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     training = _training(
         config, domain.train.tokens, rows=rows, domain_rows=rows - replayed, length=length, width=shape.width
     )
-    if rates := adapter_rates(pretrained.model, config.learning_rate):
-        training = training.model_copy(update={"optimization": rates})
+    training = with_adapter_rates(training, pretrained.model, config.learning_rate)
     steps = training.schedule.steps
     run = TrainingRun(
         "adapt",

@@ -29,7 +29,7 @@ from vita.spine.plan import Context, Draft
 from vita.spine.store import Traits
 from vita.stages.kinds import Model
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
-from vita.stages.tuning import adapter_rates, open_for_tuning
+from vita.stages.tuning import open_for_tuning, with_adapter_rates
 from vita.train.settings import Count, Fraction, TuningSettings, Uncompiled
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     spec = replace(spec, transform=model.transform)
     auto = scaling_rules.classification_rate(shape.parameters())
     training = preference_training(config, pairs=len(examples.train), auto=auto)
-    if rates := adapter_rates(model, config.learning_rate, auto=scaling_rules.adapter_rate(auto)):
-        training = training.model_copy(update={"optimization": rates})
+    training = with_adapter_rates(training, model, config.learning_rate, auto=scaling_rules.adapter_rate(auto))
     run = TrainingRun(
         "classify",
         config,

@@ -26,7 +26,7 @@ from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
-from vita.stages.tuning import adapter_rates, open_for_tuning
+from vita.stages.tuning import open_for_tuning, with_adapter_rates
 from vita.stats.intervals import Interval
 from vita.train.settings import Count, Fraction, TuningSettings, Uncompiled
 
@@ -107,8 +107,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     training = preference_training(config, pairs=len(pairs.train), auto=auto)
     # The negatives of a pair are the other texts of its batch, so a batch cannot be computed in parts.
     training = training.model_copy(update={"micro_batch_tokens": 2**40})
-    if rates := adapter_rates(pretrained.model, config.learning_rate, auto=scaling_rules.adapter_rate(auto)):
-        training = training.model_copy(update={"optimization": rates})
+    training = with_adapter_rates(
+        training, pretrained.model, config.learning_rate, auto=scaling_rules.adapter_rate(auto)
+    )
     run = TrainingRun(
         "contrastive",
         config,

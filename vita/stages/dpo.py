@@ -44,7 +44,7 @@ from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
 from vita.stages.training import TrainedModel, TrainingRun, last_value, mean_of_last, row_length
-from vita.stages.tuning import adapter_rates, open_for_tuning
+from vita.stages.tuning import open_for_tuning, with_adapter_rates
 from vita.stats.intervals import Interval
 from vita.train.settings import Count, Fraction, PreferenceLossConfig, TuningSettings, Uncompiled
 
@@ -146,8 +146,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         auto=scaling_rules.preference_rate(shape.parameters()),
     )
     rate = scaling_rules.adapter_rate(scaling_rules.preference_rate(shape.parameters()))
-    if rates := adapter_rates(pretrained.model, config.learning_rate, auto=rate):
-        training = training.model_copy(update={"optimization": rates})
+    training = with_adapter_rates(training, pretrained.model, config.learning_rate, auto=rate)
     run = TrainingRun(
         "dpo",
         config,

@@ -28,7 +28,7 @@ from vita.spine.config import neutral
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
-from vita.stages.tuning import adapter_rates, open_for_tuning
+from vita.stages.tuning import open_for_tuning, with_adapter_rates
 from vita.stats.intervals import Interval
 from vita.train.settings import Count, Fraction, TuningSettings, Uncompiled
 
@@ -95,8 +95,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     model = RewardTransformer.of(pretrained.model, start=config.head_init, seed=config.seed)
     auto = scaling_rules.preference_rate(shape.parameters()) * AUTO_SHARE
     training = preference_training(config, pairs=len(pairs.train), auto=auto)
-    if rates := adapter_rates(model, config.learning_rate, auto=scaling_rules.adapter_rate(auto)):
-        training = training.model_copy(update={"optimization": rates})
+    training = with_adapter_rates(training, model, config.learning_rate, auto=scaling_rules.adapter_rate(auto))
     run = TrainingRun(
         "reward",
         config,

@@ -32,7 +32,7 @@ from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
 from vita.stages.training import TrainingRun, last_value, row_length
-from vita.stages.tuning import adapter_rates, open_for_tuning
+from vita.stages.tuning import open_for_tuning, with_adapter_rates
 from vita.train.settings import Count, Fraction, TuningSettings
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     text = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="sft", needed=bool(replayed))
     dialogues = _encode_dialogues(config, tokenizer, template, context, length=length)
     training = _training(config, len(dialogues.train.rows), replayed, width=shape.width, length=length)
-    if rates := adapter_rates(pretrained.model, config.learning_rate):
-        training = training.model_copy(update={"optimization": rates})
+    training = with_adapter_rates(training, pretrained.model, config.learning_rate)
     steps = training.schedule.steps
     run = TrainingRun(
         "sft",

@@ -1,7 +1,7 @@
 """The model of a tuning stage: trained in full, with a new adapter, or with the adapter that it already has.
 
 pretrained = open_for_tuning(inputs.model.path, config, context, where="sft")
-optimization = adapter_rates(pretrained.model, config.learning_rate) or ...
+training = with_adapter_rates(training, pretrained.model, config.learning_rate)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vita.nn.transformer import Transformer
     from vita.train.choices import PrecisionChoice
     from vita.train.optim import OptimizerConfig
+    from vita.train.trainer import TrainerConfig
 
 FULL_TUNING_PARAMETERS = 1_000_000_000
 """Number of parameters from which `adapter: auto` trains an adapter instead of all weights."""
@@ -172,3 +173,11 @@ def adapter_rates(
     return OptimizerConfig(
         matrices="adamw", matrix_rate=rate, embedding_rate=full_rate, head_rate=full_rate, scalar_rate=full_rate
     )
+
+
+def with_adapter_rates(
+    training: TrainerConfig, model: Transformer, learning_rate: float | str, *, auto: float | None = None
+) -> TrainerConfig:
+    """Return the training with the learning rates of the adapter of a model; unchanged for a model without one."""
+    rates = adapter_rates(model, learning_rate, auto=auto)
+    return training if rates is None else training.model_copy(update={"optimization": rates})
