@@ -12,9 +12,9 @@ from tests.server.tool_model import DIALOGUES, TOOLS, call, memorizing_model
 from vita.cli import main
 from vita.data.records import Message, ToolCall
 from vita.data.sources.read import Source
+from vita.evals.eval_files import ToolCallFile
 from vita.evals.tool_calls import ToolCallItem, figures, is_valid, judge, read
 from vita.infer.answer_formats.answer_format import ParsedAnswer
-from vita.stages.test import ToolCallFile
 
 QUESTION = (Message("user", "Weather in Köln?"),)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from vita.data.records import Document
 from vita.data.sources.read import Source, documents
@@ -30,18 +30,18 @@ from vita.evals import (
     tool_calls,
     world_knowledge,
 )
+from vita.evals.eval_files import InstructionFile, LabelledFile, PairFile, PositionFile, TaskFile, ToolCallFile
 from vita.evals.masked_scores import MaskedDocument
 from vita.evals.needle import NeedleSettings
 from vita.evals.results import EvalResults, write_items
 from vita.evals.results_page import page_content
 from vita.evals.scorer import Scorer
 from vita.evals.tasks import TASKS, items
-from vita.evals.text_files import LabelledFile, PairFile
 from vita.infer.sampling import Sampling
 from vita.nn.requirements import CLASSIFIER, generates_text, predicts_tokens
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
-from vita.spine.config import InputPath, Settings, neutral
+from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.stage import Context, Draft, explicit_only
 from vita.spine.store import Traits
@@ -60,83 +60,6 @@ ITEMS_AT_ONCE = 256
 
 
 _SAMPLING = {"temperature": 0.8, "top_p": 0.95, "max_tokens": 64}
-
-
-class TaskFile(Settings):
-    """The items of one task."""
-
-    path: InputPath
-    """File of items in the format of the task (JSON lines, also .gz and .zst)."""
-    task: str | None = None
-    """Task that reads the items; by default the name in `tasks`."""
-    limit: int | None = Field(None, ge=1)
-    """Maximum number of items of this task."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-
-class InstructionFile(Settings):
-    """Prompts with verifiable instructions."""
-
-    path: InputPath
-    """File of rows `{key, prompt, instruction_id_list, kwargs}`, the format of IFEval."""
-    limit: int | None = Field(None, ge=1)
-    """Maximum number of prompts, sampled by the seed."""
-    max_tokens: int = Field(512, ge=1)
-    """Maximum tokens of an answer; a truncated answer may violate its instructions."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-
-class ToolCallFile(Settings):
-    """Dialogues with tools."""
-
-    path: InputPath | None = None
-    """File of dialogues with `tools` in any format of `sft`."""
-    world: WorldSettings | None = None
-    """Settings of a built-in world whose conversations call tools, instead of a file."""
-    limit: int | None = Field(None, ge=1)
-    """Maximum number of answers, sampled by the seed."""
-    max_tokens: int = Field(256, ge=1)
-    """Maximum tokens of an answer."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> ToolCallFile:
-        if (self.path is None) == (self.world is None):
-            raise ValueError("set `path` or `world`")
-        return self
-
-    @property
-    def source(self) -> Source:
-        """The source of the dialogues."""
-        return Source(path=self.path) if self.world is None else Source(world=self.world)
-
-
-class PositionFile(Settings):
-    """Long documents whose loss is measured by position."""
-
-    texts: tuple[Source, ...] = ()
-    """Sources of long documents; by default the held-out documents of the corpus."""
-    length: int | None = Field(None, ge=2)
-    """Tokens of each document; by default the model's context. Shorter documents are left out."""
-    documents: int = Field(100, ge=1)
-    """Maximum number of documents."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"texts": [value]} if isinstance(value, str) else value
 
 
 class Config(Settings):
