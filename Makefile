@@ -13,6 +13,7 @@ PIP_EXTRA ?=
 WORKERS ?= 2
 PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_EXTRA)
 SOURCES = vita tests bench docs
+CLIENTS = langchain-openai langchain-anthropic litellm inspect_ai "lm_eval[api]"
 
 .DEFAULT_GOAL := help
 .PHONY: help life test check test-slow test-gpu bench docs serve-docs format pins clean
@@ -39,6 +40,7 @@ test-slow: $(VENV)/.everything
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; } >/dev/null </dev/null \
 			|| echo "postgresql could not be installed; its tests will skip"; \
 	fi
+	@$(MAKE) -s .clients >/dev/null 2>&1 || echo "the client libraries could not be installed; their tests will skip"
 	@$(PIP) "lm_eval[hf,api]" >/dev/null 2>&1 || echo "lm-evaluation-harness could not be installed; its tests will skip"
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not gpu"
 
@@ -65,8 +67,14 @@ pins: $(VENV)/.everything
 	{ sed -n '/^#/p' constraints.txt; $(VENV)/bin/python -m pip freeze --exclude-editable | sed 's/+.*//'; } > constraints.new
 	mv constraints.new constraints.txt
 
+# The clients of other projects that the tests of the server run, in an environment of their own.
+.clients: pyproject.toml
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install -qq --disable-pip-version-check $(CLIENTS)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) site dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .clients site dist .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

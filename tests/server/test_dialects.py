@@ -220,6 +220,9 @@ def test_tokens_are_counted_as_the_prompt_is_read(claude: anthropic.Anthropic) -
     count = claude.messages.count_tokens(model="cat", messages=[question], tools=[ANTHROPIC_TOOL])
     answer = message(claude, question, tools=[ANTHROPIC_TOOL])
     assert count.input_tokens == answer.usage.input_tokens
+    whole = {"max_tokens": 80, "temperature": 0, "stream": True, "metadata": {"user_id": "ada"}}
+    counted = claude.messages.count_tokens(model="cat", messages=[question], tools=[ANTHROPIC_TOOL], extra_body=whole)
+    assert counted == count
 
 
 def test_errors_have_the_form_of_the_messages_api(claude: anthropic.Anthropic, url: str) -> None:

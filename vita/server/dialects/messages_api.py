@@ -110,11 +110,9 @@ class _Dialogue(RequestBody):
     """Accepted for compatibility."""
 
 
-class MessagesRequest(_Dialogue):
-    """POST /v1/messages."""
+class _Generation(_Dialogue):
+    """The optional fields that determine how an answer is generated."""
 
-    max_tokens: int = Field(ge=1, le=2**31)
-    """Maximum number of tokens of the answer."""
     temperature: float | None = Field(default=None, ge=0, le=1)
     """Sampling temperature; 0 selects the most likely token at each step."""
     top_p: float | None = Field(default=None, ge=0, le=1)
@@ -131,8 +129,18 @@ class MessagesRequest(_Dialogue):
     """Accepted for compatibility."""
 
 
-class CountTokensRequest(_Dialogue):
-    """POST /v1/messages/count_tokens."""
+class MessagesRequest(_Generation):
+    """POST /v1/messages."""
+
+    max_tokens: int = Field(ge=1, le=2**31)
+    """Maximum number of tokens of the answer."""
+
+
+class CountTokensRequest(_Generation):
+    """POST /v1/messages/count_tokens: a request of /v1/messages, whose other fields do not change the count."""
+
+    max_tokens: int | None = Field(default=None, ge=1, le=2**31)
+    """Maximum number of tokens of the answer."""
 
 
 class MessagesApi:
