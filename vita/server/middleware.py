@@ -31,6 +31,11 @@ def standard_middleware(
     return [request_ids, Middleware(InternalErrors), Middleware(Framing)]
 
 
+def new_request_id() -> str:
+    """Return a new id of a request."""
+    return f"req-{uuid.uuid4().hex}"
+
+
 class RequestIds:
     """Sets the header `X-Request-Id` of every response and `request.state.request_id` of every request."""
 
@@ -45,7 +50,7 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         client_id = Headers(scope=scope).get(REQUEST_ID, "") if self._accept_client_ids else ""
-        request_id = client_id if _VALID_ID.fullmatch(client_id) else f"req-{uuid.uuid4().hex}"
+        request_id = client_id if _VALID_ID.fullmatch(client_id) else new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:

@@ -33,6 +33,7 @@ STATUSES: Mapping[int, str] = {
 }
 """The description of every status that a server returns."""
 BODY_ERRORS = (400, 408, 413)
+FORM = "multipart/form-data"
 ERROR_SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "required": ["error"],
@@ -73,7 +74,7 @@ def openapi_document(routes: Iterable[Route], description: ApiDescription) -> di
     for route in routes:
         operation = _operation(route, description)
         if route.request is not None:
-            operation["requestBody"] = _request_body(route.request, schemas)
+            operation["requestBody"] = _request_body(route, route.request, schemas)
         paths.setdefault(route.template, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -91,10 +92,10 @@ def _operation(route: Route, description: ApiDescription) -> dict[str, Any]:
     }
     if not route.public:
         operation["security"] = [{"credential": []}, *([{}] if description.security_optional else [])]
-    if route.parameters:
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in route.parameters
-        ]
+    parameters = [{"name": name, "in": "path", "required": True} for name in route.parameters]
+    parameters += [{"name": name, "in": "query", "required": False} for name in route.query]
+    if parameters:
+        operation["parameters"] = [{**parameter, "schema": {"type": "string"}} for parameter in parameters]
     operation["responses"] = _responses(route, description)
     return operation
 
@@ -102,7 +103,7 @@ def _operation(route: Route, description: ApiDescription) -> dict[str, Any]:
 def _responses(route: Route, description: ApiDescription) -> dict[str, Any]:
     """Describe the successful responses and the errors of a route."""
     content = {media: {"schema": {"type": "object" if media == JSON else "string"}} for media in route.media}
-    errors = {500, *route.errors}
+    errors = {500, *route.errors, *((400,) if route.query else ())}
     if not route.public:
         errors |= set(description.security_errors)
     if route.request is not None:
@@ -113,10 +114,10 @@ def _responses(route: Route, description: ApiDescription) -> dict[str, Any]:
     return {str(status): response for status, response in responses.items()}
 
 
-def _request_body(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
+def _request_body(route: Route, model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
     """Refer to the schema of a request body, which is added to `schemas`."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(schema.pop("$defs", {}))
     schemas[model.__name__] = schema
     reference = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"required": True, "content": {JSON: {"schema": reference}}}
+    return {"required": True, "content": {FORM if route.upload else JSON: {"schema": reference}}}

@@ -40,11 +40,15 @@ class Route:
     `path` has the form of Starlette, in which `{id:path}` also matches slashes.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     path: str
     summary: str
     request: type[BaseModel] | None = None
     """The model of the request body; None for a route without a body."""
+    upload: bool = False
+    """True when the body is a form with a file (multipart/form-data) instead of JSON."""
+    query: tuple[str, ...] = ()
+    """Names of the query parameters."""
     scopes: tuple[str, ...] = ()
     """Scopes of an API key, one of which the gateway requires; with none, any valid key is enough."""
     public: bool = False

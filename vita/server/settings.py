@@ -67,6 +67,18 @@ class ServiceSettings(Settings):
                 raise ValueError(f"`{pattern}` is not a regular expression: {error}") from None
         return patterns
 
+    file_bytes: int = Field(default=100 * 2**20, ge=1024)
+    """Maximum size of an uploaded file; larger ones are refused with 413."""
+    files_bytes: int = Field(default=2**30, ge=1024)
+    """Maximum total size of the uploaded files; more are refused."""
+    file_days: float | None = Field(default=30.0, gt=0)
+    """Time until uploaded files, batches and their results are deleted, in days; never when null."""
+    batch_requests: int = Field(default=50_000, ge=1)
+    """Maximum number of requests of a batch."""
+    batches: int = Field(default=100, ge=1)
+    """Maximum number of batches of a key that have not ended; more are refused with 429."""
+    batch_in_flight: int = Field(default=8, ge=1)
+    """A request of a batch starts only while fewer requests than this are in progress, so that clients wait little."""
     drain_seconds: float = Field(default=30.0, gt=0)
     """Maximum time for requests in flight when a replica or the service stops."""
     ready_seconds: float = Field(default=300.0, gt=0)

@@ -24,8 +24,8 @@ CHECKOUT = Path(__file__).parents[3]
 
 
 @contextmanager
-def vita_serve(folder: Path, model: str, *options: str) -> Iterator[str]:
-    """Serve a model with the command `vita serve` and yield the URL of the gateway."""
+def vita_serve(folder: Path, model: str, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Serve a model with the command `vita serve`; yields the URL of the gateway and the process."""
     log = folder / "serve.log"
     environment = {**os.environ, "VITA_STORE": str(folder / "store"), "VITA_THREADS": "1", "COLUMNS": "200"}
     command = [*VITA, "serve", model, "--port", "0", "--name", "cat", "--ungated", "a test", *options]
@@ -36,7 +36,7 @@ def vita_serve(folder: Path, model: str, *options: str) -> Iterator[str]:
         while not (match := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        yield match[0]
+        yield match[0], process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("service")
     memorizing_model(folder / "m")
-    with vita_serve(folder, "m") as url:
+    with vita_serve(folder, "m") as (url, _):
         yield url
 
 

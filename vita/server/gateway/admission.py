@@ -16,12 +16,16 @@ from typing import Any
 from starlette.requests import Request
 
 from vita.server.api import json_object
+from vita.server.batches.upload import UPLOAD_FORM_BYTES
 from vita.server.body import declared_length, read_body
 from vita.server.errors import ApiError, invalid, too_busy, too_large, unavailable
 from vita.server.gateway.keys import ANONYMOUS_KEY, Key, Keyring
 from vita.server.gateway.proxy import FULL
 from vita.server.gateway.telemetry import Telemetry
 from vita.server.settings import ServiceSettings
+
+INTERNAL_KEY = "vita.key"
+"""Name in the scope of a request that the service sends to itself: the key of the request."""
 
 
 @dataclass
@@ -61,15 +65,18 @@ class Admission:
             message = f"This API key does not have the required scope {' or '.join(f'`{scope}`' for scope in scopes)}."
             raise ApiError(403, message, code="insufficient_scope")
 
-    def enter(self, request: Request, key: Key, slot: AdmissionSlot) -> bool:
-        """Take a slot for a request; returns whether its content may be stored."""
+    def enter(self, request: Request, key: Key, slot: AdmissionSlot, *, upload: bool = False) -> bool:
+        """Take a slot for a request; returns whether its content may be stored.
+
+        The body of an upload is written to disk as it arrives, and has a limit of its own.
+        """
         self._check_rate(key)
-        length = declared_length(request)
-        if length > self.settings.body_bytes:
+        length, limit = declared_length(request), self.settings.file_bytes if upload else self.settings.body_bytes
+        if length > limit + (UPLOAD_FORM_BYTES if upload else 0):
             self._rejected("too large")
-            raise too_large(self.settings.body_bytes)
+            raise too_large(limit)
         full = self.in_flight >= self.settings.in_flight
-        if full or self.bytes_held + length > self.settings.in_flight_bytes:
+        if full or (not upload and self.bytes_held + length > self.settings.in_flight_bytes):
             self._rejected("full")
             raise too_busy(FULL)
         consent = _consent(request, key, self.settings)
@@ -78,6 +85,8 @@ class Admission:
         return consent
 
     def _key(self, request: Request) -> Key:
+        if INTERNAL_KEY in request.scope:
+            return request.scope[INTERNAL_KEY]
         # Clients of the Messages API send the key in a header of its own.
         header = request.headers.get("authorization") or f"Bearer {request.headers.get('x-api-key', '')}"
         scheme, _, secret = header.partition(" ")

@@ -17,6 +17,7 @@ from vita import __version__
 from vita.reporting.render import served_page
 from vita.server import routes
 from vita.server.application import create_application
+from vita.server.gateway.batches import batch_endpoints
 from vita.server.gateway.gateway import Gateway
 from vita.server.gateway.routes import CHAT_PAGE, FEEDBACK
 from vita.server.json_response import json_response
@@ -58,6 +59,7 @@ def gateway_app(gateway: Gateway) -> Starlette:
         (routes.HEALTH, health),
         (routes.READY, ready),
         (CHAT_PAGE, chat_page),
+        *batch_endpoints(gateway.batch_api, gateway.respond),
     ]
     return create_application(
         endpoints, description=_description(gateway.router.service), middleware=standard_middleware()

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,6 +29,7 @@ from vita.server.api import read
 from vita.server.application import CLIENT_CLOSED_REQUEST
 from vita.server.errors import ApiError, ClientLeft
 from vita.server.gateway.admission import Admission, AdmissionSlot
+from vita.server.gateway.batches import BatchApi
 from vita.server.gateway.continuation import StreamContinuation
 from vita.server.gateway.event_stream import CUT, EventStream, StartedStream, unless_disconnected
 from vita.server.gateway.feedback import FeedbackStore, read_feedback
@@ -65,8 +67,12 @@ class Gateway:
         local: bool = True,
         research: bool = False,
         client: httpx.AsyncClient | None = None,
+        batches: Path | None = None,
     ) -> None:
-        """`local` is true when only this machine can reach the gateway; then no key is required while none exists."""
+        """`local` is true when only this machine can reach the gateway; then no key is required while none exists.
+
+        `batches` is the folder of uploaded files and batches; without it, there are none.
+        """
         self.router, self.ledger, self.settings = router, ledger, settings
         self.telemetry = Telemetry()
         self.keys, self.catalog = Keyring(ledger), Catalog(ledger, router.service)
@@ -81,6 +87,7 @@ class Gateway:
         self._proxy = ReplicaProxy(router, self.client, self.telemetry, settings)
         self.interrupted = 0
         """Number of accepted requests that failed because the service stopped."""
+        self.batch_api = None if batches is None else BatchApi(self.admission, self.forward, batches)
         self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in settings.refusal_patterns]
         self.refresh()
 
@@ -128,6 +135,8 @@ class Gateway:
                 log.exception("the ledger could not be read; keys and models stay as they were")
 
     async def close(self) -> None:
+        if self.batch_api is not None:
+            await self.batch_api.runner.close()
         await self.client.aclose()
         await asyncio.to_thread(self.log.close)
         self._feedback_store.close()
@@ -191,7 +200,7 @@ class Gateway:
         record.identify(key)
         self.admission.authorize(key, route.scopes)
         if route.request is not None or isinstance(route, ModelRoute):
-            record.admit(consent=self.admission.enter(request, key, slot))
+            record.admit(consent=self.admission.enter(request, key, slot, upload=route.upload))
         return key
 
     async def _start_stream(self, proxied_request: ProxiedRequest) -> ReplicaResponse | StartedStream:
@@ -233,14 +242,14 @@ class Gateway:
 
     async def models(self, request: Request) -> Response:
         """List the available models."""
-        return await self._respond(request, api_routes.MODELS, lambda *_: self._list_models())
+        return await self.respond(request, api_routes.MODELS, lambda *_: self._list_models())
 
     async def _list_models(self) -> Response:
         return self.directory.list_models()
 
     async def model(self, request: Request) -> Response:
         """Describe a model; a retired one has a tombstone with status 410."""
-        return await self._respond(request, api_routes.MODEL, lambda *_: self._describe(request.path_params["id"]))
+        return await self.respond(request, api_routes.MODEL, lambda *_: self._describe(request.path_params["id"]))
 
     async def _describe(self, name: str) -> Response:
         return self.directory.describe(name)
@@ -249,7 +258,7 @@ class Gateway:
 
     async def feedback(self, request: Request) -> Response:
         """Store feedback on a response."""
-        return await self._respond(request, FEEDBACK, lambda key, slot: self._feedback(request, key, slot))
+        return await self.respond(request, FEEDBACK, lambda key, slot: self._feedback(request, key, slot))
 
     async def _feedback(self, request: Request, key: Key, slot: AdmissionSlot) -> Response:
         feedback = read_feedback(await self.admission.body(request, slot))
@@ -264,7 +273,7 @@ class Gateway:
 
     async def metrics(self, request: Request) -> Response:
         """Return the metrics of the gateway and of all replicas."""
-        return await self._respond(request, api_routes.METRICS, lambda *_: self._metrics())
+        return await self.respond(request, api_routes.METRICS, lambda *_: self._metrics())
 
     async def _metrics(self) -> Response:
         return Response(await self.exposition(), media_type=None, headers={"Content-Type": CONTENT_TYPE})
@@ -303,7 +312,7 @@ class Gateway:
             return json_response(texts_by_replica, 503, headers={"Retry-After": "2"})
         return json_response({"ready": True})
 
-    async def _respond(
+    async def respond(
         self, request: Request, route: Route, work: Callable[[Key, AdmissionSlot], Awaitable[Response]]
     ) -> Response:
         """Respond to a request that is not forwarded."""

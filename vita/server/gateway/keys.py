@@ -171,6 +171,13 @@ class Keyring:
         matches = hmac.compare_digest(_sha256(secret), key.hash if key else "0" * 64)
         return key if matches and key and key.valid(time.time() if now is None else now) else None
 
+    def current(self, hint: str, *, now: float | None = None) -> Key | None:
+        """Return the valid key with this hint; the empty hint is that of a service without keys."""
+        if not hint:
+            return ANONYMOUS_KEY if self.open else None
+        key = self._keys.get(hint)
+        return key if key and key.valid(time.time() if now is None else now) else None
+
     def wait(self, key: Key, *, now: float) -> float:
         """Count a request against the rate limit; returns 0.0 when it is allowed, else the seconds to wait."""
         if key.requests_per_minute is None:

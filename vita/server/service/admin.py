@@ -53,7 +53,7 @@ class ServiceHandle:
     def write(self, folder: Path) -> Path:
         """Write the file; it has mode 600 from its creation on."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{_slug(self.service)}-{self.admin.rpartition(':')[2]}.json"
+        path = folder / f"{slug(self.service)}-{self.admin.rpartition(':')[2]}.json"
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -207,5 +207,6 @@ def _terms(body: dict[str, Any]) -> ServingRequest:
     return ServingRequest(ungated, research)
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """Return the name of a service as a part of a file name."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[:100]

@@ -21,12 +21,14 @@ from vita.gates.clearance import ServingRequest
 from vita.gates.services import ServicePresence, ServiceReporter
 from vita.monitoring.retention import Retention
 from vita.server.gateway.app import gateway_app
+from vita.server.gateway.batches import BatchApi
 from vita.server.gateway.gateway import Gateway
 from vita.server.gateway.keys import all_keys
 from vita.server.gateway.routing import Router
 from vita.server.release import ReleaseInfo
-from vita.server.service.admin import ServiceHandle, admin_app
+from vita.server.service.admin import ServiceHandle, admin_app, slug
 from vita.server.service.deploy_checks import ClearRelease
+from vita.server.service.folder_lock import LockedFolder
 from vita.server.service.listener import Listener, listener, open_socket
 from vita.server.service.pruning import prune_regularly
 from vita.server.service.replica_process import Command, replica_command
@@ -100,6 +102,15 @@ class Service:
             yield running
             await self._drain(running.gateway, stop)
 
+    def _batch_folder(self) -> LockedFolder | None:
+        """Return the folder of the service's files and batches; None if another process of the service has it."""
+        folder = LockedFolder.take(self.controls / "batches" / slug(self.name))
+        if folder is None:
+            self.notify(
+                f"another service `{self.name}` runs with this store; this one has no /v1/files and /v1/batches"
+            )
+        return folder
+
     async def _start(self, fleet: Supervisor) -> None:
         terms = ServingRequest(self.ungated, self.research)
         await fleet.start(self.release, replicas=self.replicas, terms=terms)
@@ -114,7 +125,11 @@ class Service:
             raise ConfigError("serve.host", problem, hint=hint)
         public, private = open_socket(self.host, self.port), open_socket("127.0.0.1", 0)
         url = f"http://{_bracketed(self.host)}:{public.getsockname()[1]}"
-        gateway = Gateway(Router(self.name), self.ledger, self.settings, local=local, research=self.research)
+        batches = self._batch_folder()
+        gateway = Gateway(
+            Router(self.name), self.ledger, self.settings, local=local, research=self.research,
+            batches=batches.path if batches else None,
+        )  # fmt: skip
         fleet = Supervisor(
             gateway.router, self.ledger, self.settings, client=gateway.client, clear=self.clear, threads=self.threads,
             command=self.command, who=self.who, notify=self.notify,
@@ -125,6 +140,9 @@ class Service:
         pairs = zip(servers, (public, private), strict=True)
         tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in pairs]
         upkeep = [asyncio.create_task(gateway.keep_fresh()), asyncio.create_task(self._prune())]
+        if gateway.batch_api is not None:
+            gateway.batch_api.runner.start()
+            upkeep.append(asyncio.create_task(self._prune_files(gateway.batch_api)))
         reporter = ServiceReporter(ServicePresence(self.ledger, self.name, url), gateway.router.served)
         try:
             yield RunningService(url, gateway, fleet)
@@ -138,6 +156,8 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, *upkeep, return_exceptions=True)
             await gateway.close()
+            if batches is not None:
+                batches.close()
 
     async def _drain(self, gateway: Gateway, stop: _Stop) -> None:
         """Refuse new requests, and wait for those in flight until the deadline or a second signal."""
@@ -155,6 +175,12 @@ class Service:
             content_days=settings.content_days, request_days=settings.request_days, request_rows=settings.request_rows
         )
         await prune_regularly(self.ledger, retention, seconds=settings.prune_seconds, notify=self.notify)
+
+    async def _prune_files(self, batches: BatchApi) -> None:
+        """Delete expired files and batches at intervals."""
+        while True:
+            await asyncio.to_thread(batches.prune)
+            await asyncio.sleep(self.settings.prune_seconds)
 
     def _listener(self, app: object) -> Listener:
         settings = self.settings
