@@ -11,7 +11,7 @@ import typer
 
 from vita.cli.app import app, open_workspace
 from vita.cli.options import MODELS, JsonOption, print_json
-from vita.cli.trace import EXPORTED, PUSHED
+from vita.cli.trace import PUSHED
 from vita.cli.workspace import Workspace, writing
 from vita.spine.config import unknown_name
 from vita.spine.console import line
@@ -52,6 +52,7 @@ def export(
 ) -> None:
     """Write a model as a file or folder for other programs: llama.cpp, Ollama, transformers, vLLM, mlx_lm."""
     from vita.formats.folder import require_model
+    from vita.gates.exports import record_export
 
     workspace = open_workspace(ctx)
     if to not in FORMATS:
@@ -66,7 +67,7 @@ def export(
     else:
         result = _export_folder(workspace, artifact, output or Path(f"{name}-{to}"), to)
     record = {"format": to, **result, "clearance": clearance.as_json()}
-    workspace.ledger.log(EXPORTED, artifact.digest, **record)
+    record_export(workspace.ledger, artifact.digest, **record)
     if as_json:
         print_json({"model": artifact.digest, **record})
         return

@@ -35,7 +35,21 @@ UngatedOption = Annotated[
     str | None,
     typer.Option(metavar="REASON", help="Serve a model that no gate has approved. The ledger records REASON."),
 ]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(help="Program that computes the answers: vita, vllm, llama.cpp or openai. Default: as the release."),
+]
+BackendSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend-set", help="A setting of the backend, for example quantization=q8_0 or url=http://HOST/v1."
+    ),
+]
 ServiceOption = Annotated[str | None, typer.Option(help="Name or address of the service, if several run.")]
+
+
+GOLDEN_TOKENS = 32
+"""Maximum tokens of a golden answer of a model that is served without a release."""
 
 
 @app.command(rich_help_panel=SERVICES)
@@ -52,6 +66,8 @@ def serve(
         bool, typer.Option(help="Serve a retired model. Only API keys with the scope `research` can use it.")
     ] = False,
     ungated: UngatedOption = None,
+    backend: BackendOption = None,
+    backend_assignments: BackendSetOption = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a setting of the service, for example in_flight=64 or log=metadata."),
@@ -66,7 +82,8 @@ def serve(
     workspace = open_workspace(ctx)
     settings = build(ServiceSettings, override({}, assignments or []), where="serve")
     with tempfile.TemporaryDirectory(prefix="vita-release-") as folder:
-        release = _release(workspace, model, Path(folder), name=name)
+        release = _release(workspace, model, Path(folder) / "release", name=name)
+        release = _with_backend(workspace, release, Path(folder) / "backend", backend, backend_assignments)
         count_text = "" if replicas == 1 else f" on {replicas} replicas"
         workspace.console.print(f"starting {release.id}{count_text} ...")
         service = Service(
@@ -143,6 +160,41 @@ def _release(workspace: Workspace, reference: str, folder: Path, *, name: str | 
     return read_release(folder)
 
 
+def _with_backend(
+    workspace: Workspace, release: ReleaseInfo, folder: Path, program: str | None, assignments: Sequence[str] | None
+) -> ReleaseInfo:
+    """Return the release with another backend, in `folder`; the release itself if no other backend is requested."""
+    from vita.gates.exports import record_export
+    from vita.gates.weights import match_model
+    from vita.server.backend_release import release_with_backend
+    from vita.server.backend_settings import BackendSettings, release_backend
+    from vita.server.release import MODEL, read_release, verify_release
+    from vita.spine.config import build, override
+
+    if program is None and not assignments:
+        return release
+    previous = release_backend(release.content)
+    values = {"program": program} if program is not None and program != previous.program else previous.record()
+    settings = build(BackendSettings, override(values, assignments or []), where="--backend")
+    if settings == previous:
+        return release
+    golden = [] if release.content.get("golden") or settings.program == "vita" else _golden(release.folder / MODEL)
+    _, exported = release_with_backend(release, settings, folder, golden=golden)
+    if exported is not None:
+        model = match_model(workspace.ledger, workspace.store, verify_release(release)).digest
+        record_export(workspace.ledger, model, **exported.record)
+    return read_release(folder)
+
+
+def _golden(model: Path) -> list[dict[str, Any]]:
+    """Return golden answers of a model, with which a replica of another backend is compared."""
+    from vita.infer.engine import Engine
+    from vita.infer.text_model import model_task
+    from vita.stages.release import GOLDEN, golden_answers
+
+    return [] if model_task(model) is not None else golden_answers(Engine.open(model), GOLDEN, tokens=GOLDEN_TOKENS)
+
+
 def _keep_release(release: ReleaseInfo, folder: Path) -> Path:
     """Move a release to `folder`, whose name is its digest, unless the folder already contains the intact release.
 
@@ -213,6 +265,8 @@ def fleet_roll(
     share: Annotated[float, typer.Option(help="Share of the traffic until the version is promoted.")] = 1.0,
     research: Annotated[bool, typer.Option(help="Allow a retired model that is kept for research.")] = False,
     ungated: UngatedOption = None,
+    backend: BackendOption = None,
+    backend_assignments: BackendSetOption = None,
     service: ServiceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -222,7 +276,9 @@ def fleet_roll(
         raise ConfigError("--share", expected="a number above 0, up to 1", got=share)
     control = _control(workspace, service)
     with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(workspace)) as folder:
-        lasting = _lasting_release(workspace, release, Path(folder) / "release", name=None)
+        pinned = _release(workspace, release, Path(folder) / "release", name=None)
+        pinned = _with_backend(workspace, pinned, Path(folder) / "backend", backend, backend_assignments)
+        lasting = _lasting_release(workspace, pinned, Path(folder))
         terms = {"ungated": ungated, "research": research}
         status = control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json()
         _show(workspace, status, as_json=as_json)
@@ -258,7 +314,8 @@ def fleet_add_adapter(
     workspace = open_workspace(ctx)
     control = _control(workspace, service)
     with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(workspace)) as folder:
-        lasting = _lasting_release(workspace, adapter, Path(folder) / "release", name=name)
+        pinned = _release(workspace, adapter, Path(folder) / "release", name=name)
+        lasting = _lasting_release(workspace, pinned, Path(folder))
         status = control.call("POST", "/adapters", {"folder": str(lasting), "ungated": ungated}).json()
         _show(workspace, status, as_json=as_json)
 
@@ -276,10 +333,9 @@ def fleet_remove_adapter(
     _show(workspace, status, as_json=as_json)
 
 
-def _lasting_release(workspace: Workspace, reference: str, created: Path, *, name: str | None) -> Path:
+def _lasting_release(workspace: Workspace, pinned: ReleaseInfo, temporary: Path) -> Path:
     """Return the folder of a release that exists after the end of this command."""
-    pinned = _release(workspace, reference, created, name=name)
-    if pinned.folder != created:
+    if temporary not in pinned.folder.parents:
         return pinned.folder
     return _keep_release(pinned, _controls(workspace) / "releases" / pinned.digest)
 
@@ -295,10 +351,11 @@ def _show(workspace: Workspace, status: dict[str, Any], *, as_json: bool = False
         print_json(status)
         return
     workspace.console.print(line((status["service"], "bold"), f", {counted(status['in_flight'], 'request')} in flight"))
-    versions = Table("version", "share", "model", "gate", box=None, pad_edge=False)
+    versions = Table("version", "share", "model", "backend", "gate", box=None, pad_edge=False)
     for version in status["versions"]:
         gate = version["gate"].get("gate") or f"{version['gate']['status']}: {version['gate'].get('reason', '')}"
-        versions.add_row(version["version"], f"{version['share']:.0%}", version["model"][:12], gate)
+        backend = version.get("backend", "vita")
+        versions.add_row(version["version"], f"{version['share']:.0%}", version["model"][:12], backend, gate)
     print_table(workspace.console, versions)
     if status.get("adapters"):
         adapters = Table("adapter", "base", "model", "gate", box=None, pad_edge=False)

@@ -23,8 +23,8 @@ from vita.spine.errors import StoreError
 if TYPE_CHECKING:
     from vita.spine.lineage import Edge, Lineage
 
-EXPORTED, PUSHED = "exported", "pushed"
-"""Events of a model that was exported, or uploaded to the Hub."""
+PUSHED = "pushed"
+"""The event of a model that was uploaded to the Hub."""
 _PLACES = {"hub": "the Hub:", "folder": "the folder", "gguf": "the GGUF file"}
 _INDENT = 2
 _ROOM_FOR_TEXT = 60
@@ -66,6 +66,8 @@ class Labels:
 
     def uses(self, digest: str) -> list[Mapping[str, Any]]:
         """Return the exports and uploads of an artifact, oldest first."""
+        from vita.gates.exports import EXPORTED
+
         events = self.workspace.ledger.events(digest)
         return [{"event": event["event"], "at": event["at"], **event["data"]}
                 for event in events if event["event"] in (EXPORTED, PUSHED)]  # fmt: skip

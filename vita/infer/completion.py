@@ -60,11 +60,14 @@ class CompletionBuilder:
         """The number of tokens until the limit."""
         return self._limit - len(self._ids)
 
-    def append(self, token: int, logprob: float) -> None:
-        """Append a token; `finish` is set if it ends the answer."""
+    def append(self, token: int, logprob: float, *, data: bytes | None = None) -> None:
+        """Append a token; `finish` is set if it ends the answer. `data` are its bytes, by default those of its id."""
         self._ids.append(token)
         self._logprobs.append(logprob)
-        self.new_text = "" if token in self._hidden else self._stream.push(self._tokenizer.token_bytes(token))
+        if token in self._hidden:
+            self.new_text = ""
+        else:
+            self.new_text = self._stream.push(self._tokenizer.token_bytes(token) if data is None else data)
         if token in self._tokenizer.stops or self._stream.stopped:
             self.finish = "stop"
         elif len(self._ids) == self._limit:

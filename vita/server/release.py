@@ -30,6 +30,8 @@ LIMITS: Mapping[str, int] = {"max_queue_size": 64, "max_batch_size": 16}
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 MODEL = "model"
 """The folder of the model inside a release; that of the base model of an adapter is `base`."""
+GGUF = "gguf/model.gguf"
+"""The file of the model for llama.cpp, in a release with this backend."""
 DESCRIPTION = "release.json"
 READ_ATTEMPTS = 3
 T = TypeVar("T")
@@ -69,11 +71,13 @@ def create_release(
     limits: Mapping[str, int] | None = None,
     sampling: Mapping[str, Any] | None = None,
     golden: Sequence[Mapping[str, Any]] = (),
+    backend: Mapping[str, Any] | None = None,
 ) -> Path:
     """Create a release of a Hugging Face model folder in the folder `target`.
 
     `digest` is the digest of the model in the store, by default computed from its files; `version` is by default the
     beginning of that digest. `sampling` holds the defaults of requests, before those of `generation_config.json`.
+    `backend` are the settings of the program that computes the answers; a GGUF file in `target` belongs to it.
     """
     if not model.is_dir():
         raise ModelError(str(model), "there is no such folder")
@@ -96,8 +100,20 @@ def create_release(
     }
     if base is not None:
         content["base"] = base_reference(model)
-    (target / DESCRIPTION).write_bytes(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode())
+    write_description(target, content, backend=backend)
     return target
+
+
+def write_description(target: Path, content: dict[str, Any], *, backend: Mapping[str, Any] | None) -> None:
+    """Write the release.json of a release, with its backend and the SHA-256 of its GGUF file."""
+    content = {name: value for name, value in content.items() if name != "backend"}
+    files = {name: sha for name, sha in content["files"].items() if name != GGUF}
+    if backend is not None:
+        content["backend"] = dict(backend)
+        if (target / GGUF).is_file():
+            files[GGUF] = content["backend"]["gguf"] = file_sha256(target / GGUF)
+    content["files"] = files
+    (target / DESCRIPTION).write_bytes(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode())
 
 
 def read_release(folder: Path) -> ReleaseInfo:
@@ -199,7 +215,7 @@ def _take_files(model: Path, target: Path, *, name: str = MODEL) -> dict[str, tu
             continue
         copy = confined(target, f"{name}/{file}")
         copy.parent.mkdir(parents=True, exist_ok=True)
-        _link_or_copy(source, copy)
+        link_or_copy(source, copy)
         files[file] = file_sha256(copy), copy.stat().st_size
     return files
 
@@ -214,7 +230,7 @@ def _in_shards(model: Path, missing: Sequence[str]) -> bool:
     return list(missing) == ["model.safetensors"] and (model / "model.safetensors.index.json").is_file()
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """Make a hard link where the disk allows it, and a copy otherwise."""
     try:
         target.hardlink_to(source)

@@ -121,6 +121,32 @@ def replica_secret() -> str:
     return os.environ.pop("VITA_REPLICA_SECRET", "")
 
 
+ENGINE_VARIABLES = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "XDG_CACHE_HOME", "PYTHONPATH",
+)  # fmt: skip
+"""Environment variables that a program of another backend receives."""
+ENGINE_PREFIXES = ("VLLM_", "GGML_", "LLAMA_")
+"""Prefixes of further ones."""
+
+
+def environment_of_engine(**variables: str) -> dict[str, str]:
+    """Return the environment of a program of another backend: no keys of Vita, of clouds or of other services."""
+    names = [name for name in os.environ if name in ENGINE_VARIABLES or name.startswith(ENGINE_PREFIXES)]
+    selected = {name: os.environ[name] for name in names if not name.endswith(("_KEY", "_TOKEN"))}
+    return {**selected, **variables}
+
+
+def engine_secret() -> str:
+    """Return the secret that callers of this program must send, and remove it from the environment of children."""
+    return os.environ.pop("VITA_ENGINE_SECRET", "")
+
+
+def endpoint_key(variable: str) -> str | None:
+    """Return the API key of an endpoint from the environment variable that its settings name, if it is set."""
+    return os.environ.get(variable) or None
+
+
 def cache_folder() -> Path:
     """Return the folder of the local copies of remote artifacts."""
     base = os.environ.get("XDG_CACHE_HOME")

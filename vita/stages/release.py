@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vita.data.records import Message
 from vita.data.tokens.generation_settings import sampling_defaults
 from vita.gates import clearance
+from vita.gates.exports import is_export, record_export
 from vita.infer.content_filter import ContentFilter
 from vita.infer.sampling import Sampling
+from vita.server.backend_release import prepare_backend
+from vita.server.backend_settings import BackendSettings, backend_values
 from vita.server.release import create_release
-from vita.spine.config import Settings
+from vita.spine.config import Settings, neutral
 from vita.spine.errors import DataError, GateError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
@@ -48,10 +51,17 @@ class Config(Settings):
     """Maximum number of requests that a replica answers at the same time."""
     sampling: Sampling = Field(default_factory=lambda: Sampling(max_tokens=256))
     """Default sampling of a request; settings that are not set come from the model's generation settings."""
+    backend: BackendSettings = neutral(BackendSettings())
+    """Program that computes the answers: its name, or its settings (see [Backends](../operations.md#backends))."""
     golden_prompts: tuple[str, ...] = Field(GOLDEN, min_length=1)
     """Prompts whose greedy answers identify the model; sent as a user message to a chat model."""
     golden_tokens: int = Field(32, ge=1)
     """Maximum tokens of a golden answer."""
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return backend_values(value)
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
     version = _version(config, inputs.model)
     answers, length = _golden(config, inputs.model.path)
     folder = context.draft_folder()
+    exported = prepare_backend(inputs.model.path, folder, config.backend)
     create_release(
         inputs.model.path,
         folder,
@@ -83,9 +94,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         },
         sampling=_sampling(config.sampling, inputs.model.path),
         golden=answers,
+        backend=config.backend.record() if config.backend.program != "vita" else None,
     )
     context.emit("note", text=f"{config.name}:{version} pins {inputs.model.digest[:12]}, {len(answers)} golden answers")
-    facts = {"name": config.name, "version": version, "model": inputs.model.digest}
+    facts: dict[str, Any] = {"name": config.name, "version": version, "model": inputs.model.digest}
+    if config.backend.program != "vita":
+        facts["backend"] = config.backend.program
+    if exported is not None:
+        facts["gguf"] = dict(exported.record)
     return Draft(Release, folder, {**facts, "guarded": config.guard is not None, "golden": len(answers)})
 
 
@@ -117,6 +133,9 @@ def record(artifact: Release, inputs: Inputs, ledger: Ledger) -> None:
     label, model = f"{artifact.facts['name']}:{artifact.facts['version']}", inputs.model.digest
     _check_label(ledger, label, model=model)
     ledger.name(f"release/{label}", artifact.digest)
+    gguf = artifact.facts.get("gguf")
+    if gguf and not is_export(ledger, model, sha256=gguf["sha256"]):
+        record_export(ledger, model, **gguf)
     recorded = {move.details.get("release") for move in ledger.moves(model)}
     if clearance.is_approved(ledger, model) and artifact.digest not in recorded:
         ledger.move(model, ledger.state(model), who="release", why=f"released as {label}", release=artifact.digest)
@@ -132,7 +151,8 @@ def _check_label(ledger: Ledger, label: str, *, model: str) -> None:
 
 
 def _version(config: Config, model: Model) -> str:
-    return config.version or model.digest[:8]
+    suffix = "" if config.backend.program == "vita" else f"-{config.backend.label}"
+    return config.version or f"{model.digest[:8]}{suffix}"
 
 
 def _guard(config: Config) -> dict[str, Any] | None:

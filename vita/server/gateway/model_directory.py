@@ -134,6 +134,9 @@ class ModelDirectory:
             details["sunset"] = None if state.sunset is None else iso(state.sunset)
             details["replacement"] = state.successor
         details |= {"bitwise_reproducible": version.reproducible, "warnings": list(version.warnings)}
+        details["backend"] = version.backend
+        if version.backend != "vita":
+            details["backend_details"] = dict(version.backend_details)
         details["share"] = round(version.share, 6)
         model = {"id": name, "object": "model", "created": int(version.created), "owned_by": "vita"}
         return {**model, "max_model_len": version.context, "vita": details}

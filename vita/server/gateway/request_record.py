@@ -124,6 +124,7 @@ class RequestRecord:
             "logprob": self._logprob,
             "stream": bool(body.get("stream")),
             "replica": self.proxied_request.backend if self.proxied_request else None,
+            "backend": self.proxied_request.version.backend if self.proxied_request else None,
             "deaths": self.proxied_request.deaths if self.proxied_request else 0,
         }
         return {

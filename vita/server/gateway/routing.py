@@ -112,6 +112,11 @@ class ServedVersion:
     """True if completions are bitwise independent of other requests, as reported by its replicas."""
     warnings: tuple[str, ...] = ()
     """Warnings of its replicas."""
+    backend: str = "vita"
+    """The program that computes its answers."""
+    backend_details: Mapping[str, Any] = field(default_factory=dict)
+    """The version and the digests of that program, and its comparison with the golden answers, as its replicas report
+    them."""
     base: str | None = None
     """Id of the version of the base model, for an adapter."""
     owed: int = 0

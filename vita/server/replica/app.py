@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import orjson
 import torch
@@ -28,6 +28,8 @@ from vita.infer.text_model import cut_embeddings
 from vita.infer.text_scheduler import TextScheduler
 from vita.server import api, routes, text_api
 from vita.server.application import Endpoint, create_application
+from vita.server.backends.remote_scheduler import RemoteScheduler
+from vita.server.backends.unsupported import refuse_unsupported
 from vita.server.errors import ApiError, ClientLeft, internal, unavailable
 from vita.server.json_response import json_response
 from vita.server.middleware import standard_middleware
@@ -56,9 +58,11 @@ from vita.server.replica.text_routes import (
     unsupported_endpoint,
 )
 
-AnyScheduler = Scheduler | TextScheduler
+AnyScheduler = Scheduler | TextScheduler | RemoteScheduler
 DONE = b"data: [DONE]\n\n"
-
+R = TypeVar("R", bound=api.RequestBody)
+GENERATING = (routes.CHAT_COMPLETIONS, routes.COMPLETIONS)
+"""The routes that generate text."""
 
 DRAIN = routes.Route("POST", "/drain", "Refuse new requests and finish those in flight.", errors=(503,))
 
@@ -125,7 +129,8 @@ class ReplicaRoutes(RequestChecks):
     def __init__(
         self, scheduler: AnyScheduler | None, served: ServedModel, *, adapters: Adapters | None = None
     ) -> None:
-        super().__init__(cast("Scheduler | None", scheduler), served)  # both have what the checks and probes read
+        super().__init__(cast("Scheduler | None", scheduler), served)  # all have what the checks and probes read
+        self.remote = scheduler if isinstance(scheduler, RemoteScheduler) else None
         self.texts: TextEndpoints | None = None
         if isinstance(scheduler, TextScheduler):
             self.texts = TextEndpoints(scheduler, served, self.metrics, self.refused)
@@ -138,6 +143,12 @@ class ReplicaRoutes(RequestChecks):
         }
         for name, read in gauges.items():
             self.metrics.watch(name, lambda read=read: read(self.scheduler) if self.scheduler else 0)
+
+    async def read(self, request: Request, model: type[R]) -> R:
+        params = await super().read(request, model)
+        if self.remote is not None:
+            refuse_unsupported(params, self.remote.program)
+        return params
 
     def beside(self, scheduler: Scheduler, served: ServedModel) -> ReplicaRoutes:
         """Return the routes of an adapter, which count in the metrics of this replica."""
@@ -362,6 +373,9 @@ class ReplicaRoutes(RequestChecks):
         self.check_model(params.model)
         if self.texts is not None:
             return await self.texts.embeddings(request, params)
+        if self.remote is not None:
+            kind = f"is computed by the backend `{self.remote.program.settings.program}`"
+            raise unsupported_endpoint(self.served.names[0], kind, routes.EMBEDDINGS, GENERATING)
         scheduler = self.admit(len(params.inputs))
         check_dimensions(params.dimensions, scheduler.engine.model.architecture.width)
         inputs = [await self.prompt_ids(scheduler, text, "input", room=0, plain=True) for text in params.inputs]
@@ -482,7 +496,11 @@ class ReplicaRoutes(RequestChecks):
         if scheduler is None or scheduler.draining or not scheduler.alive:
             reason = "loading" if scheduler is None else "draining" if scheduler.alive else "broken"
             raise unavailable(f"The replica is {reason}", code=reason)
-        status = {"status": "ready", "model": self.served.names[0], "digest": self.served.digest}
+        if self.remote is not None and (problem := await self.remote.why_unavailable()):
+            program = self.remote.program.settings.program
+            raise unavailable(f"The backend {program} is not available: {problem}", code="backend_unavailable")
+        status: dict[str, Any] = {"status": "ready", "model": self.served.names[0], "digest": self.served.digest}
+        status["backend"] = self.remote.program.describe() if self.remote else {"program": "vita"}
         status |= {"max_model_len": scheduler.context, "bitwise_reproducible": scheduler.batch_invariant}
         return json_response({**status, "warnings": list(self.served.warnings)})
 
@@ -506,7 +524,8 @@ class ReplicaRoutes(RequestChecks):
         card = {"id": name, "object": "model", "created": self.served.created, "owned_by": "vita"}
         context, steady = (self.scheduler.context, self.scheduler.batch_invariant) if self.scheduler else (None, None)
         card |= {"version": self.served.version, "digest": self.served.digest, "max_model_len": context}
-        return {**card, "bitwise_reproducible": steady}
+        backend = self.remote.program.describe() if self.remote else {"program": "vita"}
+        return {**card, "bitwise_reproducible": steady, "backend": backend}
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vita.gates.weights import Files, model_digest
-from vita.server.release import MODEL, ReleaseInfo, load_verified
+from vita.server.release import MODEL, ReleaseInfo, load_verified, read_release
 from vita.server.replica.served_release import check_golden, served_model
 from vita.spine import machine
 from vita.spine.errors import VitaError
@@ -29,13 +29,25 @@ def verify(folder: Path, *, digest: str | None) -> tuple[ReleaseInfo, Files]:
 
 
 def open_app(
-    folder: Path, *, digest: str | None = None, model: str | None = None, device: str = "cpu", secret: str = ""
+    folder: Path,
+    *,
+    digest: str | None = None,
+    model: str | None = None,
+    device: str = "cpu",
+    secret: str = "",
+    threads: int = 1,
 ) -> Any:
     """Verify a release, load and test its model, and create its application.
 
     `model` is the digest under which the service cleared the model; by default it is computed from the files.
     """
     from vita.infer.text_model import model_task
+    from vita.server.backend_settings import release_backend
+
+    if release_backend(read_release(folder).content).program != "vita":
+        from vita.server.replica.remote import open_remote_app
+
+        return open_remote_app(folder, digest=digest, model=model, secret=secret, threads=threads)
 
     if model_task(folder / MODEL) is not None:
         return _open_text_app(folder, digest=digest, model=model, device=device, secret=secret)
@@ -161,7 +173,10 @@ def _opened(options: argparse.Namespace) -> Any:
 
     torch.set_num_threads(max(1, options.threads))
     secret = machine.replica_secret()
-    return open_app(options.release, digest=options.digest, model=options.model, device=options.device, secret=secret)
+    return open_app(
+        options.release, digest=options.digest, model=options.model, device=options.device, secret=secret,
+        threads=max(1, options.threads),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from vita.infer.request import (
     TokenEvent,
 )
 from vita.infer.scheduler import Scheduler
+from vita.server.backends.engine_client import EngineRefusal
 from vita.server.errors import ApiError, ClientLeft, internal, invalid, too_busy, unavailable
 from vita.server.replica.metrics import Metrics
 from vita.spine.errors import DataError
@@ -125,4 +126,8 @@ def refusal(error: QueueFull | SchedulerClosed, metrics: Metrics) -> ApiError:
 def _fault(event: FailedEvent) -> ApiError:
     if isinstance(event.error, SchedulerClosed):
         return unavailable("The server is shutting down", code="draining")
+    if isinstance(event.error, QueueFull):
+        return too_busy(f"The server is busy: {event.error}")
+    if isinstance(event.error, EngineRefusal):
+        return invalid(f"The backend of the model refuses the request ({event.error})")
     return internal(f"The completion could not be computed ({event.error})")

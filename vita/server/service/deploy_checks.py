@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from vita.gates.clearance import Clearance, ServingRequest, clear
+from vita.gates.exports import is_export
 from vita.gates.tensor_digest import tensor_digest
 from vita.gates.weights import Files, match_model
-from vita.server.release import MODEL, ReleaseInfo, files_below, load_verified
+from vita.server.release import GGUF, MODEL, ReleaseInfo, files_below, load_verified
 from vita.spine.errors import GateError
 from vita.spine.ledger import Ledger
 from vita.spine.model_files import BASE, base_reference, is_adapter_folder
@@ -31,12 +32,27 @@ def ledger_clearance(ledger: Ledger, store: Store) -> ClearRelease:
     def clear_release(release: ReleaseInfo, terms: ServingRequest, *, record: bool = True) -> Clearance:
         files, tensors = load_verified(release.folder, _files_and_tensors, digest=release.digest)
         _check_base(ledger, store, release)
-        return clear(
+        clearance = clear(
             ledger, store, files, tensors=tensors, guard=release.content.get("guard"), label=release.id,
             claim=release.model, terms=terms, record=record,
         )  # fmt: skip
+        _check_gguf(ledger, release, clearance.model)
+        return clearance
 
     return clear_release
+
+
+def _check_gguf(ledger: Ledger, release: ReleaseInfo, model: str) -> None:
+    """Raise unless Vita exported the GGUF file of a release from exactly its model."""
+    if GGUF not in release.files:
+        return
+    if not is_export(ledger, model, sha256=release.files[GGUF]):
+        raise GateError(
+            f"release {release.id}",
+            expected=f"a GGUF file that Vita exported from the model {model[:12]}",
+            got=f"one with the SHA-256 {release.files[GGUF][:12]}, which the ledger does not know",
+            hint="`--backend llama.cpp` exports the file again",
+        )
 
 
 def _check_base(ledger: Ledger, store: Store, release: ReleaseInfo) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from vita.gates.clearance import ServingRequest
+from vita.server.backend_settings import release_backend
 from vita.server.gateway.routing import Backend, Router, ServedVersion
 from vita.server.release import ReleaseInfo
 from vita.server.service.deploy_checks import ClearRelease
@@ -82,7 +83,7 @@ class Supervisor:
         release = replace(release, model=clearance.model)
         version = ServedVersion(
             release.id, release.model, release.digest, name=release.name, created=time.time(),
-            gate=clearance.as_json(),
+            gate=clearance.as_json(), backend=release_backend(release.content).program,
         )  # fmt: skip
         self.router.add(version)
         threads = max(1, self._threads // replicas)
@@ -192,7 +193,8 @@ class Supervisor:
             "adapters": self.adapters.status(),
             "versions": [
                 {"version": version.id, "model": version.model, "release": version.release, "share": version.share,
-                 "gate": dict(version.gate)}
+                 "gate": dict(version.gate), "backend": version.backend,
+                 "backend_details": dict(version.backend_details)}
                 for version in self.router.versions.values()
             ],
             "replicas": [
@@ -362,10 +364,12 @@ class Supervisor:
             content = answer.json()
             warnings = tuple(str(warning) for warning in content.get("warnings") or ())
             context, reproducible = content.get("max_model_len"), content.get("bitwise_reproducible")
+            backend = dict(content.get("backend") or {})
         except (ValueError, AttributeError, TypeError):
             return
         if version := self.router.versions.get(replica.release.id):
             version.context, version.reproducible, version.warnings = context, reproducible, warnings
+            version.backend_details = backend
         for warning in warnings:
             if warning not in replica.warnings:
                 self._notify(f"warning: {replica.name}: {warning}")

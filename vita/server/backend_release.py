@@ -1,0 +1,89 @@
+"""Creates releases whose answers another program computes: with a GGUF file for llama.cpp, and with golden answers.
+
+files = prepare_backend(model_folder, release_folder, settings)        # before `create_release`
+release_with_backend(release, settings, target, golden=...)            # another backend for an existing release
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vita.server.backend_settings import BackendSettings, release_backend
+from vita.server.release import GGUF, ReleaseInfo, link_or_copy, verify_release, write_description
+from vita.spine.disk import file_sha256
+from vita.spine.errors import ConfigError
+from vita.spine.model_files import is_adapter_folder
+
+
+@dataclass(frozen=True)
+class ExportedGguf:
+    """The GGUF file of a release."""
+
+    path: Path
+    sha256: str
+    record: Mapping[str, Any]
+    """The record of the export for the ledger."""
+
+
+def prepare_backend(model: Path, target: Path, settings: BackendSettings) -> ExportedGguf | None:
+    """Check that a program can serve a model folder, and export the GGUF file of llama.cpp into a release folder."""
+    from vita.infer.text_model import model_task
+
+    if settings.program == "vita":
+        return None
+    if (task := model_task(model)) is not None:
+        raise ConfigError("backend", f"`{settings.program}` cannot serve a model for {task}", hint="use `vita`")
+    if is_adapter_folder(model):
+        raise ConfigError(
+            "backend", f"`{settings.program}` cannot serve an adapter", hint="merge it with its base model"
+        )
+    if settings.program == "vllm":
+        from vita.server.backends.programs import require_vllm
+
+        require_vllm(settings)
+    return _export(model, target, settings) if settings.program == "llama.cpp" else None
+
+
+def _export(model: Path, target: Path, settings: BackendSettings) -> ExportedGguf:
+    from vita.formats.gguf.write import write_gguf
+    from vita.server.backends.programs import require_llama_cpp
+
+    require_llama_cpp()
+    path = target / GGUF
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = write_gguf(model, path, quantization=settings.gguf_type)
+    digest = file_sha256(path)
+    record = {
+        "format": "gguf", "path": GGUF, "quantization": settings.gguf_type, "bytes": report.bytes, "sha256": digest,
+        "types": dict(report.types), "notes": list(report.notes), "use": "release",
+    }  # fmt: skip
+    return ExportedGguf(path, digest, record)
+
+
+def release_with_backend(
+    release: ReleaseInfo, settings: BackendSettings, target: Path, *, golden: Sequence[Mapping[str, Any]]
+) -> tuple[Path, ExportedGguf | None]:
+    """Create a copy of a release with another backend and version; its files are links. `golden` replaces none."""
+    verify_release(release)
+    for name in release.files:
+        if name != GGUF:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(release.folder / name, target / name)
+    exported = prepare_backend(release.folder / "model", target, settings)
+    backend = settings.record() if settings.program != "vita" else None
+    content = {
+        **release.content,
+        "version": backend_version(release.content, settings),
+        "golden": list(release.content.get("golden") or golden),
+    }
+    write_description(target, content, backend=backend)
+    return target, exported
+
+
+def backend_version(content: Mapping[str, Any], settings: BackendSettings) -> str:
+    """Return the version of a release with another backend: that of the release, and the label of the backend."""
+    version = str(content["version"]).removesuffix(f"-{release_backend(content).label}")
+    return version if settings.program == "vita" else f"{version}-{settings.label}"

@@ -1,0 +1,131 @@
+"""The backend of a release: the program that computes its answers, with its settings.
+
+    backend = build(BackendSettings, {"program": "llama.cpp", "quantization": "q8_0"}, where="release.backend")
+
+Vita itself, vLLM and llama.cpp read the model of the release; an OpenAI-compatible endpoint runs elsewhere. A release
+stores these settings in `release.json`, without secrets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from vita.spine.config import Settings, build
+
+Program = Literal["vita", "vllm", "llama.cpp", "openai"]
+DEFAULT_TOLERANCE: Mapping[str, float] = {
+    "vita": 0.01, "vllm": 0.05, "openai": 0.05,
+    "f32": 0.01, "f16": 0.02, "bf16": 0.05, "q8_0": 0.05, "q6_k": 0.1, "q5_k_m": 0.2, "q5_0": 0.2,
+    "q4_k_m": 0.4, "q4_0": 0.4,
+}  # fmt: skip
+"""Program, or number type of a GGUF file -> allowed difference of a golden answer's log-probability, in nats per
+token."""
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "vita": (),
+    "llama.cpp": ("quantization", "tolerance"),
+    "vllm": ("environment", "arguments", "tolerance"),
+    "openai": ("url", "model", "key_variable", "key_file", "tolerance"),
+}
+"""Program -> the settings that it has."""
+_SET_BY_VITA = ("--host", "--port", "--api-key", "--model", "--served-model-name", "--uds", "--root-path")
+"""Arguments of vLLM that the service sets."""
+
+
+class BackendSettings(Settings):
+    """The program that computes the answers of a release, and its settings."""
+
+    program: Program = "vita"
+    """`vita`, `vllm`, `llama.cpp`, or `openai` for a running OpenAI-compatible endpoint."""
+    quantization: str | None = None
+    """Number type of the GGUF file of `llama.cpp`, as in `vita export`: `bf16` by default."""
+    environment: str | None = None
+    """Folder of the Python environment in which vLLM is installed."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of vLLM, such as `--gpu-memory-utilization=0.5`."""
+    url: str | None = None
+    """Base URL of an OpenAI-compatible endpoint, such as `http://127.0.0.1:9000/v1`."""
+    model: str | None = None
+    """Name of the model at the endpoint; by default its only model."""
+    key_variable: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable that contains the API key of the endpoint."""
+    key_file: str | None = None
+    """File that contains the API key of the endpoint."""
+    tolerance: float | None = Field(default=None, gt=0)
+    """Allowed difference of the log-probability of each golden answer, in nats per token. The default depends on the
+    program and on the number type."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://x")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise ValueError("a URL http://HOST/v1 or https://HOST/v1 without a user name and a query is expected")
+        return url.rstrip("/") if url else None
+
+    @model_validator(mode="after")
+    def _fields_belong_to_the_program(self) -> Self:
+        for name in self.model_fields_set - {"program"}:
+            if name not in _FIELDS[self.program] and getattr(self, name) not in (None, ()):
+                raise ValueError(f"`{name}` is not a setting of the backend `{self.program}`")
+        if self.program == "openai" and self.url is None:
+            raise ValueError("the backend `openai` needs `url`, the base URL of the endpoint")
+        if self.key_variable and self.key_file:
+            raise ValueError("`key_variable` and `key_file` cannot both be set")
+        if self.program == "vllm" and self.environment is None:
+            raise ValueError(
+                "the backend `vllm` needs `environment`, the folder of a Python environment with vLLM "
+                "(python -m venv FOLDER && FOLDER/bin/pip install vllm)"
+            )
+        for argument in self.arguments:
+            if not argument.startswith("--") or argument.partition("=")[0] in _SET_BY_VITA:
+                raise ValueError(f"`{argument}` is not an argument --NAME or --NAME=VALUE that can be set")
+        return self
+
+    @property
+    def gguf_type(self) -> str:
+        """Return the number type of the GGUF file."""
+        return self.quantization or "bf16"
+
+    @property
+    def allowed_difference(self) -> float:
+        """Return the allowed difference of the log-probability of a golden answer, in nats per token."""
+        kind = self.gguf_type if self.program == "llama.cpp" else self.program
+        return DEFAULT_TOLERANCE.get(kind, 0.05) if self.tolerance is None else self.tolerance
+
+    @property
+    def label(self) -> str:
+        """Return the suffix of the version of a release with this backend."""
+        parts = [self.program, *([self.gguf_type] if self.program == "llama.cpp" else [])]
+        return "-".join(parts)
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that differ from their defaults, for `release.json`."""
+        return {"program": self.program, **self.model_dump(mode="json", exclude_defaults=True)}
+
+
+def backend_values(value: Any) -> Any:
+    """Return the settings of a backend that is given by the name of its program."""
+    return {"program": value} if isinstance(value, str) else value
+
+
+def release_backend(content: Mapping[str, Any], *, where: str = "release.backend") -> BackendSettings:
+    """Return the backend of a release; `content` is its `release.json`."""
+    values = {name: value for name, value in (content.get("backend") or {}).items() if name != "gguf"}
+    return build(BackendSettings, values, where=where)
+
+
+def gguf_digest(content: Mapping[str, Any]) -> str | None:
+    """Return the SHA-256 of the GGUF file of a release; None without such a file."""
+    value = (content.get("backend") or {}).get("gguf")
+    return value if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else None
+
+
+def python_of(environment: str) -> Path:
+    """Return the Python program of an environment."""
+    return Path(environment).expanduser() / "bin" / "python"

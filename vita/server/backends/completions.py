@@ -1,0 +1,172 @@
+"""The clients of programs with the route `/v1/completions` of the OpenAI API, which read and return token ids.
+
+vLLM states the ids of its tokens. Another endpoint states their texts or bytes, from which the ids are found with the
+tokenizer of the release.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from functools import cached_property
+from typing import Any, ClassVar
+
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.infer.request import TokenScore
+from vita.server.backends.engine_client import (
+    AnswerRequest,
+    EngineClient,
+    EngineEnd,
+    EngineToken,
+    EngineUnavailable,
+)
+from vita.spine.errors import ModelError
+
+_ID_PREFIX = "token_id:"
+_BYTES_PREFIX = "bytes:"
+
+
+class CompletionsClient(EngineClient):
+    """Sends requests to an OpenAI-compatible endpoint."""
+
+    unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("top_k", "min_p", "repetition_penalty"), "the OpenAI API has no such field"
+    )
+
+    def __init__(
+        self,
+        base_url: str,
+        tokenizer: Tokenizer,
+        *,
+        model: str,
+        secret: str = "",
+        read_seconds: float | None = None,
+    ) -> None:
+        """`base_url` ends with the part before `/completions`."""
+        super().__init__(base_url, secret=secret, read_seconds=read_seconds)
+        self._tokenizer, self.model = tokenizer, model
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    async def probe(self) -> None:
+        response = await self.http.get("models", timeout=10.0)
+        if response.status_code != 200:
+            raise EngineUnavailable(f"GET {response.url.path} has status {response.status_code}")
+
+    async def answer(self, request: AnswerRequest) -> AsyncGenerator[EngineToken | EngineEnd]:
+        async with self.events("completions", self._body(request)) as events, aclosing(events):  # type: ignore[type-var]
+            async for event in events:
+                for choice in event.get("choices") or ():
+                    if choice.get("text") or choice.get("logprobs"):
+                        for score in self._scores(choice, top=request.top):
+                            yield EngineToken(score)
+                    if finish := choice.get("finish_reason"):
+                        yield EngineEnd("length" if finish == "length" else "stop")
+                        return
+        raise EngineUnavailable("the stream ended before its end was stated")
+
+    def _body(self, request: AnswerRequest) -> dict[str, Any]:
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "model": self.model,
+            "prompt": list(request.prompt),
+            "max_tokens": request.limit,
+            "stream": True,
+            "logprobs": max(1, request.top),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed % 2**63,
+        }
+        penalties = {"presence_penalty": request.presence, "frequency_penalty": request.frequency}
+        body |= {name: value for name, value in penalties.items() if value}
+        if request.biases:
+            body["logit_bias"] = {str(token): bias for token, bias in request.biases.items()}
+        return body
+
+    def _scores(self, choice: Mapping[str, Any], *, top: int) -> list[TokenScore]:
+        """Return the tokens of an event; the two formats are those of OpenAI and of llama.cpp."""
+        lists = choice.get("logprobs") or {}
+        if content := lists.get("content"):
+            return [self._score(entry, top) for entry in content]
+        tokens = lists.get("tokens")
+        if not tokens:
+            raise ModelError("backend", "the endpoint states no tokens with log-probabilities for a text")
+        logprobs, most_likely = lists.get("token_logprobs") or (), lists.get("top_logprobs") or ()
+        scores = []
+        for index, token in enumerate(tokens):
+            logprob = _number(logprobs[index] if index < len(logprobs) else None)
+            row = (most_likely[index] if index < len(most_likely) else None) or {}
+            candidates = sorted(row.items(), key=lambda item: -_number(item[1]))
+            pairs = tuple((self._id(name), _number(value)) for name, value in candidates)
+            scores.append(TokenScore(self._id(token), logprob, pairs[:top]))
+        return scores
+
+    def _score(self, entry: Mapping[str, Any], top: int) -> TokenScore:
+        rows = entry.get("top_logprobs") or ()
+        pairs = tuple((self._entry_id(row), _number(row.get("logprob"))) for row in rows)
+        return TokenScore(self._entry_id(entry), _number(entry.get("logprob")), pairs[:top])
+
+    def _entry_id(self, entry: Mapping[str, Any]) -> int:
+        if isinstance(entry.get("id"), int):
+            return int(entry["id"])
+        if entry.get("bytes"):
+            return self._id_of_bytes(bytes(entry["bytes"]))
+        return self._id(str(entry.get("token", "")))
+
+    def _id(self, token: str) -> int:
+        """Return the id of a token as an endpoint writes it."""
+        if token.startswith(_ID_PREFIX) and token.removeprefix(_ID_PREFIX).isdigit():
+            return int(token.removeprefix(_ID_PREFIX))
+        if (special := self._tokenizer.specials.get(token)) is not None:
+            return special
+        if token.startswith(_BYTES_PREFIX):
+            pairs = re.findall(r"\\x([0-9a-fA-F]{2})", token)
+            return self._id_of_bytes(bytes(int(pair, 16) for pair in pairs))
+        return self._id_of_bytes(token.encode())
+
+    def _id_of_bytes(self, data: bytes) -> int:
+        if (token := self._ids.get(data)) is None:
+            problem = f"the endpoint returns the token {data!r}, which the tokenizer of the release does not have"
+            raise ModelError("backend", problem)
+        return token
+
+    @cached_property
+    def _ids(self) -> Mapping[bytes, int]:
+        tokenizer = self._tokenizer
+        pairs = ((tokenizer.token_bytes(token), token) for token in reversed(range(tokenizer.vocabulary)))
+        return {data: token for data, token in pairs if data}
+
+
+class VllmClient(CompletionsClient):
+    """Sends requests to vLLM, with fields that other endpoints do not have."""
+
+    unsupported: ClassVar[Mapping[str, str]] = {}
+    program_version = ""
+
+    @property
+    def version(self) -> str:
+        return self.program_version
+
+    async def probe(self) -> None:
+        response = await self.http.get(str(self.http.base_url).rstrip("/").removesuffix("/v1") + "/health")
+        if response.status_code != 200:
+            raise EngineUnavailable(f"vLLM reports status {response.status_code}")
+
+    def _body(self, request: AnswerRequest) -> dict[str, Any]:
+        sampling = request.sampling
+        return super()._body(request) | {
+            "top_k": sampling.top_k,
+            "min_p": request.min_p,
+            "repetition_penalty": request.repetition,
+            "return_tokens_as_token_ids": True,
+            "skip_special_tokens": False,
+            "stop_token_ids": sorted(self._tokenizer.stops),
+        }
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan

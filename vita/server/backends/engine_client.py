@@ -1,0 +1,193 @@
+"""The interface of a program that continues token ids: the requests that it receives and the tokens that it returns."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import httpx
+import orjson
+
+from vita.infer.request import GenerationRequest, QueueFull, TokenScore
+from vita.infer.sampling import Sampling
+from vita.spine.errors import ModelError
+
+CONNECT_SECONDS = 5.0
+DONE = b"[DONE]"
+MAX_EVENT_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class AnswerRequest:
+    """The request of one answer: the ids of its prompt, its sampling and its limit."""
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    limit: int
+    """Maximum number of tokens."""
+    top: int = 0
+    """Number of most likely tokens that are reported for each position."""
+    scored: bool = False
+    """True if the log-probabilities of the tokens are needed."""
+    biases: Mapping[int, float] | None = None
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    min_p: float = 0.0
+
+    @classmethod
+    def of(cls, request: GenerationRequest, sampling: Sampling, *, limit: int) -> AnswerRequest:
+        """Return the request of one answer of a generation request."""
+        return cls(
+            request.prompt, sampling, limit, request.top or 0, request.top is not None, dict(request.biases),
+            request.presence, request.frequency, request.repetition, request.min_p,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class EngineToken:
+    """One token of an answer."""
+
+    score: TokenScore
+    """Its id, and its log-probability: NaN where the program does not state it."""
+    data: bytes | None = None
+    """The bytes that it adds to the text; None for those of its id."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEnd:
+    """The end of an answer."""
+
+    finish: str
+    """`stop` or `length`."""
+
+
+class EngineUnavailable(Exception):
+    """The program cannot be reached, or has no capacity; another replica may answer the request."""
+
+
+class EngineRefusal(ModelError):
+    """The program refuses a request because of its content."""
+
+
+class EngineClient(ABC):
+    """Sends requests to one program."""
+
+    unsupported: ClassVar[Mapping[str, str]] = {}
+    """Field of a request that the program does not support -> the reason."""
+
+    def __init__(self, base_url: str, *, secret: str = "", read_seconds: float | None = None) -> None:
+        """`read_seconds` is the longest time without data in a response; by default the gateway limits it."""
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        timeout = httpx.Timeout(read_seconds, connect=CONNECT_SECONDS)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=4.0)
+        self._secret = secret
+        self.http = httpx.AsyncClient(
+            base_url=base_url, headers=headers, timeout=timeout, limits=limits, trust_env=False
+        )
+
+    @property
+    def has_secret(self) -> bool:
+        """Return True if requests contain a secret."""
+        return bool(self._secret)
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """The version of the program, "" if it is unknown."""
+
+    @abstractmethod
+    def answer(self, request: AnswerRequest) -> AsyncGenerator[EngineToken | EngineEnd]:
+        """Yield the tokens of an answer, and its end; closing the generator cancels the computation.
+
+        Raises `EngineUnavailable`, `QueueFull`, `EngineRefusal`, or `ModelError` for an answer that cannot be used.
+        """
+
+    async def next_scores(self, prompt: Sequence[int], *, top: int) -> Mapping[int, float]:
+        """Return the log-probabilities of the most likely next tokens of a prompt; {} if they are not known."""
+        request = AnswerRequest(prompt, Sampling(temperature=0), limit=1, top=top)
+        async with aclosing(self.answer(request)) as tokens:
+            async for token in tokens:
+                if isinstance(token, EngineToken) and not math.isnan(token.score.logprob):
+                    return {**dict(token.score.top), token.score.id: token.score.logprob}
+                return {}
+        return {}
+
+    @abstractmethod
+    async def probe(self) -> None:
+        """Raise `EngineUnavailable` or an `httpx.HTTPError` if the program does not accept requests."""
+
+    async def close(self) -> None:
+        await self.http.aclose()
+
+    @asynccontextmanager
+    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """Send a request and yield the JSON objects of its server-sent events, until `[DONE]` or the end."""
+        async with AsyncExitStack() as stack:
+            try:
+                stream = self.http.stream("POST", path, json=body)
+                response = await stack.enter_async_context(stream)
+                if response.status_code != 200:
+                    await response.aread()
+                    raise self.refusal(response)
+                yield self._objects(response)
+            except httpx.HTTPError as error:
+                raise EngineUnavailable(f"{type(error).__name__}: {error}") from None
+
+    async def _objects(self, response: httpx.Response) -> AsyncGenerator[dict[str, Any]]:
+        async with aclosing(_data_lines(response)) as lines:
+            async for data in lines:
+                if data == DONE:
+                    return
+                try:
+                    value = orjson.loads(data)
+                except orjson.JSONDecodeError:
+                    raise ModelError("backend", "the program sends an event that is not JSON") from None
+                if not isinstance(value, dict):
+                    raise ModelError("backend", "the program sends an event that is not a JSON object")
+                if value.get("error") is not None:
+                    raise ModelError("backend", f"the program reports: {self.without_secret(_message(value))}")
+                yield value
+
+    def refusal(self, response: httpx.Response) -> Exception:
+        """Return the error for a response that is not successful."""
+        try:
+            message = _message(response.json())
+        except ValueError:
+            message = response.text[:200]
+        text = f"status {response.status_code}: {self.without_secret(message)}"
+        if response.status_code == 429:
+            return QueueFull("backend", f"the backend has no capacity: {text}")
+        if response.status_code in (401, 403, 404, 408, 502, 503, 504):
+            return EngineUnavailable(text)
+        if response.status_code >= 500:
+            return ModelError("backend", f"the program fails with {text}")
+        return EngineRefusal("backend", f"the program refuses the request with {text}")
+
+    def without_secret(self, text: str) -> str:
+        """Replace the secret of the program in a text."""
+        return text.replace(self._secret, "***") if self._secret else text
+
+
+def _message(value: Any) -> str:
+    """Return the message of an error object of the OpenAI API."""
+    error = value.get("error", value) if isinstance(value, dict) else value
+    message = error.get("message", error) if isinstance(error, dict) else error
+    return str(message)[:500]
+
+
+async def _data_lines(response: httpx.Response) -> AsyncGenerator[bytes]:
+    """Yield the data of each event; only line feeds end a line, because texts may contain other separators."""
+    buffer = b""
+    async for part in response.aiter_bytes():
+        buffer += part
+        *lines, buffer = buffer.split(b"\n")
+        if len(buffer) > MAX_EVENT_BYTES:
+            raise ModelError("backend", f"the program sends an event of more than {MAX_EVENT_BYTES} bytes")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()

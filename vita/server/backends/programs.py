@@ -1,0 +1,263 @@
+"""Starts the program of a release's backend, or connects to it, and compares it with the golden answers.
+
+program = open_program(settings, release, engine, rows=16, threads=1)
+program.scheduler(rows=16, queue=64)
+program.stop()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from vita.infer.request import QueueFull
+from vita.server.backend_settings import BackendSettings, python_of
+from vita.server.backends.completions import CompletionsClient, VllmClient
+from vita.server.backends.conformance import Conformance, check_conformance
+from vita.server.backends.engine_client import EngineClient, EngineUnavailable
+from vita.server.backends.engine_process import EngineProcess
+from vita.server.backends.llama_cpp import LlamaCppClient
+from vita.server.backends.remote_engine import RemoteEngine
+from vita.server.release import GGUF, MODEL, ReleaseInfo
+from vita.spine import machine
+from vita.spine.errors import ConfigError, MissingExtra, ModelError, VitaError
+
+START_SECONDS = 280.0
+"""Maximum time in which a program loads its model; less than `ready_seconds` of the service."""
+PROBE_SECONDS = 5.0
+"""Interval of the probes of an endpoint, and the longest probe of a program."""
+READ_SECONDS = 600.0
+"""Longest time without data in a response of an endpoint."""
+UNSUPPORTED = (
+    "bitwise reproducibility", "exact continuation of a stream on another replica", "echo with logprobs",
+    "structured outputs", "required and strict calls", "embeddings", "adapters",
+)  # fmt: skip
+"""What a replica with another program does not support."""
+
+
+@dataclass
+class RunningProgram:
+    """A program that computes answers, and its state."""
+
+    settings: BackendSettings
+    client: EngineClient
+    process: EngineProcess | None = None
+    """None for an endpoint that runs elsewhere."""
+    conformance: Conformance | None = None
+    problem: str = ""
+    """The reason why an endpoint accepts no requests."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    async def why_unavailable(self) -> str:
+        """Return the reason why the program accepts no requests, "" if it does.
+
+        A program on this machine that hangs does not respond, so that the replica does not respond either, and its
+        requests move to other replicas.
+        """
+        if self.process is None:
+            return self.problem
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self.client.probe()
+        except TimeoutError:
+            return "does not respond"
+        except (httpx.HTTPError, EngineUnavailable) as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    async def watch_endpoint(self, golden: Sequence[Mapping[str, Any]]) -> None:
+        """Probe an endpoint regularly; after an outage it may have changed, and must give the golden answers again."""
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            try:
+                await self.client.probe()
+                if self.problem:
+                    self.conformance = await self.compare(golden)
+                    self.problem = ""
+            except (httpx.HTTPError, EngineUnavailable, QueueFull, VitaError) as error:
+                self.problem = str(error) or type(error).__name__
+
+    async def compare(self, golden: Sequence[Mapping[str, Any]]) -> Conformance:
+        """Compare the program with the golden answers; raises `ModelError` for a difference."""
+        program, tolerance = self.settings.program, self.settings.allowed_difference
+        return await check_conformance(self.client, golden, tolerance=tolerance, program=program)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the description for `/ready` and `/v1/models`."""
+        checked = self.conformance
+        golden = None
+        if checked is not None:
+            golden = {"answers": checked.answers, "difference": round(checked.difference, 6),
+                      "tolerance": checked.tolerance}  # fmt: skip
+        unsupported = [*UNSUPPORTED, *self.client.unsupported]
+        details = {**self.facts, "program_version": self.client.version or None, "golden": golden}
+        return {"program": self.settings.program, **details, "unsupported": unsupported}
+
+    def stop(self) -> None:
+        """End the program, if it runs here."""
+        if self.process is not None:
+            self.process.stop()
+
+
+def open_program(
+    settings: BackendSettings, release: ReleaseInfo, engine: RemoteEngine, *, rows: int, threads: int
+) -> RunningProgram:
+    """Start the program of a release, or connect to it; returns when it accepts requests."""
+    if settings.program == "llama.cpp":
+        return _open_llama_cpp(settings, release, engine, rows=rows, threads=threads)
+    if settings.program == "vllm":
+        return _open_vllm(settings, release, engine, rows=rows, threads=threads)
+    return _open_endpoint(settings, engine)
+
+
+# -- llama.cpp
+
+
+def require_llama_cpp() -> None:
+    """Raise `MissingExtra` if llama.cpp is not installed."""
+    if find_spec("xllamacpp") is None:
+        raise MissingExtra("the backend llama.cpp", "llama-cpp")
+
+
+def _open_llama_cpp(
+    settings: BackendSettings, release: ReleaseInfo, engine: RemoteEngine, *, rows: int, threads: int
+) -> RunningProgram:
+    require_llama_cpp()
+    file = release.folder / GGUF
+    if GGUF not in release.files:
+        raise ModelError(str(release.folder), f"holds no {GGUF}", hint="create the release again with this backend")
+    secret = secrets.token_urlsafe(32)
+    command = [sys.executable, "-m", "vita.server.backends.llama_cpp_process", "--file", str(file)]
+    command += ["--context", str(engine.model.architecture.context), "--rows", str(rows), "--threads", str(threads)]
+    if settings.gguf_type == "f32":
+        command.append("--float32-cache")
+    environment = machine.environment_of_engine(VITA_ENGINE_SECRET=secret)
+    process = EngineProcess("llama.cpp", command, environment, secret=secret)
+    process.wait_ready(lambda: process.address is not None, seconds=START_SECONDS)
+    client = LlamaCppClient(str(process.address), engine.tokenizer, secret=secret)
+    facts = {"gguf": release.files[GGUF], "quantization": settings.gguf_type}
+    return RunningProgram(settings, client, process, facts=facts)
+
+
+# -- vLLM
+
+
+def require_vllm(settings: BackendSettings) -> Path:
+    """Return the Python program of the environment of vLLM; raises `ConfigError` if vLLM is not installed there."""
+    python = python_of(settings.environment or "")
+    hint = f"python -m venv {settings.environment} && {python} -m pip install vllm"
+    if not python.is_file():
+        raise ConfigError("backend.environment", f"{settings.environment} holds no bin/python", hint=hint)
+    probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    environment = _vllm_environment()
+    if subprocess.run([str(python), "-c", probe], env=environment, check=False, capture_output=True).returncode:
+        raise ConfigError("backend.environment", f"vLLM is not installed in {settings.environment}", hint=hint)
+    return python
+
+
+def _vllm_environment(**variables: str) -> dict[str, str]:
+    fixed = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    environment = machine.environment_of_engine(**fixed, **variables)
+    environment.pop("PYTHONPATH", None)  # it belongs to this environment, not to that of vLLM
+    return environment
+
+
+def _open_vllm(
+    settings: BackendSettings, release: ReleaseInfo, engine: RemoteEngine, *, rows: int, threads: int
+) -> RunningProgram:
+    python, secret, port = require_vllm(settings), secrets.token_urlsafe(32), _free_port()
+    # `vllm serve` starts the same module; builds for the CPU have no working `vllm` command.
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(release.folder / MODEL)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", release.name]
+    command += ["--max-model-len", str(engine.model.architecture.context), "--max-num-seqs", str(rows)]
+    command += ["--generation-config", "vllm", "--uvicorn-log-level", "warning", *settings.arguments]
+    environment = _vllm_environment(VLLM_API_KEY=secret, OMP_NUM_THREADS=str(threads))
+    process = EngineProcess("vllm", command, environment, secret=secret)
+    root = f"http://127.0.0.1:{port}"
+    process.wait_ready(lambda: _responds(f"{root}/health"), seconds=START_SECONDS)
+    client = VllmClient(f"{root}/v1", engine.tokenizer, model=release.name, secret=secret)
+    client.program_version = _vllm_version(root, secret)
+    return RunningProgram(settings, client, process)
+
+
+def _vllm_version(root: str, secret: str) -> str:
+    headers = {"Authorization": f"Bearer {secret}"}
+    response = httpx.get(f"{root}/version", headers=headers, timeout=PROBE_SECONDS, trust_env=False)
+    return str(response.json().get("version", "")) if response.status_code == 200 else ""
+
+
+def _responds(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=PROBE_SECONDS, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _free_port() -> int:
+    """Return a port that is free now; a program whose port was taken meanwhile does not start."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# -- an endpoint
+
+
+def _open_endpoint(settings: BackendSettings, engine: RemoteEngine) -> RunningProgram:
+    url, key = str(settings.url), endpoint_key(settings)
+    client = CompletionsClient(
+        url, engine.tokenizer, model=settings.model or _only_model(url, key), secret=key, read_seconds=READ_SECONDS
+    )
+    return RunningProgram(settings, client, facts={"url": url, "weights_verified": False})
+
+
+def endpoint_key(settings: BackendSettings) -> str:
+    """Return the API key of an endpoint; "" without one."""
+    if settings.key_variable is not None:
+        key = machine.endpoint_key(settings.key_variable)
+        if key is None:
+            raise ConfigError(f"environment variable {settings.key_variable}", "is not set; it holds the API key")
+        return _checked_key(key, f"environment variable {settings.key_variable}")
+    if settings.key_file is None:
+        return ""
+    path = Path(settings.key_file).expanduser()
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read as the API key: {type(error).__name__}") from None
+    return _checked_key(key, str(path))
+
+
+def _checked_key(key: str, where: str) -> str:
+    """Return a key that a header can contain; the error does not show it."""
+    key = key.strip()
+    if not key or not key.isprintable() or not key.isascii():
+        raise ConfigError(where, expected="one line of ASCII characters, the API key", got=f"{len(key)} characters")
+    return key
+
+
+def _only_model(url: str, key: str) -> str:
+    """Return the only model of an endpoint."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        response = httpx.get(f"{url}/models", headers=headers, timeout=30.0, trust_env=False)
+        rows = response.json()["data"] if response.status_code == 200 else None
+        names = [str(row["id"]) for row in rows or ()]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"backend openai at {url}", f"lists no models: {type(error).__name__} {error}") from None
+    if rows is None:
+        raise ModelError(f"backend openai at {url}", f"GET /models has status {response.status_code}")
+    if len(names) != 1:
+        listed = ", ".join(names[:8]) or "none"
+        raise ModelError(f"backend openai at {url}", f"has {len(names)} models ({listed})", hint="set `model`")
+    return names[0]

@@ -1,0 +1,272 @@
+"""The queue of a replica whose answers another program computes, with the interface of `vita.infer.scheduler`.
+
+    scheduler = RemoteScheduler(engine, program, rows=16, queue=64)
+    job = scheduler.submit_all([(GenerationRequest(prompt), listener)])[0]
+    job.cancel()
+
+At most `rows` answers are requested from the program at the same time. The requests run in the event loop of a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from vita.infer.completion import CompletionBuilder
+from vita.infer.request import (
+    FailedEvent,
+    FinishedEvent,
+    GenerationRequest,
+    Job,
+    Listener,
+    PromptEvent,
+    QueueFull,
+    SchedulerClosed,
+    TokenEvent,
+    TokenScore,
+)
+from vita.server.backends.engine_client import AnswerRequest, EngineEnd, EngineUnavailable
+from vita.server.backends.programs import RunningProgram
+from vita.server.backends.remote_engine import RemoteEngine
+from vita.spine.errors import DataError, ModelError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+EXIT_SECONDS = 2.0
+"""Time in which a replica ends when its program has died; its connections break, and other replicas take over."""
+
+
+class RemoteJob(Job):
+    """A request that was submitted, and the task that works on it."""
+
+    def __init__(
+        self, request: GenerationRequest, builders: list[CompletionBuilder], listener: Listener, *, at: float
+    ) -> None:
+        super().__init__(request, builders, listener, at=at)
+        self.cancel_task: Callable[[], None] = lambda: None
+
+    def cancel(self) -> None:
+        super().cancel()
+        self.cancel_task()
+
+
+class RemoteScheduler:
+    """Answers requests with a program; every method may be called from any thread."""
+
+    batch_invariant = False
+    """The bits of an answer of another program may depend on other requests."""
+    cache_usage = 0.0
+    """The program does not state it."""
+
+    def __init__(
+        self,
+        engine: RemoteEngine,
+        program: RunningProgram,
+        *,
+        rows: int = 16,
+        queue: int = 64,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine, self.program, self.rows, self.queue, self.clock = engine, program, rows, queue, clock
+        self.client = program.client
+        self.context = engine.model.architecture.context
+        self._lock = threading.Lock()
+        self._seats = self._running = 0
+        self._draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._free_rows = asyncio.Semaphore(rows)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vita-remote-scheduler", daemon=True)
+        self._thread.start()
+
+    # -- for callers
+
+    def submit_all(self, requests: Sequence[tuple[GenerationRequest, Listener]]) -> list[Job]:
+        """Queue all requests or none."""
+        jobs = [
+            RemoteJob(request, self._builders(request), listener, at=self.clock()) for request, listener in requests
+        ]
+        seats = sum(job.request.seats for job in jobs)
+        with self._lock:
+            self._check_room(seats)
+            self._seats += seats
+        for job in jobs:
+            self._loop.call_soon_threadsafe(self._start, job)
+        return list(jobs)
+
+    def check_room(self, seats: int) -> None:
+        """Raise `QueueFull` or `SchedulerClosed` before any work, where `submit_all` would raise them."""
+        with self._lock:
+            self._check_room(seats)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the event loop of the scheduler and return its result."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def run_until_closed(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the event loop of the scheduler until it is closed."""
+        self._loop.call_soon_threadsafe(self._keep, work)
+
+    async def why_unavailable(self) -> str:
+        """Return the reason why the program accepts no requests, "" if it does."""
+        probe = asyncio.run_coroutine_threadsafe(self.program.why_unavailable(), self._loop)
+        return await asyncio.wrap_future(probe)
+
+    @property
+    def capacity(self) -> int:
+        """Return the maximum number of answers that can be requested at the same time."""
+        return self.rows + self.queue
+
+    @property
+    def alive(self) -> bool:
+        """Return True if the thread is running."""
+        return self._thread.is_alive()
+
+    @property
+    def draining(self) -> bool:
+        """Return True if new requests are refused."""
+        return self._draining
+
+    @property
+    def running(self) -> int:
+        """Number of answers that the program computes."""
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        """Number of answers that have not begun."""
+        return max(0, self._seats - self._running)
+
+    @property
+    def in_flight(self) -> int:
+        """Number of answers that have not ended."""
+        return self._seats
+
+    def drain(self) -> None:
+        """Refuse new requests; the accepted requests are answered."""
+        with self._lock:
+            self._draining = True
+
+    def close(self, *, seconds: float = 10.0) -> None:
+        """Stop; requests that are not answered yet fail with `SchedulerClosed`."""
+        self.drain()
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(seconds)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(seconds)
+        self.program.stop()
+
+    # -- the thread
+
+    async def _end(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.client.close()
+
+    def _start(self, job: RemoteJob) -> None:
+        task = self._keep(self._answer(job))
+
+        def cancel() -> None:
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(task.cancel)
+
+        job.cancel_task = cancel
+        if job.cancelled:
+            task.cancel()
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that ends at the latest with the scheduler."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _answer(self, job: RemoteJob) -> None:
+        """Answer a request; the last event is `FinishedEvent` or `FailedEvent`."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            job.started = self.clock()
+            if not job.builders:
+                job.report(PromptEvent(self.clock(), None, None))
+            tasks = [asyncio.create_task(self._answer_one(job, index)) for index in range(len(job.builders))]
+            await asyncio.gather(*tasks)
+            job.report(FinishedEvent(self.clock()))
+        except asyncio.CancelledError:
+            closed = self._draining and not job.cancelled
+            error = FailedEvent(self.clock(), SchedulerClosed("the server was shut down"))
+            job.report(error if closed else FinishedEvent(self.clock(), cancelled=True))
+        except Exception as error:  # noqa: BLE001 - every failure is reported to the client of the request
+            job.report(FailedEvent(self.clock(), error))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with self._lock:
+                self._seats -= job.request.seats
+
+    async def _answer_one(self, job: RemoteJob, index: int) -> None:
+        async with self._free_rows:
+            self._running += 1
+            try:
+                await self._stream(job, index)
+            except EngineUnavailable as error:
+                await asyncio.sleep(EXIT_SECONDS)
+                raise SchedulerClosed(f"the program is not available: {error}") from None
+            finally:
+                self._running -= 1
+
+    async def _stream(self, job: RemoteJob, index: int) -> None:
+        """Report the tokens of one answer until it ends."""
+        builder, request = job.builders[index], job.request
+        remote_request = AnswerRequest.of(request, builder.sampling, limit=builder.remaining)
+        async with aclosing(self.client.answer(remote_request)) as tokens:
+            async for token in tokens:
+                if job.num_begun == 0:
+                    job.num_begun = 1
+                    job.report(PromptEvent(self.clock(), None, None))
+                if isinstance(token, EngineEnd):
+                    self._report_end(job, index, token)
+                    return
+                self._check(token.score)
+                builder.append(token.score.id, token.score.logprob, data=token.data)
+                job.report(TokenEvent(self.clock(), index, token.score, builder.new_text, builder.finish))
+                if builder.finish:
+                    return
+        raise EngineUnavailable("the program ended the answer without a reason")
+
+    def _report_end(self, job: RemoteJob, index: int, end: EngineEnd) -> None:
+        """Report an end that no token states: the program does not return the token that ended the answer."""
+        builder = job.builders[index]
+        builder.append(self.engine.tokenizer.end_of_turn, float("nan"), data=b"")
+        finish = "length" if end.finish == "length" else "stop"
+        score = TokenScore(self.engine.tokenizer.end_of_turn, float("nan"))
+        job.report(TokenEvent(self.clock(), index, score, builder.new_text, finish))
+
+    def _check(self, score: TokenScore) -> None:
+        if not 0 <= score.id < self.engine.model.architecture.vocabulary:
+            raise ModelError("backend", f"the program returns the token id {score.id}, which the model does not have")
+
+    # -- requests
+
+    def _builders(self, request: GenerationRequest) -> list[CompletionBuilder]:
+        vocabulary = self.engine.model.architecture.vocabulary
+        unknown = [token for token in request.biases if not 0 <= token < vocabulary]
+        if unknown:
+            raise DataError("biases", expected=f"token ids from 0 to {vocabulary - 1}", got=unknown[0])
+        if not request.answers:
+            return []
+        samplings = [request.sampling, *request.sampling.varied(request.answers - 1)]
+        return [self.engine.new_completion(request.prompt, sampling, visible=request.visible) for sampling in samplings]
+
+    def _check_room(self, seats: int) -> None:
+        if self._draining:
+            raise SchedulerClosed("the server is shutting down")
+        if self._seats + seats > self.capacity:
+            message = f"{self._seats} answers are being generated or waiting, of at most {self.capacity}"
+            raise QueueFull("requests", message)
