@@ -25,7 +25,11 @@ from vita.spine.errors import ModelError
 ENDED = 70
 """Exit code of a replica whose program has ended."""
 _ADDRESS = re.compile(r"^http://127\.0\.0\.1:\d+$")
-_ERROR = re.compile(r"(?:^|\s)(?:ERROR|CRITICAL|E)\s|Error: |[Nn]o module named")
+_PREFIX = re.compile(r"^(?:\(.*?pid=\d+\) )?(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \S+ \S+ \[\S+\] )?")
+"""Process, level and source of a line of vLLM."""
+_EXCEPTION = re.compile(r"^[\w.]*(?:Error|Exception): ")
+_ERROR = re.compile(r"^(?:\S+ E |error[: ])|: error: ", re.IGNORECASE)
+"""A line of llama.cpp, or of another program, that reports an error."""
 
 
 class EngineProcess:
@@ -36,7 +40,8 @@ class EngineProcess:
         self.address: str | None = None
         """The address that the program printed."""
         self._last_lines: deque[str] = deque(maxlen=50)
-        self._closing = False
+        self._first_exception = ""
+        self._closing = self._watched = False
         self._process = subprocess.Popen(
             [sys.executable, "-I", guardian.__file__, *command],
             env=environment,
@@ -66,7 +71,14 @@ class EngineProcess:
 
     def end_replica_with_program(self) -> None:
         """End this replica at once when the program ends, so that its connections break and others take over."""
+        self._watched = True
         threading.Thread(target=self._watch, name=f"{self.program} watch", daemon=True).start()
+
+    def end_replica(self, reason: str) -> None:
+        """End this replica at once, and with it the program, which has failed."""
+        if self._watched and not self._closing:
+            _print(f"ERROR: {self.program} has failed: {reason}")
+            os._exit(ENDED)
 
     def stop(self) -> None:
         """End the program and all its processes."""
@@ -80,10 +92,12 @@ class EngineProcess:
             self._process.wait()
 
     def last_error(self) -> str:
-        """Return the last line of the output with an error, or how the program ended, or its last line."""
+        """Return the first exception of the output, or its last error, or how the program ended, or its last line."""
+        if self._first_exception:
+            return self._first_exception
         errors = [line for line in self._last_lines if _ERROR.search(line)]
         if errors:
-            return errors[-1][-500:]
+            return errors[-1][:500]
         code = self._process.poll()
         if code is None:
             return next((line for line in reversed(self._last_lines) if line.strip()), "it has no output")[-500:]
@@ -100,9 +114,12 @@ class EngineProcess:
                 if self.address is None and _ADDRESS.match(line):
                     self.address = line
                     continue
+                line = _PREFIX.sub("", line, count=1)
                 self._last_lines.append(line)
-                if _ERROR.search(line):
-                    _print(f"ERROR: {self.program}: {line[-300:]}")
+                if is_exception := _EXCEPTION.search(line):
+                    self._first_exception = self._first_exception or line[:500]
+                if is_exception or _ERROR.search(line):
+                    _print(f"ERROR: {self.program}: {line[:300]}")
 
     def _watch(self) -> None:
         self._process.wait()

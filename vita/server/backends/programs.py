@@ -71,7 +71,10 @@ class RunningProgram:
                 await self.client.probe()
         except TimeoutError:
             return "does not respond"
-        except (httpx.HTTPError, EngineUnavailable) as error:
+        except EngineUnavailable as error:  # it responds that it has failed, as vLLM does without its engine process
+            self.process.end_replica(str(error))
+            return str(error)
+        except httpx.HTTPError as error:
             return str(error) or type(error).__name__
         return ""
 

@@ -30,7 +30,7 @@ from vita.infer.request import (
     TokenEvent,
     TokenScore,
 )
-from vita.server.backends.engine_client import AnswerRequest, EngineEnd, EngineUnavailable
+from vita.server.backends.engine_client import AnswerRequest, EngineEnd, EngineRefusal, EngineUnavailable
 from vita.server.backends.programs import RunningProgram
 from vita.server.backends.remote_engine import RemoteEngine
 from vita.spine.errors import DataError, ModelError
@@ -159,6 +159,8 @@ class RemoteScheduler:
             asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(seconds)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(seconds)
+            if not self._thread.is_alive():
+                self._loop.close()
         self.program.stop()
 
     # -- the thread
@@ -218,6 +220,12 @@ class RemoteScheduler:
             except EngineUnavailable as error:
                 await asyncio.sleep(EXIT_SECONDS)
                 raise SchedulerClosed(f"the program is not available: {error}") from None
+            except EngineRefusal:
+                raise
+            except ModelError:
+                if self.program.process is not None and (problem := await self.program.why_unavailable()):
+                    raise SchedulerClosed(f"the program is not available: {problem}") from None
+                raise
             finally:
                 self._running -= 1
 

@@ -1,0 +1,92 @@
+"""A service over the command line, with releases of other backends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+VITA = (sys.executable, "-c", "from vita.cli import main; main()")
+
+
+class ServiceCommands:
+    """A folder with a store, and the commands of Vita in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "VITA_STORE": str(folder / "store"), "VITA_THREADS": "1", "COLUMNS": "200"}
+        self.url = ""
+        self.log = folder / "serve.log"
+
+    def vita(self, *words: str) -> tuple[int, str]:
+        """Run a command and return (exit code, output)."""
+        process = subprocess.run(
+            [*VITA, *words], cwd=self.folder, env=self.environment, capture_output=True, text=True,
+            timeout=180, check=False,
+        )  # fmt: skip
+        return process.returncode, process.stdout + process.stderr
+
+    def expect(self, *words: str) -> str:
+        code, output = self.vita(*words)
+        assert code == 0, output
+        return output
+
+    def status(self) -> dict[str, Any]:
+        return json.loads(self.expect("fleet", "status", "--json"))
+
+    @contextmanager
+    def serving(self, model: str, *options: str) -> Iterator[None]:
+        """Serve a model until the end of the block."""
+        command = [*VITA, "serve", model, "--port", "0", *options]
+        with self.log.open("w") as out:
+            process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=out, stderr=out)
+        try:
+            deadline = time.monotonic() + 120
+            while not (url_match := re.search(r"at (http://127\.0\.0\.1:\d+),", self.log.read_text())):
+                assert process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.1)
+            self.url = url_match[1]
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, headers=headers, timeout=90, trust_env=False)
+
+    def models(self) -> dict[str, Any]:
+        """Return the descriptions of `/v1/models` by id."""
+        rows = httpx.get(f"{self.url}/v1/models", timeout=30, trust_env=False).json()["data"]
+        return {row["id"]: row["vita"] for row in rows}
+
+
+def stream_events(text: str) -> list[dict[str, Any]]:
+    """Return the events of a stream, which must be complete."""
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]", text
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def engine_processes(marker: str) -> list[int]:
+    """Return the ids of the processes whose command line has this text, and that are not their guardians."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if any(marker in word for word in command) and not any("guardian" in word for word in command):
+            found.append(int(folder.name))
+    return found

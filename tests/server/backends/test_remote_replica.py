@@ -1,0 +1,188 @@
+"""A replica whose answers another program computes: the program is a served OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.serving import DIGEST, serving, tiny_app, tiny_engine
+from vita.infer.engine import Engine
+from vita.infer.sampling import Sampling
+from vita.server.backend_settings import BackendSettings
+from vita.server.backends.completions import CompletionsClient
+from vita.server.backends.programs import RunningProgram
+from vita.server.backends.remote_engine import RemoteEngine
+from vita.server.backends.remote_scheduler import RemoteScheduler
+from vita.server.replica.app import create_app
+from vita.server.replica.request_checks import ServedModel
+from vita.spine.errors import ModelError
+
+CHAT = {"model": "cat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12, "seed": 3}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return tiny_engine(context=512)
+
+
+@pytest.fixture(scope="module")
+def endpoint(engine: Engine) -> Iterator[str]:
+    """The URL of an endpoint with the model."""
+    with serving(tiny_app(engine, rows=4, queue=16)) as url:
+        yield url
+
+
+@contextmanager
+def program_at(url: str, engine: Engine, *, secret: str = "", **settings: Any) -> Iterator[RemoteScheduler]:
+    """A scheduler over the endpoint at a URL."""
+    front = RemoteEngine(engine.model.architecture, engine.tokenizer, engine.template)
+    client = CompletionsClient(f"{url}/v1", engine.tokenizer, model="cat", secret=secret, read_seconds=60)
+    backend = BackendSettings(program="openai", url=f"{url}/v1", **settings)
+    scheduler = RemoteScheduler(front, RunningProgram(backend, client), rows=2, queue=2)
+    try:
+        yield scheduler
+    finally:
+        scheduler.close()
+
+
+@pytest.fixture(scope="module")
+def replica(endpoint: str, engine: Engine) -> Iterator[str]:
+    """The URL of a replica whose program is the endpoint."""
+    with program_at(endpoint, engine) as scheduler:
+        served = ServedModel(names=("cat", "cat:1"), version="cat:1", digest=DIGEST)
+        with serving(create_app(scheduler, served)) as url:
+            yield url
+
+
+def post(url: str, path: str, **body: Any) -> httpx.Response:
+    return httpx.post(url + path, json=body, timeout=60, trust_env=False)
+
+
+def golden(engine: Engine, *texts: str) -> list[dict[str, Any]]:
+    answers = []
+    for text in texts:
+        prompt = engine.text_ids(text)
+        (answer,) = engine.generate([prompt], Sampling(temperature=0, max_tokens=8))
+        answers.append({"prompt": prompt, "greedy": list(answer.ids), "logprob": sum(answer.logprobs)})
+    return answers
+
+
+@pytest.mark.parametrize("extra", [{}, {"n": 2}, {"logprobs": True, "top_logprobs": 2}, {"stop": ["e", "'"]}])
+def test_an_answer_of_the_program_has_the_form_of_every_replica(replica: str, endpoint: str, extra: dict) -> None:
+    expected = post(endpoint, "/v1/chat/completions", **CHAT, **extra, temperature=0).json()
+    response = post(replica, "/v1/chat/completions", **CHAT, **extra, temperature=0).json()
+    if "logprobs" in extra:
+        for content in (expected, response):
+            for entry in content["choices"][0]["logprobs"]["content"]:
+                for row in (entry, *entry["top_logprobs"]):
+                    row["logprob"] = round(row["logprob"], 3)
+    assert response["choices"] == expected["choices"]
+    assert response["usage"] == expected["usage"]
+
+
+def test_a_stream_of_the_program_has_the_text_and_the_usage_of_the_complete_answer(replica: str) -> None:
+    complete = post(replica, "/v1/completions", model="cat", prompt="Once", max_tokens=9, seed=4, temperature=0).json()
+    stream = post(
+        replica, "/v1/completions", model="cat", prompt="Once", max_tokens=9, seed=4, temperature=0, stream=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    events = [httpx.Response(200, content=line[6:]).json() for line in stream.text.split("\n\n")[:-2]]
+    assert stream.text.endswith("data: [DONE]\n\n")
+    assert "".join(choice["text"] for event in events for choice in event["choices"]) == complete["choices"][0]["text"]
+    assert events[-1]["usage"] == complete["usage"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/chat/completions", {"response_format": {"type": "json_object"}}, "response_format"),
+        ("/v1/chat/completions", {"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ("/v1/chat/completions", {"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        (
+            "/v1/chat/completions",
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
+            "tools[0].function.strict",
+        ),
+        ("/v1/chat/completions", {"top_k": 5}, "top_k"),
+        ("/v1/chat/completions", {"min_p": 0.1}, "min_p"),
+        ("/v1/completions", {"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
+    ],
+)
+def test_a_field_that_the_program_does_not_support_is_refused_by_name(
+    replica: str, path: str, fields: dict, param: str
+) -> None:
+    body = {**CHAT, **fields} if path.endswith("chat/completions") else {"model": "cat", **fields}
+    response = post(replica, path, **body)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "unsupported_parameter", param)
+    assert "backend `openai`" in error["message"]
+
+
+def test_tools_are_offered_and_embeddings_are_refused_by_name(replica: str) -> None:
+    assert post(replica, "/v1/chat/completions", **CHAT, tools=[TOOL]).status_code == 200
+    error = post(replica, "/v1/embeddings", model="cat", input="a").json()["error"]
+    assert error["code"] == "unsupported_endpoint" and "backend `openai`" in error["message"]
+
+
+def test_the_models_and_the_readiness_state_the_backend(replica: str) -> None:
+    status = httpx.get(f"{replica}/ready", trust_env=False).json()
+    (model, *_) = httpx.get(f"{replica}/v1/models", trust_env=False).json()["data"]
+    for content in (status, model):
+        assert content["bitwise_reproducible"] is False
+        assert content["backend"]["program"] == "openai"
+        assert "structured outputs" in content["backend"]["unsupported"]
+
+
+def test_more_answers_than_places_are_refused_with_429(replica: str) -> None:
+    async def ask_all() -> list[int]:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            body = {**CHAT, "max_tokens": 200, "n": 2}
+            requests = [client.post(f"{replica}/v1/chat/completions", json=body) for _ in range(5)]
+            return [response.status_code for response in await asyncio.gather(*requests)]
+
+    statuses = asyncio.run(ask_all())
+    assert set(statuses) == {200, 429}
+    assert post(replica, "/v1/chat/completions", **CHAT).status_code == 200
+
+
+def test_a_program_with_the_model_of_the_release_conforms_and_another_one_does_not(
+    endpoint: str, engine: Engine
+) -> None:
+    answers = golden(engine, "a cat", "Hello")
+    with program_at(endpoint, engine) as scheduler:
+        result = scheduler.run(scheduler.program.compare(answers))
+    assert result.answers == 2 and result.difference < 1e-3
+    other = tiny_engine(context=512)
+    for parameter in other.model.parameters():
+        parameter.data.mul_(1.3)
+    with serving(tiny_app(other)) as url, program_at(url, engine) as scheduler:
+        with pytest.raises(ModelError, match=r"release\.golden 1: expected .* got .*`openai` computes another model"):
+            scheduler.run(scheduler.program.compare(answers))
+        with pytest.raises(ModelError, match="holds no golden answers"):
+            scheduler.run(scheduler.program.compare([]))
+
+
+def test_a_small_difference_is_refused_with_its_figure(endpoint: str, engine: Engine) -> None:
+    answers = golden(engine, "a cat")
+    answers[0]["logprob"] -= 0.1 * len(answers[0]["greedy"])
+    with program_at(endpoint, engine) as scheduler:
+        with pytest.raises(ModelError, match=r"a difference of 0\.1000 per token"):
+            scheduler.run(scheduler.program.compare(answers))
+    with program_at(endpoint, engine, tolerance=0.2) as scheduler:
+        assert scheduler.run(scheduler.program.compare(answers)).tolerance == 0.2
+
+
+def test_an_endpoint_that_refuses_the_key_is_named_without_the_key(engine: Engine) -> None:
+    with serving(tiny_app(engine, secret="another secret")) as url:
+        with program_at(url, engine, secret="sk-secret-1") as scheduler:
+            served = ServedModel(names=("cat",), version="cat:1", digest=DIGEST)
+            with serving(create_app(scheduler, served)) as replica:
+                response = post(replica, "/v1/chat/completions", **CHAT)
+    assert response.status_code == 503
+    assert "sk-secret-1" not in response.text
