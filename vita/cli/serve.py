@@ -166,8 +166,8 @@ def _with_backend(
     """Return the release with another backend, in `folder`; the release itself if no other backend is requested."""
     from vita.gates.exports import record_export
     from vita.gates.weights import match_model
-    from vita.server.backend_release import release_with_backend
     from vita.server.backend_settings import BackendSettings, release_backend
+    from vita.server.backends.backend_release import release_with_backend
     from vita.server.release import MODEL, read_release, verify_release
     from vita.spine.config import build, override
 

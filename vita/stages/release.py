@@ -18,8 +18,8 @@ from vita.gates import clearance
 from vita.gates.exports import is_export, record_export
 from vita.infer.content_filter import ContentFilter
 from vita.infer.sampling import Sampling
-from vita.server.backend_release import prepare_backend
 from vita.server.backend_settings import BackendSettings, backend_values
+from vita.server.backends.backend_release import prepare_backend
 from vita.server.release import create_release
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import DataError, GateError

@@ -42,7 +42,7 @@ UNSUPPORTED = (
     "bitwise reproducibility", "exact continuation of a stream on another replica", "echo with logprobs",
     "structured outputs", "required and strict calls", "embeddings", "adapters",
 )  # fmt: skip
-"""What a replica with another program does not support."""
+"""Features that a replica with another program does not support."""
 
 
 @dataclass
