@@ -45,9 +45,9 @@ class ServiceCommands:
         return json.loads(self.expect("fleet", "status", "--json"))
 
     @contextmanager
-    def serving(self, model: str, *options: str) -> Iterator[None]:
+    def serving(self, model: str, *options: str, port: str = "0") -> Iterator[None]:
         """Serve a model until the end of the block."""
-        command = [*VITA, "serve", model, "--port", "0", *options]
+        command = [*VITA, "serve", model, "--port", port, *options]
         with self.log.open("w") as out:
             process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=out, stderr=out)
         try:
