@@ -59,10 +59,11 @@ def test_a_canary_of_llama_cpp_is_served_like_every_version(service: ServiceComm
         service.expect("fleet", "roll", "a", "--share", "0.5", "--ungated", "a canary", *F32)
         versions = {version["backend"]: version["version"] for version in service.status()["versions"]}
         assert set(versions) == {"vita", "llama.cpp"}
-        answers = {}
+        answers, request_id = {}, ""
         for backend, version in versions.items():
             response = service.post("/v1/chat/completions", {**CHAT, "model": version, "n": 2}, **headers)
             assert response.status_code == 200, response.text
+            request_id = response.headers["x-request-id"]
             answers[backend] = [choice["message"]["content"] for choice in response.json()["choices"]]
         assert answers["vita"] == answers["llama.cpp"] and answers["vita"][0]
         canary = {**CHAT, "model": versions["llama.cpp"]}
@@ -75,7 +76,7 @@ def test_a_canary_of_llama_cpp_is_served_like_every_version(service: ServiceComm
             "/v1/chat/completions", {**canary, "response_format": {"type": "json_object"}}, **headers
         )
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "response_format"
-        thumb = {"kind": "thumb", "request_id": response.headers["x-request-id"], "value": 1}
+        thumb = {"kind": "thumb", "request_id": request_id, "value": 1}
         assert service.post("/v1/feedback", thumb, **headers).status_code == 201
         service.expect("fleet", "promote", "--ungated", "it is as good")
         assert "llama.cpp" in service.expect("fleet", "status")
