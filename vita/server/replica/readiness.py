@@ -19,7 +19,6 @@ from vita.data.records import Message
 from vita.data.tokens.dialogue_encoding import encode_prompt
 from vita.infer.engine import Engine
 from vita.infer.text_model import Task, TextModel
-from vita.server.backends.remote_engine import RemoteEngine
 from vita.spine.errors import DataError, ModelError
 
 GREETING = "Hello"
@@ -41,7 +40,7 @@ def check_engine(engine: Engine) -> None:
         _check_logits(engine, ids)
 
 
-def check_answers(app: ASGIApp, engine: Engine | RemoteEngine, *, model: str) -> None:
+def check_answers(app: ASGIApp, engine: Engine, *, model: str) -> None:
     """Raise `ModelError` if the application responds to its first chat or completion with an error."""
     body: dict[str, Any] = {"model": model, "max_tokens": 1, "seed": 0}
     context = engine.model.architecture.context
@@ -75,7 +74,7 @@ def unusable_weights(engine: Engine) -> list[str]:
     return [name for name, parameter in parameters if not bool(torch.isfinite(parameter).all())]
 
 
-def _dialogue(engine: Engine | RemoteEngine) -> tuple[tuple[Message, ...], list[int]]:
+def _dialogue(engine: Engine) -> tuple[tuple[Message, ...], list[int]]:
     """Return the first dialogue that the template accepts, and its token ids."""
     assert engine.template is not None
     problem = ""

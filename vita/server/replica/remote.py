@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vita.gates.weights import Files, model_digest
 from vita.server.backend_settings import BackendSettings, gguf_digest, release_backend
@@ -16,6 +16,9 @@ from vita.server.replica.app import create_app
 from vita.server.replica.readiness import check_answers
 from vita.server.replica.served_release import served_model
 from vita.spine.errors import ModelError, VitaError
+
+if TYPE_CHECKING:
+    from vita.infer.engine import Engine
 
 
 def open_remote_app(folder: Path, *, digest: str | None, model: str | None, secret: str, threads: int) -> Any:
@@ -49,7 +52,8 @@ def _tested_app(
     try:
         program.conformance = scheduler.run(program.compare(golden))
         served = served_model(release, identity, folder=folder, warnings=_warnings(program))
-        check_answers(create_app(scheduler, served), engine, model=release.name)  # with separate metrics
+        first_app = create_app(scheduler, served)  # with separate metrics
+        check_answers(first_app, cast("Engine", engine), model=release.name)  # it has what the check reads
     except VitaError:
         scheduler.close()
         raise
