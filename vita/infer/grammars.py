@@ -84,16 +84,17 @@ class GrammarCompiler:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._lock = tokenizer, threading.Lock()
 
-    def compile(self, grammar: str, *, closing: Sequence[int] = ()) -> Constraint:
+    def compile(self, grammar: str, *, closings: Sequence[str] = ()) -> Constraint:
         """Compile a grammar; raises `GrammarError` for one that is wrong or that needs an unsupported feature.
 
-        `closing` are tokens that a completion prefers to all others, such as the end of the reasoning.
+        `closings` are texts, or names of special tokens, that a completion prefers to all others where the grammar
+        allows them: such as the end of the reasoning, or of a text of any length.
         """
         from llguidance import LLMatcher
 
         self.check(grammar)
         tokens = self._tokens
-        order = _ClosingOrder.of(self._tokenizer, closing) if closing else self._order
+        order = self._order._replace(closings=[self._tokenizer.encode_template(text) for text in closings])
         return Constraint(LLMatcher(tokens, grammar), order, self._tokenizer.stops)
 
     def check(self, grammar: str) -> None:
@@ -120,7 +121,7 @@ class GrammarCompiler:
 
     @cached_property
     def _order(self) -> _ClosingOrder:
-        return _ClosingOrder.of(self._tokenizer, ())
+        return _ClosingOrder.of(self._tokenizer)
 
 
 class _ClosingOrder(NamedTuple):
@@ -133,12 +134,13 @@ class _ClosingOrder(NamedTuple):
     """Tokens that begin with a quotation mark, followed by nothing but ends of objects and lists."""
     letters: Int[np.ndarray, "N"]
     """Tokens of a rare letter, which no part of JSON outside of strings begins with."""
+    closings: Sequence[Sequence[int]] = ()
+    """Sequences of tokens that are preferred to all other tokens where the grammar allows them."""
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, closing: Sequence[int]) -> Self:
+    def of(cls, tokenizer: Tokenizer) -> Self:
         names = [tokenizer.token_bytes(token) for token in range(tokenizer.vocabulary)]
         ranks = np.array([_closing_rank(name) for name in names], dtype=np.int64)
-        ranks[list(closing)] = -2 * _STRING_FIRST
         ends_string = np.array([name.startswith(b'"') and not name[1:].strip(b"}]") for name in names])
         return cls(
             names,
@@ -172,11 +174,13 @@ class Constraint:
         """Tokens that complete the text, with the token that ends the answer; None if not searched or not found."""
         self._next_search: float = float("inf")
         """Number of remaining tokens at which the next completion is searched."""
+        self._margin: int | None = None
+        """Length of the first completion: about the largest part that one token can begin, such as a further call."""
 
     def copy(self) -> Constraint:
         """Return a constraint in the same state."""
         copy = Constraint(self._matcher.deep_copy(), self._order, self._stops)
-        copy._completion, copy._next_search = self._completion, self._next_search
+        copy._completion, copy._next_search, copy._margin = self._completion, self._next_search, self._margin
         return copy
 
     def take_forced(self, limit: int) -> list[int]:
@@ -203,6 +207,8 @@ class Constraint:
             return token
         if self._completion is None:
             self._completion = self._search(self._matcher, remaining)
+            if self._margin is None:
+                self._margin = len(self._completion or ())
         advanced = self._matcher.deep_copy()
         advanced.consume_token(token)
         completion = self._search(advanced, remaining - 1)
@@ -212,7 +218,7 @@ class Constraint:
                 self._matcher.consume_token(token)
             return token
         self._matcher, self._completion = advanced, completion
-        spare = remaining - 1 - len(completion) if completion else 0
+        spare = remaining - 1 - len(completion) - (self._margin or 0) if completion else 0
         if spare > _SLACK:
             self._next_search, self._completion = remaining - spare // 2, None
         return token
@@ -223,10 +229,23 @@ class Constraint:
         while len(tokens) < min(limit, _LONGEST_COMPLETION):
             if matcher.is_accepting() or matcher.is_stopped():
                 return None if matcher.is_error() else [*tokens, min(self._stops)]
-            forced = matcher.compute_ff_tokens() or [self._preferred(matcher)]
+            forced = matcher.compute_ff_tokens() or self._closing(matcher) or [self._preferred(matcher)]
             if not matcher.consume_tokens(forced):
                 return None
             tokens += forced
+        return None
+
+    def _closing(self, matcher: LLMatcher) -> list[int] | None:
+        """Return the first of the closing sequences that ends a text here.
+
+        Within a text that may contain a sequence, the sequence can be repeated, and it ends nothing.
+        """
+        for tokens in map(list, self._order.closings):
+            if matcher.validate_tokens(tokens) == len(tokens):
+                advanced = matcher.deep_copy()
+                advanced.consume_tokens(tokens)
+                if advanced.is_accepting() or advanced.validate_tokens(tokens) < len(tokens):
+                    return tokens
         return None
 
     def _preferred(self, matcher: LLMatcher) -> int:

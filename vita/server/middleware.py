@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vita.server.errors import internal
@@ -24,11 +25,26 @@ _VALID_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def standard_middleware(
-    *, accept_client_ids: bool = False, on_status: Callable[[int], None] | None = None
+    *,
+    accept_client_ids: bool = False,
+    on_status: Callable[[int], None] | None = None,
+    cors_origins: Sequence[str] = (),
 ) -> list[Middleware]:
-    """Middleware of every server."""
+    """Middleware of every server; web pages of `cors_origins` may use it in a browser."""
     request_ids = Middleware(RequestIds, accept_client_ids=accept_client_ids, on_status=on_status)
-    return [request_ids, Middleware(InternalErrors), Middleware(Framing)]
+    return [request_ids, *_cors(cors_origins), Middleware(InternalErrors), Middleware(Framing)]
+
+
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    """Allow the pages of these origins to send requests without cookies, and to read the headers of the responses."""
+    if not origins:
+        return []
+    cors = Middleware(
+        CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"],
+        expose_headers=[REQUEST_ID, "X-Vita-Version", "X-Vita-Model-State", "Retry-After", "Deprecation", "Sunset"],
+        max_age=600,
+    )  # fmt: skip
+    return [cors]
 
 
 def new_request_id() -> str:

@@ -9,6 +9,8 @@ from pydantic import ConfigDict, Field, field_validator
 
 from vita.spine.config import Settings
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+
 
 class ServiceSettings(Settings):
     """Limits of the gateway, retention of its records, and timing of the replicas."""
@@ -19,6 +21,9 @@ class ServiceSettings(Settings):
     """Maximum number of concurrent requests; more are refused with 429."""
     in_flight_bytes: int = Field(default=64 * 2**20, ge=1024)
     """Maximum total size of the request bodies in memory; more are refused with 429."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of the web pages that may use the API in a browser, such as `https://chat.example.org`; none by default.
+    Cookies are never allowed."""
     body_bytes: int = Field(default=1_000_000, ge=1024)
     """Maximum size of one request body; larger ones are refused with 413. Replicas read at most the default."""
     body_seconds: float = Field(default=30.0, gt=0)
@@ -56,6 +61,14 @@ class ServiceSettings(Settings):
         r"\bI (?:cannot|can't|can not|won't|will not) (?:help|do|answer|tell|say|assist)\b",
     )
     """Regular expressions; a completion that matches one counts as a refusal in the metrics."""
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"`{origin}` is not an origin such as https://host or http://host:3000")
+        return origins
 
     @field_validator("refusal_patterns")
     @classmethod

@@ -121,6 +121,8 @@ def _parse_json(value: Any, where: str) -> Any:
         return json.loads(value, parse_constant=_refuse_constant)
     except ValueError as error:
         raise FormatMismatch(f"`{where}` is not JSON ({error})") from None
+    except RecursionError:
+        raise FormatMismatch(f"`{where}` is nested too deeply") from None
 
 
 def _refuse_constant(name: str) -> Any:

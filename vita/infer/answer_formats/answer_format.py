@@ -69,6 +69,11 @@ class AnswerFormat:
         """Return True if the prompt has begun the reasoning of the answer."""
         return self.reasoning is not None and prompt_end.rstrip().endswith(self.reasoning[0])
 
+    @property
+    def closings(self) -> tuple[str, ...]:
+        """The texts with which a constrained answer is completed."""
+        return (*(self.reasoning[1:] if self.reasoning else ()), *(self.calls.closings if self.calls else ()))
+
     def parse(self, text: str, tools: Tools = (), *, prompt_end: str = "") -> ParsedAnswer:
         """Parse a complete answer."""
         parser = self.parser(tools, prompt_end=prompt_end)

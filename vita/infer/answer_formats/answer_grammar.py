@@ -6,13 +6,14 @@ grammar = answer_grammar(format, prompt_end="<think>\\n", content=json_grammar(s
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vita.infer.answer_formats.answer_format import AnswerFormat
-from vita.infer.answer_formats.call_grammars import calls_rules, special_or_text
+from vita.infer.answer_formats.call_grammars import calls_rules
+from vita.infer.answer_formats.call_source import text_until, text_without
+from vita.infer.answer_formats.harmony import HARMONY, analysis_rules, final_head
 from vita.infer.grammars import GrammarError
 
 Tools = Sequence[Mapping[str, Any]]
@@ -45,24 +46,28 @@ def answer_grammar(
     reasoning. Raises `GrammarError` for a format of calls that cannot be constrained.
     """
     in_reasoning = format.begins_in_reasoning(prompt_end)
-    if content is not None and calls is None and not in_reasoning:
+    if content is not None and calls is None and not in_reasoning and format.calls is not HARMONY:
         return content
     rules, alternatives, grammars = "", [], []
     if content is not None:
-        alternatives.append("@content")
+        alternatives.append(f"{final_head(specials)} @content" if format.calls is HARMONY else "@content")
         grammars = [{**grammar, "name": "content"} for grammar in json.loads(content)["grammars"]]
     if calls is not None:
         alternatives.append("calls")
         rules += _calls(format, calls, specials)
         if content is None and not calls.required:
-            alternatives += ["text", "text calls"]
-            rules += _text_before_calls(format, specials)
+            if format.calls is HARMONY:
+                alternatives.append(f"{final_head(specials)} text")
+            else:
+                alternatives += ["text", "text calls"]
+            rules += _text_before_calls(format)
     answer = " | ".join(alternatives)
-    if in_reasoning:
+    if format.calls is HARMONY:
+        rules = f"start: ({answer}) | analysis ({answer})\n{rules}{analysis_rules(specials)}"
+    elif in_reasoning:
         assert format.reasoning is not None
-        end = format.reasoning[1]
-        rules += _text_without("REASONING", end, specials) + "LINES: /\\n{0,2}/\n"
-        rules = f"start: REASONING {special_or_text(end, specials)} LINES ({answer})\n{rules}"
+        reasoning, definition = text_until("REASONING", format.reasoning[1], specials)
+        rules = f"start: {reasoning} LINES ({answer})\n{rules}{definition}LINES: /\\n{{0,2}}/\n"
     else:
         rules = f"start: {answer}\n{rules}"
     return json.dumps({"grammars": [{"lark_grammar": rules}, *grammars]})
@@ -78,17 +83,9 @@ def _calls(format: AnswerFormat, calls: CallConstraint, specials: Mapping[str, i
     return rules
 
 
-def _text_before_calls(format: AnswerFormat, specials: Mapping[str, int]) -> str:
+def _text_before_calls(format: AnswerFormat) -> str:
     """Return the rule of a text that contains no start of a call."""
     assert format.calls is not None
-    if format.calls.start:
-        return "text: TEXT\n" + _text_without("TEXT", format.calls.start, specials)
+    if format.calls.start or format.calls is HARMONY:
+        return "text: TEXT\n" + text_without("TEXT", format.calls.start or "<|end|>")
     return "text: TEXT\nTEXT: /[^{\\s](.|\\n)*/\n"
-
-
-def _text_without(name: str, marker: str, specials: Mapping[str, int]) -> str:
-    """Return a terminal for the texts without a marker; plain text never contains a special token."""
-    if marker in specials:
-        return f"{name}: /(.|\\n)*/\n"
-    pattern = re.escape(marker).replace("/", "\\/")
-    return f"{name}: /(.|\\n)*/ & ~/(.|\\n)*{pattern}(.|\\n)*/\n"

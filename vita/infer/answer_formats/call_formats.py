@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vita.data.exact_json import RawNumber, dump_exact, exact_decoder, parse_exact
 from vita.data.records import ToolCall
 from vita.spine.registry import Registry
 
@@ -38,6 +40,8 @@ class CallFormat:
     parse: ParseBlock
     markers: tuple[str, ...] = ()
     """Further texts inside a block that may be special tokens, and must be visible."""
+    closings: tuple[str, ...] = ()
+    """Texts that end a free text inside a block, with which a constrained call is completed."""
 
     @property
     def visible(self) -> tuple[str, ...]:
@@ -54,11 +58,13 @@ class CallFormat:
 CALL_FORMATS: Registry[CallFormat] = Registry("call_format")
 
 
-def call_format(name: str, start: str, end: str, *, markers: Sequence[str] = ()) -> Callable[[ParseBlock], ParseBlock]:
+def call_format(
+    name: str, start: str, end: str, *, markers: Sequence[str] = (), closings: Sequence[str] = ()
+) -> Callable[[ParseBlock], ParseBlock]:
     """Register the parser of a block as a format."""
 
     def enter(parse: ParseBlock) -> ParseBlock:
-        CALL_FORMATS.add(name)(CallFormat(name, start, end, parse, tuple(markers)))
+        CALL_FORMATS.add(name)(CallFormat(name, start, end, parse, tuple(markers), tuple(closings)))
         return parse
 
     return enter
@@ -132,7 +138,7 @@ _XML_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.
 _GLM_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 
 
-@call_format("qwen_xml", "<tool_call>", "</tool_call>")
+@call_format("qwen_xml", "<tool_call>", "</tool_call>", closings=["\n</parameter>\n"])
 def qwen_xml(block: str, tools: Tools) -> list[ToolCall]:
     """Parse `<function=name>` with one `<parameter=...>` per argument (Qwen3-Coder, Qwen3.5, Nemotron)."""
     match = _XML_FUNCTION.fullmatch(block)
@@ -141,10 +147,11 @@ def qwen_xml(block: str, tools: Tools) -> list[ToolCall]:
     return [_text_call(match.group(1).strip(), _XML_PARAMETER.findall(match.group(2)), tools)]
 
 
-@call_format("glm", "<tool_call>", "</tool_call>")
+@call_format("glm", "<tool_call>", "</tool_call>", closings=["</arg_value>"])
 def glm(block: str, tools: Tools) -> list[ToolCall]:
-    """Parse the name with one `<arg_key>` and `<arg_value>` per argument (GLM-4)."""
-    name, _, rest = block.strip().partition("\n")
+    """Parse the name with one `<arg_key>` and `<arg_value>` per argument (GLM-4), on lines or without line breaks."""
+    name, mark, rest = block.strip().partition("<arg_key>")
+    rest = mark + rest
     if not re.fullmatch(r"[\w.-]+", name.strip()):
         raise NotACall
     return [_text_call(name.strip(), _GLM_ARGUMENT.findall(rest), tools)]
@@ -167,8 +174,8 @@ def _typed(text: str, schema: Any) -> Any:
     if types == "string" or (isinstance(types, list) and "string" in types):
         return text
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_exact(text)
+    except (ValueError, RecursionError):
         return text
 
 
@@ -191,16 +198,38 @@ def _python_call(node: ast.expr) -> ToolCall:
     if not isinstance(node, ast.Call) or node.args:
         raise NotACall
     try:
-        arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
-    except ValueError:
+        arguments = {str(keyword.arg): _python_value(keyword.value) for keyword in node.keywords}
+    except (ValueError, RecursionError):
         raise NotACall from None
     return _call(ast.unparse(node.func), arguments)
+
+
+def _python_value(node: ast.expr) -> Any:
+    """Return the value of a literal; also of the constants of JSON, and of numbers beyond float64."""
+    match node:
+        case ast.Name(id=("true" | "false" | "null") as name):
+            return {"true": True, "false": False, "null": None}[name]
+        case ast.Constant(value=float() as value) if value == math.inf:
+            return RawNumber("1e999")
+        case ast.UnaryOp(op=ast.USub(), operand=operand) if isinstance(
+            number := _python_value(operand), RawNumber | int | float
+        ):
+            return RawNumber(f"-{number.text}") if isinstance(number, RawNumber) else -number
+        case ast.List(elts=parts) | ast.Tuple(elts=parts):
+            return [_python_value(part) for part in parts]
+        case ast.Dict(keys=keys, values=values):
+            names = [ast.literal_eval(key) if key is not None else None for key in keys]
+            if not all(isinstance(name, str) for name in names):
+                raise NotACall
+            return {name: _python_value(value) for name, value in zip(names, values, strict=True)}
+        case _:
+            return ast.literal_eval(node)
 
 
 _GEMMA_QUOTE = '<|"|>'
 
 
-@call_format("gemma", "<|tool_call>", "<tool_call|>", markers=[_GEMMA_QUOTE])
+@call_format("gemma", "<|tool_call>", "<tool_call|>", markers=[_GEMMA_QUOTE], closings=[_GEMMA_QUOTE])
 def gemma(block: str, tools: Tools) -> list[ToolCall]:
     """Parse `call:name{key:value,...}`, where strings stand between `<|"|>` (Gemma 4)."""
     match = re.fullmatch(r"\s*call:([\w.-]+)(\{.*\})\s*", block, re.DOTALL)
@@ -236,12 +265,12 @@ def _json_calls(block: str, arguments: str, *, name: str = "name") -> list[ToolC
 
 
 def _json_values(block: str) -> list[Any]:
-    decoder, position, values = json.JSONDecoder(), 0, []
+    decoder, position, values = exact_decoder(), 0, []
     block = _without_special_tokens(block).strip()
     while position < len(block):
         try:
             value, position = decoder.raw_decode(block, position)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise NotACall from None
         values += value if isinstance(value, list) else [value]
         while position < len(block) and block[position] in " \r\n\t;,":
@@ -256,8 +285,8 @@ def _without_special_tokens(block: str) -> str:
 
 def _decode(text: str) -> Any:
     try:
-        return json.loads(_without_special_tokens(text))
-    except ValueError:
+        return parse_exact(_without_special_tokens(text))
+    except (ValueError, RecursionError):
         raise NotACall from None
 
 
@@ -267,6 +296,6 @@ def _call(name: str, arguments: Any) -> ToolCall:
     if not name or not isinstance(arguments, Mapping):
         raise NotACall
     try:
-        return ToolCall(name, json.dumps(arguments, ensure_ascii=False, allow_nan=False))
-    except (ValueError, TypeError):  # NaN, or a Python value such as bytes
+        return ToolCall(name, dump_exact(arguments))
+    except (ValueError, TypeError, RecursionError):  # NaN, or a Python value such as bytes
         raise NotACall from None

@@ -9,43 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from vita.infer.answer_formats import notation_grammars
 from vita.infer.answer_formats.call_formats import CallFormat
-from vita.infer.grammars import JSON_OPTIONS
+from vita.infer.answer_formats.call_source import CallSource, argument_schema, json_rule
 
 Tools = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The values that a format's rules are made from."""
-
-    format: CallFormat
-    functions: Sequence[Mapping[str, Any]]
-    specials: Mapping[str, int]
-    sample: str
-    """A call as the chat template writes it."""
-    parallel: bool
-
-    def marker(self, text: str) -> str:
-        """Return a text of the format as a special token or as plain text; nothing for an empty text."""
-        return special_or_text(text, self.specials) if text else ""
-
-    def objects(self, arguments: str, *, name: str = "name") -> dict[str, Any]:
-        """Return the schema of a JSON object with the name of a function and its arguments."""
-        return {
-            "anyOf": [
-                {
-                    "type": "object",
-                    "properties": {name: {"const": function["name"]}, arguments: argument_schema(function)},
-                    "required": [name, arguments],
-                    "additionalProperties": False,
-                }
-                for function in self.functions
-            ]
-        }
 
 
 def calls_rules(
@@ -54,39 +24,25 @@ def calls_rules(
     """Return the rules of one call, or of several with `parallel`; None for a format that cannot be constrained."""
     rules = _RULES.get(format.name)
     functions = [tool["function"] for tool in tools]
-    return None if rules is None else rules(_Source(format, functions, specials, sample, parallel))
+    return None if rules is None else rules(CallSource(format, functions, specials, sample, parallel))
 
 
-def special_or_text(text: str, specials: Mapping[str, int]) -> str:
-    """Return the rule of a marker: a special token by its id, or its text."""
-    return f"<[{specials[text]}]>" if text in specials else json.dumps(text)
-
-
-def argument_schema(function: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of the arguments of a function; without one it has no arguments."""
-    return dict(function.get("parameters") or {"type": "object", "properties": {}, "additionalProperties": False})
-
-
-def _json_rule(name: str, schema: Mapping[str, Any]) -> str:
-    return f"{name}: %json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS})}\n"
-
-
-def _hermes(source: _Source) -> str:
+def _hermes(source: CallSource) -> str:
     start, end = source.marker(source.format.start), source.marker(source.format.end)
     repeated = 'calls: call ("\\n" call)*\n' if source.parallel else "calls: call\n"
-    return f'{repeated}call: {start} "\\n" object "\\n" {end}\n' + _json_rule("object", source.objects("arguments"))
+    return f'{repeated}call: {start} "\\n" object "\\n" {end}\n' + json_rule("object", source.objects("arguments"))
 
 
-def _list(source: _Source, arguments: str = "arguments", name: str = "name") -> str:
+def _list(source: CallSource, arguments: str = "arguments", name: str = "name") -> str:
     """Return the rules of a block with a JSON list of objects."""
     schema = {"type": "array", "items": source.objects(arguments, name=name), "minItems": 1}
     if not source.parallel:
         schema["maxItems"] = 1
     rules = f"calls: {source.marker(source.format.start)} list {source.marker(source.format.end)}\n"
-    return rules + _json_rule("list", schema)
+    return rules + json_rule("list", schema)
 
 
-def _mistral(source: _Source) -> str:
+def _mistral(source: CallSource) -> str:
     if "[ARGS]" not in source.sample:
         return _list(source)
     start, separator = source.marker("[TOOL_CALLS]"), source.marker("[ARGS]")
@@ -94,15 +50,15 @@ def _mistral(source: _Source) -> str:
     rules = f"calls: ({alternatives}){'+' if source.parallel else ''}\n"
     for number, function in enumerate(source.functions):
         rules += f"call{number}: {start} {json.dumps(function['name'])} {separator} arguments{number}\n"
-        rules += _json_rule(f"arguments{number}", argument_schema(function))
+        rules += json_rule(f"arguments{number}", argument_schema(function))
     return rules
 
 
-def _llama(source: _Source) -> str:
-    return "calls: object\n" + _json_rule("object", source.objects("parameters"))
+def _llama(source: CallSource) -> str:
+    return "calls: object\n" + json_rule("object", source.objects("parameters"))
 
 
-def _deepseek(source: _Source) -> str:
+def _deepseek(source: CallSource) -> str:
     start, end = source.marker(source.format.start), source.marker(source.format.end)
     begin, separator, finish = (source.marker(text) for text in source.format.markers)
     alternatives = " | ".join(f"call{number}" for number in range(len(source.functions)))
@@ -114,11 +70,11 @@ def _deepseek(source: _Source) -> str:
         else:
             head, tail = f"{name} {separator}", ""
         rules += f"call{number}: {begin} {head} arguments{number} {tail} {finish}\n"
-        rules += _json_rule(f"arguments{number}", argument_schema(function))
+        rules += json_rule(f"arguments{number}", argument_schema(function))
     return rules
 
 
-_RULES: Mapping[str, Callable[[_Source], str]] = {
+_RULES: Mapping[str, Callable[[CallSource], str]] = {
     "hermes": _hermes,
     "phi": _list,
     "granite": _list,
@@ -126,5 +82,10 @@ _RULES: Mapping[str, Callable[[_Source], str]] = {
     "mistral": _mistral,
     "llama": _llama,
     "deepseek": _deepseek,
+    "qwen_xml": notation_grammars.qwen_xml,
+    "glm": notation_grammars.glm,
+    "gemma": notation_grammars.gemma,
+    "lfm": notation_grammars.lfm,
+    "harmony": notation_grammars.harmony,
 }
 """Name of the format -> its rules."""

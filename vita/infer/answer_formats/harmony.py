@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 from vita.data.records import ToolCall
 from vita.infer.answer_formats.call_formats import CallFormat, NotACall, llama
-from vita.infer.answer_formats.parser import CallDelta, Delta, TextDelta, held_back
+from vita.infer.answer_formats.call_source import special_or_text, text_until
+from vita.infer.answer_formats.parser import CallDelta, Delta, TextDelta, ends_in_string, held_back
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 ENDS = ("<|end|>", "<|call|>", "<|return|>", START)
 MARKERS = (CHANNEL, MESSAGE, "<|constrain|>", *ENDS)
+_END = re.compile("|".join(map(re.escape, ENDS)))
 _RECIPIENT = re.compile(r"to=functions\.([\w.-]+)")
 
 
@@ -49,7 +51,7 @@ class HarmonyParser:
                     return
                 self._header, self._pending, self._in_header = header, rest, False
                 continue
-            end = min((position, marker) for marker in (*ENDS, "") if (position := self._find(marker)) >= 0)
+            end = self._end()
             body, marker = self._pending[: end[0]], end[1]
             if not marker and not last:
                 keep = held_back(body, ENDS)
@@ -61,8 +63,15 @@ class HarmonyParser:
             self._pending = self._pending[end[0] + len(marker) :]
             self._in_header = True
 
-    def _find(self, marker: str) -> int:
-        return self._pending.find(marker) if marker else len(self._pending)
+    def _end(self) -> tuple[int, str]:
+        """Return the position of the marker that ends the message, and the marker; an empty marker if there is none.
+
+        A marker within a string of the arguments of a call is a part of the string.
+        """
+        for match in _END.finditer(self._pending):
+            if not self._recipient or not ends_in_string(self._pending[: match.start()]):
+                return match.start(), match.group()
+        return len(self._pending), ""
 
     @property
     def _recipient(self) -> str | None:
@@ -98,4 +107,16 @@ def parse_harmony(block: str, tools: Sequence[Mapping[str, Any]]) -> list[ToolCa
     return calls
 
 
-HARMONY = CallFormat("harmony", "", "", parse_harmony, MARKERS)
+def analysis_rules(specials: Mapping[str, int]) -> str:
+    """Return the rule `analysis` of a message of reasoning, up to the header of the next message."""
+    channel, message, start = (special_or_text(marker, specials) for marker in (CHANNEL, MESSAGE, START))
+    text, definition = text_until("ANALYSIS", "<|end|>", specials)
+    return f'analysis: {channel} "analysis" {message} {text} {start} "assistant"\n{definition}'
+
+
+def final_head(specials: Mapping[str, int]) -> str:
+    """Return the expression of the header of a message for the user."""
+    return f'{special_or_text(CHANNEL, specials)} "final" {special_or_text(MESSAGE, specials)}'
+
+
+HARMONY = CallFormat("harmony", "", "", parse_harmony, MARKERS, closings=("<|end|>",))

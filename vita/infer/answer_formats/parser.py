@@ -149,7 +149,7 @@ class AnswerParser:
             if not start and not self._calls.may_begin(block):
                 self._state, self._strip = "content", False
             return
-        while end_mark and _ends_in_string(block):  # the marker is a part of a text in JSON
+        while end_mark and ends_in_string(block):  # the marker is a part of a text in JSON
             if end not in rest:
                 if not last:
                     return
@@ -193,7 +193,7 @@ def held_back(text: str, markers: Sequence[str]) -> int:
     return 0
 
 
-def _ends_in_string(block: str) -> bool:
+def ends_in_string(block: str) -> bool:
     """Return True if a block of JSON ends within a string."""
     if not block.lstrip().startswith(("{", "[")):
         return False

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import orjson
 from pydantic import Field
 
 from vita.server.api import ChatRequest, TokenizeRequest, read
@@ -260,7 +261,12 @@ def _block(part: Part, *, empty: bool = False) -> dict[str, Any]:
         case "text":
             return {"type": "text", "text": text}
         case "call":
-            return {"type": "tool_use", "id": part.id, "name": part.name, "input": json.loads(text) if text else {}}
+            return {
+                "type": "tool_use",
+                "id": part.id,
+                "name": part.name,
+                "input": orjson.Fragment(text) if text else {},
+            }
 
 
 def _change_event(change: PartChange) -> bytes:

@@ -118,6 +118,19 @@ class Admission:
                 code="wrong_host",
             )
 
+    def check_origin(self, request: Request) -> None:
+        """Require, while there are no API keys, that a web page that sends a request is one of this service or allowed.
+
+        A browser sends a form, or a request without a body, for every page without asking the server.
+        """
+        origin = request.headers.get("origin")
+        if not self.keys.open or origin is None or origin in self.settings.cors_origins:
+            return
+        if origin.partition("://")[2] != request.headers.get("host", ""):
+            self._rejected("origin")
+            message = f"Web pages of `{origin[:100]}` may not use this service; see the setting `cors_origins`."
+            raise ApiError(403, message, code="wrong_origin")
+
     def _check_rate(self, key: Key) -> None:
         if key.requests_per_minute is None and self.settings.requests_per_minute is not None:
             key = Key(**{**vars(key), "requests_per_minute": self.settings.requests_per_minute})

@@ -61,9 +61,8 @@ def gateway_app(gateway: Gateway) -> Starlette:
         (CHAT_PAGE, chat_page),
         *batch_endpoints(gateway.batch_api, gateway.respond),
     ]
-    return create_application(
-        endpoints, description=_description(gateway.router.service), middleware=standard_middleware()
-    )
+    middleware = standard_middleware(cors_origins=gateway.settings.cors_origins)
+    return create_application(endpoints, description=_description(gateway.router.service), middleware=middleware)
 
 
 def _description(service: str) -> ApiDescription:

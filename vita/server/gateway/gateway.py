@@ -199,6 +199,8 @@ class Gateway:
         key = self.admission.authenticate(request)
         record.identify(key)
         self.admission.authorize(key, route.scopes)
+        if route.method == "POST" and (route.upload or route.request is None):
+            self.admission.check_origin(request)
         if route.request is not None or isinstance(route, ModelRoute):
             record.admit(consent=self.admission.enter(request, key, slot, upload=route.upload))
         return key

@@ -139,7 +139,8 @@ class ModelDirectory:
             details["backend_details"] = dict(version.backend_details)
         details["share"] = round(version.share, 6)
         model = {"id": name, "object": "model", "created": int(version.created), "owned_by": "vita"}
-        return {**model, "max_model_len": version.context, "vita": details}
+        lengths = {"max_model_len": version.context, "context_length": version.context}
+        return {**model, **lengths, "vita": details}
 
 
 def _share(version: ServedVersion) -> float:

@@ -524,6 +524,7 @@ class ReplicaRoutes(RequestChecks):
         card = {"id": name, "object": "model", "created": self.served.created, "owned_by": "vita"}
         context, steady = (self.scheduler.context, self.scheduler.batch_invariant) if self.scheduler else (None, None)
         card |= {"version": self.served.version, "digest": self.served.digest, "max_model_len": context}
+        card["context_length"] = context
         backend = self.remote.program.describe() if self.remote else {"program": "vita"}
         return {**card, "bitwise_reproducible": steady, "backend": backend}
 

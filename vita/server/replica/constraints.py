@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vita.infer.answer_formats.answer_format import AnswerFormat
 from vita.infer.answer_formats.answer_grammar import CallConstraint, answer_grammar
 from vita.infer.engine import Engine
 from vita.infer.grammars import (
@@ -50,7 +49,7 @@ async def chat_constraint(engine: Engine, params: api.ChatRequest, *, prompt_end
             content=content() if content else None,
             calls=calls,
         )
-        return engine.grammars.compile(grammar, closing=_reasoning_ends(engine, engine.answer_format))
+        return engine.grammars.compile(grammar, closings=engine.answer_format.closings)
 
     return await _compiled(compiled, field)
 
@@ -90,22 +89,20 @@ def _form(form: StructuredOutputs) -> tuple[Callable[[], str], str]:
 
 def _with_supported_schemas(engine: Engine, tools: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the tools with any object as the arguments of functions that are not strict and have another schema."""
-    supported: list[Mapping[str, Any]] = []
+    template, supported = engine.template, list[Mapping[str, Any]]()
+    assert template is not None, "a chat request was rendered with a template"
     for tool in tools:
         function = tool["function"]
         if not function.get("strict"):
             try:
-                engine.grammars.check(json_grammar(function.get("parameters") or _ANY_OBJECT))
-            except GrammarError:
+                calls = CallConstraint([tool], required=True, sample=template.for_tools.features.call_sample or "")
+                engine.grammars.check(
+                    answer_grammar(engine.answer_format, specials=engine.tokenizer.specials, calls=calls)
+                )
+            except (GrammarError, RecursionError):
                 function = {**function, "parameters": _ANY_OBJECT}
         supported.append({**tool, "function": function})
     return supported
-
-
-def _reasoning_ends(engine: Engine, format: AnswerFormat) -> list[int]:
-    """Return the token that ends the reasoning, if it is a single token."""
-    end = engine.tokenizer.id_of(format.reasoning[1]) if format.reasoning else None
-    return [] if end is None else [end]
 
 
 async def _compiled(compiled: Callable[[], Constraint], field: str) -> Constraint:
@@ -113,3 +110,5 @@ async def _compiled(compiled: Callable[[], Constraint], field: str) -> Constrain
         return await asyncio.to_thread(compiled)
     except GrammarError as error:
         raise invalid(f"Invalid `{field}`: {error.problem}", field, code="unsupported_grammar") from None
+    except RecursionError:
+        raise invalid(f"Invalid `{field}`: it is nested too deeply", field, code="unsupported_grammar") from None
