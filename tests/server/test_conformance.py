@@ -23,7 +23,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 POST_PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"]
 GET_PATHS = ["/v1/models", "/v1/models/{}", "/tokenizer_info", "/health", "/ready", "/metrics"]
 REPLICA_OPERATIONS = [(path, "POST") for path in POST_PATHS] + [(path, "GET") for path in GET_PATHS]
-GATEWAY_OPERATIONS = [*REPLICA_OPERATIONS, ("/v1/feedback", "POST"), ("/openapi.json", "GET")]
+TEXT_PATHS = ["/v1/rerank", "/v1/classify", "/v1/fill-mask"]
+TRANSLATED_PATHS = ["/v1/responses", "/v1/messages", "/v1/messages/count_tokens"]
+BATCH_OPERATIONS = [
+    ("/v1/files", "POST"), ("/v1/files", "GET"), ("/v1/files/{}", "GET"), ("/v1/files/{}/content", "GET"),
+    ("/v1/files/{}", "DELETE"), ("/v1/batches", "POST"), ("/v1/batches", "GET"), ("/v1/batches/{}", "GET"),
+]  # fmt: skip
+GATEWAY_OPERATIONS = [
+    *REPLICA_OPERATIONS,
+    *((path, "POST") for path in (*TEXT_PATHS, *TRANSLATED_PATHS, "/v1/feedback")),
+    *BATCH_OPERATIONS,
+    ("/openapi.json", "GET"),
+]
 
 
 def with_invalid_requests(operations: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
@@ -51,7 +62,9 @@ def gateway_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     routes.add(ServedVersion("cat:1", DIGEST, DIGEST, name="cat", created=1.0, share=1.0, backends=backends))
     with replica() as app:
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app))
-        with serving(gateway_app(Gateway(routes, ledger, ServiceSettings(), client=client))) as url:
+        folder = tmp_path_factory.mktemp("batches")
+        gateway = Gateway(routes, ledger, ServiceSettings(), client=client, batches=folder)
+        with serving(gateway_app(gateway)) as url:
             yield url
     ledger.close()
 
@@ -87,7 +100,8 @@ def check_operation(schema: Any, path: str, method: str, mode: str) -> None:
         statuses.add(answer.status_code)
         assert answer.status_code < 500, answer.text
         if answer.status_code >= 400:
-            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+            fields = {"message", "type"} if path.startswith("/v1/messages") else {"message", "type", "param", "code"}
+            assert set(answer.json()["error"]) == fields
 
     check_case()
     assert statuses

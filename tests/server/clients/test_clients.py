@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.server.clients.service import run_client, vita_serve
+from tests.server.releases import model_folder
 from tests.server.tool_model import memorizing_model
 
 pytestmark = pytest.mark.slow
@@ -57,3 +60,43 @@ def test_the_requests_of_the_backend_of_open_webui_are_answered(url: str) -> Non
             assert response.status_code == 200, response.text
         assert http.post("/v1/embeddings", json={"model": "cat", "input": ["a"]}).status_code == 200
         assert http.post("/v1/responses", json={"model": "cat", "input": "Hi", "temperature": 0.0}).status_code == 200
+
+
+def test_the_openai_client_sets_biases_template_variables_and_names(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }}{% if m.name %}({{ m.name }}){% endif %}: {{ m.content }}\n{% endfor %}"
+        "{% if enable_thinking %}Think.{% endif %}"
+    )
+    model_folder(tmp_path / "m", template=template)
+    with (
+        vita_serve(tmp_path, "m") as (url, _),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        (model, version) = client.models.list().data
+        assert model.id == "cat" and {"max_model_len": 512, "context_length": 512}.items() <= model.model_dump().items()
+        assert version.id.startswith("cat:") and client.models.retrieve(version.id).model_dump()["max_model_len"] == 512
+
+        def answer(**options: Any) -> Any:
+            messages: Any = [{"role": "user", "name": "ada", "content": "Hi"}]
+            return client.chat.completions.create(**{"model": "cat", "messages": messages, "max_tokens": 4, **options})
+
+        forced = answer(logit_bias={"88": 100}).choices[0].message.content
+        assert forced == "XXXX" and "X" not in answer(logit_bias={"88": -100}, seed=1).choices[0].message.content
+        lengths = {
+            kind: answer(**options).usage.prompt_tokens
+            for kind, options in {
+                "named": {},
+                "thinking": {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}},
+                "unnamed": {"messages": [{"role": "user", "content": "Hi"}]},
+            }.items()
+        }
+        assert lengths["named"] == lengths["unnamed"] + len("(ada)") == lengths["thinking"] - len("Think.")
+        for options, param in (
+            ({"extra_body": {"chat_template_kwargs": {"x": 1}}}, "chat_template_kwargs.x"),
+            ({"logit_bias": {"9999": 1}}, "logit_bias"),
+            ({"extra_body": {"best_of_three": 1}}, "best_of_three"),
+            ({"modalities": ["audio"]}, "modalities"),
+        ):
+            with pytest.raises(openai.BadRequestError) as error:
+                answer(**options)
+            assert error.value.param == param, error.value.body

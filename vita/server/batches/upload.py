@@ -53,7 +53,7 @@ async def read_upload(request: Request, *, max_bytes: int, part_seconds: float) 
         message = "The body must be a form: send `Content-Type: multipart/form-data`."
         raise ApiError(415, message, code="unsupported_media_type")
     stream = _limited(request, max_bytes=max_bytes, part_seconds=part_seconds)
-    parser = MultiPartParser(request.headers, stream, max_files=1, max_fields=8, max_part_size=1024)
+    parser = _FormParser(request.headers, stream, max_files=1, max_fields=8, max_part_size=1024)
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -66,9 +66,17 @@ async def read_upload(request: Request, *, max_bytes: int, part_seconds: float) 
             raise invalid("The form must have the field `file` with one file, and each other field once", "file")
         seconds = _checked(fields)
     except ApiError:
-        await form.close()
+        parser.close()
         raise
     return Upload(uploads[0].file, (uploads[0].filename or "file")[:255], seconds)
+
+
+class _FormParser(MultiPartParser):
+    """A parser whose temporary files can be closed, also that of a part that has no end."""
+
+    def close(self) -> None:
+        for file in self._files_to_close_on_error:
+            file.close()
 
 
 def _checked(fields: dict[str, str]) -> int | None:
