@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -50,7 +51,8 @@ def json_grammar(schema: Mapping[str, Any]) -> str:
     from llguidance import LLMatcher
 
     try:
-        return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+        with _panics_explained():
+            return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS)  # type: ignore[arg-type]
     except ValueError as error:
         raise GrammarError("schema", _one_line(error)) from None
 
@@ -61,7 +63,8 @@ def lark_grammar(text: str) -> str:
     from llguidance.gbnf_to_lark import GbnfToLarkError
 
     try:
-        return grammar_from("grammar", text)
+        with _panics_explained():
+            return grammar_from("grammar", text)
     except (GbnfToLarkError, ValueError, RecursionError) as error:
         raise GrammarError("grammar", _one_line(error)) from None
 
@@ -70,7 +73,8 @@ def regex_grammar(pattern: str) -> str:
     """Return the grammar of the texts that a regular expression matches as a whole."""
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_regex(pattern)
+    with _panics_explained():
+        return LLMatcher.grammar_from_regex(pattern)
 
 
 def choice_grammar(choices: Sequence[str]) -> str:
@@ -95,13 +99,15 @@ class GrammarCompiler:
         self.check(grammar)
         tokens = self._tokens
         order = self._order._replace(closings=[self._tokenizer.encode_template(text) for text in closings])
-        return Constraint(LLMatcher(tokens, grammar), order, self._tokenizer.stops)
+        with _panics_explained():
+            return Constraint(LLMatcher(tokens, grammar), order, self._tokenizer.stops)
 
     def check(self, grammar: str) -> None:
         """Raise `GrammarError` for a grammar that is wrong or that needs an unsupported feature."""
         from llguidance import LLMatcher
 
-        problem = LLMatcher.validate_grammar(grammar, self._tokens)
+        with _panics_explained():
+            problem = LLMatcher.validate_grammar(grammar, self._tokens)
         if problem and not problem.startswith("WARNING"):
             raise GrammarError("grammar", _one_line(problem))
 
@@ -276,6 +282,17 @@ def _closing_rank(name: bytes) -> int:
         return 20 + len(name)
     opening = any(mark in name for mark in (b"{", b"[", b",", b"\\", b"-", b"."))
     return (1000 if opening else 100) + len(name)
+
+
+@contextmanager
+def _panics_explained() -> Iterator[None]:
+    """Raise `GrammarError` for a panic of llguidance, whose exception is no `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise GrammarError("grammar", "the grammar could not be compiled") from None
 
 
 def _is_text(data: bytes) -> bool:

@@ -128,6 +128,7 @@ def test_structured_outputs_constrain_chats_and_completions(
         ({"response_format": schema_format({"not": {"type": "string"}})}, "json_schema.schema", "not"),
         ({"response_format": schema_format({"type": "string", "pattern": "(?=a)b"})}, "json_schema.schema", "look-a"),
         ({"response_format": schema_format({"$ref": "#/definitions/x"})}, "json_schema.schema", "definitions/x"),
+        ({"response_format": schema_format({"type": "object", "required": "é" * 300})}, "json_schema.schema", ""),
         ({"extra_body": {"structured_outputs": {"regex": "(a"}}}, "structured_outputs.regex", "regex"),
         ({"extra_body": {"structured_outputs": {"grammar": "start: x"}}}, "structured_outputs.grammar", "unknown name"),
     ],
