@@ -13,6 +13,7 @@ ends with `length` only if no completion within the limit was found.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from vita.data.tokens.tokenizer import Tokenizer
 
 # V tokens of the tokenizer
+
+log = logging.getLogger(__name__)
 
 JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """Options of a JSON grammar: the separators of templates, and no other white space, which a model could repeat."""
@@ -235,8 +238,8 @@ class Constraint:
         while len(tokens) < min(limit, _LONGEST_COMPLETION):
             if matcher.is_accepting() or matcher.is_stopped():
                 return None if matcher.is_error() else [*tokens, min(self._stops)]
-            forced = matcher.compute_ff_tokens() or self._closing(matcher) or [self._preferred(matcher)]
-            if not matcher.consume_tokens(forced):
+            forced = matcher.compute_ff_tokens() or self._closing(matcher) or self._preferred(matcher)
+            if not forced or not matcher.consume_tokens(forced):
                 return None
             tokens += forced
         return None
@@ -254,17 +257,22 @@ class Constraint:
                     return tokens
         return None
 
-    def _preferred(self, matcher: LLMatcher) -> int:
+    def _preferred(self, matcher: LLMatcher) -> list[int]:
         """Return the allowed token of the smallest rank; within a string, where letters are allowed, an end of it."""
         allowed = self._allowed(matcher)
         candidates = np.flatnonzero(allowed)
+        if not len(candidates):
+            return []
         ranks = self._order.ranks[candidates]
         if allowed[self._order.letters].any():
             ends = self._order.ends_string[candidates]
             ranks = np.where(ends, ranks - _STRING_FIRST, ranks)
-        return int(candidates[ranks.argmin()])
+        return [int(candidates[ranks.argmin()])]
 
     def _allowed(self, matcher: LLMatcher) -> Bool[np.ndarray, "V"]:
+        if matcher.is_error():  # no token is allowed, which fails this request alone
+            log.error("a grammar failed: %s", matcher.get_error().partition("\n")[0])
+            return np.zeros(len(self._order.ranks), dtype=bool)
         if matcher.is_stopped():
             mask = np.zeros(len(self._order.ranks), dtype=bool)
             mask[list(self._stops)] = True
