@@ -33,7 +33,16 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "openai": ("url", "model", "key_variable", "key_file", "tolerance"),
 }
 """Program -> the settings that it has."""
-_SET_BY_VITA = ("--host", "--port", "--api-key", "--model", "--served-model-name", "--uds", "--root-path")
+_SET_BY_VITA = (
+    "--host",
+    "--port",
+    "--uds",
+    "--api-key",
+    "--model",
+    "--served-model-name",
+    "--root-path",
+    "--middleware",
+)
 """Arguments of vLLM that the service sets."""
 
 

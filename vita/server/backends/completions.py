@@ -43,9 +43,10 @@ class CompletionsClient(EngineClient):
         model: str,
         secret: str = "",
         read_seconds: float | None = None,
+        socket: str | None = None,
     ) -> None:
         """`base_url` ends with the part before `/completions`."""
-        super().__init__(base_url, secret=secret, read_seconds=read_seconds)
+        super().__init__(base_url, secret=secret, read_seconds=read_seconds, socket=socket)
         self._tokenizer, self.model = tokenizer, model
 
     @property

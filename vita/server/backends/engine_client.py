@@ -80,14 +80,20 @@ class EngineClient(ABC):
     unsupported: ClassVar[Mapping[str, str]] = {}
     """Field of a request that the program does not support -> the reason."""
 
-    def __init__(self, base_url: str, *, secret: str = "", read_seconds: float | None = None) -> None:
-        """`read_seconds` is the longest time without data in a response; by default the gateway limits it."""
+    def __init__(
+        self, base_url: str, *, secret: str = "", read_seconds: float | None = None, socket: str | None = None
+    ) -> None:
+        """`read_seconds` is the longest time without data in a response; by default the gateway limits it.
+
+        `socket` is the path of the Unix socket of a program that listens on one.
+        """
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         timeout = httpx.Timeout(read_seconds, connect=CONNECT_SECONDS)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=4.0)
         self._secret = secret
+        transport = httpx.AsyncHTTPTransport(limits=limits, uds=socket, trust_env=False)
         self.http = httpx.AsyncClient(
-            base_url=base_url, headers=headers, timeout=timeout, limits=limits, trust_env=False
+            base_url=base_url, headers=headers, timeout=timeout, transport=transport, trust_env=False
         )
 
     @property

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from vita.server.backends import guardian
@@ -35,15 +36,25 @@ _ERROR = re.compile(r"^(?:\S+ E |error[: ])|: error: ", re.IGNORECASE)
 class EngineProcess:
     """A running program."""
 
-    def __init__(self, program: str, command: Sequence[str], environment: dict[str, str], *, secret: str) -> None:
+    def __init__(
+        self,
+        program: str,
+        command: Sequence[str],
+        environment: dict[str, str],
+        *,
+        secret: str,
+        folder: Path | None = None,
+    ) -> None:
+        """`folder` is removed when the program has ended."""
         self.program, self._secret = program, secret
         self.address: str | None = None
         """The address that the program printed."""
         self._last_lines: deque[str] = deque(maxlen=50)
         self._first_exception = ""
         self._closing = self._watched = False
+        removal = [] if folder is None else ["--remove", str(folder)]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", guardian.__file__, *command],
+            [sys.executable, "-I", guardian.__file__, *removal, *command],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -178,39 +178,38 @@ def _vllm_environment(**variables: str) -> dict[str, str]:
 def _open_vllm(
     settings: BackendSettings, release: ReleaseInfo, engine: RemoteEngine, *, rows: int, threads: int
 ) -> RunningProgram:
-    python, secret, port = require_vllm(settings), secrets.token_urlsafe(32), _free_port()
+    python, secret = require_vllm(settings), secrets.token_urlsafe(32)
+    # A socket in a folder of this user, because the key of vLLM does not protect all of its routes.
+    folder = Path(tempfile.mkdtemp(prefix="vita-vllm-"))
+    socket = str(folder / "vllm.sock")
     # `vllm serve` starts the same module; builds for the CPU have no working `vllm` command.
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(release.folder / MODEL)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", release.name]
-    command += ["--max-model-len", str(engine.model.architecture.context), "--max-num-seqs", str(rows)]
-    command += ["--generation-config", "vllm", "--uvicorn-log-level", "warning", *settings.arguments]
+    command += ["--uds", socket, "--served-model-name", release.name, "--max-num-seqs", str(rows)]
+    command += ["--max-model-len", str(engine.model.architecture.context), "--generation-config", "vllm"]
+    command += ["--uvicorn-log-level", "warning", *settings.arguments]
     environment = _vllm_environment(VLLM_API_KEY=secret, OMP_NUM_THREADS=str(threads))
-    process = EngineProcess("vllm", command, environment, secret=secret)
-    root = f"http://127.0.0.1:{port}"
-    process.wait_ready(lambda: _responds(f"{root}/health"), seconds=START_SECONDS)
-    client = VllmClient(f"{root}/v1", engine.tokenizer, model=release.name, secret=secret)
-    client.program_version = _vllm_version(root, secret)
+    process = EngineProcess("vllm", command, environment, secret=secret, folder=folder)
+    process.wait_ready(lambda: _vllm_get("/health", socket) is not None, seconds=START_SECONDS)
+    client = VllmClient("http://vllm/v1", engine.tokenizer, model=release.name, secret=secret, socket=socket)
+    client.program_version = str((_vllm_get("/version", socket) or {}).get("version", ""))
     return RunningProgram(settings, client, process)
 
 
-def _vllm_version(root: str, secret: str) -> str:
-    headers = {"Authorization": f"Bearer {secret}"}
-    response = httpx.get(f"{root}/version", headers=headers, timeout=PROBE_SECONDS, trust_env=False)
-    return str(response.json().get("version", "")) if response.status_code == 200 else ""
-
-
-def _responds(url: str) -> bool:
+def _vllm_get(path: str, socket: str) -> dict[str, Any] | None:
+    """Return the JSON object of a route of vLLM, {} for another response, and None if it is not successful."""
+    transport = httpx.HTTPTransport(uds=socket)
     try:
-        return httpx.get(url, timeout=PROBE_SECONDS, trust_env=False).status_code == 200
+        with httpx.Client(transport=transport, timeout=PROBE_SECONDS, trust_env=False) as client:
+            response = client.get(f"http://vllm{path}")
     except httpx.HTTPError:
-        return False
-
-
-def _free_port() -> int:
-    """Return a port that is free now; a program whose port was taken meanwhile does not start."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return None
+    if response.status_code != 200:
+        return None
+    try:
+        value = response.json()
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {}
 
 
 # -- an endpoint
