@@ -142,7 +142,7 @@ def test_the_models_and_the_readiness_state_the_backend(replica: str) -> None:
 def test_more_answers_than_places_are_refused_with_429(replica: str) -> None:
     async def ask_all() -> list[int]:
         async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
-            body = {**CHAT, "max_tokens": 200, "n": 2}
+            body = {**CHAT, "max_tokens": 30, "n": 2}
             requests = [client.post(f"{replica}/v1/chat/completions", json=body) for _ in range(5)]
             return [response.status_code for response in await asyncio.gather(*requests)]
 
