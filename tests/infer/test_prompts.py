@@ -102,7 +102,7 @@ def test_short_prompts_share_a_pass_and_a_long_prompt_has_its_own(monkeypatch: p
 
     monkeypatch.setattr(engine.model, "hidden", record_shape)
     engine.generate(ids, Sampling(max_tokens=1))
-    assert passes == [(1, 48), (1, 200), (1, 96)]
+    assert passes == [(1, 48), (1, 128), (1, 72), (1, 96)]
 
 
 def test_prompts_are_prefilled_separately_if_no_width_is_invariant() -> None:

@@ -67,7 +67,9 @@ class GenerationBatch:
         self.answers: dict[int, ActiveAnswer] = {}
         """The answer of each taken row."""
         weight = model.head_weight
-        self.cache = KVCache(model.architecture, rows, free=True, dtype=weight.dtype, device=weight.device)
+        self.cache = KVCache(
+            model.architecture, rows, free=True, padded=widths.padded, dtype=weight.dtype, device=weight.device
+        )
         self._reader = reader or PromptReader(model)
         self._attention = decoding_attention(model.attention)
         self._sampler = Sampler([_IDLE] * (widths.smallest(rows) or rows), device=self.device, tokens=tokens)
@@ -134,7 +136,7 @@ class GenerationBatch:
         if job.prompt.is_read:
             return 0
         if not self._reader.is_short(job.prompt):
-            count = job.prompt.read_piece(self.model)
+            count = self._reader.read_piece(job.prompt)
             if job.prompt.is_read:
                 self._report_prompt(job)
             return count
@@ -166,7 +168,8 @@ class GenerationBatch:
             scores = None
             if request.prompt_logprobs:
                 scores = prompt_scores(self.model, job.prompt.ids, hidden, top=request.top)
-            job.report(PromptEvent(self._clock(), scores, embedding(hidden) if request.embedding else None))
+            vector = embedding(hidden) if request.embedding else None
+            job.report(PromptEvent(self._clock(), scores, vector, job.prompt.num_reused))
         except ModelError as error:
             self.end(job, FailedEvent(self._clock(), error))
 

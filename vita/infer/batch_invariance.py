@@ -35,6 +35,8 @@ VECTOR = 16
 """Numbers that elementwise kernels process together; what remains at the end is rounded differently."""
 LONG_TEXT = 640
 """Tokens of the long text beside a short one: more than the 512 slots that the fused kernel takes at a time."""
+REFERENCE_ROWS = 4
+"""Rows whose numbers are compared between two widths."""
 GROUP = 8
 """Queries that attention takes together."""
 
@@ -43,9 +45,12 @@ class BatchWidths:
     """The numbers of rows that a forward pass may compute, so that a row has the same bits at every width.
 
     No library promises this for any width, so it is measured: the reference width when the object is created, each
-    other width when it is first needed. `measure(width)` returns numbers of fixed texts, computed in a pass of this
+    other width when it is first needed. `measure(width)` returns numbers of the first rows of a fixed pass of this
     width, or None if they depend on the row or on the other texts.
     """
+
+    padded = True
+    """True if a pass computes more rows than texts, so that rows have the same bits."""
 
     def __init__(self, measure: Callable[[int], Tensor | None], references: Sequence[int]) -> None:
         """The reference width is the first of `references` that is invariant, or the first if none is."""
@@ -78,13 +83,17 @@ class BatchWidths:
             return True  # nothing is guaranteed at any width
         if width not in self._usable:
             numbers = self._measure(width)
-            self._usable[width] = numbers is not None and torch.equal(numbers, self._numbers)
+            rows = min(width, REFERENCE_ROWS)
+            self._usable[width] = numbers is not None and torch.equal(numbers[:rows], self._numbers[:rows])
         return self._usable[width]
 
 
 def _candidates(rows: int) -> list[int]:
-    """Widths to try for `rows` rows, in ascending order."""
-    small = [4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384]  # from 4: fewer rows use kernels with another order
+    """Widths to try for `rows` rows, in ascending order.
+
+    Not 1: sums over a matrix with a single row, as for log-probabilities, are computed as those of a vector.
+    """
+    small = [2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384]
     large = -(-rows // 512) * 512
     return [*(width for width in small if width >= rows), large]
 
@@ -124,6 +133,8 @@ def _with_modules_of_its_own(module: M) -> M:
 class _Unpadded(BatchWidths):
     """Widths without padding, for rows whose bits cannot depend on others."""
 
+    padded = False
+
     def __init__(self) -> None:
         super().__init__(lambda width: torch.zeros(1), [1])
 
@@ -147,7 +158,8 @@ def _step_numbers(model: Transformer, width: int) -> Tensor | None:
     if model.architecture.experts:  # all tokens choose the same experts
         crowded = _step(model, dict.fromkeys(range(width), short), tokens[:1].expand(width))
         same = same and torch.equal(full[0], crowded[0])
-    return torch.cat([full[:4].flatten(), logits[:4].flatten()]) if same else None
+    totals = logits.float().logsumexp(-1, keepdim=True)
+    return torch.cat([full, logits, totals], dim=1)[:REFERENCE_ROWS] if same else None
 
 
 def fills_vectors(architecture: Architecture, width: int) -> bool:
@@ -166,7 +178,7 @@ def _random_text(model: Transformer, length: int) -> TextStates:
     generator = torch.Generator().manual_seed(length)
     sizes = architecture.cache_shape
     keys, values = (
-        torch.randn(1, sizes.heads, length, size, generator=generator).to(weight)
+        torch.randn(1, sizes.heads, length, size, generator=generator).to(weight.device, weight.dtype)
         for size in (sizes.key_dim, sizes.value_dim)
     )
     layers = architecture.layers, -1, -1, -1
@@ -176,7 +188,9 @@ def _random_text(model: Transformer, length: int) -> TextStates:
 def _step(model: Transformer, texts: dict[int, TextStates], tokens: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
     """Outputs of the last layer for every row after one step; NaN weights are reported where an answer is sampled."""
     weight = model.head_weight
-    cache = KVCache(model.architecture, max(texts) + 1, free=True, dtype=weight.dtype, device=weight.device)
+    cache = KVCache(
+        model.architecture, max(texts) + 1, free=True, padded=True, dtype=weight.dtype, device=weight.device
+    )
     for row, text in texts.items():
         cache.put(row, text)
     hidden = model.hidden(tokens[:, None], cache=cache, attention=decoding_attention(model.attention))

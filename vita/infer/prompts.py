@@ -2,19 +2,22 @@
 
 Short prompts are packed: several are computed in one pass, as one long row of tokens in which each attends to its own
 prompt only. The pass has a batch-invariant width (`vita.infer.batch_invariance`), so a prompt has the same bits alone
-and in any pack. A long prompt is computed by itself, in pieces of `PASS_TOKENS`.
+and in any pack. A long prompt is computed by itself, in pieces of one block; blocks that were read before are taken
+from a `PrefixCache`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from vita.infer.batch_invariance import BatchWidths, fills_vectors, first_layers
+from vita.infer.prefix_cache import PrefixCache, block_length
 from vita.nn.attention import PLAIN, Attention, AttentionOptions, causal, in_window
 from vita.nn.cache import KVCache, TextStates
 from vita.nn.transformer import Transformer
@@ -22,7 +25,7 @@ from vita.nn.transformer import Transformer
 # N tokens of a pack, L layer, K key head, H query head, E numbers of a key, V of a value, D width, T tokens of a prompt
 
 PASS_TOKENS = 512
-"""Most tokens of prompts in one forward pass."""
+"""Most tokens of short prompts in one forward pass."""
 SHORT = 128
 """Most tokens of a prompt that is packed. A longer one occupies the processor by itself."""
 
@@ -40,6 +43,8 @@ class PromptState:
         """Keys and values, when the prompt is read."""
         self.hidden: Float[Tensor, "T D"] | None = None
         """Outputs of the last layer, when the prompt is read."""
+        self.num_reused = 0
+        """Tokens whose keys and values were taken from a `PrefixCache`."""
         self._cache: KVCache | None = None
         self._pieces: list[Tensor] = []
 
@@ -53,32 +58,55 @@ class PromptState:
         self.states, self.hidden = states, hidden if self.keep_all else hidden[-1:]
         self._cache, self._pieces = None, []
 
-    def read_piece(self, model: Transformer) -> int:
-        """Read at most `PASS_TOKENS` more tokens by themselves; return how many."""
+    def read_piece(self, model: Transformer, prefixes: PrefixCache | None = None) -> int:
+        """Read one more block by itself; return its number of tokens.
+
+        The first call takes the blocks at the start from `prefixes`, unless the outputs at all positions are kept, or
+        the numbers of a token depend on the length of the whole text.
+        """
+        if model.architecture.rope_depends_on_length:
+            prefixes = None
         if self._cache is None:
             weight = model.head_weight
             self._cache = KVCache(model.architecture, 1, dtype=weight.dtype, device=weight.device)
             self._cache.text_length = self.text_length
-        start = self._cache.lengths[0]
-        piece = self.ids[start : start + PASS_TOKENS]
-        hidden = model.hidden(torch.tensor([piece], device=model.head_weight.device), cache=self._cache)[0]
+            if prefixes is not None and not self.keep_all:
+                self._reuse(prefixes.longest(self.ids))
+        device = model.head_weight.device
+        length, start = block_length(device), self._cache.lengths[0]
+        piece = self.ids[start : start + length]
+        hidden = model.hidden(torch.tensor([piece], device=device), cache=self._cache)[0]
         self._pieces.append(hidden if self.keep_all else hidden[-1:])
-        if start + len(piece) == len(self.ids):
+        end = start + len(piece)
+        if prefixes is not None and len(piece) == length:
+            prefixes.add(self.ids[:end], self._cache.text(0, start))
+        if end == len(self.ids):
             self.finish(self._cache.text(0), torch.cat(self._pieces))
         return len(piece)
+
+    def _reuse(self, blocks: Sequence[TextStates]) -> None:
+        assert self._cache is not None
+        for block in blocks:
+            self._cache.extend(0, block)
+        self.num_reused = sum(block.length for block in blocks)
 
 
 class PromptReader:
     """Reads prompts with one model; short ones together."""
 
-    def __init__(self, model: Transformer) -> None:
-        self.model, self._measured = model, first_layers(model)
+    def __init__(self, model: Transformer, prefixes: PrefixCache | None = None) -> None:
+        """`prefixes` stores the beginnings of long prompts."""
+        self.model, self.prefixes, self._measured = model, prefixes, first_layers(model)
         self.widths = BatchWidths(self._pack_numbers, [16])
 
     def is_short(self, prompt: PromptState) -> bool:
         """Return True if the prompt is read in a pack, which has the same bits as the prompt alone."""
         invariant = self.widths.invariant
         return invariant and len(prompt.ids) <= SHORT and self.widths.smallest(len(prompt.ids)) is not None
+
+    def read_piece(self, prompt: PromptState) -> int:
+        """Read a piece of a long prompt; return the number of its tokens."""
+        return prompt.read_piece(self.model, self.prefixes)
 
     def read(self, prompts: Sequence[PromptState]) -> None:
         """Read short prompts, in one pass if their total has a batch-invariant width, otherwise in several."""
@@ -103,7 +131,7 @@ class PromptReader:
         prompts = torch.arange(width // length * length).mul(7).remainder(architecture.vocabulary).view(-1, length)
         full, rolled = self._numbers(prompts, width), self._numbers(prompts.roll(1, dims=0), width).roll(-1, dims=0)
         alone = self._numbers(prompts[:1], width)
-        return full[0] if torch.equal(full, rolled) and torch.equal(full[0], alone[0]) else None
+        return full[:1] if torch.equal(full, rolled) and torch.equal(full[0], alone[0]) else None
 
     def _numbers(self, prompts: Int[Tensor, "P T"], width: int) -> Float[Tensor, "P X"]:
         """The keys, values and outputs of prompts in one pass."""
@@ -123,8 +151,9 @@ class _Pack:
         architecture, weight = model.architecture, model.head_weight
         sizes = architecture.cache_shape
         shape = architecture.layers, sizes.heads, width
-        self.keys: Float[Tensor, "L K N E"] = weight.new_zeros(*shape, sizes.key_dim)
-        self.values: Float[Tensor, "L K N V"] = weight.new_zeros(*shape, sizes.value_dim)
+        options: dict[str, Any] = {"dtype": weight.dtype, "device": weight.device}
+        self.keys: Float[Tensor, "L K N E"] = torch.zeros(*shape, sizes.key_dim, **options)
+        self.values: Float[Tensor, "L K N V"] = torch.zeros(*shape, sizes.value_dim, **options)
 
     def hidden(self, ids: Sequence[int]) -> Float[Tensor, "N D"]:
         """Compute the outputs of the last layer for the tokens of all prompts."""

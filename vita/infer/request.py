@@ -79,6 +79,8 @@ class PromptEvent:
     scores: tuple[TokenScore, ...] | None
     """Scores of every token of the prompt but the first, if requested."""
     embedding: tuple[float, ...] | None
+    reused_tokens: int = 0
+    """Tokens of the prompt that were read for an earlier request."""
 
 
 @dataclass(frozen=True, slots=True)

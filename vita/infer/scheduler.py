@@ -24,6 +24,7 @@ from vita.infer.batch import GenerationBatch
 from vita.infer.batch_invariance import decoding_widths
 from vita.infer.completion import CompletionBuilder
 from vita.infer.engine import Engine
+from vita.infer.prefix_cache import PrefixCache, block_length
 from vita.infer.prompts import PromptReader
 from vita.infer.request import (
     Event,
@@ -53,12 +54,17 @@ class Scheduler:
         rows: int = 16,
         queue: int = 64,
         queue_tokens: int | None = None,
+        prefix_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`rows` answers advance together; `queue` more may wait, with `queue_tokens` tokens of prompts."""
+        """`rows` answers advance together; `queue` more may wait, with `queue_tokens` tokens of prompts.
+
+        `prefix_bytes` is the memory for keys and values of the beginnings of prompts.
+        """
         self.widths = decoding_widths(engine.model, rows)
         self.engine, self.rows, self.queue, self.clock = engine, self.widths.most_rows(rows), queue, clock
-        self._reader = PromptReader(engine.model)
+        self.prefixes = PrefixCache(prefix_bytes, length=block_length(engine.device))
+        self._reader = PromptReader(engine.model, self.prefixes)
         self.context = engine.model.architecture.context
         self.queue_tokens = queue_tokens or max(queue, 2) * self.context // 2
         self._waiting: deque[Job] = deque()

@@ -48,12 +48,17 @@ class KVCache:
         rows: int,
         *,
         free: bool = False,
+        padded: bool = False,
         block: int = 64,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
-        """With `free`, all rows are free at first; otherwise each holds an empty text."""
-        self.block, self.context = block, architecture.context
+        """With `free`, all rows are free at first; otherwise each holds an empty text.
+
+        With `padded`, attention always has a mask and whole blocks of slots, so that a text that is alone for a step is
+        computed by the same kernels as beside others.
+        """
+        self.block, self.context, self.padded = block, architecture.context, padded
         sizes = architecture.cache_shape
         shape = architecture.layers, rows, sizes.heads, 0
         self.keys: Float[Tensor, "L R K S E"] = torch.zeros(*shape, sizes.key_dim, dtype=dtype, device=device)
@@ -77,10 +82,18 @@ class KVCache:
         """The first free row."""
         return next((row for row, taken in enumerate(self.taken) if not taken), None)
 
-    def text(self, row: int) -> TextStates:
-        """The keys and values of a row, without a copy."""
+    def text(self, row: int, start: int = 0) -> TextStates:
+        """The keys and values of a row from the position `start` on, without a copy."""
         length = self.lengths[row]
-        return TextStates(self.keys[:, row, :, :length], self.values[:, row, :, :length])
+        return TextStates(self.keys[:, row, :, start:length], self.values[:, row, :, start:length])
+
+    def extend(self, row: int, text: TextStates) -> None:
+        """Append the keys and values of the next tokens of a row, as if they were computed here."""
+        start, end = self.lengths[row], self.lengths[row] + text.length
+        self._allocate(end)
+        self.keys[:, row, :, start:end] = text.keys
+        self.values[:, row, :, start:end] = text.values
+        self.lengths[row] = end
 
     def put(self, row: int, text: TextStates) -> None:
         """Copy a text into a free row."""
@@ -137,7 +150,7 @@ class KVCache:
         self._allocate(self._end)
         self.lengths = [length + tokens if taken else 0 for length, taken in zip(self.lengths, self.taken, strict=True)]
         equal_lengths = all(length == starts[0] for length in starts)
-        if equal_lengths and self._live == rows and (tokens > 1 or rows == 1):
+        if equal_lengths and self._live == rows and (tokens > 1 or rows == 1) and not self.padded:
             return self._begin_unmasked(starts[0], tokens)
         if equal_lengths:
             self._write_index = slice(starts[0], self._end)

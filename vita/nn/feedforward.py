@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vita.nn.architecture import Architecture
+from vita.nn.packed import product
 
 # D width, N tokens, I inputs, O outputs
 
@@ -16,6 +17,9 @@ ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda states: F.gel
 class Linear(nn.Linear):
     """A linear layer, initialized to zero."""
 
+    packable = True
+    """True if only `forward` reads the weight, so that it may be packed (`vita.nn.packed`)."""
+
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
 
@@ -24,8 +28,8 @@ class Linear(nn.Linear):
             nn.init.zeros_(parameter)
 
     def forward(self, input: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        """Multiply by the weight; a bias in float32 is rounded to the dtype of the input."""
-        return F.linear(input, self.weight, None if self.bias is None else self.bias.to(input.dtype))
+        """Multiply by the weight, which may be packed; a bias in float32 is rounded to the dtype of the input."""
+        return product(input, self.weight, None if self.bias is None else self.bias.to(input.dtype))
 
 
 class FeedForward(nn.Module):

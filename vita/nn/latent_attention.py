@@ -64,6 +64,8 @@ class LatentSelfAttention(nn.Module):
         biased |= {"o_proj"} if "output" in architecture.biases else set()
         for name, (outputs, inputs) in latent.matrix_shapes(architecture.width, architecture.heads).items():
             self.add_module(name, Linear(inputs, outputs, bias=name in biased))
+        assert isinstance(self.kv_b_proj, Linear)
+        self.kv_b_proj.packable = False  # the absorbed form reads its weight
         for name, size in latent.norm_sizes().items():
             self.add_module(name, RMSNorm(size, NORM_EPS))
 

@@ -16,7 +16,6 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vita.nn import blocked  # noqa: F401 - registers its backend
@@ -35,6 +34,7 @@ from vita.nn.experts import MixtureOfExperts
 from vita.nn.feedforward import ACTIVATIONS, FeedForward, Linear
 from vita.nn.latent_attention import LatentSelfAttention
 from vita.nn.norms import norm
+from vita.nn.packed import can_pack, pack_weight, packed, product
 from vita.nn.rotary import Rotary, Turn, rotate
 from vita.spine.errors import ModelError
 
@@ -72,6 +72,8 @@ class OutputHead(NamedTuple):
     softcap: float | None = None
     bias: Float[Tensor, "V"] | None = None
     transform: MaskedTransform | None = None
+    packed: Tensor | None = None
+    """The weight in the layout of fast kernels, if the model was packed."""
 
     def linear(self, hidden: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N E"], OutputHead]:
         """Return hidden states and a head without transform and bias that give the same logits.
@@ -90,7 +92,9 @@ class OutputHead(NamedTuple):
         """Return the logits, in the dtype of `hidden`."""
         if self.transform is not None:
             hidden = self.transform(hidden)
-        products = F.linear(hidden, self.weight.to(hidden.dtype), None if self.bias is None else self.bias.to(hidden))
+        bias = None if self.bias is None else self.bias.to(hidden)
+        weight = self.weight.to(hidden.dtype) if self.packed is None else self.packed
+        products = product(hidden, weight, bias)
         if self.scale != 1.0:
             products = products * self.scale
         return self.softcap * torch.tanh(products / self.softcap) if self.softcap else products
@@ -120,6 +124,8 @@ class OutputBias(nn.Module):
 class Transformer(nn.Module):
     """A decoder or an encoder with its output head."""
 
+    packed_head: Tensor | None
+
     def __init__(self, architecture: Architecture, *, attention: str = "sdpa") -> None:
         super().__init__()
         self.architecture = architecture
@@ -133,6 +139,7 @@ class Transformer(nn.Module):
             self.lm_head = Linear(architecture.width, architecture.vocabulary, bias=has_bias)
         elif has_bias:
             self.lm_head = OutputBias(architecture.vocabulary)
+        self.register_buffer("packed_head", None, persistent=False)
 
     def empty_copy(self) -> Self:
         """Return a model of the same shape with zero parameters."""
@@ -187,14 +194,25 @@ class Transformer(nn.Module):
         architecture = self.architecture
         scaled = self.head_weight, architecture.logit_scale, architecture.logit_softcap
         if architecture.causal:
-            return OutputHead(*scaled)
+            return OutputHead(*scaled, packed=self.packed_head)
         if architecture.masked_head is None:
             hint = "classify and embed with it, or use a model with a masked-language head"
             raise ModelError(
                 "model", "is an encoder without a masked-language head, which predicts no tokens", hint=hint
             )
         bias = self.lm_head.bias if architecture.masked_head.output_bias else None
-        return OutputHead(*scaled, bias=bias, transform=self.masked_head)
+        return OutputHead(*scaled, bias=bias, transform=self.masked_head, packed=self.packed_head)
+
+    def pack(self) -> None:
+        """Pack the weights of linear layers for inference on a CPU, in place (`vita.nn.packed`).
+
+        The model can no longer be trained or saved. Embeddings, norms, routers and stacked experts stay as they are.
+        """
+        for module in self.modules():
+            if getattr(module, "packable", False):
+                pack_weight(module)
+        if can_pack(self.head_weight):  # tied: the embedding looks up rows of the ordinary layout
+            self.packed_head = packed(self.head_weight)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:

@@ -26,7 +26,8 @@ from vita.spine.errors import ModelError, StoreError
 from vita.spine.model_files import BASE, ModelFiles, base_reference
 
 FORMAT = 1
-LIMITS: Mapping[str, int] = {"max_queue_size": 64, "max_batch_size": 16}
+LIMITS: Mapping[str, int] = {"max_queue_size": 64, "max_batch_size": 16, "prefix_cache_mb": 256}
+"""Limits of releases that do not set them."""
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 MODEL = "model"
 """The folder of the model inside a release; that of the base model of an adapter is `base`."""
@@ -53,6 +54,10 @@ class ReleaseInfo:
     """File name inside the release -> sha256."""
     content: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The whole of release.json."""
+
+    def limit(self, name: str) -> int:
+        """Return a limit, or its default."""
+        return int(self.limits.get(name, LIMITS[name]))
 
     @property
     def id(self) -> str:

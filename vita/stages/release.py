@@ -49,6 +49,9 @@ class Config(Settings):
     """Maximum number of requests that wait in a replica; more are refused with 429."""
     max_batch_size: int = Field(16, ge=1)
     """Maximum number of requests that a replica answers at the same time."""
+    prefix_cache_mb: int = neutral(256, ge=0)
+    """Memory in MiB in which a replica keeps the beginnings of prompts, so that prompts that begin alike are read
+    faster; 0 keeps none."""
     sampling: Sampling = Field(default_factory=lambda: Sampling(max_tokens=256))
     """Default sampling of a request; settings that are not set come from the model's generation settings."""
     backend: BackendSettings = neutral(BackendSettings())
@@ -90,6 +93,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         limits={
             "max_queue_size": config.max_queue_size,
             "max_batch_size": config.max_batch_size,
+            "prefix_cache_mb": config.prefix_cache_mb,
             "context": length,
         },
         sampling=_sampling(config.sampling, inputs.model.path),

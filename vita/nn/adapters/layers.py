@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from vita.nn.adapters.quantization import QuantizedLinear
 from vita.nn.feedforward import Linear
+from vita.nn.packed import dense, product
 
 # N outputs, M inputs, R rank
 
@@ -61,9 +62,14 @@ class AdaptedLinear(nn.Module):
         if dora:
             self.lora_magnitude_vector = nn.Parameter(torch.zeros(base.out_features))
 
+    @property
+    def packable(self) -> bool:
+        """Return True if the frozen matrix may be packed."""
+        return self.quantized is None
+
     def dense(self, dtype: torch.dtype) -> Float[Tensor, "N M"]:
         """Return the frozen matrix."""
-        return self.weight.to(dtype) if self.quantized is None else self.quantized.dense(dtype)
+        return dense(self.weight).to(dtype) if self.quantized is None else self.quantized.dense(dtype)
 
     @torch.no_grad()
     def start(self, chance: torch.Generator) -> None:
@@ -117,14 +123,14 @@ class AdaptedLinear(nn.Module):
         if not self.dora:
             return plain + low_rank * self.scale
         factors = (self.lora_magnitude_vector / self.row_norms().detach()).to(states.dtype)
-        product = self._base(inputs, None) if bias is not None or inputs is not states else plain
-        return plain + (factors - 1) * product + factors * low_rank * self.scale
+        unbiased = self._base(inputs, None) if bias is not None or inputs is not states else plain
+        return plain + (factors - 1) * unbiased + factors * low_rank * self.scale
 
     def _base(self, states: Float[Tensor, "*B M"], bias: Tensor | None) -> Float[Tensor, "*B N"]:
         if self.quantized is None:
-            return F.linear(states, self.weight.to(states.dtype), bias)
-        product = self.quantized(states)
-        return product if bias is None else product + bias
+            return product(states, self.weight if self.weight.is_mkldnn else self.weight.to(states.dtype), bias)
+        output = self.quantized(states)
+        return output if bias is None else output + bias
 
     def _dropped(self, states: Tensor) -> Tensor:
         """Return the input of the adapter; a mask depends on the seed alone, so that a resumed run repeats it."""

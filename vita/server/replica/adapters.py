@@ -48,9 +48,11 @@ class Adapters:
         release, identity, engine = load_verified(folder, load, digest=digest)
         check_engine(engine)
         check_golden(engine, release.content.get("golden") or [])
-        limits = release.content.get("limits") or {}
         scheduler = Scheduler(
-            engine, rows=int(limits.get("max_batch_size", 16)), queue=int(limits.get("max_queue_size", 64))
+            engine,
+            rows=release.limit("max_batch_size"),
+            queue=release.limit("max_queue_size"),
+            prefix_bytes=release.limit("prefix_cache_mb") * 2**20,
         )
         served = served_model(release, identity, folder=folder, warnings=())
         return scheduler, replace(served, names=(release.id,))

@@ -296,7 +296,8 @@ class ReplicaRoutes(RequestChecks):
         if not params.stream:
             async for _ in updates:
                 pass
-            return json_response({**body.complete(choices), "usage": usage(prompt_tokens, choices)})
+            counts = usage(prompt_tokens, choices, reused_tokens=request_events.reused_tokens)
+            return json_response({**body.complete(choices), "usage": counts})
         with_usage = params.stream_options is not None and params.stream_options.include_usage
         # Wait for the first event before the headers, so that an early error has its own status.
         first = await anext(updates, None)
@@ -313,7 +314,8 @@ class ReplicaRoutes(RequestChecks):
                     for chunk in self._chunks(body, choice):
                         yield _event({**chunk, **extra})
                 if with_usage:
-                    yield _event(body.closing(usage(prompt_tokens, choices)))
+                    counts = usage(prompt_tokens, choices, reused_tokens=request_events.reused_tokens)
+                    yield _event(body.closing(counts))
                 yield DONE
             except ApiError as error:
                 yield _event(error.body())  # the status is already sent

@@ -64,9 +64,11 @@ def open_app(
     content = release.content
     check_engine(engine)
     check_golden(engine, content.get("golden") or [])
-    limits = content.get("limits") or {}
     scheduler = Scheduler(
-        engine, rows=int(limits.get("max_batch_size", 16)), queue=int(limits.get("max_queue_size", 64))
+        engine,
+        rows=release.limit("max_batch_size"),
+        queue=release.limit("max_queue_size"),
+        prefix_bytes=release.limit("prefix_cache_mb") * 2**20,
     )
     warnings = _warnings(engine, scheduler, folder=folder / MODEL)
     served = served_model(release, identity, folder=folder, warnings=warnings)
@@ -91,10 +93,7 @@ def _open_text_app(folder: Path, *, digest: str | None, model: str | None, devic
 
     release, identity, engine = load_verified(folder, load, digest=digest)
     check_golden_texts(engine, release.content.get("golden") or [], where="release.golden")
-    limits = release.content.get("limits") or {}
-    scheduler = TextScheduler(
-        engine, rows=int(limits.get("max_batch_size", 16)), queue=int(limits.get("max_queue_size", 64))
-    )
+    scheduler = TextScheduler(engine, rows=release.limit("max_batch_size"), queue=release.limit("max_queue_size"))
     served = served_model(release, identity, folder=folder, warnings=())
     try:
         check_text_answers(create_app(scheduler, served), engine, model_name=release.name)  # with separate metrics

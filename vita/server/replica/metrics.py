@@ -38,6 +38,8 @@ TABLE: dict[str, Metric] = {
     "http_requests": Metric(Counter, "Requests by status.", "status"),
     "prompt_tokens": Metric(Counter, "Prompt tokens."),
     "generation_tokens": Metric(Counter, "Generated tokens."),
+    "prefix_cache_queries": Metric(Counter, "Prompt tokens that were looked up in the prefix cache."),
+    "prefix_cache_hits": Metric(Counter, "Prompt tokens that were in the prefix cache."),
     "request_finished": Metric(Counter, "Finished sequences, also `cancelled` and `error`.", "finish_reason"),
     "requests_cancelled": Metric(Counter, "Requests whose client disconnected."),
     "admission_rejections": Metric(Counter, "Requests refused before any computation.", "reason"),

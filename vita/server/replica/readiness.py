@@ -19,6 +19,7 @@ from vita.data.records import Message
 from vita.data.tokens.dialogue_encoding import encode_prompt
 from vita.infer.engine import Engine
 from vita.infer.text_model import Task, TextModel
+from vita.nn.packed import dense
 from vita.spine.errors import DataError, ModelError
 
 GREETING = "Hello"
@@ -71,7 +72,7 @@ def check_text_answers(app: ASGIApp, model: TextModel, *, model_name: str) -> No
 def unusable_weights(engine: Engine) -> list[str]:
     """Return the names of parameters with values that are not finite."""
     parameters = engine.model.named_parameters()
-    return [name for name, parameter in parameters if not bool(torch.isfinite(parameter).all())]
+    return [name for name, parameter in parameters if not bool(torch.isfinite(dense(parameter)).all())]
 
 
 def _dialogue(engine: Engine) -> tuple[tuple[Message, ...], list[int]]:

@@ -30,7 +30,7 @@ def open_remote_app(folder: Path, *, digest: str | None, model: str | None, secr
         settings = release_backend(release.content)
         _check_release(release, settings)
         engine = RemoteEngine.open(folder / MODEL, clock=datetime.now)
-        program = open_program(settings, release, engine, rows=_limit(release, "max_batch_size", 16), threads=threads)
+        program = open_program(settings, release, engine, rows=release.limit("max_batch_size"), threads=threads)
         started.append(program)
         return release, model or model_digest(files), engine, program
 
@@ -46,7 +46,7 @@ def _tested_app(
     release: ReleaseInfo, identity: str, engine: RemoteEngine, program: RunningProgram, *, folder: Path, secret: str
 ) -> Any:
     """Return the application after the golden answers and the first request were computed."""
-    rows, queue = _limit(release, "max_batch_size", 16), _limit(release, "max_queue_size", 64)
+    rows, queue = release.limit("max_batch_size"), release.limit("max_queue_size")
     scheduler = RemoteScheduler(engine, program, rows=rows, queue=queue)
     golden = release.content.get("golden") or []
     try:
@@ -80,10 +80,6 @@ def _warnings(program: RunningProgram) -> list[str]:
     if url.startswith("http://") and program.client.has_secret and "://127." not in url and "://localhost" not in url:
         return [f"the API key of the endpoint {url} is sent without encryption"]
     return []
-
-
-def _limit(release: ReleaseInfo, name: str, default: int) -> int:
-    return int((release.content.get("limits") or {}).get(name, default))
 
 
 def _stop(started: list[RunningProgram]) -> None:

@@ -35,6 +35,8 @@ class RequestEvents:
         self._jobs: list[Job] = []
         self._finished: set[int] = set()
         self._last: dict[tuple[int, int], tuple[float, int]] = {}
+        self.reused_tokens = 0
+        """Tokens of the prompts that were read for earlier requests."""
 
     def begin(self, asks: Sequence[GenerationRequest]) -> None:
         """Submit all requests or none; raises the `ApiError` to return."""
@@ -101,6 +103,9 @@ class RequestEvents:
         metrics, job = self._metrics, self._jobs[index]
         if isinstance(event, PromptEvent) and job.started is not None:
             metrics.observe("request_queue_time_seconds", job.started - job.arrived)
+            metrics.add("prefix_cache_queries", len(job.request.prompt))
+            metrics.add("prefix_cache_hits", event.reused_tokens)
+            self.reused_tokens += event.reused_tokens
         elif isinstance(event, TokenEvent):
             metrics.add("generation_tokens")
             previous, count = self._last.get((index, event.answer), (None, 0))

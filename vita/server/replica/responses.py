@@ -97,11 +97,14 @@ class ResponseChoice:
         return self._decoded + bool(self._decoder.getstate()[0])
 
 
-def usage(prompt_tokens: int, choices: Sequence[ResponseChoice]) -> dict[str, int]:
+def usage(prompt_tokens: int, choices: Sequence[ResponseChoice], *, reused_tokens: int = 0) -> dict[str, Any]:
     """Count prompt and completion tokens; the token that ends a completion counts."""
     completion_tokens = sum(choice.tokens for choice in choices)
     total = prompt_tokens + completion_tokens
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
+    return {
+        "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total,
+        "prompt_tokens_details": {"cached_tokens": reused_tokens},
+    }  # fmt: skip
 
 
 # -- log-probabilities

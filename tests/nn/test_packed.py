@@ -1,0 +1,72 @@
+"""Packed weights: the same products and adapters, the same bits for every number of rows, and the way back."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from vita.infer.batch_invariance import decoding_widths
+from vita.infer.engine import Engine
+from vita.infer.sampling import Sampling
+from vita.nn import hf
+from vita.nn.packed import can_pack, dense, packed, product
+from vita.testing import byte_tokenizer, tiny_model
+
+needs_packing = pytest.mark.skipif(not can_pack(torch.zeros(1, 1)), reason="this build of torch has no oneDNN")
+
+
+@needs_packing
+@pytest.mark.parametrize(("outputs", "inputs"), [(33, 70), (384, 96), (96, 384), (512, 256)])
+def test_packed_products_equal_plain_products(outputs: int, inputs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(outputs, inputs, generator=generator), torch.randn(outputs, generator=generator)
+    states = torch.randn(2, 5, inputs, generator=generator)
+    expected = torch.nn.functional.linear(states.double(), weight.double(), bias.double())
+    result = product(states, packed(weight), bias)
+    assert result.shape == (2, 5, outputs)
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@needs_packing
+def test_a_packed_weight_is_restored_exactly() -> None:
+    weight = torch.randn(33, 70, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(dense(packed(weight)), weight)
+    assert dense(weight) is weight
+
+
+@needs_packing
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_packed_model_has_the_logits_of_the_model(tied: bool) -> None:
+    model = tiny_model(tied=tied)
+    ids = torch.arange(24).view(2, 12)
+    with torch.inference_mode():
+        expected = model(ids)
+        duplicate = copy.deepcopy(model)
+        duplicate.pack()
+        result = duplicate(ids)
+    assert all(layer.self_attn.q_proj.weight.is_mkldnn for layer in duplicate.model.layers)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_packing
+def test_packed_models_need_no_padding_for_few_rows() -> None:
+    model = tiny_model()
+    model.pack()
+    widths = decoding_widths(model, 16)
+    assert widths.invariant
+    assert widths.smallest(1) == 2
+
+
+def test_an_answer_that_is_alone_for_a_step_has_the_bits_of_a_batch(tmp_path: Path) -> None:
+    hf.save(tiny_model(context=128), tmp_path)
+    byte_tokenizer().save(tmp_path)
+    engine = Engine.open(tmp_path)
+    prompts = [engine.text_ids("abc" * count) for count in (1, 2, 30)]
+    samplings = [Sampling(max_tokens=tokens, temperature=1.0, seed=5) for tokens in (3, 20, 40)]
+    batch = engine.generate(prompts, samplings)  # the last steps have a single answer
+    for prompt, sampling, together in zip(prompts, samplings, batch, strict=True):
+        (alone,) = engine.generate([prompt], sampling)
+        assert (alone.ids, alone.logprobs) == (together.ids, together.logprobs)
