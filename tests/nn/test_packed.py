@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from vita.infer.batch_invariance import decoding_widths
 from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
 from vita.nn import hf
+from vita.nn.adapters.attach import attach
+from vita.nn.adapters.config import LoraConfig
+from vita.nn.adapters.layers import AdaptedLinear
 from vita.nn.packed import can_pack, dense, packed, product
 from vita.testing import byte_tokenizer, tiny_model
 
@@ -47,7 +51,7 @@ def test_a_packed_model_has_the_logits_of_the_model(tied: bool) -> None:
         duplicate = copy.deepcopy(model)
         duplicate.pack()
         result = duplicate(ids)
-    assert all(layer.self_attn.q_proj.weight.is_mkldnn for layer in duplicate.model.layers)
+    assert duplicate.get_submodule("model.layers.0.self_attn.q_proj").weight.is_mkldnn
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -70,3 +74,23 @@ def test_an_answer_that_is_alone_for_a_step_has_the_bits_of_a_batch(tmp_path: Pa
     for prompt, sampling, together in zip(prompts, samplings, batch, strict=True):
         (alone,) = engine.generate([prompt], sampling)
         assert (alone.ids, alone.logprobs) == (together.ids, together.logprobs)
+
+
+@needs_packing
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"modules_to_save": ("lm_head", "norm")}, {"bias": "all"}])
+def test_adapters_on_a_packed_model_compute_the_same(options: dict[str, Any]) -> None:
+    plain, ids = tiny_model(tied=False), torch.arange(24).view(2, 12)
+    packed_model = copy.deepcopy(plain)
+    packed_model.pack()
+    config = LoraConfig(rank=4, alpha=8, target_modules=("q_proj", "down_proj"), **options)
+    results = []
+    for model in (plain, packed_model):
+        attach(model, config, seed=1)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad and not name.endswith("lora_A.weight"):
+                    parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            results.append(model(ids))
+    assert isinstance(packed_model.get_submodule("model.layers.0.self_attn.q_proj"), AdaptedLinear)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-4)

@@ -32,6 +32,7 @@ from vita.nn.adapters.stacked import (
     stacked_updates,
 )
 from vita.nn.init import generator
+from vita.nn.packed import dense
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ModelError
 
@@ -313,7 +314,7 @@ def _make_trainable(module: nn.Module, name: str) -> None:
     """Replace a frozen parameter by a trainable copy, because other models may share it."""
     parameter = module._parameters.get(name)
     if parameter is not None and not parameter.requires_grad:
-        setattr(module, name, nn.Parameter(parameter.detach().clone()))
+        setattr(module, name, nn.Parameter(dense(parameter.detach()).clone()))
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
