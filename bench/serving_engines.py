@@ -40,6 +40,8 @@ SHAPES: dict[str, dict[str, int]] = {
 }
 PREFIX, PROMPT = 1_024, 48
 """Tokens of the shared prefix, and of the rest of a prompt."""
+CONTEXT_UNIT = 256
+"""The context is a multiple of it, as llama.cpp needs."""
 VITA, LLAMA_CPP = "vita", "llama.cpp"
 
 
@@ -98,7 +100,8 @@ def llama_cpp(folder: Path, scratch: Path, quant: str, clients: int) -> Iterator
     write_gguf(folder, file, quantization=quant)
     context = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
     command = [sys.executable, "-m", "bench.serving_engines", "--llama", str(file), str(clients), str(context)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         yield Server(LLAMA_CPP, url, process.pid)
@@ -128,7 +131,8 @@ class Server:
 
     def __init__(self, name: str, url: str, process: int | None = None) -> None:
         self.name = name
-        self.http = httpx.Client(base_url=url, timeout=600, limits=httpx.Limits(max_connections=None))
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self.http = httpx.Client(base_url=url, timeout=600, limits=limits)
         self.process = process or _listening_process(int(url.rsplit(":", 1)[1]))
 
     def measure(self, prompts: Sequence[Sequence[int]], *, clients: int, tokens: int) -> Measurement:
@@ -220,7 +224,8 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        save_model(scratch / "model", options.shape, context=PREFIX + PROMPT + options.tokens)
+        longest = PREFIX + PROMPT + options.tokens
+        save_model(scratch / "model", options.shape, context=-(-longest // CONTEXT_UNIT) * CONTEXT_UNIT)
         servers = [
             stack.enter_context(SERVERS[name](scratch / "model", scratch, options.quant, max(options.clients)))
             for name in names
