@@ -104,7 +104,7 @@ def test_a_release_records_the_digest_of_every_file(model, tmp_path):
     manifest = json.loads((target / "release.json").read_text())
     assert set(manifest["files"]) == {"model/config.json", "model/model.safetensors", "model/tokenizer.json"}
     assert (
-        manifest["limits"] == {"max_queue_size": 2, "max_batch_size": 16}
+        manifest["limits"] == {"max_queue_size": 2, "max_batch_size": 16, "prefix_cache_mb": 256}
         and manifest["golden"] == []
         and manifest["guard"] is None
     )

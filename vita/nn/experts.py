@@ -39,6 +39,8 @@ class Routing(NamedTuple):
 class ExpertRouter(Linear):
     """The scores of the experts for each token, and the choice of the best ones."""
 
+    packable = False
+
     def __init__(self, width: int, experts: Experts) -> None:
         super().__init__(width, experts.count)
         self.experts = experts
