@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vita.infer.batch_invariance import BatchWidths, decoding_attention
+from vita.infer.grammars import GrammarError
 from vita.infer.logprobs import embedding, head_logits, nan_logits, prompt_scores, token_scores
 from vita.infer.prompts import PASS_TOKENS, PromptReader, PromptState
 from vita.infer.request import (
@@ -180,7 +181,7 @@ class GenerationBatch:
             try:
                 if not self._begin_answers(job):
                     return
-            except ModelError as error:
+            except (ModelError, GrammarError) as error:
                 self.end(job, FailedEvent(self._clock(), error))
             if job in self.begun:
                 self.begun.remove(job)
@@ -229,7 +230,7 @@ class GenerationBatch:
                 continue
             try:
                 self._append(answer, token, logprob, logits[row], row=row)
-            except ModelError as error:
+            except (ModelError, GrammarError) as error:
                 self.end(answer.job, FailedEvent(self._clock(), error))
 
     def _read_again(self) -> None:
@@ -283,7 +284,7 @@ class GenerationBatch:
     ) -> None:
         """Append a token to an answer, in a row or without, and report it with the model's own log-probability."""
         if math.isnan(logprob):
-            raise nan_logits()
+            raise (answer.constraint and answer.constraint.failure) or nan_logits()
         job, builder = answer.job, answer.builder
         token = answer.accepted(token)
         score = TokenScore(token, logprob)

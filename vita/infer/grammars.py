@@ -200,6 +200,13 @@ class Constraint:
         self._matcher.consume_tokens(tokens)
         return tokens
 
+    @property
+    def failure(self) -> GrammarError | None:
+        """Return the error that ended the grammar, such as rules without an end; no token is allowed after it."""
+        if not self._matcher.is_error():
+            return None
+        return GrammarError("grammar", f"cannot be followed: {self._matcher.get_error().partition(chr(10))[0]}")
+
     def allowed(self) -> Bool[np.ndarray, "V"]:
         """Return the tokens that may come next."""
         return self._allowed(self._matcher)

@@ -142,6 +142,15 @@ def test_an_unsupported_grammar_is_refused_with_the_reason(
     assert problem in str(error.value)
 
 
+def test_a_grammar_without_an_end_is_refused_and_the_server_answers_on(caller: openai.OpenAI) -> None:
+    endless: Any = {"type": "function", "function": {"name": "weather", "parameters": {"$ref": "#"}}}
+    question: Any = [{"role": "user", "content": "Hi"}]
+    with pytest.raises(openai.BadRequestError, match="The grammar of the request fails") as error:
+        chat(caller, messages=question, tools=[endless], tool_choice="required", max_tokens=2)
+    assert error.value.code == "unsupported_grammar"
+    assert chat(caller, messages=question, tools=[WEATHER], tool_choice="required", seed=1).choices[0].message.tool_calls
+
+
 def test_a_response_is_the_same_alone_and_beside_others(client: openai.OpenAI) -> None:
     alone = [content(chat(client, response_format=schema_format(PET), seed=seed)) for seed in (1, 2)]
     several = chat(client, response_format=schema_format(PET), seed=1, n=3)

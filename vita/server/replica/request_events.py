@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from starlette.types import Message
 
+from vita.infer.grammars import GrammarError
 from vita.infer.request import (
     Event,
     FailedEvent,
@@ -133,6 +134,8 @@ def _fault(event: FailedEvent) -> ApiError:
         return unavailable("The server is shutting down", code="draining")
     if isinstance(event.error, QueueFull):
         return too_busy(f"The server is busy: {event.error}")
+    if isinstance(event.error, GrammarError):
+        return invalid(f"The grammar of the request fails: {event.error.problem}", code="unsupported_grammar")
     if isinstance(event.error, EngineRefusal):
         return invalid(f"The backend of the model refuses the request ({event.error})")
     return internal(f"The completion could not be computed ({event.error})")
