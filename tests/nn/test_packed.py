@@ -67,7 +67,7 @@ def test_packed_models_need_no_padding_for_few_rows() -> None:
 def test_an_answer_that_is_alone_for_a_step_has_the_bits_of_a_batch(tmp_path: Path) -> None:
     hf.save(tiny_model(context=128), tmp_path)
     byte_tokenizer().save(tmp_path)
-    engine = Engine.open(tmp_path)
+    engine = Engine.open(tmp_path, packed=True)
     prompts = [engine.text_ids("abc" * count) for count in (1, 2, 30)]
     samplings = [Sampling(max_tokens=tokens, temperature=1.0, seed=5) for tokens in (3, 20, 40)]
     batch = engine.generate(prompts, samplings)  # the last steps have a single answer

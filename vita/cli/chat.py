@@ -282,7 +282,8 @@ def _folder(workspace: Workspace, model: str) -> Path:
 def _engine(workspace: Workspace, model: str, *, rows: int = 64) -> Any:
     from vita.infer.engine import Engine
 
-    return Engine.open(_folder(workspace, model), device=workspace.machine.device, rows=rows, clock=datetime.now)
+    folder, device = _folder(workspace, model), workspace.machine.device
+    return Engine.open(folder, device=device, rows=rows, clock=datetime.now, packed=True)
 
 
 def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:

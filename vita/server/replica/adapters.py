@@ -76,7 +76,7 @@ class Adapters:
         files = ModelFiles(folder / MODEL)
         device = self.engine.device
         if description(files.folder).get("quantization"):
-            return Engine.open(files, device=device, clock=datetime.now)
+            return Engine.open(files, device=device, clock=datetime.now, packed=True)
         self.engine.model.requires_grad_(False)
         shared = reference_copy(self.engine.model)
         load_adapter(shared, files)

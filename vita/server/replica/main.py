@@ -58,7 +58,8 @@ def open_app(
     from vita.server.replica.readiness import check_answers, check_engine
 
     def load(release: ReleaseInfo, files: Files) -> tuple[ReleaseInfo, str, Engine]:
-        return release, model or model_digest(files), Engine.open(folder / MODEL, device=device, clock=datetime.now)
+        engine = Engine.open(folder / MODEL, device=device, clock=datetime.now, packed=True)
+        return release, model or model_digest(files), engine
 
     release, identity, engine = load_verified(folder, load, digest=digest)
     content = release.content
