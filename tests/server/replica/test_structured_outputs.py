@@ -148,7 +148,8 @@ def test_a_grammar_without_an_end_is_refused_and_the_server_answers_on(caller: o
     with pytest.raises(openai.BadRequestError, match="The grammar of the request fails") as error:
         chat(caller, messages=question, tools=[endless], tool_choice="required", max_tokens=2)
     assert error.value.code == "unsupported_grammar"
-    assert chat(caller, messages=question, tools=[WEATHER], tool_choice="required", seed=1).choices[0].message.tool_calls
+    completion = chat(caller, messages=question, tools=[WEATHER], tool_choice="required", seed=1)
+    assert completion.choices[0].message.tool_calls
 
 
 def test_a_response_is_the_same_alone_and_beside_others(client: openai.OpenAI) -> None:
