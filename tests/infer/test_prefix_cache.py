@@ -81,13 +81,13 @@ def test_the_block_that_was_not_used_for_the_longest_time_is_removed() -> None:
     states = TextStates(torch.zeros(1, 1, CPU_BLOCK, 4), torch.zeros(1, 1, CPU_BLOCK, 4))
     size = 2 * states.keys.numel() * 4
     cache = PrefixCache(2 * size)
-    first, second, third = ([*text(CPU_BLOCK, seed=seed), 0] for seed in range(3))
-    cache.add(first[:-1], states)
-    cache.add(second[:-1], states)
-    assert len(cache.longest(first)) == 1
-    cache.add(third[:-1], states)
+    first, second, third = (cache.names(text(CPU_BLOCK, seed=seed)) for seed in range(3))
+    cache.add(first[0], states)
+    cache.add(second[0], states)
+    assert len(cache.longest(first, tokens=CPU_BLOCK + 1)) == 1
+    cache.add(third[0], states)
     assert cache.size == 2 * size
-    assert [len(cache.longest(ids)) for ids in (first, second, third)] == [1, 0, 1]
+    assert [len(cache.longest(names, tokens=CPU_BLOCK + 1)) for names in (first, second, third)] == [1, 0, 1]
 
 
 def test_a_cache_without_memory_stores_nothing() -> None:

@@ -1,8 +1,9 @@
 """Keys and values of the beginnings of prompts, so that a prompt that begins like an earlier one is read faster.
 
     cache = PrefixCache(capacity=256 * 2**20)
-    states = cache.longest(ids)                     # the blocks that are stored, from the start of the text on
-    cache.add(ids[: (n + 1) * length], states)      # the states of block n
+    names = cache.names(ids)
+    blocks = cache.longest(names, tokens=len(ids))      # the blocks that are stored, from the start of the text on
+    cache.add(names[n], states)                         # the states of block n
 
 The name of a block is a hash of its tokens and of the name of the block before, as in vLLM: equal names mean equal
 texts from the first token on. Long prompts are read in pieces of one block, so that a prompt has the same bits with and
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -38,40 +39,37 @@ class PrefixCache:
         """Tokens of the prompts that were looked up, and those of them that were stored."""
         self._blocks: OrderedDict[bytes, TextStates] = OrderedDict()
 
-    def longest(self, ids: Sequence[int]) -> list[TextStates]:
-        """Return the stored blocks at the start of a prompt, without its last token, whose output is needed."""
+    def longest(self, names: Sequence[bytes], *, tokens: int) -> list[TextStates]:
+        """Return the stored blocks at the start of a prompt of `tokens` tokens.
+
+        The block with the last token is left out, because the output at this token is needed.
+        """
         blocks: list[TextStates] = []
-        for name in self._names(ids[:-1]):
+        for name in names[: (tokens - 1) // self.length]:
             block = self._blocks.get(name)
             if block is None:
                 break
             self._blocks.move_to_end(name)
             blocks.append(block)
-        self.queried_tokens += len(ids)
+        self.queried_tokens += tokens
         self.reused_tokens += len(blocks) * self.length
         return blocks
 
-    def add(self, ids: Sequence[int], states: TextStates) -> None:
-        """Store a copy of the last block of `ids`, whose states are `states`."""
-        *_, name = self._names(ids)
-        if name in self._blocks:
+    def add(self, name: bytes, states: TextStates) -> None:
+        """Store a copy of a block."""
+        if name in self._blocks or states.nbytes > self.capacity:
             return
-        size = sum(part.numel() * part.element_size() for part in (states.keys, states.values))
-        if size > self.capacity:
-            return
-        while self.size + size > self.capacity:
+        while self.size + states.nbytes > self.capacity:
             _, oldest = self._blocks.popitem(last=False)
-            self.size -= sum(part.numel() * part.element_size() for part in (oldest.keys, oldest.values))
-        self._blocks[name] = TextStates(
-            states.keys.clone(memory_format=torch.contiguous_format),
-            states.values.clone(memory_format=torch.contiguous_format),
-        )
-        self.size += size
+            self.size -= oldest.nbytes
+        keys, values = (part.clone(memory_format=torch.contiguous_format) for part in (states.keys, states.values))
+        self._blocks[name] = TextStates(keys, values)
+        self.size += states.nbytes
 
-    def _names(self, ids: Sequence[int]) -> Iterator[bytes]:
-        """Yield the name of each complete block."""
-        name = b""
+    def names(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the name of each complete block."""
+        names: list[bytes] = []
         for end in range(self.length, len(ids) + 1, self.length):
             tokens = b"".join(token.to_bytes(4, "little") for token in ids[end - self.length : end])
-            name = hashlib.sha256(name + tokens).digest()
-            yield name
+            names.append(hashlib.sha256((names[-1] if names else b"") + tokens).digest())
+        return names

@@ -47,6 +47,7 @@ class PromptState:
         """Tokens whose keys and values were taken from a `PrefixCache`."""
         self._cache: KVCache | None = None
         self._pieces: list[Tensor] = []
+        self._names: list[bytes] = []
 
     @property
     def is_read(self) -> bool:
@@ -70,8 +71,9 @@ class PromptState:
             weight = model.head_weight
             self._cache = KVCache(model.architecture, 1, dtype=weight.dtype, device=weight.device)
             self._cache.text_length = self.text_length
+            self._names = prefixes.names(self.ids) if prefixes is not None else []
             if prefixes is not None and not self.keep_all:
-                self._reuse(prefixes.longest(self.ids))
+                self._reuse(prefixes.longest(self._names, tokens=len(self.ids)))
         device = model.head_weight.device
         length, start = block_length(device), self._cache.lengths[0]
         piece = self.ids[start : start + length]
@@ -79,7 +81,7 @@ class PromptState:
         self._pieces.append(hidden if self.keep_all else hidden[-1:])
         end = start + len(piece)
         if prefixes is not None and len(piece) == length:
-            prefixes.add(self.ids[:end], self._cache.text(0, start))
+            prefixes.add(self._names[start // length], self._cache.text(0, start))
         if end == len(self.ids):
             self.finish(self._cache.text(0), torch.cat(self._pieces))
         return len(piece)

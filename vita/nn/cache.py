@@ -38,6 +38,11 @@ class TextStates:
         """Number of tokens."""
         return self.keys.shape[2]
 
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.keys.nbytes + self.values.nbytes
+
 
 class KVCache:
     """Keys and values of every layer for `rows` texts; each row is taken by a text, or free."""
