@@ -230,7 +230,7 @@ def test_a_full_queue_refuses_a_group_of_requests_as_a_unit() -> None:
         events.put(event)
 
     scheduler.submit(slow_request, wait_for_release)
-    with pytest.raises(QueueFull, match="1 answers are being generated or waiting, of at most 3"):
+    with pytest.raises(QueueFull, match="1 answers are computed or waiting, of at most 3"):
         scheduler.submit(GenerationRequest([256], GREEDY, answers=3), events.put)
     box: queue.SimpleQueue[Event] = queue.SimpleQueue()
     with pytest.raises(QueueFull):

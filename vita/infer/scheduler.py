@@ -36,6 +36,7 @@ from vita.infer.request import (
     QueueFull,
     SchedulerClosed,
 )
+from vita.infer.request_queue import RequestQueue
 from vita.spine.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ STEP_TOKENS = 512
 """Tokens of prompts that are read between two steps, so that a long prompt does not delay the other answers much."""
 
 
-class Scheduler:
+class Scheduler(RequestQueue):
     """Answers requests with one engine; every method may be called from any thread."""
 
     def __init__(
@@ -117,29 +118,9 @@ class Scheduler:
         return self.widths.invariant
 
     @property
-    def capacity(self) -> int:
-        """Return the maximum number of answers that can be requested at the same time."""
-        return self.rows + self.queue
-
-    @property
-    def alive(self) -> bool:
-        """Return True if the thread is running."""
-        return self._thread.is_alive()
-
-    @property
-    def draining(self) -> bool:
-        """Return True if new requests are refused."""
-        return self._draining
-
-    @property
     def running(self) -> int:
         """Number of answers that are being generated."""
         return len(self._batch.answers)
-
-    @property
-    def waiting(self) -> int:
-        """Number of answers that have not begun."""
-        return max(0, self._seats - len(self._batch.answers))
 
     @property
     def in_flight(self) -> int:
@@ -178,11 +159,7 @@ class Scheduler:
         ]
 
     def _check_room(self, seats: int, tokens: int) -> None:
-        if self._draining:
-            raise SchedulerClosed("the server is shutting down")
-        if self._seats + seats > self.capacity:
-            message = f"{self._seats} answers are being generated or waiting, of at most {self.capacity}"
-            raise QueueFull("requests", message)
+        self._check_seats(seats)
         waiting_tokens = sum(len(job.request.prompt) for job in self._waiting)
         if waiting_tokens and waiting_tokens + tokens > self.queue_tokens:
             message = f"{waiting_tokens} tokens of prompts are waiting, of at most {self.queue_tokens}"

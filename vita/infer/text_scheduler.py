@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from vita.infer.request import QueueFull, SchedulerClosed
+from vita.infer.request import SchedulerClosed
+from vita.infer.request_queue import RequestQueue
 from vita.infer.text_model import Task, TextModel, TextRequest
 
 log = logging.getLogger(__name__)
@@ -35,9 +36,10 @@ class _Job:
     result: Future[Tensor] = field(default_factory=Future)
 
 
-class TextScheduler:
+class TextScheduler(RequestQueue):
     """Computes texts with one model; every method may be called from any thread."""
 
+    unit = "texts"
     batch_invariant = False
     """The last bits of a result depend on the other texts of its batch."""
     cache_usage = 0.0
@@ -85,34 +87,14 @@ class TextScheduler:
             self._check_room(seats)
 
     @property
-    def capacity(self) -> int:
-        """Return the maximum number of texts that can be requested at the same time."""
-        return self.rows + self.queue
-
-    @property
-    def alive(self) -> bool:
-        """Return True if the thread is running."""
-        return self._thread.is_alive()
-
-    @property
-    def draining(self) -> bool:
-        """Return True if new requests are refused."""
-        return self._draining
-
-    @property
     def running(self) -> int:
         """Number of texts that are being computed."""
         return self._running
 
     @property
-    def waiting(self) -> int:
-        """Number of texts that wait."""
-        return len(self._waiting)
-
-    @property
     def in_flight(self) -> int:
         """Number of texts without a result."""
-        return self.running + self.waiting
+        return self._running + len(self._waiting)
 
     def drain(self) -> None:
         """Refuse new requests; the accepted requests are answered."""
@@ -127,11 +109,8 @@ class TextScheduler:
         self._thread.join(seconds)
 
     def _check_room(self, seats: int) -> None:
-        if self._draining:
-            raise SchedulerClosed("the server is shutting down")
-        in_flight = len(self._waiting) + self._running
-        if in_flight and in_flight + seats > self.capacity:
-            raise QueueFull("requests", f"{in_flight} texts are computed or waiting, of at most {self.capacity}")
+        # A request with more texts than places is accepted if no other is in progress.
+        self._check_seats(seats if self.in_flight else 0)
 
     # -- the thread
 

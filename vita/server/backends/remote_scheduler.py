@@ -25,11 +25,11 @@ from vita.infer.request import (
     Job,
     Listener,
     PromptEvent,
-    QueueFull,
     SchedulerClosed,
     TokenEvent,
     TokenScore,
 )
+from vita.infer.request_queue import RequestQueue
 from vita.server.backends.engine_client import AnswerRequest, EngineEnd, EngineRefusal, EngineUnavailable
 from vita.server.backends.programs import RunningProgram
 from vita.server.backends.remote_engine import RemoteEngine
@@ -55,7 +55,7 @@ class RemoteJob(Job):
         self.cancel_task()
 
 
-class RemoteScheduler:
+class RemoteScheduler(RequestQueue):
     """Answers requests with a program; every method may be called from any thread."""
 
     batch_invariant = False
@@ -93,7 +93,7 @@ class RemoteScheduler:
         ]
         seats = sum(job.request.seats for job in jobs)
         with self._lock:
-            self._check_room(seats)
+            self._check_seats(seats)
             self._seats += seats
         for job in jobs:
             self._loop.call_soon_threadsafe(self._start, job)
@@ -102,7 +102,7 @@ class RemoteScheduler:
     def check_room(self, seats: int) -> None:
         """Raise `QueueFull` or `SchedulerClosed` before any work, where `submit_all` would raise them."""
         with self._lock:
-            self._check_room(seats)
+            self._check_seats(seats)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the event loop of the scheduler and return its result."""
@@ -118,29 +118,9 @@ class RemoteScheduler:
         return await asyncio.wrap_future(probe)
 
     @property
-    def capacity(self) -> int:
-        """Return the maximum number of answers that can be requested at the same time."""
-        return self.rows + self.queue
-
-    @property
-    def alive(self) -> bool:
-        """Return True if the thread is running."""
-        return self._thread.is_alive()
-
-    @property
-    def draining(self) -> bool:
-        """Return True if new requests are refused."""
-        return self._draining
-
-    @property
     def running(self) -> int:
         """Number of answers that the program computes."""
         return self._running
-
-    @property
-    def waiting(self) -> int:
-        """Number of answers that have not begun."""
-        return max(0, self._seats - self._running)
 
     @property
     def in_flight(self) -> int:
@@ -271,10 +251,3 @@ class RemoteScheduler:
             return []
         samplings = [request.sampling, *request.sampling.varied(request.answers - 1)]
         return [self.engine.new_completion(request.prompt, sampling, visible=request.visible) for sampling in samplings]
-
-    def _check_room(self, seats: int) -> None:
-        if self._draining:
-            raise SchedulerClosed("the server is shutting down")
-        if self._seats + seats > self.capacity:
-            message = f"{self._seats} answers are being generated or waiting, of at most {self.capacity}"
-            raise QueueFull("requests", message)
