@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -82,6 +84,19 @@ def test_concurrent_processes_run_each_key_once(ledger_url: str) -> None:
         runs = ledger.find()
     assert sorted(run.key for run in runs) == sorted(f"key {number}" for number in range(keys))
     assert {run.state for run in runs} == {"done"}
+
+
+def test_opening_a_new_file_waits_for_another_process_that_creates_it(tmp_path: Path) -> None:
+    """SQLite refuses the switch to a write-ahead log at once while another connection holds the write lock."""
+    path = tmp_path / "ledger.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("begin immediate")
+    timer = threading.Timer(0.3, lambda: other.execute("rollback"))
+    timer.start()
+    Ledger(path).close()
+    timer.join()
+    assert other.execute("pragma journal_mode").fetchone() == ("wal",)
+    other.close()
 
 
 def _move_at(ledger: Ledger, state: str, begin: float) -> None:

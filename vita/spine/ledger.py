@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ states = table("states", string="artifact state who why", real="at", json="repor
 fingerprints = table(
     "fingerprints", string="path digest", big_integer="inode size modified changed", primary_key="path"
 )
+_LOCK_SECONDS = 30
+"""Longest wait for the lock of an SQLite file."""
 _PATHS_PER_QUERY = 500
 """Paths per query: databases limit the number of parameters."""
 
@@ -491,6 +494,25 @@ def add_event(database: sa.Connection, event_name: str, subject: str, **data: An
 
 def _sqlite_settings(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    for setting in ("busy_timeout=30000", "journal_mode=wal", "synchronous=full", "foreign_keys=on"):
-        cursor.execute(f"pragma {setting}")
+    cursor.execute(f"pragma busy_timeout={_LOCK_SECONDS * 1000}")
+    _write_ahead_log(cursor)
+    cursor.execute("pragma synchronous=full")
+    cursor.execute("pragma foreign_keys=on")
     cursor.close()
+
+
+def _write_ahead_log(cursor: Any) -> None:
+    """Switch the database to a write-ahead log, waiting for other processes that do the same.
+
+    Two connections that switch a new file at the same time would wait for each other, so SQLite refuses one of them at
+    once, without its busy timeout (https://www.sqlite.org/c3ref/busy_handler.html): that one tries again.
+    """
+    end = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            cursor.execute("pragma journal_mode=wal")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
