@@ -27,11 +27,10 @@ from vita.data.records import NO_VARIABLES, Message, TemplateVariables
 from vita.data.tokens.chat_template import ChatTemplate, training_clock
 from vita.data.tokens.dialogue_encoding import encode_prompt
 from vita.data.tokens.tokenizer import Tokenizer
-from vita.infer.answer_formats.answer_format import AnswerFormat
+from vita.infer.answer_engine import AnswerEngine
 from vita.infer.batch import GenerationBatch
 from vita.infer.batch_invariance import BatchWidths, decoding_widths
 from vita.infer.completion import Completion, CompletionBuilder
-from vita.infer.grammars import GrammarCompiler
 from vita.infer.logprobs import head_logits
 from vita.infer.pretrained import Pretrained
 from vita.infer.prompts import PromptReader
@@ -59,7 +58,7 @@ class TextScore:
         return math.fsum(self.logprobs)
 
 
-class Engine:
+class Engine(AnswerEngine[Transformer]):
     """Generates and scores with one model."""
 
     def __init__(
@@ -177,27 +176,12 @@ class Engine:
         """Yield the model's answer to a dialogue in pieces."""
         return self.stream(self.chat_ids(messages), sampling)
 
-    @cached_property
-    def answer_format(self) -> AnswerFormat:
-        """Return the format of the model's answers, by its chat template."""
-        return AnswerFormat.of(self.template) if self.template else AnswerFormat()
-
-    @cached_property
-    def visible_ids(self) -> frozenset[int]:
-        """Return the special tokens that belong to the text of an answer in this format."""
-        return self.answer_format.visible_ids(self.tokenizer)
-
-    @cached_property
-    def grammars(self) -> GrammarCompiler:
-        """Return the compiler of grammars for the tokens of the model."""
-        return GrammarCompiler(self.tokenizer)
-
     # -- scores
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[TextScore]:
         """Return the likelihood of the second text of each pair after the first; neither may be empty."""
         for index, (context, text) in enumerate(pairs):
-            self._check([*context, *text[:-1]], f"pair {index + 1}", room=0)
+            self.check_prompt([*context, *text[:-1]], f"pair {index + 1}", room=0)
             if not context or not text:
                 raise DataError(f"pair {index + 1}", "has an empty half")
         order = sorted(range(len(pairs)), key=lambda index: -len(pairs[index][0]) - len(pairs[index][1]))
@@ -228,33 +212,6 @@ class Engine:
         return [TextScore(tuple(logprobs[start:end]), all(is_most_likely[start:end])) for start, end in spans]
 
     # -- inside
-
-    def new_completion(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        where: str,
-        *,
-        room: int = 1,
-        visible: frozenset[int] = frozenset(),
-    ) -> CompletionBuilder:
-        """Return an empty completion; the prompt is checked to leave room for `room` tokens in the context."""
-        self._check(prompt, where, room=room)
-        remaining = self.model.architecture.context - len(prompt)
-        limit = min(sampling.max_tokens, remaining)
-        return CompletionBuilder(prompt, sampling, self.tokenizer, limit=limit, visible=visible)
-
-    def _check(self, ids: Sequence[int], where: str, *, room: int) -> None:
-        """Raise a `DataError` if a prompt is empty, too long for the context, or has unknown token ids."""
-        architecture = self.model.architecture
-        if not ids:
-            raise DataError(where, "is empty; it needs at least the token that begins a document")
-        if len(ids) + room > architecture.context:
-            most = architecture.context - room
-            raise DataError(where, expected=f"at most {most} tokens, for the model's context", got=len(ids))
-        if min(ids) < 0 or max(ids) >= architecture.vocabulary:
-            unknown = min(ids) if min(ids) < 0 else max(ids)
-            raise DataError(where, expected=f"token ids from 0 to {architecture.vocabulary - 1}", got=unknown)
 
     def _pieces(self, builder: CompletionBuilder) -> Iterator[str]:
         for events in self._advance([builder]):

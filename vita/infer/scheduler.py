@@ -22,7 +22,6 @@ import torch
 
 from vita.infer.batch import GenerationBatch
 from vita.infer.batch_invariance import decoding_widths
-from vita.infer.completion import CompletionBuilder
 from vita.infer.engine import Engine
 from vita.infer.prefix_cache import PrefixCache, block_length
 from vita.infer.prompts import PromptReader
@@ -37,7 +36,6 @@ from vita.infer.request import (
     SchedulerClosed,
 )
 from vita.infer.request_queue import RequestQueue
-from vita.spine.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +85,10 @@ class Scheduler(RequestQueue):
 
     def submit_all(self, requests: Sequence[tuple[GenerationRequest, Listener]]) -> list[Job]:
         """Queue all requests or none."""
-        jobs = [Job(request, self._builders(request), listener, at=self.clock()) for request, listener in requests]
+        jobs = [
+            Job(request, self.engine.new_completions(request), listener, at=self.clock())
+            for request, listener in requests
+        ]
         seats = sum(job.request.seats for job in jobs)
         with self._change:
             self._check_room(seats, sum(len(job.request.prompt) for job in jobs))
@@ -143,20 +144,6 @@ class Scheduler(RequestQueue):
             self._closed = self._draining = True
             self._change.notify()
         self._thread.join(seconds)
-
-    def _builders(self, request: GenerationRequest) -> list[CompletionBuilder]:
-        vocabulary = self.engine.model.architecture.vocabulary
-        unknown = [token for token in request.biases if not 0 <= token < vocabulary]
-        if unknown:
-            raise DataError("biases", expected=f"token ids from 0 to {vocabulary - 1}", got=unknown[0])
-        if not request.answers:
-            self.engine.new_completion(request.prompt, request.sampling, "prompt", room=0)
-            return []
-        samplings = [request.sampling, *request.sampling.varied(request.answers - 1)]
-        return [
-            self.engine.new_completion(request.prompt, sampling, "prompt", visible=request.visible)
-            for sampling in samplings
-        ]
 
     def _check_room(self, seats: int, tokens: int) -> None:
         self._check_seats(seats)

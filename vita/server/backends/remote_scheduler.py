@@ -33,7 +33,7 @@ from vita.infer.request_queue import RequestQueue
 from vita.server.backends.engine_client import AnswerRequest, EngineEnd, EngineRefusal, EngineUnavailable
 from vita.server.backends.programs import RunningProgram
 from vita.server.backends.remote_engine import RemoteEngine
-from vita.spine.errors import DataError, ModelError
+from vita.spine.errors import ModelError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -89,7 +89,8 @@ class RemoteScheduler(RequestQueue):
     def submit_all(self, requests: Sequence[tuple[GenerationRequest, Listener]]) -> list[Job]:
         """Queue all requests or none."""
         jobs = [
-            RemoteJob(request, self._builders(request), listener, at=self.clock()) for request, listener in requests
+            RemoteJob(request, self.engine.new_completions(request), listener, at=self.clock())
+            for request, listener in requests
         ]
         seats = sum(job.request.seats for job in jobs)
         with self._lock:
@@ -239,15 +240,3 @@ class RemoteScheduler(RequestQueue):
     def _check(self, score: TokenScore) -> None:
         if not 0 <= score.id < self.engine.model.architecture.vocabulary:
             raise ModelError("backend", f"the program returns the token id {score.id}, which the model does not have")
-
-    # -- requests
-
-    def _builders(self, request: GenerationRequest) -> list[CompletionBuilder]:
-        vocabulary = self.engine.model.architecture.vocabulary
-        unknown = [token for token in request.biases if not 0 <= token < vocabulary]
-        if unknown:
-            raise DataError("biases", expected=f"token ids from 0 to {vocabulary - 1}", got=unknown[0])
-        if not request.answers:
-            return []
-        samplings = [request.sampling, *request.sampling.varied(request.answers - 1)]
-        return [self.engine.new_completion(request.prompt, sampling, visible=request.visible) for sampling in samplings]
