@@ -18,13 +18,15 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vita.infer.batch_invariance import BatchWidths, decoding_attention
+from vita.infer.draft_pass import DraftPass
+from vita.infer.drafts import Drafter, Speculation
 from vita.infer.grammars import GrammarError
 from vita.infer.logprobs import embedding, head_logits, nan_logits, prompt_scores, token_scores
 from vita.infer.prompts import PASS_TOKENS, PromptReader, PromptState
@@ -58,10 +60,14 @@ class GenerationBatch:
         widths: BatchWidths,
         tokens: int | None = None,
         reader: PromptReader | None = None,
+        drafter: Drafter | None = None,
         clock: Callable[[], float] = time.monotonic,
         release: Callable[[int], None] = lambda answers: None,
     ) -> None:
-        """`tokens` is the size of the tokenizer; `release` is called with a number of answers when they have ended."""
+        """`tokens` is the size of the tokenizer; `release` is called with a number of answers when they have ended.
+
+        With a `drafter`, a step may append several tokens to an answer: the same ones, in fewer steps.
+        """
         self.model, self.rows, self.widths, self.tokens = model, rows, widths, tokens
         self.begun: deque[Job] = deque()
         """The jobs whose prompts are being read, or whose answers wait for free rows."""
@@ -74,6 +80,9 @@ class GenerationBatch:
         self._reader = reader or PromptReader(model)
         self._attention = decoding_attention(model.attention)
         self._sampler = Sampler([_IDLE] * (widths.smallest(rows) or rows), device=self.device, tokens=tokens)
+        # Without batch-invariant widths, the bits of a token would depend on the draft.
+        can_verify = widths.padded and widths.invariant and not model.architecture.rope_depends_on_length
+        self._speculation = Speculation(drafter, self._width) if drafter and can_verify else None
         self._clock, self._release = clock, release
 
     @property
@@ -218,6 +227,9 @@ class GenerationBatch:
             return
         self._read_again()
         width = self._compact()
+        if drafts := self._drafts():
+            self._verify(drafts)
+            return
         tokens = torch.zeros(width, 1, dtype=torch.int64)
         for row, answer in self.answers.items():
             tokens[row] = answer.last_token
@@ -232,6 +244,67 @@ class GenerationBatch:
                 self._append(answer, token, logprob, logits[row], row=row)
             except (ModelError, GrammarError) as error:
                 self.end(answer.job, FailedEvent(self._clock(), error))
+
+    def _drafts(self) -> dict[int, list[int]]:
+        """Return the draft of each row that has one."""
+        if self._speculation is None:
+            return {}
+        texts = {row: (answer, answer.text, answer.builder.remaining - 1) for row, answer in self.answers.items()}
+        return self._speculation.drafts(texts, rows=self.cache.num_live)
+
+    def _verify(self, drafts: Mapping[int, Sequence[int]]) -> None:
+        """Append to each answer the tokens up to the first that differs from its draft, and this one."""
+        assert self._speculation is not None
+        cache = DraftPass(self.cache, {row: len(draft) for row, draft in drafts.items()})
+        places = cache.places
+        tokens = torch.zeros(self._width(len(places)), 1, dtype=torch.int64)
+        by_row: dict[int, list[int]] = {}
+        for index, (row, offset) in enumerate(places):
+            answer = self.answers.get(row)
+            if answer is not None:
+                tokens[index] = drafts[row][offset - 1] if offset else answer.last_token
+                by_row.setdefault(row, []).append(index)
+        lengths = {row: self.cache.lengths[row] for row in by_row}
+        attention = cache.attention(self.model.attention)
+        hidden = self.model.hidden(tokens.to(self.device), cache=cache, attention=attention)[:, -1]
+        logits = head_logits(self.model, hidden)[: len(places)]
+        chosen, logprobs = self._sampler.choose(self._adjusted(logits), places)
+        choices = list(zip(chosen.tolist(), logprobs.tolist(), strict=True))
+        for row, indices in by_row.items():
+            answer, draft = self.answers.get(row), drafts.get(row, ())
+            if answer is None:  # another answer of its job failed
+                continue
+            try:
+                count = self._append_verified(
+                    answer, draft, logits[indices], [choices[index] for index in indices], row
+                )
+            except (ModelError, GrammarError) as error:
+                self.end(answer.job, FailedEvent(self._clock(), error))
+                continue
+            self._speculation.update(answer, drafted=len(draft), accepted=count - 1)
+            if self.answers.get(row) is answer:
+                self.cache.lengths[row] = lengths[row] + count
+                self._sampler.advance(row, count)
+
+    def _append_verified(
+        self,
+        answer: ActiveAnswer,
+        draft: Sequence[int],
+        logits: Float[Tensor, "T V"],
+        choices: Sequence[tuple[int, float]],
+        row: int,
+    ) -> int:
+        """Append the tokens that are certain; return how many. `choices` are those of logits without adjustments."""
+        for offset, (token, logprob) in enumerate(choices):
+            if offset and answer.adjusts_logits:
+                # Two rows, because sums over a single row are computed as those of a vector.
+                adjusted = answer.adjusted(logits[offset]).expand(2, -1)
+                tokens, logprobs = self._sampler.choose(adjusted, [(row, offset)] * 2)
+                token, logprob = int(tokens[0]), float(logprobs[0])
+            token = self._append(answer, token, logprob, logits[offset], row=row)
+            if answer.builder.finish or offset == len(draft) or token != draft[offset]:
+                return offset + 1
+        raise AssertionError("the last choice has no draft token to differ from")
 
     def _read_again(self) -> None:
         """Read texts again whose rotary frequencies change with the next token.
@@ -281,8 +354,11 @@ class GenerationBatch:
 
     def _append(
         self, answer: ActiveAnswer, token: int, logprob: float, logits: Float[Tensor, "V"], *, row: int | None = None
-    ) -> None:
-        """Append a token to an answer, in a row or without, and report it with the model's own log-probability."""
+    ) -> int:
+        """Append a token to an answer, in a row or without, and report it with the model's own log-probability.
+
+        Return the token, which a grammar may have replaced.
+        """
         if math.isnan(logprob):
             raise (answer.constraint and answer.constraint.failure) or nan_logits()
         job, builder = answer.job, answer.builder
@@ -299,11 +375,14 @@ class GenerationBatch:
         job.report(TokenEvent(self._clock(), answer.index, score, builder.new_text, builder.finish))
         if not job.num_unfinished:
             job.report(FinishedEvent(self._clock()))
+        return token
 
     # -- rows
 
     def _free(self, row: int) -> None:
-        del self.answers[row]
+        answer = self.answers.pop(row)
+        if self._speculation is not None:
+            self._speculation.forget(answer)
         self.cache.clear(row)
         self._sampler.put(row, Sampler([_IDLE], device=self.device))
 

@@ -211,13 +211,13 @@ def decoding_attention(backend: Attention) -> Attention:
         if queries.shape[2] > 1 or visible is None:
             mixed = backend(queries[:live], keys, values, visible, options)
         else:
-            mixed = _grouped(backend, queries[:live], keys, values, visible, options)
+            mixed = grouped_attention(backend, queries[:live], keys, values, visible, options)
         return F.pad(mixed, (0, 0, 0, 0, 0, 0, 0, width - live)) if live < width else mixed
 
     return attention
 
 
-def _grouped(
+def grouped_attention(
     backend: Attention,
     queries: Float[Tensor, "N H 1 E"],
     keys: Float[Tensor, "N K S E"],

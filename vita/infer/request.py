@@ -170,7 +170,8 @@ class ActiveAnswer:
     def __init__(self, job: Job, index: int, sampler: Sampler) -> None:
         self.job, self.index, self.sampler = job, index, sampler
         self.builder = job.builders[index]
-        self.last_token = 0
+        self.text = list(self.builder.prompt)
+        """The tokens of the prompt and of the answer."""
         request = job.request
         self.constraint = request.constraint and request.constraint.copy()
         self.adjusts_logits = bool(
@@ -179,6 +180,11 @@ class ActiveAnswer:
         )  # fmt: skip
         self._counts: Counter[int] = Counter()
 
+    @property
+    def last_token(self) -> int:
+        """The last token of the text."""
+        return self.text[-1]
+
     def accepted(self, token: int) -> int:
         """Return the token that is appended: `token`, or another one if the grammar needs it before the limit."""
         return token if self.constraint is None else self.constraint.accept(token, remaining=self.builder.remaining)
@@ -186,7 +192,7 @@ class ActiveAnswer:
     def append(self, score: TokenScore) -> None:
         """Append a token."""
         self.builder.append(score.id, score.logprob)
-        self.last_token = score.id
+        self.text.append(score.id)
         if self.job.request.presence or self.job.request.frequency:
             self._counts[score.id] += 1
 

@@ -26,32 +26,48 @@ class Sampler:
         """`tokens` is the size of the tokenizer: the spare rows of a larger embedding are never chosen."""
         self.requests, self.tokens = list(requests), tokens
         self._device = device
-        self._generators = [random.Random(request.seed) for request in requests]
+        self._numbers = [_RandomNumbers(request.seed) for request in requests]
         self._current = False
 
     def __call__(self, logits: Float[Tensor, "B V"]) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
-        """Choose a token in each of the first B rows; also the model's own log-probability, before temperature."""
+        """Choose the next token of the first B requests; also the model's own log-probability, before temperature."""
+        result = self.choose(logits, [(row, 0) for row in range(len(logits))])
+        for row in range(len(logits)):
+            self.advance(row, 1)
+        return result
+
+    def choose(
+        self, logits: Float[Tensor, "B V"], places: Sequence[tuple[int, int]]
+    ) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
+        """Choose a token by each row of logits, without advancing the generators; also the log-probabilities.
+
+        The places are the request of each row and the number of tokens between its last token and this one.
+        """
         if not self._current:
             self._prepare()
         logits = logits.float()
         allowed = logits[:, : self.tokens]
         chosen = allowed.argmax(-1)
-        greedy = self._greedy[: len(logits)]
+        requests = torch.tensor([request for request, _ in places], device=self._device)
+        greedy = self._greedy[requests]
         if not greedy.all():
-            chosen = torch.where(greedy, chosen, self._draw(allowed))
+            chosen = torch.where(greedy, chosen, self._draw(allowed, requests, places))
         logprobs = logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
         return chosen, logprobs
 
+    def advance(self, row: int, tokens: int) -> None:
+        """Advance the generator of a request by the random numbers of as many tokens."""
+        self._numbers[row].advance(tokens)
+
     def put(self, row: int, sampler: Sampler) -> None:
         """Continue a row with the request and the generator of `sampler`, which has a single row."""
-        self.requests[row], self._generators[row] = sampler.requests[0], sampler._generators[0]
+        self.requests[row], self._numbers[row] = sampler.requests[0], sampler._numbers[0]
         self._current = False
 
     def move(self, source: int, target: int) -> None:
         """Exchange the requests of two rows."""
-        requests, generators = self.requests, self._generators
-        requests[source], requests[target] = requests[target], requests[source]
-        generators[source], generators[target] = generators[target], generators[source]
+        for parts in (self.requests, self._numbers):
+            parts[source], parts[target] = parts[target], parts[source]
         self._current = False
 
     def _prepare(self) -> None:
@@ -67,22 +83,42 @@ class Sampler:
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self._device)[:, None]
 
-    def _draw(self, logits: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
+    def _draw(
+        self, logits: Float[Tensor, "B V"], requests: Int[Tensor, "B"], places: Sequence[tuple[int, int]]
+    ) -> Int[Tensor, "B"]:
         """Draw one token per row: the position of a uniform number in the cumulative probabilities, in order of ids.
 
         Summed in float64: in float32 the tail of a large vocabulary would be lost, and with it equality of batches.
         """
-        rows = len(logits)
-        scaled = (logits - logits.amax(-1, keepdim=True)) / self._temperature[:rows]
+        scaled = (logits - logits.amax(-1, keepdim=True)) / self._temperature[requests]
         if self._filters:
-            mask = allowed_tokens(scaled, top_k=self._top_k[:rows], top_p=self._top_p[:rows])
+            mask = allowed_tokens(scaled, top_k=self._top_k[requests], top_p=self._top_p[requests])
             scaled = scaled.masked_fill(~mask, float("-inf"))
         exact = torch.float32 if scaled.device.type == "mps" else torch.float64  # mps has no float64
         cumulative = scaled.softmax(-1).to(exact).cumsum(-1)
-        numbers = [[generator.random()] for generator in self._generators[:rows]]
+        numbers = [[self._numbers[request].ahead(offset)] for request, offset in places]
         uniform = torch.tensor(numbers, dtype=exact, device=self._device)
         tokens = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
         return tokens.squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+
+
+class _RandomNumbers:
+    """The random numbers of a request, one for each token, which can be read before they are used."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = random.Random(seed)
+        self._next: list[float] = []
+
+    def ahead(self, offset: int) -> float:
+        """Return the number of the token `offset` places after the next one."""
+        while len(self._next) <= offset:
+            self._next.append(self._generator.random())
+        return self._next[offset]
+
+    def advance(self, tokens: int) -> None:
+        """Skip the numbers of as many tokens."""
+        self.ahead(tokens - 1)
+        del self._next[:tokens]
 
 
 def allowed_tokens(

@@ -22,6 +22,7 @@ import torch
 
 from vita.infer.batch import GenerationBatch
 from vita.infer.batch_invariance import decoding_widths
+from vita.infer.drafts import Drafter
 from vita.infer.engine import Engine
 from vita.infer.prefix_cache import PrefixCache, block_length
 from vita.infer.prompts import PromptReader
@@ -54,15 +55,17 @@ class Scheduler(RequestQueue):
         queue: int = 64,
         queue_tokens: int | None = None,
         prefix_bytes: int = 0,
+        drafter: Drafter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`rows` answers advance together; `queue` more may wait, with `queue_tokens` tokens of prompts.
 
-        `prefix_bytes` is the memory for keys and values of the beginnings of prompts.
+        `prefix_bytes` is the memory for keys and values of the beginnings of prompts. A `drafter` saves steps.
         """
         self.widths = decoding_widths(engine.model, rows)
         self.engine, self.rows, self.queue, self.clock = engine, self.widths.most_rows(rows), queue, clock
         self.prefixes = PrefixCache(prefix_bytes, length=block_length(engine.device))
+        self.drafter = drafter
         self._reader = PromptReader(engine.model, self.prefixes)
         self.context = engine.model.architecture.context
         self.queue_tokens = queue_tokens or max(queue, 2) * self.context // 2
@@ -187,6 +190,7 @@ class Scheduler(RequestQueue):
             widths=self.widths,
             tokens=self.engine.tokenizer.vocabulary,
             reader=self._reader,
+            drafter=self.drafter,
             clock=self.clock,
             release=self._release,
         )

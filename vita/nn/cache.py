@@ -12,6 +12,7 @@ any query attends to it. Memory is allocated in blocks and grows with the longes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +88,26 @@ class KVCache:
         """The first free row."""
         return next((row for row, taken in enumerate(self.taken) if not taken), None)
 
+    @property
+    def num_live(self) -> int:
+        """Number of rows up to the last taken one."""
+        return max((row + 1 for row, taken in enumerate(self.taken) if taken), default=0)
+
+    def reserve(self, tokens: Mapping[int, int]) -> int:
+        """Allocate slots for the next tokens of rows, by default 1; return how many slots to attend to.
+
+        The lengths of the rows include these tokens from then on. A row with 0 tokens gets a slot for a token that is
+        computed beside the others and not kept. Whole blocks of slots are attended to.
+        """
+        end = max(self.lengths) + 1
+        for row, taken in enumerate(self.taken):
+            self.lengths[row] += tokens.get(row, 1) if taken else 0
+        end = max(end, *self.lengths)
+        if end > self.context:
+            raise ModelError("cache", expected=f"at most {self.context} tokens, the model's context", got=end)
+        self._allocate(end)
+        return -(-end // self.block) * self.block
+
     def text(self, row: int, start: int = 0) -> TextStates:
         """The keys and values of a row from the position `start` on, without a copy."""
         length = self.lengths[row]
@@ -147,7 +168,7 @@ class KVCache:
         """
         if tokens > 1 and not all(self.taken):
             raise ModelError("cache", "free rows advance by single tokens; a text is read where every row is taken")
-        self._live = max(row for row, taken in enumerate(self.taken) if taken) + 1
+        self._live = self.num_live
         starts = self.lengths[: self._live]
         self._end = max(starts) + tokens
         if self._end > self.context:
