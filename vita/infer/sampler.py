@@ -66,8 +66,9 @@ class Sampler:
 
     def move(self, source: int, target: int) -> None:
         """Exchange the requests of two rows."""
-        for parts in (self.requests, self._numbers):
-            parts[source], parts[target] = parts[target], parts[source]
+        requests, numbers = self.requests, self._numbers
+        requests[source], requests[target] = requests[target], requests[source]
+        numbers[source], numbers[target] = numbers[target], numbers[source]
         self._current = False
 
     def _prepare(self) -> None:
