@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vita.infer.batch_adapters import BatchAdapter, computed_alone, computed_together
 from vita.infer.batch_invariance import BatchWidths, decoding_attention
 from vita.infer.draft_pass import DraftPass
 from vita.infer.drafts import Drafter, Speculation
@@ -177,7 +178,8 @@ class GenerationBatch:
         try:
             scores = None
             if request.prompt_logprobs:
-                scores = prompt_scores(self.model, job.prompt.ids, hidden, top=request.top)
+                with computed_alone(job.adapter):
+                    scores = prompt_scores(self.model, job.prompt.ids, hidden, top=request.top)
             vector = embedding(hidden) if request.embedding else None
             job.report(PromptEvent(self._clock(), scores, vector, job.prompt.num_reused))
         except ModelError as error:
@@ -202,7 +204,8 @@ class GenerationBatch:
         if not job.builders:
             self.end(job, FinishedEvent(self._clock()))
             return True
-        logits = head_logits(self.model, hidden[-1:])[0]
+        with computed_alone(job.adapter):
+            logits = head_logits(self.model, hidden[-1:])[0]
         while job.num_begun < len(job.builders):
             row = self.cache.first_free
             if row is None:
@@ -233,8 +236,10 @@ class GenerationBatch:
         tokens = torch.zeros(width, 1, dtype=torch.int64)
         for row, answer in self.answers.items():
             tokens[row] = answer.last_token
-        hidden = self.model.hidden(tokens.to(self.device), cache=self.cache, attention=self._attention)[:, -1]
-        logits = head_logits(self.model, hidden)
+        adapters = {row: answer.job.adapter for row, answer in self.answers.items()}
+        with computed_together(adapters, width, device=self.device):
+            hidden = self.model.hidden(tokens.to(self.device), cache=self.cache, attention=self._attention)[:, -1]
+            logits = head_logits(self.model, hidden)
         chosen, logprobs = self._sampler(self._adjusted(logits))
         for row, (token, logprob) in enumerate(zip(chosen.tolist(), logprobs.tolist(), strict=True)):
             answer = self.answers.get(row)
@@ -259,15 +264,18 @@ class GenerationBatch:
         places = cache.places
         tokens = torch.zeros(self._width(len(places)), 1, dtype=torch.int64)
         by_row: dict[int, list[int]] = {}
+        adapters: dict[int, BatchAdapter | None] = {}
         for index, (row, offset) in enumerate(places):
             answer = self.answers.get(row)
             if answer is not None:
+                adapters[index] = answer.job.adapter
                 tokens[index] = drafts[row][offset - 1] if offset else answer.last_token
                 by_row.setdefault(row, []).append(index)
         lengths = {row: self.cache.lengths[row] for row in by_row}
         attention = cache.attention(self.model.attention)
-        hidden = self.model.hidden(tokens.to(self.device), cache=cache, attention=attention)[:, -1]
-        logits = head_logits(self.model, hidden)[: len(places)]
+        with computed_together(adapters, len(tokens), device=self.device):
+            hidden = self.model.hidden(tokens.to(self.device), cache=cache, attention=attention)[:, -1]
+            logits = head_logits(self.model, hidden)[: len(places)]
         chosen, logprobs = self._sampler.choose(self._adjusted(logits), places)
         choices = list(zip(chosen.tolist(), logprobs.tolist(), strict=True))
         for row, indices in by_row.items():
@@ -318,7 +326,8 @@ class GenerationBatch:
             length = self.cache.lengths[row]
             if length != scaling.original_context:
                 continue
-            text = PromptState([*answer.builder.prompt, *answer.builder.ids][:length], text_length=length + 1)
+            ids = [*answer.builder.prompt, *answer.builder.ids][:length]
+            text = PromptState(ids, text_length=length + 1, adapter=answer.job.adapter)
             while not text.is_read:
                 text.read_piece(self.model)
             assert text.states is not None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -19,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vita.nn.adapters.pass_rows import BASE, one_adapter
 from vita.nn.architecture import Architecture
 from vita.nn.attention import PLAIN, Attention, AttentionOptions
 from vita.nn.cache import KVCache, TextStates
@@ -39,6 +39,10 @@ REFERENCE_ROWS = 4
 """Rows whose numbers are compared between two widths."""
 GROUP = 8
 """Queries that attention takes together."""
+
+
+MEASURED_LAYERS = 2
+"""Layers whose numbers are compared. All layers multiply matrices of the same shapes."""
 
 
 class BatchWidths:
@@ -98,15 +102,22 @@ def _candidates(rows: int) -> list[int]:
     return [*(width for width in small if width >= rows), large]
 
 
-def decoding_widths(model: Transformer, rows: int) -> BatchWidths:
-    """Return the widths of decoding steps that advance up to `rows` texts by one token each."""
+def decoding_widths(
+    model: Transformer, rows: int, *, adapter: int = BASE, layers: int = MEASURED_LAYERS
+) -> BatchWidths:
+    """Return the widths of decoding steps that advance up to `rows` texts by one token each.
+
+    They are measured with an adapter of the model, in the first `layers` layers.
+    """
     if rows == 1 or model.architecture.context < 2:  # a text that is always alone; a prompt that fills the context
         return _Unpadded()
-    return BatchWidths(partial(_step_numbers, first_layers(model)), [TILE, 2 * TILE, 3 * TILE, 4 * TILE])
+    measured = first_layers(model, layers)
 
+    def measure(width: int) -> Tensor | None:
+        with one_adapter(adapter):
+            return _step_numbers(measured, width)
 
-MEASURED_LAYERS = 2
-"""Layers whose numbers are compared. All layers multiply matrices of the same shapes."""
+    return BatchWidths(measure, [TILE, 2 * TILE, 3 * TILE, 4 * TILE])
 
 
 def first_layers(model: Transformer, count: int = MEASURED_LAYERS) -> Transformer:

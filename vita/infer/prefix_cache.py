@@ -66,10 +66,10 @@ class PrefixCache:
         self._blocks[name] = TextStates(keys, values)
         self.size += states.nbytes
 
-    def names(self, ids: Sequence[int]) -> list[bytes]:
-        """Return the name of each complete block."""
+    def names(self, ids: Sequence[int], *, salt: bytes = b"") -> list[bytes]:
+        """Return the name of each complete block; models with different salts share no blocks."""
         names: list[bytes] = []
         for end in range(self.length, len(ids) + 1, self.length):
             tokens = b"".join(token.to_bytes(4, "little") for token in ids[end - self.length : end])
-            names.append(hashlib.sha256((names[-1] if names else b"") + tokens).digest())
+            names.append(hashlib.sha256((names[-1] if names else salt) + tokens).digest())
         return names

@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vita.infer.batch_invariance import BatchWidths, fills_vectors, first_layers
+from vita.infer.batch_adapters import BatchAdapter, computed_alone, computed_together
+from vita.infer.batch_invariance import MEASURED_LAYERS, BatchWidths, fills_vectors, first_layers
 from vita.infer.prefix_cache import PrefixCache, block_length
+from vita.nn.adapters.pass_rows import BASE, one_adapter
 from vita.nn.attention import PLAIN, Attention, AttentionOptions, causal, in_window
 from vita.nn.cache import KVCache, TextStates
 from vita.nn.transformer import Transformer
@@ -33,11 +35,20 @@ SHORT = 128
 class PromptState:
     """A prompt while it is read: its keys and values, and the outputs of the last layer."""
 
-    def __init__(self, ids: Sequence[int], *, keep_all: bool = False, text_length: int | None = None) -> None:
+    def __init__(
+        self,
+        ids: Sequence[int],
+        *,
+        keep_all: bool = False,
+        text_length: int | None = None,
+        adapter: BatchAdapter | None = None,
+    ) -> None:
         """`keep_all` keeps the outputs at all positions, otherwise only at the last one.
 
         `text_length` is the length of the text that the prompt begins, on which rotary frequencies may depend.
+        `adapter` is the adapter that reads the prompt, if it is not the model itself.
         """
+        self.adapter = adapter
         self.ids, self.keep_all, self.text_length = tuple(ids), keep_all, text_length or len(ids)
         self.states: TextStates | None = None
         """Keys and values, when the prompt is read."""
@@ -65,19 +76,21 @@ class PromptState:
         The first call takes the blocks at the start from `prefixes`, unless the outputs at all positions are kept, or
         the numbers of a token depend on the length of the whole text.
         """
-        if model.architecture.rope_depends_on_length:
+        if model.architecture.rope_depends_on_length or (self.adapter is not None and not self.adapter.has_prefixes):
             prefixes = None
         if self._cache is None:
             weight = model.head_weight
             self._cache = KVCache(model.architecture, 1, dtype=weight.dtype, device=weight.device)
             self._cache.text_length = self.text_length
-            self._names = prefixes.names(self.ids) if prefixes is not None else []
+            salt = b"" if self.adapter is None else self.adapter.salt
+            self._names = prefixes.names(self.ids, salt=salt) if prefixes is not None else []
             if prefixes is not None and not self.keep_all:
                 self._reuse(prefixes.longest(self._names, tokens=len(self.ids)))
         device = model.head_weight.device
         length, start = block_length(device), self._cache.lengths[0]
         piece = self.ids[start : start + length]
-        hidden = model.hidden(torch.tensor([piece], device=device), cache=self._cache)[0]
+        with computed_alone(self.adapter):
+            hidden = model.hidden(torch.tensor([piece], device=device), cache=self._cache)[0]
         self._pieces.append(hidden if self.keep_all else hidden[-1:])
         end = start + len(piece)
         if prefixes is not None and len(piece) == length:
@@ -96,15 +109,26 @@ class PromptState:
 class PromptReader:
     """Reads prompts with one model; short ones together."""
 
-    def __init__(self, model: Transformer, prefixes: PrefixCache | None = None) -> None:
-        """`prefixes` stores the beginnings of long prompts."""
-        self.model, self.prefixes, self._measured = model, prefixes, first_layers(model)
+    def __init__(
+        self,
+        model: Transformer,
+        prefixes: PrefixCache | None = None,
+        *,
+        adapter: int = BASE,
+        layers: int = MEASURED_LAYERS,
+    ) -> None:
+        """`prefixes` stores the beginnings of long prompts.
+
+        The widths of packs are measured with an adapter of the model, in the first `layers` layers.
+        """
+        self.model, self.prefixes, self._measured, self._adapter = model, prefixes, first_layers(model, layers), adapter
         self.widths = BatchWidths(self._pack_numbers, [16])
 
     def is_short(self, prompt: PromptState) -> bool:
         """Return True if the prompt is read in a pack, which has the same bits as the prompt alone."""
-        invariant = self.widths.invariant
-        return invariant and len(prompt.ids) <= SHORT and self.widths.smallest(len(prompt.ids)) is not None
+        all_widths = [self.widths] if prompt.adapter is None else [self.widths, prompt.adapter.pack_widths]
+        length = len(prompt.ids)
+        return length <= SHORT and all(widths.invariant and widths.smallest(length) for widths in all_widths)
 
     def read_piece(self, prompt: PromptState) -> int:
         """Read a piece of a long prompt; return the number of its tokens."""
@@ -119,7 +143,9 @@ class PromptReader:
             self.read(prompts[middle:])
             return
         pack = _Pack(self.model, [len(prompt.ids) for prompt in prompts], width)
-        hidden = pack.hidden([token for prompt in prompts for token in prompt.ids])
+        owners = [prompt.adapter for prompt in prompts for _ in prompt.ids]
+        with computed_together(dict(enumerate(owners)), width, packed=True, device=self.model.head_weight.device):
+            hidden = pack.hidden([token for prompt in prompts for token in prompt.ids])
         for prompt, span in zip(prompts, pack.spans, strict=True):
             prompt.finish(pack.text(span), hidden[span])
 
@@ -138,7 +164,8 @@ class PromptReader:
     def _numbers(self, prompts: Int[Tensor, "P T"], width: int) -> Float[Tensor, "P X"]:
         """The keys, values and outputs of prompts in one pass."""
         pack = _Pack(self._measured, [prompts.shape[1]] * len(prompts), width)
-        hidden = pack.hidden(prompts.flatten().tolist())
+        with one_adapter(self._adapter):
+            hidden = pack.hidden(prompts.flatten().tolist())
         parts = [(pack.text(span).keys, pack.text(span).values, hidden[span]) for span in pack.spans]
         return torch.stack([torch.cat([part.flatten() for part in prompt]) for prompt in parts]).nan_to_num()
 

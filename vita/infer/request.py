@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vita.infer.batch_adapters import BatchAdapter
 from vita.infer.completion import CompletionBuilder, Finish
 from vita.infer.grammars import Constraint
 from vita.infer.prompts import PromptState
@@ -134,13 +135,20 @@ class Job:
     """A request that was submitted."""
 
     def __init__(
-        self, request: GenerationRequest, builders: list[CompletionBuilder], listener: Listener, *, at: float
+        self,
+        request: GenerationRequest,
+        builders: list[CompletionBuilder],
+        listener: Listener,
+        *,
+        at: float,
+        adapter: BatchAdapter | None = None,
     ) -> None:
-        self.request, self.builders, self.arrived = request, builders, at
+        self.request, self.builders, self.arrived, self.adapter = request, builders, at, adapter
         self.started: float | None = None
         """Time at which the reading of the prompt began."""
         self.cancelled = False
-        self.prompt = PromptState(request.prompt, keep_all=request.prompt_logprobs or request.embedding)
+        keep_all = request.prompt_logprobs or request.embedding
+        self.prompt = PromptState(request.prompt, keep_all=keep_all, adapter=adapter)
         self.num_begun = 0
         """Answers that have begun."""
         self.num_unfinished = len(builders)

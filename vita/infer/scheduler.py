@@ -16,14 +16,16 @@ import queue as queues
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from vita.infer.batch import GenerationBatch
+from vita.infer.batch_adapters import BatchAdapter
 from vita.infer.batch_invariance import decoding_widths
 from vita.infer.drafts import Drafter
 from vita.infer.engine import Engine
+from vita.infer.fair_queue import FairQueue
 from vita.infer.prefix_cache import PrefixCache, block_length
 from vita.infer.prompts import PromptReader
 from vita.infer.request import (
@@ -37,6 +39,7 @@ from vita.infer.request import (
     SchedulerClosed,
 )
 from vita.infer.request_queue import RequestQueue
+from vita.nn.transformer import Transformer
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +67,15 @@ class Scheduler(RequestQueue):
         """
         self.widths = decoding_widths(engine.model, rows)
         self.engine, self.rows, self.queue, self.clock = engine, self.widths.most_rows(rows), queue, clock
+        self.model = engine.model
+        """The model that computes the batch: that of the engine, or a copy with adapters that shares its weights."""
         self.prefixes = PrefixCache(prefix_bytes, length=block_length(engine.device))
         self.drafter = drafter
         self._reader = PromptReader(engine.model, self.prefixes)
         self.context = engine.model.architecture.context
         self.queue_tokens = queue_tokens or max(queue, 2) * self.context // 2
-        self._waiting: deque[Job] = deque()
+        self._waiting = FairQueue()
+        self._abandoned: deque[tuple[Job, Exception]] = deque()
         self._change = threading.Condition()
         self._seats = 0
         self._closed = self._draining = False
@@ -92,13 +98,36 @@ class Scheduler(RequestQueue):
             Job(request, self.engine.new_completions(request), listener, at=self.clock())
             for request, listener in requests
         ]
+        self.submit_jobs(jobs)
+        return jobs
+
+    def submit_jobs(self, jobs: Sequence[Job]) -> None:
+        """Queue all jobs or none; their prompts were checked when their builders were created."""
         seats = sum(job.request.seats for job in jobs)
         with self._change:
             self._check_room(seats, sum(len(job.request.prompt) for job in jobs))
             self._waiting.extend(jobs)
             self._seats += seats
             self._change.notify()
-        return jobs
+
+    def compute_with(self, model: Transformer) -> None:
+        """Compute the next steps with a copy of the model that shares its weights and has adapters."""
+        self.model = self._reader.model = self._batch.model = model
+
+    def abandon(self, jobs: Iterable[Job], error: Exception) -> None:
+        """Let jobs fail before the next step."""
+        with self._change:
+            self._abandoned.extend((job, error) for job in jobs)
+            self._change.notify()
+
+    def forget(self, adapter: BatchAdapter) -> None:
+        """Forget an adapter that gets no more requests."""
+        with self._change:
+            self._waiting.forget(adapter)
+
+    def num_running(self, adapter: BatchAdapter | None) -> int:
+        """Return the number of answers of an adapter that are being generated."""
+        return sum(answer.job.adapter is adapter for answer in list(self._batch.answers.values()))
 
     def check_room(self, seats: int) -> None:
         """Raise `QueueFull` or `SchedulerClosed` before any work, where `submit` would raise them."""
@@ -179,13 +208,13 @@ class Scheduler(RequestQueue):
     def _wait_for_work(self) -> bool:
         """Return True when there is work, False when the scheduler is closed."""
         with self._change:
-            while not (self._closed or self._waiting or self._batch.busy):
+            while not (self._closed or self._waiting or self._abandoned or self._batch.busy):
                 self._change.wait()
             return not self._closed
 
     def _reset(self) -> None:
         self._batch = GenerationBatch(
-            self.engine.model,
+            self.model,
             rows=self.rows,
             widths=self.widths,
             tokens=self.engine.tokenizer.vocabulary,
@@ -202,15 +231,19 @@ class Scheduler(RequestQueue):
 
     def _drop_cancelled(self) -> None:
         with self._change:
-            cancelled = [job for job in self._waiting if job.cancelled]
-            self._waiting = deque(job for job in self._waiting if not job.cancelled)
+            cancelled = self._waiting.remove(lambda job: job.cancelled)
+            abandoned = dict(self._abandoned)
+            self._abandoned.clear()
+            self._waiting.remove(lambda job: job in abandoned)
         for job in cancelled:
             self._batch.end(job, FinishedEvent(self.clock(), cancelled=True))
+        for job, error in abandoned.items():
+            self._batch.end(job, FailedEvent(self.clock(), error))
         self._batch.drop_cancelled()
 
     def _next_job(self) -> Job | None:
         with self._change:
-            return self._waiting.popleft() if self._waiting else None
+            return self._waiting.pop()
 
     def _release(self, answers: int) -> None:
         with self._change:

@@ -10,6 +10,7 @@ predicts the token at each position instead of the next one. The parameters of a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, Protocol, Self
 
@@ -74,6 +75,8 @@ class OutputHead(NamedTuple):
     transform: MaskedTransform | None = None
     packed: Tensor | None = None
     """The weight in the layout of fast kernels, if the model was packed."""
+    adapters: Callable[[OutputHead, Tensor], Tensor] | None = None
+    """Computes the logits of rows with different heads (`vita.nn.adapters.batched`)."""
 
     def linear(self, hidden: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N E"], OutputHead]:
         """Return hidden states and a head without transform and bias that give the same logits.
@@ -90,6 +93,8 @@ class OutputHead(NamedTuple):
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Return the logits, in the dtype of `hidden`."""
+        if self.adapters is not None:
+            return self.adapters(self._replace(adapters=None), hidden)
         if self.transform is not None:
             hidden = self.transform(hidden)
         bias = None if self.bias is None else self.bias.to(hidden)
@@ -125,6 +130,8 @@ class Transformer(nn.Module):
     """A decoder or an encoder with its output head."""
 
     packed_head: Tensor | None
+    batched_head: Callable[[OutputHead, Tensor], Tensor] | None = None
+    """The heads of several adapters; None without them."""
 
     def __init__(self, architecture: Architecture, *, attention: str = "sdpa") -> None:
         super().__init__()
@@ -194,7 +201,7 @@ class Transformer(nn.Module):
         architecture = self.architecture
         scaled = self.head_weight, architecture.logit_scale, architecture.logit_softcap
         if architecture.causal:
-            return OutputHead(*scaled, packed=self.packed_head)
+            return OutputHead(*scaled, packed=self.packed_head, adapters=self.batched_head)
         if architecture.masked_head is None:
             hint = "classify and embed with it, or use a model with a masked-language head"
             raise ModelError(

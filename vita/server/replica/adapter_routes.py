@@ -18,6 +18,7 @@ from vita.server.json_response import json_response
 from vita.spine.errors import VitaError
 
 if TYPE_CHECKING:
+    from vita.infer.adapter_scheduler import AdapterScheduler
     from vita.infer.scheduler import Scheduler
     from vita.server.replica.adapters import Adapters
     from vita.server.replica.request_checks import ServedModel
@@ -35,7 +36,7 @@ class ModelRoutes(Protocol):
 
     async def read(self, request: Request, model: type[R]) -> R: ...
 
-    def beside(self, scheduler: Scheduler, served: ServedModel) -> Any:
+    def beside(self, scheduler: Scheduler | AdapterScheduler, served: ServedModel) -> Any:
         """Return the endpoints of an adapter."""
         ...
 

@@ -1,11 +1,12 @@
-"""Adapters of a replica: each has its own names, scheduler and digest, and uses the weights of the base model.
+"""Adapters of a replica: each has its own names and digest, and uses the weights and the batch of the base model.
 
     adapters = Adapters(base_release, engine)
     loaded = adapters.load(folder, digest=digest, model=model)      # verified, tested, not yet reachable
 
 An adapter is a release whose base model has the same files as the release of the replica. It is added and removed while
-the replica answers requests. An adapter that was trained on a quantized base has weights of its own, because its base
-differs from that of the replica.
+the replica answers requests. An adapter that was trained on a quantized base has weights and a batch of its own,
+because its base differs from that of the replica. So has an adapter that `vita.infer.adapter_scheduler` cannot compute
+in the batch of the base.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from vita.spine.errors import ModelError
 from vita.spine.model_files import BASE, ModelFiles, description
 
 if TYPE_CHECKING:
+    from vita.infer.adapter_scheduler import AdapterScheduler
     from vita.infer.engine import Engine
     from vita.infer.scheduler import Scheduler
     from vita.server.replica.request_checks import ServedModel
@@ -30,15 +32,20 @@ if TYPE_CHECKING:
 class Adapters:
     """Loads adapters of the model of a replica."""
 
-    def __init__(self, release: ReleaseInfo, engine: Engine) -> None:
-        self.release, self.engine = release, engine
+    def __init__(self, release: ReleaseInfo, engine: Engine, scheduler: Scheduler | None = None) -> None:
+        """`scheduler` computes the requests of the base; without it, each adapter has a batch of its own."""
+        from vita.infer.adapter_scheduler import AdapterBatches
 
-    def load(self, folder: Path, *, digest: str, model: str | None = None) -> tuple[Scheduler, ServedModel]:
+        self.release, self.engine = release, engine
+        self.batches = AdapterBatches(scheduler) if scheduler is not None else None
+
+    def load(
+        self, folder: Path, *, digest: str, model: str | None = None
+    ) -> tuple[Scheduler | AdapterScheduler, ServedModel]:
         """Verify the release of an adapter, and return its scheduler and its names.
 
         `model` is the digest under which the service cleared the adapter; by default it is computed from its files.
         """
-        from vita.infer.scheduler import Scheduler
         from vita.server.replica.readiness import check_engine
 
         def load(release: ReleaseInfo, files: Files) -> tuple[ReleaseInfo, str, Engine]:
@@ -48,14 +55,22 @@ class Adapters:
         release, identity, engine = load_verified(folder, load, digest=digest)
         check_engine(engine)
         check_golden(engine, release.content.get("golden") or [])
-        scheduler = Scheduler(
-            engine,
-            rows=release.limit("max_batch_size"),
-            queue=release.limit("max_queue_size"),
-            prefix_bytes=release.limit("prefix_cache_mb") * 2**20,
-        )
+        scheduler = self._scheduler(release, engine)
         served = served_model(release, identity, folder=folder, warnings=())
         return scheduler, replace(served, names=(release.id,))
+
+    def _scheduler(self, release: ReleaseInfo, engine: Engine) -> Scheduler | AdapterScheduler:
+        """Return the queue of an adapter in the batch of the base, or else a scheduler of its own."""
+        from vita.infer.scheduler import Scheduler
+
+        rows, queue = release.limit("max_batch_size"), release.limit("max_queue_size")
+        prefix_bytes = release.limit("prefix_cache_mb") * 2**20
+        if self.batches is not None and not _is_quantized(ModelFiles(release.folder / MODEL)):
+            salt = bytes.fromhex(release.digest)
+            shared = self.batches.add(engine, salt=salt, rows=rows, queue=queue, has_prefixes=prefix_bytes > 0)
+            if shared is not None:
+                return shared
+        return Scheduler(engine, rows=rows, queue=queue, prefix_bytes=prefix_bytes)
 
     def _check_base(self, release: ReleaseInfo) -> None:
         adapter_base, served_base = files_below(release, BASE), files_below(self.release, MODEL)
@@ -75,7 +90,7 @@ class Adapters:
 
         files = ModelFiles(folder / MODEL)
         device = self.engine.device
-        if description(files.folder).get("quantization"):
+        if _is_quantized(files):
             return Engine.open(files, device=device, clock=datetime.now, packed=True)
         self.engine.model.requires_grad_(False)
         shared = reference_copy(self.engine.model)
@@ -83,3 +98,8 @@ class Adapters:
         shared.requires_grad_(False)
         text = PretrainedText.load(files)
         return Engine.of(Pretrained(files, shared, text.tokenizer, text.template), device=device, clock=datetime.now)
+
+
+def _is_quantized(files: ModelFiles) -> bool:
+    """Return True if the adapter was trained on a quantized base."""
+    return bool(description(files.folder).get("quantization"))

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from vita.data.records import Message
+from vita.infer.adapter_scheduler import AdapterScheduler
 from vita.infer.grammars import Constraint
 from vita.infer.request import GenerationRequest, PromptEvent, TokenEvent
 from vita.infer.sampling import Sampling
@@ -58,7 +59,7 @@ from vita.server.replica.text_routes import (
     unsupported_endpoint,
 )
 
-AnyScheduler = Scheduler | TextScheduler | RemoteScheduler
+AnyScheduler = Scheduler | AdapterScheduler | TextScheduler | RemoteScheduler
 DONE = b"data: [DONE]\n\n"
 R = TypeVar("R", bound=api.RequestBody)
 GENERATING = (routes.CHAT_COMPLETIONS, routes.COMPLETIONS)
@@ -150,7 +151,7 @@ class ReplicaRoutes(RequestChecks):
             refuse_unsupported(params, self.remote.program)
         return params
 
-    def beside(self, scheduler: Scheduler, served: ServedModel) -> ReplicaRoutes:
+    def beside(self, scheduler: Scheduler | AdapterScheduler, served: ServedModel) -> ReplicaRoutes:
         """Return the routes of an adapter, which count in the metrics of this replica."""
         adapter = ReplicaRoutes(scheduler, served)
         adapter.metrics = self.metrics

@@ -78,7 +78,7 @@ def open_app(
     except VitaError:
         scheduler.close()
         raise
-    return create_app(scheduler, served, secret=secret, adapters=Adapters(release, engine))
+    return create_app(scheduler, served, secret=secret, adapters=Adapters(release, engine, scheduler))
 
 
 def _open_text_app(folder: Path, *, digest: str | None, model: str | None, device: str, secret: str) -> Any:

@@ -1,0 +1,249 @@
+"""Requests to several adapters are computed in one batch, and each has the bits of a replica with its adapter alone."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from tests.infer.test_mixtures import mixture
+from tests.infer.test_scheduler import answer_pieces, collect, create_requests
+from tests.nn.adapters.test_batched import EXPERTS, PLAIN, adapted_copy
+from tests.nn.test_latent_attention import ARCHITECTURE
+from vita.infer.adapter_scheduler import AdapterBatches, AdapterScheduler
+from vita.infer.engine import Engine
+from vita.infer.request import (
+    Event,
+    FailedEvent,
+    FinishedEvent,
+    GenerationRequest,
+    PromptEvent,
+    QueueFull,
+    SchedulerClosed,
+    TokenEvent,
+)
+from vita.infer.sampling import Sampling
+from vita.infer.scheduler import Scheduler
+from vita.nn.cache import KVCache
+from vita.nn.init import initialize
+from vita.nn.transformer import Transformer
+from vita.testing import byte_tokenizer, tiny_model
+
+KINDS: tuple[dict[str, Any], ...] = (
+    PLAIN,
+    {**PLAIN, "rank": 5, "use_dora": True, "bias": "all"},
+    {**PLAIN, "use_rslora": True, "modules_to_save": ("norm", "lm_head", "embed_tokens")},
+)
+UNENDING = {65: 100.0}
+"""A bias that makes an answer continue to its limit."""
+
+
+class Replica:
+    """A scheduler and the adapters in its batch."""
+
+    def __init__(self, model: Transformer, *kinds: dict[str, Any], seeds: tuple[int, ...] = (1, 2, 3), **options: Any):
+        model.pack()
+        model.requires_grad_(False)
+        self.scheduler = Scheduler(Engine(model, byte_tokenizer()), **{"rows": 8, "queue": 64, **options})
+        batches = AdapterBatches(self.scheduler)
+        self.adapters: list[AdapterScheduler] = []
+        for seed, kind in zip(seeds, kinds, strict=False):
+            engine = Engine(adapted_copy(model, seed, kind), byte_tokenizer())
+            adapter = batches.add(engine, salt=bytes([seed]) * 32, rows=8, queue=64)
+            assert adapter is not None
+            self.adapters.append(adapter)
+
+    def close(self) -> None:
+        for adapter in self.adapters:
+            adapter.close()
+        self.scheduler.close()
+
+
+def dense(**sizes: Any) -> Transformer:
+    return tiny_model(std=0.3, tied=False, biases=("qkv",), **{"context": 64, **sizes})
+
+
+def experts(**_: Any) -> Transformer:
+    sizes = {"vocabulary": 259, "layers": 3, "context": 64}
+    model = Transformer(mixture(dense_layers=(0,), shared=32).model_copy(update=sizes))
+    initialize(model, "fan_in")
+    return model
+
+
+def latent(**_: Any) -> Transformer:
+    model = Transformer(ARCHITECTURE.model_copy(update={"vocabulary": 259}))
+    initialize(model, "fan_in", seed=1)
+    return model
+
+
+MODELS: dict[str, tuple[Any, tuple[dict[str, Any], ...]]] = {
+    "dense": (dense, KINDS),
+    "experts": (experts, ({**PLAIN, "target_parameters": EXPERTS}, PLAIN, {**PLAIN, "modules_to_save": ("mlp.gate",)})),
+    "latent": (latent, ({**PLAIN, "target_modules": ("q_b_proj", "o_proj", "up_proj")},) * 3),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["dense", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "dense")]
+)
+def test_an_answer_has_the_bits_of_a_replica_with_its_adapter_alone(name: str) -> None:
+    create_model, kinds = MODELS[name]
+    requests = create_requests(5, context=64)
+    together = Replica(create_model(), *kinds)
+    queues = [together.scheduler, *together.adapters]
+    assert all(scheduler.batch_invariant for scheduler in queues)
+    results: dict[int, list[list[Event]]] = {}
+
+    def send(index: int) -> None:
+        results[index] = collect(queues[index], requests, interval=0.001)  # pyright: ignore[reportArgumentType]
+
+    threads = [threading.Thread(target=send, args=(index,)) for index in range(len(queues))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    together.close()
+    for index in range(len(queues)):
+        alone = Replica(create_model(), *kinds[index - 1 : index], seeds=(index,))
+        scheduler = alone.adapters[0] if index else alone.scheduler
+        for request, events in zip(requests, results[index], strict=True):
+            assert answer_pieces(events) == answer_pieces(scheduler.answer(request)) != []
+        alone.close()
+    assert len({str(answer_pieces(results[index][0])) for index in results}) == len(queues)
+
+
+@pytest.mark.parametrize("prompt_tokens", [6, 300])
+def test_prompt_scores_and_embeddings_are_those_of_the_adapter(prompt_tokens: int) -> None:
+    prompt = torch.randint(0, 250, (prompt_tokens,), generator=torch.Generator().manual_seed(1)).tolist()
+    request = GenerationRequest(prompt, answers=0, prompt_logprobs=True, top=2, embedding=True)
+    together = Replica(dense(context=512), *KINDS)
+    results = [scheduler.answer(request)[0] for scheduler in (together.scheduler, *together.adapters)]
+    for adapter, result in zip(together.adapters, results[1:], strict=True):
+        assert isinstance(result, PromptEvent) and result.scores is not None and result.embedding is not None
+        (expected,) = adapter.engine.score([(prompt[:1], prompt[1:])])
+        assert [score.logprob for score in result.scores] == pytest.approx(list(expected.logprobs), abs=1e-4)
+    assert len({str(result) for result in results}) == len(results)
+    together.close()
+
+
+def test_adapters_share_no_blocks_of_the_prefix_cache() -> None:
+    prompt = torch.randint(0, 250, (400,), generator=torch.Generator().manual_seed(1)).tolist()
+    request = GenerationRequest(prompt, Sampling(temperature=0, max_tokens=4))
+    replica = Replica(dense(context=512), *KINDS, prefix_bytes=2**22)
+    schedulers = [replica.scheduler, *replica.adapters]
+    for scheduler in schedulers:
+        scheduler.answer(request)
+    events = [scheduler.answer(request) for scheduler in schedulers]
+    reused = [event.reused_tokens for answer in events for event in answer if isinstance(event, PromptEvent)]
+    assert reused == [384] * 4
+    for index, adapter in enumerate(replica.adapters):
+        alone = Replica(dense(context=512), KINDS[index], seeds=(index + 1,))
+        assert answer_pieces(adapter.answer(request)) == answer_pieces(alone.adapters[0].answer(request))
+        alone.close()
+    replica.close()
+
+
+def test_rows_of_all_adapters_advance_in_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = Replica(dense(), *KINDS)
+    taken: list[int] = []
+    begin = KVCache.begin
+
+    def count_rows(cache: KVCache, rows: int, tokens: int) -> Any:
+        taken.append(sum(cache.taken))
+        return begin(cache, rows, tokens)
+
+    monkeypatch.setattr(KVCache, "begin", count_rows)
+    request = GenerationRequest([256, 1, 2], Sampling(max_tokens=30), biases=UNENDING)
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    for scheduler in (replica.scheduler, *replica.adapters) * 2:
+        scheduler.submit(request, events.put)
+    finished = 0
+    while finished < 8:
+        finished += isinstance(events.get(timeout=60), FinishedEvent)
+    assert max(taken) == 8
+    assert len(taken) < 2 * 30
+    replica.close()
+
+
+def test_waiting_requests_of_one_adapter_do_not_delay_those_of_another() -> None:
+    replica = Replica(dense(), *KINDS, rows=2)
+    busy, quiet = replica.adapters[:2]
+    order: list[str] = []
+    done = threading.Event()
+
+    def listener(name: str) -> Any:
+        def listen(event: Event) -> None:
+            if isinstance(event, FinishedEvent):
+                order.append(name)
+                if len(order) == 13:
+                    done.set()
+
+        return listen
+
+    request = GenerationRequest([256, 1], Sampling(max_tokens=10), biases=UNENDING)
+    for _ in range(12):
+        busy.submit(request, listener("busy"))
+    quiet.submit(request, listener("quiet"))
+    assert done.wait(60)
+    assert order.index("quiet") <= 6
+    replica.close()
+
+
+def test_an_adapter_has_its_own_limit_within_that_of_the_replica() -> None:
+    replica = Replica(dense(), PLAIN, rows=2, queue=2)
+    (adapter,) = replica.adapters
+    adapter.rows, adapter.queue = 1, 1
+    request = GenerationRequest([256, 1], Sampling(max_tokens=60), biases=UNENDING)
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    jobs = [adapter.submit(request, events.put) for _ in range(2)]
+    with pytest.raises(QueueFull, match="of at most 2"):
+        adapter.submit(request, events.put)
+    jobs += [replica.scheduler.submit(request, events.put) for _ in range(2)]
+    with pytest.raises(QueueFull, match="of at most 4"):
+        replica.scheduler.submit(request, events.put)
+    assert (adapter.in_flight, replica.scheduler.in_flight) == (2, 4)
+    for job in jobs:
+        job.cancel()
+    finished = 0
+    while finished < 4:
+        finished += isinstance(events.get(timeout=60), FinishedEvent)
+    assert adapter.in_flight == 0
+    replica.close()
+
+
+def test_closing_an_adapter_fails_its_requests_and_no_others() -> None:
+    replica = Replica(dense(), *KINDS, rows=2)
+    request = GenerationRequest([256, 1], Sampling(max_tokens=60), biases=UNENDING)
+    queues = [queue.SimpleQueue[Event]() for _ in range(4)]
+    schedulers = [replica.adapters[0], replica.scheduler, replica.adapters[0], replica.adapters[1]]
+    for scheduler, events in zip(schedulers, queues, strict=True):
+        scheduler.submit(request, events.put)
+    assert isinstance(queues[0].get(timeout=60), PromptEvent)
+    replica.adapters[0].close()
+    last = []
+    for events in queues:
+        event = events.get(timeout=60)
+        while not isinstance(event, (FinishedEvent, FailedEvent)):
+            event = events.get(timeout=60)
+        last.append(event)
+    assert [type(event) for event in last] == [FailedEvent, FinishedEvent, FailedEvent, FinishedEvent]
+    assert isinstance(last[0], FailedEvent) and isinstance(last[0].error, SchedulerClosed)
+    assert replica.scheduler.in_flight == 0
+    with pytest.raises(SchedulerClosed):
+        replica.adapters[0].submit(request, lambda event: None)
+    replica.close()
+
+
+def test_an_adapter_whose_rows_cannot_be_computed_together_is_left_to_a_scheduler_of_its_own() -> None:
+    model = latent()
+    model.requires_grad_(False)
+    scheduler = Scheduler(Engine(model, byte_tokenizer()), rows=4)
+    kind = {**PLAIN, "target_modules": ("kv_b_proj",)}
+    adapted = Engine(adapted_copy(model, 1, kind), byte_tokenizer())
+    assert AdapterBatches(scheduler).add(adapted, salt=b"", rows=4, queue=4) is None
+    answer = [event for event in scheduler.answer(GenerationRequest([256, 1])) if isinstance(event, TokenEvent)]
+    assert answer
+    scheduler.close()

@@ -1,0 +1,235 @@
+"""A model with several adapters, whose passes compute rows of different adapters together (Sheng et al. 2023, S-LoRA).
+
+    batched = BatchedAdapters(base)                # shares all weights with `base`
+    batched.add(1, adapted)                        # a copy of `base` with an adapter, as `load_adapter` returns it
+    with adapters_of(rows):                        # `vita.nn.adapters.pass_rows`
+        batched.model.hidden(ids)
+
+A linear layer computes the product with the matrix of the base once for all rows, and adds the low-rank product of each
+adapter to its rows. For LoRA and DoRA the output of an adapter is f (W x + b) + c + B' A x: f is the factor of DoRA's
+magnitudes, c the change of the bias, and B' = f s B. Any other module that an adapter changes (a norm, an embedding, a
+mixture with adapted experts) is computed with the weights of the adapter for the rows of the adapter. Rows of the base
+have the bits of a model without adapters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vita.nn.adapters.attach import HEAD, reference_copy
+from vita.nn.adapters.layers import AdaptedLinear
+from vita.nn.adapters.pass_rows import current_rows
+from vita.nn.experts import MixtureOfExperts
+from vita.nn.transformer import OutputHead, Transformer
+
+# N rows, I inputs, O outputs, R rank, D width, V vocabulary
+
+NOT_BY_ROW = ("kv_b_proj", "embed_positions")
+"""Modules that also compute other rows than those of the pass: cached tokens, or positions that texts share."""
+
+
+@dataclass(frozen=True)
+class LowRankUpdate:
+    """The change of a linear layer by an adapter, for inference."""
+
+    narrow: Float[Tensor, "R I"]
+    """A."""
+    wide: Float[Tensor, "R O"]
+    """B' transposed."""
+    factors: Float[Tensor, "O"] | None
+    """f; None for 1."""
+    shift: Float[Tensor, "O"] | None
+    """c; None for 0."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, layer: AdaptedLinear, base_bias: Tensor | None, *, dtype: torch.dtype) -> LowRankUpdate:
+        """Return the update of a layer with an adapter; `base_bias` is the bias that the base adds."""
+        wide, factors = layer.scale * layer.lora_B.weight.float(), None
+        if layer.dora:
+            factors = layer.lora_magnitude_vector.float() / layer.row_norms()
+            wide = factors[:, None] * wide
+        shift = _shift(layer, base_bias, factors)
+        narrow = layer.lora_A.weight.detach().to(dtype)
+        factors, shift = (None if vector is None else vector.to(dtype) for vector in (factors, shift))
+        return cls(narrow, wide.T.to(dtype).contiguous(), factors, shift)
+
+    def __call__(self, inputs: Float[Tensor, "N I"], outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N O"]:
+        """Return the outputs of the adapter for the inputs and outputs of the base."""
+        if self.factors is not None:
+            outputs = outputs * self.factors
+        if self.shift is not None:
+            outputs = outputs + self.shift
+        return torch.addmm(outputs, F.linear(inputs, self.narrow), self.wide)
+
+
+def _shift(layer: AdaptedLinear, base_bias: Tensor | None, factors: Tensor | None) -> Tensor | None:
+    """Return the bias of a layer with an adapter, minus the part that its base adds: b' - f b; None for 0."""
+    bias = layer.merged_bias()
+    if bias is None or (layer.bias is base_bias and layer.lora_B.bias is None and factors is None):
+        return None
+    added = torch.zeros_like(bias) if base_bias is None else base_bias.float()
+    return bias - (added if factors is None else factors * added)
+
+
+class BatchedModule(nn.Module):
+    """A module of the base, and what adapters change in it."""
+
+    packable = False
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.updates: dict[int, LowRankUpdate] = {}
+        """The low-rank updates of a linear layer, by adapter."""
+        self.variants: dict[int, nn.Module] = {}
+        """The modules that take the place of the base, by adapter."""
+
+    def forward(self, inputs: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """Compute all rows with the base, and those of each adapter with its update or its module."""
+        rows = current_rows()
+        if rows is None:
+            return self.base(inputs, *arguments, **options)
+        if rows.uniform is not None:
+            return self._of_adapter(rows.uniform, inputs, arguments, options)
+        outputs = self.base(inputs, *arguments, **options).contiguous()
+        input_rows, output_rows = _by_row(inputs, rows.count), _by_row(outputs, rows.count)
+        for group in rows.groups:
+            update, variant = self.updates.get(group.adapter), self.variants.get(group.adapter)
+            if update is None and variant is None:
+                continue
+            selected = input_rows.index_select(0, group.padded)
+            if variant is not None:
+                texts = selected[:, None] if inputs.dim() > input_rows.dim() else selected  # of one token each
+                changed = variant(texts, *arguments, **options).view(len(selected), *output_rows.shape[1:])
+            else:
+                assert update is not None
+                changed = update(selected, output_rows.index_select(0, group.padded))
+            output_rows.index_copy_(0, group.rows, changed[: len(group.rows)])
+        return outputs
+
+    def _of_adapter(self, adapter: int, inputs: Tensor, arguments: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+        """Compute all rows with one adapter."""
+        outputs = self.variants.get(adapter, self.base)(inputs, *arguments, **options)
+        update = self.updates.get(adapter)
+        if update is None:
+            return outputs
+        return update(inputs.flatten(0, -2), outputs.flatten(0, -2)).view_as(outputs)
+
+    def extra_repr(self) -> str:
+        return f"adapters={sorted({*self.updates, *self.variants})}"
+
+
+def _by_row(states: Tensor, count: int) -> Tensor:
+    """Return a view with one entry per row of the pass: of [B, T, ...], or of [N, ...] as it is."""
+    return states.view(count, *states.shape[2:]) if states.shape[0] != count or states.shape[1] == 1 else states
+
+
+class BatchedHead:
+    """The output heads of adapters that train the head in full."""
+
+    def __init__(self) -> None:
+        self.variants: dict[int, OutputHead] = {}
+
+    def __call__(self, head: OutputHead, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        """Return the logits of the rows, each with the head of its adapter."""
+        rows = current_rows()
+        if rows is not None and rows.uniform is not None:
+            return self.variants.get(rows.uniform, head).logits(hidden)
+        logits = head.logits(hidden)
+        hidden_rows, logit_rows = hidden.flatten(0, -2), logits.view(-1, logits.shape[-1])
+        for group in rows.groups if rows is not None else ():
+            variant = self.variants.get(group.adapter)
+            if variant is not None:
+                changed = variant.logits(hidden_rows.index_select(0, group.padded))
+                logit_rows.index_copy_(0, group.rows, changed[: len(group.rows)])
+        return logits
+
+
+class BatchedAdapters:
+    """A copy of a model that shares its weights, to which adapters are added and removed between passes."""
+
+    def __init__(self, base: Transformer) -> None:
+        """Freeze `base`, whose weights are shared."""
+        base.requires_grad_(False)
+        self.base, self.model = base, reference_copy(base)
+        self._head = BatchedHead()
+        self.model.batched_head = self._head
+
+    def add(self, adapter: int, adapted: Transformer) -> None:
+        """Add an adapter; `adapted` is a copy of the base with the adapter, which shares the frozen weights.
+
+        Passes that another thread computes at the same time are not affected.
+        """
+        for name in changed_modules(self.base, adapted):
+            module, base = adapted.get_submodule(name), self.base.get_submodule(name)
+            if name == HEAD:
+                self._head.variants[adapter] = adapted.head
+                continue
+            batched = self._batched(name)
+            if isinstance(module, AdaptedLinear) and isinstance(base, nn.Linear) and module.weight is base.weight:
+                dtype = self.model.head_weight.dtype
+                batched.updates[adapter] = LowRankUpdate.of(module, base.bias, dtype=dtype)
+            else:
+                batched.variants[adapter] = module
+
+    def remove(self, adapter: int) -> None:
+        """Remove an adapter that no pass computes any more."""
+        self._head.variants.pop(adapter, None)
+        for module in self.model.modules():
+            if isinstance(module, BatchedModule):
+                module.updates.pop(adapter, None)
+                module.variants.pop(adapter, None)
+
+    def _batched(self, name: str) -> BatchedModule:
+        """Return the module with this name, which becomes a `BatchedModule` when an adapter first changes it."""
+        module = self.model.get_submodule(name)
+        if not isinstance(module, BatchedModule):
+            parent, _, last = name.rpartition(".")
+            module = BatchedModule(module)
+            setattr(self.model.get_submodule(parent), last, module)
+        return module
+
+
+def changed_modules(base: nn.Module, adapted: nn.Module, name: str = "") -> Iterator[str]:
+    """Yield the names of the modules that an adapter changes; a mixture of experts is one module."""
+    if isinstance(adapted, AdaptedLinear):
+        yield name
+    elif isinstance(base, MixtureOfExperts):
+        if _parameters(base) != _parameters(adapted):
+            yield name
+    else:
+        if any(base._parameters.get(key) is not parameter for key, parameter in adapted._parameters.items()):
+            yield name
+        for key, child in adapted.named_children():
+            yield from changed_modules(base.get_submodule(key), child, f"{name}.{key}" if name else key)
+
+
+def computes_by_row(base: Transformer, adapted: Transformer) -> bool:
+    """Return True if the modules that an adapter changes compute each row of a pass by itself."""
+    excluded = (*NOT_BY_ROW, "embed_tokens") if base.architecture.tied else NOT_BY_ROW  # tied: also the output head
+    return not any(name.endswith(excluded) for name in changed_modules(base, adapted))
+
+
+def measured_layers(base: Transformer, adapted: Transformer, *, least: int) -> int:
+    """Return the number of first layers, at least `least`, in which each kind of change of an adapter occurs."""
+    first: dict[tuple[str, ...], int] = {}
+    for name in changed_modules(base, adapted):
+        match = re.fullmatch(r"model\.layers\.(\d+)\.(.*)", name)
+        if match:
+            module = adapted.get_submodule(name)
+            rank = str(module.rank) if isinstance(module, AdaptedLinear) else "full"
+            first.setdefault((match[2], rank), int(match[1]))
+    return max([least, *(layer + 1 for layer in first.values())])
+
+
+def _parameters(module: nn.Module) -> dict[str, int]:
+    return {name: id(parameter) for name, parameter in module.named_parameters()}
