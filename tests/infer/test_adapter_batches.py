@@ -14,6 +14,7 @@ from tests.infer.test_scheduler import answer_pieces, collect, create_requests
 from tests.nn.adapters.test_batched import EXPERTS, PLAIN, adapted_copy
 from tests.nn.test_latent_attention import ARCHITECTURE
 from vita.infer.adapter_scheduler import AdapterBatches, AdapterScheduler
+from vita.infer.drafts import NgramDrafter
 from vita.infer.engine import Engine
 from vita.infer.request import (
     Event,
@@ -91,7 +92,7 @@ MODELS: dict[str, tuple[Any, tuple[dict[str, Any], ...]]] = {
 )
 def test_an_answer_has_the_bits_of_a_replica_with_its_adapter_alone(name: str) -> None:
     create_model, kinds = MODELS[name]
-    requests = create_requests(5, context=64)
+    requests = create_requests(4, context=64)
     together = Replica(create_model(), *kinds)
     queues = [together.scheduler, *together.adapters]
     assert all(scheduler.batch_invariant for scheduler in queues)
@@ -247,3 +248,24 @@ def test_an_adapter_whose_rows_cannot_be_computed_together_is_left_to_a_schedule
     answer = [event for event in scheduler.answer(GenerationRequest([256, 1])) if isinstance(event, TokenEvent)]
     assert answer
     scheduler.close()
+
+
+def test_drafts_beside_rows_of_other_adapters_leave_the_bits_unchanged() -> None:
+    prompt = [256, *[65, 66, 67, 68] * 6]
+    request = GenerationRequest(prompt, Sampling(temperature=0.3, seed=1, max_tokens=20), biases={65: 4, 66: 4, 67: 4})
+    drafter = NgramDrafter(tokens=4)
+    together = Replica(dense(), *KINDS, drafter=drafter)
+    events: list[queue.SimpleQueue[Event]] = []
+    for scheduler in [together.scheduler, *together.adapters]:
+        events.append(queue.SimpleQueue())
+        scheduler.submit(request, events[-1].put)
+    for index, box in enumerate(events):
+        answer = [box.get(timeout=60)]
+        while not isinstance(answer[-1], (FinishedEvent, FailedEvent)):
+            answer.append(box.get(timeout=60))
+        alone = Replica(dense(), *KINDS[index - 1 : index], seeds=(index,))
+        scheduler = alone.adapters[0] if index else alone.scheduler
+        assert answer_pieces(answer) == answer_pieces(scheduler.answer(request))
+        alone.close()
+    assert drafter.num_drafted
+    together.close()
