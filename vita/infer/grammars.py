@@ -67,9 +67,10 @@ def lark_grammar(text: str) -> str:
 
     try:
         with _panics_explained():
-            return grammar_from("grammar", text)
+            rules = grammar_from("grammar", text)
     except (GbnfToLarkError, ValueError, RecursionError) as error:
         raise GrammarError("grammar", _one_line(error)) from None
+    return json.dumps({"grammars": [{"lark_grammar": rules}]})
 
 
 def regex_grammar(pattern: str) -> str:
@@ -103,7 +104,7 @@ class GrammarCompiler:
         tokens = self._tokens
         order = self._order._replace(closings=[self._tokenizer.encode_template(text) for text in closings])
         with _panics_explained():
-            return Constraint(LLMatcher(tokens, grammar), order, self._tokenizer.stops)
+            return Constraint(LLMatcher(tokens, grammar), order, self._tokenizer.stops, grammar=grammar)
 
     def check(self, grammar: str) -> None:
         """Raise `GrammarError` for a grammar that is wrong or that needs an unsupported feature."""
@@ -177,8 +178,8 @@ class _TokenSource:
 class Constraint:
     """The state of a grammar in one answer."""
 
-    def __init__(self, matcher: LLMatcher, order: _ClosingOrder, stops: frozenset[int]) -> None:
-        self._matcher, self._order, self._stops = matcher, order, stops
+    def __init__(self, matcher: LLMatcher, order: _ClosingOrder, stops: frozenset[int], *, grammar: str) -> None:
+        self._matcher, self._order, self._stops, self.grammar = matcher, order, stops, grammar
         self._completion: list[int] | None = None
         """Tokens that complete the text, with the token that ends the answer; None if not searched or not found."""
         self._next_search: float = float("inf")
@@ -188,7 +189,7 @@ class Constraint:
 
     def copy(self) -> Constraint:
         """Return a constraint in the same state."""
-        copy = Constraint(self._matcher.deep_copy(), self._order, self._stops)
+        copy = Constraint(self._matcher.deep_copy(), self._order, self._stops, grammar=self.grammar)
         copy._completion, copy._next_search, copy._margin = self._completion, self._next_search, self._margin
         return copy
 
@@ -206,6 +207,26 @@ class Constraint:
         if not self._matcher.is_error():
             return None
         return GrammarError("grammar", f"cannot be followed: {self._matcher.get_error().partition(chr(10))[0]}")
+
+    @property
+    def can_end(self) -> bool:
+        """Return True if the text is accepted as it is."""
+        return self._matcher.is_accepting() or (self._matcher.is_stopped() and not self._matcher.is_error())
+
+    @property
+    def completion(self) -> tuple[int, ...]:
+        """Return the tokens that complete the text, with the token that ends the answer; () if none were searched."""
+        return tuple(self._completion or ())
+
+    def is_stop(self, token: int) -> bool:
+        """Return True for a token that ends an answer."""
+        return token in self._stops
+
+    def allows(self, token: int) -> bool:
+        """Return True if a token may come next."""
+        if token in self._stops:
+            return self.can_end
+        return self._matcher.validate_tokens([token]) == 1
 
     def allowed(self) -> Bool[np.ndarray, "V"]:
         """Return the tokens that may come next."""

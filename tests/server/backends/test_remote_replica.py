@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from tests.server.serving import DIGEST, serving, tiny_app, tiny_engine
 from vita.infer.engine import Engine
+from vita.infer.request import Event, FailedEvent, FinishedEvent, GenerationRequest
 from vita.infer.sampling import Sampling
 from vita.server.backend_settings import BackendSettings
 from vita.server.backends.completions import CompletionsClient
@@ -124,10 +126,10 @@ def test_a_field_that_the_program_does_not_support_is_refused_by_name(
     assert "backend `openai`" in error["message"]
 
 
-def test_tools_are_offered_and_embeddings_are_refused_by_name(replica: str) -> None:
+def test_tools_are_offered_and_reranking_is_refused_by_name(replica: str) -> None:
     assert post(replica, "/v1/chat/completions", **CHAT, tools=[TOOL]).status_code == 200
-    error = post(replica, "/v1/embeddings", model="cat", input="a").json()["error"]
-    assert error["code"] == "unsupported_endpoint" and "backend `openai`" in error["message"]
+    error = post(replica, "/v1/rerank", model="cat", query="a", documents=["b"]).json()["error"]
+    assert error["code"] == "unsupported_endpoint" and "/v1/embeddings" in error["message"]
 
 
 def test_the_models_and_the_readiness_state_the_backend(replica: str) -> None:
@@ -186,3 +188,27 @@ def test_an_endpoint_that_refuses_the_key_is_named_without_the_key(engine: Engin
                 response = post(replica, "/v1/chat/completions", **CHAT)
     assert response.status_code == 503
     assert "sk-secret-1" not in response.text
+
+
+def test_a_request_that_is_cancelled_at_once_frees_its_place(endpoint: str, engine: Engine) -> None:
+    with program_at(endpoint, engine) as scheduler:
+        for _ in range(20):
+            ended = threading.Event()
+
+            def listen(event: Event, ended: threading.Event = ended) -> None:
+                if isinstance(event, (FinishedEvent, FailedEvent)):
+                    ended.set()
+
+            (job,) = scheduler.submit_all([(GenerationRequest([97, 98]), listen)])
+            job.cancel()
+            assert ended.wait(60), "the request has no last event"
+        assert scheduler.in_flight == 0
+
+
+def test_embeddings_of_an_endpoint_are_those_of_its_model(replica: str, endpoint: str) -> None:
+    body = {"model": "cat", "input": ["a cat", "ü"]}
+    expected = [row["embedding"] for row in post(endpoint, "/v1/embeddings", **body).json()["data"]]
+    answer = post(replica, "/v1/embeddings", **body).json()
+    for row, vector in zip(answer["data"], expected, strict=True):
+        assert row["embedding"] == pytest.approx(vector, abs=1e-6)
+    assert answer["usage"]["prompt_tokens"] > 0

@@ -239,3 +239,10 @@ def test_responses_to_random_schemas_are_valid(client: openai.OpenAI, count: int
             jsonschema.validate(json.loads(choice.message.content or ""), schema)
             finished += 1
     assert finished >= 0.95 * count
+
+
+@pytest.mark.parametrize("form", [{"choice": ["yes", "no"]}, {"grammar": 'root ::= "yes" | "no"'}, {"regex": "yes|no"}])
+def test_a_form_of_the_text_can_be_combined_with_tools(caller: openai.OpenAI, form: dict[str, Any]) -> None:
+    answer = chat(caller, tools=[WEATHER], extra_body={"structured_outputs": form})
+    choice = answer.choices[0]
+    assert choice.message.tool_calls or choice.message.content in ("yes", "no")

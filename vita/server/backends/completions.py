@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
 from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Bool
 
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.request import TokenScore
@@ -22,7 +25,10 @@ from vita.server.backends.engine_client import (
     EngineToken,
     EngineUnavailable,
 )
+from vita.server.backends.program_grammars import single_schema
 from vita.spine.errors import ModelError
+
+# V tokens of the model
 
 _ID_PREFIX = "token_id:"
 _BYTES_PREFIX = "bytes:"
@@ -31,6 +37,7 @@ _BYTES_PREFIX = "bytes:"
 class CompletionsClient(EngineClient):
     """Sends requests to an OpenAI-compatible endpoint."""
 
+    embeds = True
     unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("top_k", "min_p", "repetition_penalty"), "the OpenAI API has no such field"
     )
@@ -57,6 +64,16 @@ class CompletionsClient(EngineClient):
         response = await self.http.get("models", timeout=10.0)
         if response.status_code != 200:
             raise EngineUnavailable(f"GET {response.url.path} has status {response.status_code}")
+
+    async def embed(self, prompt: Sequence[int]) -> Sequence[float]:
+        value = await self.post("embeddings", {"model": self.model, "input": list(prompt)})
+        try:
+            (row,) = value["data"]
+            numbers = [float(number) for number in row["embedding"]]
+        except (KeyError, TypeError, ValueError):
+            raise ModelError("backend", "the endpoint returns no embedding") from None
+        length = math.hypot(*numbers)
+        return [number / length for number in numbers] if length else numbers
 
     async def answer(self, request: AnswerRequest) -> AsyncGenerator[EngineToken | EngineEnd]:
         async with self.events("completions", self._body(request)) as events, aclosing(events):  # type: ignore[type-var]
@@ -146,11 +163,18 @@ class VllmClient(CompletionsClient):
     """Sends requests to vLLM, with fields that other endpoints do not have."""
 
     unsupported: ClassVar[Mapping[str, str]] = {}
+    follows_grammars, embeds = True, False
     program_version = ""
 
     @property
     def version(self) -> str:
         return self.program_version
+
+    async def next_token(self, request: AnswerRequest, *, allowed: Bool[np.ndarray, "V"]) -> EngineToken:
+        limits = {"allowed_token_ids": np.flatnonzero(allowed).tolist(), "max_tokens": 1, "stream": False}
+        value = await self.post("completions", self._body(request) | limits)
+        (score,) = self._scores(value["choices"][0], top=request.top)
+        return EngineToken(score)
 
     async def probe(self) -> None:
         response = await self.http.get(str(self.http.base_url).rstrip("/").removesuffix("/v1") + "/health")
@@ -159,7 +183,10 @@ class VllmClient(CompletionsClient):
 
     def _body(self, request: AnswerRequest) -> dict[str, Any]:
         sampling = request.sampling
-        return super()._body(request) | {
+        schema = single_schema(request.grammar) if request.grammar else None
+        outputs = {"json": schema, "disable_any_whitespace": True}
+        body = super()._body(request) | ({} if schema is None else {"structured_outputs": outputs})
+        return body | {
             "top_k": sampling.top_k,
             "min_p": request.min_p,
             "repetition_penalty": request.repetition,

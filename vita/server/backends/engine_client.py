@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import httpx
+import numpy as np
 import orjson
+from jaxtyping import Bool
 
 from vita.infer.request import GenerationRequest, QueueFull, TokenScore
 from vita.infer.sampling import Sampling
 from vita.spine.errors import ModelError
+
+# V tokens of the model
 
 CONNECT_SECONDS = 5.0
 DONE = b"[DONE]"
@@ -38,6 +42,8 @@ class AnswerRequest:
     frequency: float = 0.0
     repetition: float = 1.0
     min_p: float = 0.0
+    grammar: str | None = None
+    """The grammar of the answer (`vita.infer.grammars`), which the program follows as far as it can."""
 
     @classmethod
     def of(cls, request: GenerationRequest, sampling: Sampling, *, limit: int) -> AnswerRequest:
@@ -74,11 +80,21 @@ class EngineRefusal(ModelError):
     """The program refuses a request because of its content."""
 
 
+class PromptTooLong(EngineRefusal):
+    """The program cannot read a text of this length."""
+
+
 class EngineClient(ABC):
     """Sends requests to one program."""
 
     unsupported: ClassVar[Mapping[str, str]] = {}
     """Field of a request that the program does not support -> the reason."""
+    follows_grammars: ClassVar[bool] = False
+    """True if the next token can be restricted to a set of tokens (`next_token`)."""
+    embeds: ClassVar[bool] = False
+    """True if the program computes embeddings (`embed`)."""
+    penalizes_prompt: ClassVar[bool] = False
+    """True if penalties count the tokens of the prompt also."""
 
     def __init__(
         self, base_url: str, *, secret: str = "", read_seconds: float | None = None, socket: str | None = None
@@ -123,12 +139,33 @@ class EngineClient(ABC):
                 return {}
         return {}
 
+    async def next_token(self, request: AnswerRequest, *, allowed: Bool[np.ndarray, "V"]) -> EngineToken:
+        """Return one token that is drawn among the allowed tokens."""
+        raise NotImplementedError
+
+    async def embed(self, prompt: Sequence[int]) -> Sequence[float]:
+        """Return the embedding of a text, of length 1."""
+        raise NotImplementedError
+
     @abstractmethod
     async def probe(self) -> None:
         """Raise `EngineUnavailable` or an `httpx.HTTPError` if the program does not accept requests."""
 
     async def close(self) -> None:
         await self.http.aclose()
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Send a request and return the JSON value of its response."""
+        try:
+            response = await self.http.post(path, json=body)
+        except httpx.HTTPError as error:
+            raise EngineUnavailable(f"{type(error).__name__}: {error}") from None
+        if response.status_code != 200:
+            raise self.refusal(response)
+        try:
+            return response.json()
+        except ValueError:
+            raise ModelError("backend", "the program sends a response that is not JSON") from None
 
     @asynccontextmanager
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:

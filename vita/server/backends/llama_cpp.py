@@ -7,6 +7,7 @@ needs them. Bytes that are not UTF-8 are lost: such a token has no log-probabili
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -14,6 +15,9 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
 
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.request import TokenScore
@@ -24,12 +28,18 @@ from vita.server.backends.engine_client import (
     EngineEnd,
     EngineToken,
     EngineUnavailable,
+    PromptTooLong,
 )
+from vita.server.backends.program_grammars import single_lark
+
+# V tokens of the model
 
 SAMPLERS = ("penalties", "temperature", "min_p", "top_k", "top_p")
 """The samplers of llama.cpp in the order of Vita."""
 SCORED_CANDIDATES = 1000
 """Number of most likely tokens among which the log-probability of a token without an event is searched."""
+MOST_EMBEDDED_TOKENS = 512
+"""Tokens of one physical batch of llama.cpp, in which it computes the mean of a text."""
 MAX_CANDIDATES = 4096
 """Maximum number of attempts to find the tokens of a text."""
 
@@ -37,9 +47,13 @@ MAX_CANDIDATES = 4096
 class LlamaCppClient(EngineClient):
     """Sends requests to the server of llama.cpp."""
 
-    def __init__(self, base_url: str, tokenizer: Tokenizer, *, secret: str = "") -> None:
+    follows_grammars = embeds = penalizes_prompt = True
+
+    def __init__(self, base_url: str, tokenizer: Tokenizer, *, secret: str = "", reads_lark: bool = False) -> None:
+        """`reads_lark` is True for a llama.cpp with llguidance, which reads the grammars of Vita."""
         super().__init__(base_url, secret=secret)
-        self._tokens = TokensOfText(tokenizer)
+        self._tokens, self._reads_lark = TokensOfText(tokenizer), reads_lark
+        self._embedding_lock = asyncio.Lock()
 
     @property
     def version(self) -> str:
@@ -63,6 +77,26 @@ class LlamaCppClient(EngineClient):
                 break
         return {}
 
+    async def next_token(self, request: AnswerRequest, *, allowed: Bool[np.ndarray, "V"]) -> EngineToken:
+        bans = [[int(token), False] for token in np.flatnonzero(~allowed)]
+        biases = [[token, bias] for token, bias in (request.biases or {}).items() if allowed[token]]
+        limits = {"logit_bias": [*bans, *biases], "n_predict": 1, "stream": False}
+        value = await self.post("/completion", self._body(request) | limits)
+        (token,) = value["tokens"]
+        (entry,) = value.get("completion_probabilities") or [{}]
+        score = EngineToken(TokenScore(int(token), _logprob(entry), _top(entry, request.top)))
+        return await self._scored(request, (), score)
+
+    async def embed(self, prompt: Sequence[int]) -> Sequence[float]:
+        if len(prompt) > MOST_EMBEDDED_TOKENS:
+            problem = f"llama.cpp computes embeddings of at most {MOST_EMBEDDED_TOKENS} tokens, not of {len(prompt)}"
+            raise PromptTooLong("backend", problem)
+        # llama.cpp may split the texts of a batch into parts of equal length, and then returns the mean of a part.
+        async with self._embedding_lock:
+            rows = await self.post("/embedding", {"content": list(prompt), "cache_prompt": False})
+        ((value,),) = [row["embedding"] for row in rows]
+        return [float(number) for number in value]
+
     async def probe(self) -> None:
         response = await self.http.get("/health")
         if response.status_code != 200:
@@ -70,7 +104,7 @@ class LlamaCppClient(EngineClient):
 
     async def answer(self, request: AnswerRequest) -> AsyncGenerator[EngineToken | EngineEnd]:
         ids: list[int] = []
-        async with self.events("/completion", _body(request)) as events, aclosing(events):  # type: ignore[type-var]
+        async with self.events("/completion", self._body(request)) as events, aclosing(events):  # type: ignore[type-var]
             async for event in events:
                 missing = int(event.get("tokens_predicted") or 0) - len(ids) - (not event.get("stop"))
                 for token in self._event_tokens(event, missing=missing, top=request.top):
@@ -79,6 +113,10 @@ class LlamaCppClient(EngineClient):
                 if event.get("stop"):
                     yield EngineEnd("length" if event.get("stop_type") == "limit" else "stop")
                     return
+
+    def _body(self, request: AnswerRequest) -> dict[str, Any]:
+        lark = single_lark(request.grammar) if request.grammar and self._reads_lark else None
+        return _body(request) | ({} if lark is None else {"grammar": lark})
 
     def _event_tokens(self, event: Mapping[str, Any], *, missing: int, top: int) -> list[EngineToken]:
         """Return the token of an event, after those for which there was no event; the last event has no token."""

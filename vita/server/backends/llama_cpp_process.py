@@ -46,6 +46,8 @@ def _parameters(library: Any, options: argparse.Namespace, secret: str) -> Any:
     parameters.load_mode = library.llama_load_mode.LLAMA_LOAD_MODE_NONE
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = options.threads
     parameters.n_gpu_layers, parameters.warmup, parameters.fit_params = 0, False, False
+    # Embeddings are the mean of the outputs of the last layer, as those of Vita.
+    parameters.embedding, parameters.pooling_type = True, library.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     parameters.ctx_shift, parameters.ui, parameters.endpoint_slots = False, False, False
     parameters.verbosity = WARNINGS
     if options.float32_cache:

@@ -8,6 +8,7 @@ program.stop()
 from __future__ import annotations
 
 import asyncio
+import mmap
 import secrets
 import subprocess
 import sys
@@ -39,10 +40,10 @@ PROBE_SECONDS = 5.0
 READ_SECONDS = 600.0
 """Longest time without data in a response of an endpoint."""
 UNSUPPORTED = (
-    "bitwise reproducibility", "exact continuation of a stream on another replica", "echo with logprobs",
-    "structured outputs", "required and strict calls", "embeddings", "adapters",
+    "bitwise reproducibility", "exact continuation of a stream on another replica", "echo with logprobs", "adapters",
 )  # fmt: skip
-"""Features that a replica with another program does not support."""
+"""Features that no replica with another program supports."""
+GRAMMAR_FEATURES = ("structured outputs", "required and strict calls")
 
 
 @dataclass
@@ -103,6 +104,8 @@ class RunningProgram:
             golden = {"answers": checked.answers, "difference": round(checked.difference, 6),
                       "tolerance": checked.tolerance}  # fmt: skip
         unsupported = [*UNSUPPORTED, *self.client.unsupported]
+        unsupported += [] if self.client.follows_grammars else GRAMMAR_FEATURES
+        unsupported += [] if self.client.embeds else ["embeddings"]
         details = {**self.facts, "program_version": self.client.version or None, "golden": golden}
         return {"program": self.settings.program, **details, "unsupported": unsupported}
 
@@ -147,9 +150,22 @@ def _open_llama_cpp(
     environment = machine.environment_of_engine(VITA_ENGINE_SECRET=secret)
     process = EngineProcess("llama.cpp", command, environment, secret=secret)
     process.wait_ready(lambda: process.address is not None, seconds=START_SECONDS)
-    client = LlamaCppClient(str(process.address), engine.tokenizer, secret=secret)
+    client = LlamaCppClient(
+        str(process.address), engine.tokenizer, secret=secret, reads_lark=_contains_llguidance("xllamacpp")
+    )
     facts = {"gguf": release.files[GGUF], "quantization": settings.gguf_type}
     return RunningProgram(settings, client, process, facts=facts)
+
+
+def _contains_llguidance(package: str) -> bool:
+    """Return True if the library of a package was built with llguidance; a build without it ends at such a grammar."""
+    spec = find_spec(package)
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for library in Path(folder).glob("*.so"):
+            with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if data.find(b"llg error") >= 0:
+                    return True
+    return False
 
 
 # -- vLLM

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -30,7 +30,14 @@ from vita.infer.request import (
     TokenScore,
 )
 from vita.infer.request_queue import RequestQueue
-from vita.server.backends.engine_client import AnswerRequest, EngineEnd, EngineRefusal, EngineUnavailable
+from vita.server.backends.constrained_answers import ConstrainedAnswer
+from vita.server.backends.engine_client import (
+    AnswerRequest,
+    EngineEnd,
+    EngineRefusal,
+    EngineToken,
+    EngineUnavailable,
+)
 from vita.server.backends.programs import RunningProgram
 from vita.server.backends.remote_engine import RemoteEngine
 from vita.spine.errors import ModelError
@@ -136,13 +143,15 @@ class RemoteScheduler(RequestQueue):
     def close(self, *, seconds: float = 10.0) -> None:
         """Stop; requests that are not answered yet fail with `SchedulerClosed`."""
         self.drain()
-        if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(seconds)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(seconds)
-            if not self._thread.is_alive():
-                self._loop.close()
-        self.program.stop()
+        try:
+            if self._thread.is_alive():
+                asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(seconds)
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join(seconds)
+                if not self._thread.is_alive():
+                    self._loop.close()
+        finally:
+            self.program.stop()
 
     # -- the thread
 
@@ -154,6 +163,8 @@ class RemoteScheduler(RequestQueue):
 
     def _start(self, job: RemoteJob) -> None:
         task = self._keep(self._answer(job))
+        # A task that is cancelled before its first step runs none of its code, so that its end is handled here.
+        task.add_done_callback(lambda task: self._end_job(job, task))
 
         def cancel() -> None:
             if not self._loop.is_closed():
@@ -163,6 +174,19 @@ class RemoteScheduler(RequestQueue):
         if job.cancelled:
             task.cancel()
 
+    def _end_job(self, job: RemoteJob, task: asyncio.Task[None]) -> None:
+        """Free the places of a request and report its end: `FinishedEvent` or `FailedEvent`."""
+        with self._lock:
+            self._seats -= job.request.seats
+        now = self.clock()
+        if not task.cancelled():
+            error = task.exception()
+            job.report(FinishedEvent(now) if error is None else FailedEvent(now, _failure(error)))
+        elif job.cancelled or not self._draining:
+            job.report(FinishedEvent(now, cancelled=True))
+        else:
+            job.report(FailedEvent(now, SchedulerClosed("the server was shut down")))
+
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that ends at the latest with the scheduler."""
         task = self._loop.create_task(work)
@@ -171,50 +195,55 @@ class RemoteScheduler(RequestQueue):
         return task
 
     async def _answer(self, job: RemoteJob) -> None:
-        """Answer a request; the last event is `FinishedEvent` or `FailedEvent`."""
-        tasks: list[asyncio.Task[None]] = []
+        """Compute all answers of a request, or its embedding."""
+        job.started = self.clock()
+        if not job.builders:
+            embedding = await self._within_rows(self._embed(job)) if job.request.embedding else None
+            job.report(PromptEvent(self.clock(), None, embedding))
+            return
+        tasks = [asyncio.create_task(self._within_rows(self._stream(job, index))) for index in range(len(job.builders))]
         try:
-            job.started = self.clock()
-            if not job.builders:
-                job.report(PromptEvent(self.clock(), None, None))
-            tasks = [asyncio.create_task(self._answer_one(job, index)) for index in range(len(job.builders))]
             await asyncio.gather(*tasks)
-            job.report(FinishedEvent(self.clock()))
-        except asyncio.CancelledError:
-            closed = self._draining and not job.cancelled
-            error = FailedEvent(self.clock(), SchedulerClosed("the server was shut down"))
-            job.report(error if closed else FinishedEvent(self.clock(), cancelled=True))
-        except Exception as error:  # noqa: BLE001 - every failure is reported to the client of the request
-            job.report(FailedEvent(self.clock(), error))
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            with self._lock:
-                self._seats -= job.request.seats
 
-    async def _answer_one(self, job: RemoteJob, index: int) -> None:
-        async with self._free_rows:
-            self._running += 1
-            try:
-                await self._stream(job, index)
-            except EngineUnavailable as error:
-                await asyncio.sleep(EXIT_SECONDS)
-                raise SchedulerClosed(f"the program is not available: {error}") from None
-            except EngineRefusal:
-                raise
-            except ModelError:
-                if self.program.process is not None and (problem := await self.program.why_unavailable()):
-                    raise SchedulerClosed(f"the program is not available: {problem}") from None
-                raise
-            finally:
-                self._running -= 1
+    async def _embed(self, job: RemoteJob) -> tuple[float, ...]:
+        return tuple(await self.client.embed(job.request.prompt))
+
+    async def _within_rows(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run the requests of one answer when a row is free, and explain why the program is not available."""
+        try:
+            await self._free_rows.acquire()
+        except BaseException:
+            work.close()
+            raise
+        self._running += 1
+        try:
+            return await self._explained(work)
+        finally:
+            self._running -= 1
+            self._free_rows.release()
+
+    async def _explained(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run the requests of one answer; raises `SchedulerClosed` if the program is not available."""
+        try:
+            return await work
+        except EngineUnavailable as error:
+            await asyncio.sleep(EXIT_SECONDS)
+            raise SchedulerClosed(f"the program is not available: {error}") from None
+        except EngineRefusal:
+            raise
+        except ModelError:
+            if self.program.process is not None and (problem := await self.program.why_unavailable()):
+                raise SchedulerClosed(f"the program is not available: {problem}") from None
+            raise
 
     async def _stream(self, job: RemoteJob, index: int) -> None:
         """Report the tokens of one answer until it ends."""
         builder, request = job.builders[index], job.request
-        remote_request = AnswerRequest.of(request, builder.sampling, limit=builder.remaining)
-        async with aclosing(self.client.answer(remote_request)) as tokens:
+        async with aclosing(self._tokens(request, builder)) as tokens:
             async for token in tokens:
                 if job.num_begun == 0:
                     job.num_begun = 1
@@ -229,6 +258,16 @@ class RemoteScheduler(RequestQueue):
                     return
         raise EngineUnavailable("the program ended the answer without a reason")
 
+    def _tokens(
+        self, request: GenerationRequest, builder: CompletionBuilder
+    ) -> AsyncGenerator[EngineToken | EngineEnd]:
+        """Return the tokens of one answer, which follow the grammar of the request if it has one."""
+        answer = AnswerRequest.of(request, builder.sampling, limit=builder.remaining)
+        if request.constraint is None:
+            return self.client.answer(answer)
+        vocabulary = self.engine.model.architecture.vocabulary
+        return ConstrainedAnswer(self.client, answer, request.constraint.copy(), vocabulary=vocabulary).tokens()
+
     def _report_end(self, job: RemoteJob, index: int, end: EngineEnd) -> None:
         """Report an end that no token states: the program does not return the token that ended the answer."""
         builder = job.builders[index]
@@ -240,3 +279,8 @@ class RemoteScheduler(RequestQueue):
     def _check(self, score: TokenScore) -> None:
         if not 0 <= score.id < self.engine.model.architecture.vocabulary:
             raise ModelError("backend", f"the program returns the token id {score.id}, which the model does not have")
+
+
+def _failure(error: BaseException) -> Exception:
+    """Return the error of a task that its client sees."""
+    return error if isinstance(error, Exception) else SchedulerClosed(f"the work ended with {type(error).__name__}")

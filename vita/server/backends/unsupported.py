@@ -16,16 +16,18 @@ def refuse_unsupported(params: RequestBody, program: RunningProgram) -> None:
     for field, reason in program.client.unsupported.items():
         if getattr(params, field, None) is not None:
             raise _unsupported(field, name, reason)
-    if params.structured_outputs is not None:
-        raise _unsupported("structured_outputs", name)
     if isinstance(params, api.CompletionRequest) and params.echo and params.logprobs is not None:
         raise _unsupported("echo", name, "it does not return the log-probabilities of a prompt")
-    if isinstance(params, api.ChatRequest):
+    if not program.client.follows_grammars:
         _refuse_constraints(params, name)
 
 
-def _refuse_constraints(params: api.ChatRequest, name: str) -> None:
-    """Refuse the fields of a chat that would constrain the answer."""
+def _refuse_constraints(params: api.Decoding, name: str) -> None:
+    """Refuse the fields that constrain the answer."""
+    if params.structured_outputs is not None:
+        raise _unsupported("structured_outputs", name)
+    if not isinstance(params, api.ChatRequest):
+        return
     if params.is_constrained_by("response_format"):
         raise _unsupported("response_format", name)
     if params.requires_calls:

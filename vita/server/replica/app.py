@@ -191,9 +191,11 @@ class ReplicaRoutes(RequestChecks):
         engine = scheduler.engine
         prompt_end = prompt_tail(engine.tokenizer, ids, messages, continued=params.continue_final_message)
         constraint = await chat_constraint(engine, params, prompt_end=prompt_end)
-        # The text that the grammar forces is read with the prompt; log-probabilities need its tokens in the answer.
+        # The text that the grammar forces is read with the prompt. Log-probabilities need its tokens in the answer, and
+        # another program reads the grammar from its start.
         room = scheduler.context - len(ids) - 1
-        forced = constraint.take_forced(room) if constraint and not params.logprobs else []
+        is_taken = constraint is not None and not params.logprobs and self.remote is None
+        forced = constraint.take_forced(room) if constraint and is_taken else []
         ids = [*ids, *forced]
         ask = self._ask(params, ids, limit=params.limit, top=top, visible=engine.visible_ids, constraint=constraint)
         head = {**self._head("chatcmpl", params), **({"dropped_messages": dropped} if dropped else {})}
@@ -376,7 +378,7 @@ class ReplicaRoutes(RequestChecks):
         self.check_model(params.model)
         if self.texts is not None:
             return await self.texts.embeddings(request, params)
-        if self.remote is not None:
+        if self.remote is not None and not self.remote.client.embeds:
             kind = f"is computed by the backend `{self.remote.program.settings.program}`"
             raise unsupported_endpoint(self.served.names[0], kind, routes.EMBEDDINGS, GENERATING)
         scheduler = self.admit(len(params.inputs))

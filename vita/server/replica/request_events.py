@@ -21,7 +21,7 @@ from vita.infer.request import (
     TokenEvent,
 )
 from vita.infer.scheduler import Scheduler
-from vita.server.backends.engine_client import EngineRefusal
+from vita.server.backends.engine_client import EngineRefusal, PromptTooLong
 from vita.server.errors import ApiError, ClientLeft, internal, invalid, too_busy, unavailable
 from vita.server.replica.metrics import Metrics
 from vita.spine.errors import DataError
@@ -136,6 +136,8 @@ def _fault(event: FailedEvent) -> ApiError:
         return too_busy(f"The server is busy: {event.error}")
     if isinstance(event.error, GrammarError):
         return invalid(f"The grammar of the request fails: {event.error.problem}", code="unsupported_grammar")
+    if isinstance(event.error, PromptTooLong):
+        return invalid(str(event.error), code="context_length_exceeded")
     if isinstance(event.error, EngineRefusal):
         return invalid(f"The backend of the model refuses the request ({event.error})")
     return internal(f"The completion could not be computed ({event.error})")
