@@ -16,6 +16,14 @@ from rich.table import Table
 
 from vita.cli.app import app, open_workspace
 from vita.cli.options import SERVICES, JsonOption, print_json
+from vita.cli.release_options import (
+    BackendOption,
+    BackendSetOption,
+    DraftModelOption,
+    SpeculationOption,
+    with_backend,
+    with_speculation,
+)
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, VitaError
@@ -35,21 +43,7 @@ UngatedOption = Annotated[
     str | None,
     typer.Option(metavar="REASON", help="Serve a model that no gate has approved. The ledger records REASON."),
 ]
-BackendOption = Annotated[
-    str | None,
-    typer.Option(help="Program that computes the answers: vita, vllm, llama.cpp or openai. Default: as the release."),
-]
-BackendSetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--backend-set", help="A setting of the backend, for example quantization=q8_0 or url=http://HOST/v1."
-    ),
-]
 ServiceOption = Annotated[str | None, typer.Option(help="Name or address of the service, if several run.")]
-
-
-GOLDEN_TOKENS = 32
-"""Maximum tokens of a golden answer of a model that is served without a release."""
 
 
 @app.command(rich_help_panel=SERVICES)
@@ -68,6 +62,8 @@ def serve(
     ungated: UngatedOption = None,
     backend: BackendOption = None,
     backend_assignments: BackendSetOption = None,
+    speculation: SpeculationOption = None,
+    draft_model: DraftModelOption = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a setting of the service, for example in_flight=64 or log=metadata."),
@@ -83,7 +79,8 @@ def serve(
     settings = build(ServiceSettings, override({}, assignments or []), where="serve")
     with tempfile.TemporaryDirectory(prefix="vita-release-") as folder:
         release = _release(workspace, model, Path(folder) / "release", name=name)
-        release = _with_backend(workspace, release, Path(folder) / "backend", backend, backend_assignments)
+        release = with_backend(workspace, release, Path(folder) / "backend", backend, backend_assignments)
+        release = with_speculation(workspace, release, Path(folder) / "speculation", speculation, draft_model)
         count_text = "" if replicas == 1 else f" on {replicas} replicas"
         workspace.console.print(f"starting {release.id}{count_text} ...")
         service = Service(
@@ -160,41 +157,6 @@ def _release(workspace: Workspace, reference: str, folder: Path, *, name: str | 
     return read_release(folder)
 
 
-def _with_backend(
-    workspace: Workspace, release: ReleaseInfo, folder: Path, program: str | None, assignments: Sequence[str] | None
-) -> ReleaseInfo:
-    """Return the release with another backend, in `folder`; the release itself if no other backend is requested."""
-    from vita.gates.exports import record_export
-    from vita.gates.weights import match_model
-    from vita.server.backend_settings import BackendSettings, release_backend
-    from vita.server.backends.backend_release import release_with_backend
-    from vita.server.release import MODEL, read_release, verify_release
-    from vita.spine.config import build, override
-
-    if program is None and not assignments:
-        return release
-    previous = release_backend(release.content)
-    values = {"program": program} if program is not None and program != previous.program else previous.record()
-    settings = build(BackendSettings, override(values, assignments or []), where="--backend")
-    if settings == previous:
-        return release
-    golden = [] if release.content.get("golden") or settings.program == "vita" else _golden(release.folder / MODEL)
-    _, exported = release_with_backend(release, settings, folder, golden=golden)
-    if exported is not None:
-        model = match_model(workspace.ledger, workspace.store, verify_release(release)).digest
-        record_export(workspace.ledger, model, **exported.record)
-    return read_release(folder)
-
-
-def _golden(model: Path) -> list[dict[str, Any]]:
-    """Return golden answers of a model, with which a replica of another backend is compared."""
-    from vita.infer.engine import Engine
-    from vita.infer.text_model import model_task
-    from vita.stages.release import GOLDEN, golden_answers
-
-    return [] if model_task(model) is not None else golden_answers(Engine.open(model), GOLDEN, tokens=GOLDEN_TOKENS)
-
-
 def _keep_release(release: ReleaseInfo, folder: Path) -> Path:
     """Move a release to `folder`, whose name is its digest, unless the folder already contains the intact release.
 
@@ -267,6 +229,8 @@ def fleet_roll(
     ungated: UngatedOption = None,
     backend: BackendOption = None,
     backend_assignments: BackendSetOption = None,
+    speculation: SpeculationOption = None,
+    draft_model: DraftModelOption = None,
     service: ServiceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -277,7 +241,8 @@ def fleet_roll(
     control = _control(workspace, service)
     with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(workspace)) as folder:
         pinned = _release(workspace, release, Path(folder) / "release", name=None)
-        pinned = _with_backend(workspace, pinned, Path(folder) / "backend", backend, backend_assignments)
+        pinned = with_backend(workspace, pinned, Path(folder) / "backend", backend, backend_assignments)
+        pinned = with_speculation(workspace, pinned, Path(folder) / "speculation", speculation, draft_model)
         lasting = _lasting_release(workspace, pinned, Path(folder))
         terms = {"ungated": ungated, "research": research}
         status = control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json()

@@ -97,6 +97,11 @@ class GenerationBatch:
         return bool(self.answers or self.begun)
 
     @property
+    def verifies_drafts(self) -> bool:
+        """Return True if steps may append several tokens to an answer."""
+        return self._speculation is not None
+
+    @property
     def jobs(self) -> list[Job]:
         """The jobs that have begun and not ended; a job occurs once for each of its answers."""
         return [*self.begun, *(answer.job for answer in self.answers.values())]
@@ -303,7 +308,9 @@ class GenerationBatch:
         row: int,
     ) -> int:
         """Append the tokens that are certain; return how many. `choices` are those of logits without adjustments."""
+        answer.job.num_drafted += len(draft)
         for offset, (token, logprob) in enumerate(choices):
+            answer.job.num_accepted += offset > 0
             if offset and answer.adjusts_logits:
                 # Two rows, because sums over a single row are computed as those of a vector.
                 adjusted = answer.adjusted(logits[offset]).expand(2, -1)

@@ -153,6 +153,8 @@ class Job:
         """Answers that have begun."""
         self.num_unfinished = len(builders)
         """Answers that have not ended."""
+        self.num_drafted = self.num_accepted = 0
+        """Draft tokens that were verified, and those that the model chose, too."""
         self.over = False
         self._listener = listener
 

@@ -151,6 +151,11 @@ class Scheduler(RequestQueue):
         return self.widths.invariant
 
     @property
+    def verifies_drafts(self) -> bool:
+        """Return True if drafts of the drafter are verified, which is possible without changing bits of answers."""
+        return self._batch.verifies_drafts
+
+    @property
     def running(self) -> int:
         """Number of answers that are being generated."""
         return len(self._batch.answers)

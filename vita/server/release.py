@@ -31,6 +31,8 @@ LIMITS: Mapping[str, int] = {"max_queue_size": 64, "max_batch_size": 16, "prefix
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 MODEL = "model"
 """The folder of the model inside a release; that of the base model of an adapter is `base`."""
+DRAFT = "draft"
+"""The folder of the draft model inside a release with one (`vita.server.speculation`)."""
 GGUF = "gguf/model.gguf"
 """The file of the model for llama.cpp, in a release with this backend."""
 DESCRIPTION = "release.json"
@@ -77,19 +79,22 @@ def create_release(
     sampling: Mapping[str, Any] | None = None,
     golden: Sequence[Mapping[str, Any]] = (),
     backend: Mapping[str, Any] | None = None,
+    speculation: Mapping[str, Any] | None = None,
+    draft: Path | None = None,
 ) -> Path:
     """Create a release of a Hugging Face model folder in the folder `target`.
 
     `digest` is the digest of the model in the store, by default computed from its files; `version` is by default the
     beginning of that digest. `sampling` holds the defaults of requests, before those of `generation_config.json`.
     `backend` are the settings of the program that computes the answers; a GGUF file in `target` belongs to it.
+    `speculation` are the settings of speculative decoding, `draft` is the folder of its draft model.
     """
     if not model.is_dir():
         raise ModelError(str(model), "there is no such folder")
     base = ModelFiles(model).base
     _check_complete(model if base is None else base.folder)
-    files = _take_files(model, target)
-    base_files = {} if base is None else _take_files(base.folder, target, name=BASE)
+    files = take_files(model, target)
+    base_files = {} if base is None else take_files(base.folder, target, name=BASE)
     digest = digest or model_digest(files)
     content = {
         "format": FORMAT,
@@ -105,6 +110,11 @@ def create_release(
     }
     if base is not None:
         content["base"] = base_reference(model)
+    if speculation is not None:
+        content["speculation"] = dict(speculation)
+    if draft is not None:
+        draft_files = take_files(draft, target, name=DRAFT)
+        content["files"] |= {f"{DRAFT}/{file}": sha for file, (sha, _) in draft_files.items()}
     write_description(target, content, backend=backend)
     return target
 
@@ -212,7 +222,7 @@ def _check_complete(model: Path) -> None:
         )
 
 
-def _take_files(model: Path, target: Path, *, name: str = MODEL) -> dict[str, tuple[str, int]]:
+def take_files(model: Path, target: Path, *, name: str = MODEL) -> dict[str, tuple[str, int]]:
     """Link or copy the files of a model folder into the folder `name` of a release; hidden files stay out."""
     files: dict[str, tuple[str, int]] = {}
     for file, source in regular_files(model.resolve()):

@@ -21,10 +21,12 @@ from vita.infer.sampling import Sampling
 from vita.server.backend_settings import BackendSettings, backend_values
 from vita.server.backends.backend_release import prepare_backend
 from vita.server.release import create_release
+from vita.server.speculation import SpeculationSettings, check_speculation, speculation_values
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import DataError, GateError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
+from vita.spine.stage import explicit_only
 from vita.spine.store import Store
 from vita.stages.kinds import Model, Release
 
@@ -56,6 +58,9 @@ class Config(Settings):
     """Default sampling of a request; settings that are not set come from the model's generation settings."""
     backend: BackendSettings = neutral(BackendSettings())
     """Program that computes the answers: its name, or its settings (see [Backends](../operations.md#backends))."""
+    speculation: SpeculationSettings = neutral(SpeculationSettings())
+    """Speculative decoding, which changes the speed of answers and not the answers: the name of a method, or its
+    settings (see [Speculative decoding](../serving.md#speculative-decoding))."""
     golden_prompts: tuple[str, ...] = Field(GOLDEN, min_length=1)
     """Prompts whose greedy answers identify the model; sent as a user message to a chat model."""
     golden_tokens: int = Field(32, ge=1)
@@ -66,10 +71,17 @@ class Config(Settings):
     def _by_name(cls, value: Any) -> Any:
         return backend_values(value)
 
+    @field_validator("speculation", mode="before")
+    @classmethod
+    def _by_method(cls, value: Any) -> Any:
+        return speculation_values(value)
+
 
 @dataclass(frozen=True)
 class Inputs:
     model: Model
+    draft: Model | None = explicit_only()
+    """The draft model of speculative decoding: a smaller one with the same tokenizer."""
 
 
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
@@ -80,6 +92,8 @@ def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
     version = _version(config, inputs.model)
+    draft = inputs.draft.path if inputs.draft else None
+    check_speculation(config.speculation, inputs.model.path, draft, program=config.backend.program)
     answers, length = _golden(config, inputs.model.path)
     folder = context.draft_folder()
     exported = prepare_backend(inputs.model.path, folder, config.backend)
@@ -99,11 +113,17 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         sampling=_sampling(config.sampling, inputs.model.path),
         golden=answers,
         backend=config.backend.record() if config.backend.program != "vita" else None,
+        speculation=config.speculation.record(),
+        draft=draft,
     )
     context.emit("note", text=f"{config.name}:{version} pins {inputs.model.digest[:12]}, {len(answers)} golden answers")
     facts: dict[str, Any] = {"name": config.name, "version": version, "model": inputs.model.digest}
     if config.backend.program != "vita":
         facts["backend"] = config.backend.program
+    if (speculation := config.speculation.record()) is not None:
+        facts["speculation"] = speculation
+    if inputs.draft is not None:
+        facts["draft"] = inputs.draft.digest
     if exported is not None:
         facts["gguf"] = dict(exported.record)
     return Draft(Release, folder, {**facts, "guarded": config.guard is not None, "golden": len(answers)})

@@ -137,6 +137,8 @@ class ModelDirectory:
         details["backend"] = version.backend
         if version.backend != "vita":
             details["backend_details"] = dict(version.backend_details)
+        if version.speculation is not None:
+            details["speculation"] = dict(version.speculation)
         details["share"] = round(version.share, 6)
         model = {"id": name, "object": "model", "created": int(version.created), "owned_by": "vita"}
         lengths = {"max_model_len": version.context, "context_length": version.context}

@@ -117,6 +117,8 @@ class ServedVersion:
     backend_details: Mapping[str, Any] = field(default_factory=dict)
     """The version and the digests of that program, and its comparison with the golden answers, as its replicas report
     them."""
+    speculation: Mapping[str, Any] | None = None
+    """Settings of its speculative decoding."""
     base: str | None = None
     """Id of the version of the base model, for an adapter."""
     owed: int = 0

@@ -531,7 +531,10 @@ class ReplicaRoutes(RequestChecks):
         card |= {"version": self.served.version, "digest": self.served.digest, "max_model_len": context}
         card["context_length"] = context
         backend = self.remote.program.describe() if self.remote else {"program": "vita"}
-        return {**card, "bitwise_reproducible": steady, "backend": backend}
+        card |= {"bitwise_reproducible": steady, "backend": backend}
+        if self.served.speculation:
+            card["speculation"] = dict(self.served.speculation)
+        return card
 
 
 def _event(value: dict[str, Any]) -> bytes:

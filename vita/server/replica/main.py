@@ -56,6 +56,7 @@ def open_app(
     from vita.server.replica.adapters import Adapters
     from vita.server.replica.app import create_app
     from vita.server.replica.readiness import check_answers, check_engine
+    from vita.server.speculation import open_drafter
 
     def load(release: ReleaseInfo, files: Files) -> tuple[ReleaseInfo, str, Engine]:
         engine = Engine.open(folder / MODEL, device=device, clock=datetime.now, packed=True)
@@ -70,6 +71,7 @@ def open_app(
         rows=release.limit("max_batch_size"),
         queue=release.limit("max_queue_size"),
         prefix_bytes=release.limit("prefix_cache_mb") * 2**20,
+        drafter=open_drafter(release, engine),
     )
     warnings = _warnings(engine, scheduler, folder=folder / MODEL)
     served = served_model(release, identity, folder=folder, warnings=warnings)
@@ -120,6 +122,8 @@ def _warnings(engine: Any, scheduler: Any, *, folder: Path) -> list[str]:
             f"completions are not bitwise reproducible: with {threads} threads on this processor the last bits of "
             f"log-probabilities depend on concurrent requests (VITA_THREADS=1 avoids this)"
         )
+    if scheduler.drafter is not None and not scheduler.verifies_drafts:
+        warnings.append("speculative decoding is off, because drafts could change the last bits of answers here")
     if bad_parameters := unusable_weights(engine):
         count, first = len(bad_parameters), bad_parameters[0]
         warnings.append(

@@ -40,6 +40,8 @@ TABLE: dict[str, Metric] = {
     "generation_tokens": Metric(Counter, "Generated tokens."),
     "prefix_cache_queries": Metric(Counter, "Prompt tokens that were looked up in the prefix cache."),
     "prefix_cache_hits": Metric(Counter, "Prompt tokens that were in the prefix cache."),
+    "draft_tokens": Metric(Counter, "Draft tokens of speculative decoding that were verified."),
+    "draft_tokens_accepted": Metric(Counter, "Draft tokens that the model chose, too."),
     "request_finished": Metric(Counter, "Finished sequences, also `cancelled` and `error`.", "finish_reason"),
     "requests_cancelled": Metric(Counter, "Requests whose client disconnected."),
     "admission_rejections": Metric(Counter, "Requests refused before any computation.", "reason"),

@@ -46,6 +46,8 @@ class ServedModel:
     """Defaults for `temperature`, `top_p`, `top_k`, `max_tokens` and `stop`."""
     guard: ContentFilter | None = None
     """Refuses prompts and completions."""
+    speculation: Mapping[str, Any] | None = None
+    """Settings of speculative decoding."""
     warnings: Sequence[str] = ()
     """Warnings for the operator, found when the replica started."""
     body_bytes: int = 1_000_000

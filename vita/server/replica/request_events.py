@@ -118,6 +118,9 @@ class RequestEvents:
             if event.finish:
                 metrics.observe("request_generation_tokens", count + 1)
                 metrics.observe("e2e_request_latency_seconds", event.at - job.arrived)
+        elif isinstance(event, (FinishedEvent, FailedEvent)):
+            metrics.add("draft_tokens", job.num_drafted)
+            metrics.add("draft_tokens_accepted", job.num_accepted)
 
 
 def refusal(error: QueueFull | SchedulerClosed, metrics: Metrics) -> ApiError:

@@ -30,6 +30,7 @@ def served_model(release: ReleaseInfo, identity: str, *, folder: Path, warnings:
         created=int(release.created or (folder / "release.json").stat().st_mtime),
         sampling=content.get("sampling") or {},
         guard=build(ContentFilter, content["guard"], where="release.guard") if content.get("guard") else None,
+        speculation=content.get("speculation"),
         warnings=warnings,
     )
 

@@ -84,6 +84,7 @@ class Supervisor:
         version = ServedVersion(
             release.id, release.model, release.digest, name=release.name, created=time.time(),
             gate=clearance.as_json(), backend=release_backend(release.content).program,
+            speculation=release.content.get("speculation"),
         )  # fmt: skip
         self.router.add(version)
         threads = max(1, self._threads // replicas)
