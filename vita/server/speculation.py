@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class SpeculationSettings(Settings):
-    """How the next tokens of an answer are proposed, which the model verifies in one pass."""
+    """Settings of the drafts of next tokens, which the model verifies in one pass."""
 
     method: Literal["none", "ngram", "draft_model"] = "none"
     """`ngram` continues the last tokens as they continued earlier in the prompt or the answer; `draft_model` asks a
