@@ -47,6 +47,8 @@ class Route:
     """The model of the request body; None for a route without a body."""
     upload: bool = False
     """True when the body is a form with a file (multipart/form-data) instead of JSON."""
+    batched: bool = False
+    """True when the JSON body contains many requests and has the limit of an uploaded file."""
     query: tuple[str, ...] = ()
     """Names of the query parameters."""
     scopes: tuple[str, ...] = ()
@@ -60,6 +62,8 @@ class Route:
     success: tuple[int, ...] = (200,)
     errors: tuple[int, ...] = ()
     """Statuses of errors that are specific to this route."""
+    dialect: Dialect | None = None
+    """The API of a route whose errors, and whose requests to a model, the gateway translates."""
 
     @property
     def template(self) -> str:
@@ -78,8 +82,6 @@ class ModelRoute(Route):
 
     request: type[RequestBody] | None = None
     errors: tuple[int, ...] = MODEL_ERRORS
-    dialect: Dialect | None = None
-    """The API of a route that the gateway translates to another one."""
     target: ModelRoute | None = None
     """The route that a translated request is forwarded to."""
 

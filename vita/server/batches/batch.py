@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from vita.spine.disk import write_atomically
 
-ID = re.compile(r"batch_[0-9a-f]{24}")
+Kind = Literal["batch", "msgbatch"]
+"""A batch of the OpenAI API, or a batch of the Messages API of Anthropic; the beginning of its id."""
+ID = re.compile(r"(?:msg)?batch_[0-9a-f]{24}")
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 FINAL: tuple[Status, ...] = ("failed", "completed", "expired", "cancelled")
 """States of a batch that has ended."""
@@ -47,8 +49,16 @@ class RequestBatch:
     total: int = 0
     completed: int = 0
     failed: int = 0
+    """Number of requests with an error."""
+    expired: int = 0
+    """Number of those that were not computed before the end of the window."""
     output_file_id: str | None = None
     error_file_id: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The API that created the batch."""
+        return self.id.partition("_")[0]
 
     @property
     def ended(self) -> bool:
@@ -82,24 +92,29 @@ class RequestBatch:
         }
 
 
+def file_purpose(batch: RequestBatch) -> str:
+    """Return the purpose of the input file of a batch; that of its results ends with `_output`."""
+    return "message_batch" if batch.kind == "msgbatch" else "batch"
+
+
 class BatchStore:
     """The batches of one service: a JSON file for each, beside the results that are not yet files of their own."""
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._folder, self.clock = folder, clock
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [path for path in folder.glob("batch_*.json") if ID.fullmatch(path.stem)]
+        paths = [path for path in folder.glob("*batch_*.json") if ID.fullmatch(path.stem)]
         self._batches = {path.stem: RequestBatch(**json.loads(path.read_bytes())) for path in paths}
 
     def create(
         self, *, owner: str, endpoint: str, input_file_id: str, window: str, hours: float,
-        metadata: Mapping[str, str] | None, output_seconds: int | None,
+        metadata: Mapping[str, str] | None, output_seconds: int | None, kind: Kind = "batch", total: int = 0,
     ) -> RequestBatch:  # fmt: skip
         """Create a batch that ends after `hours` at the latest."""
         now = int(self.clock())
         batch = RequestBatch(
-            f"batch_{secrets.token_hex(12)}", owner, endpoint, input_file_id, window, now, now + int(hours * 3600),
-            metadata=None if metadata is None else dict(metadata), output_seconds=output_seconds,
+            f"{kind}_{secrets.token_hex(12)}", owner, endpoint, input_file_id, window, now, now + int(hours * 3600),
+            metadata=None if metadata is None else dict(metadata), output_seconds=output_seconds, total=total,
         )  # fmt: skip
         self.save(batch)
         self._batches[batch.id] = batch
@@ -109,15 +124,21 @@ class BatchStore:
         """Write the state of a batch."""
         write_atomically(self._folder / f"{batch.id}.json", json.dumps(asdict(batch)).encode())
 
-    def find(self, id: str, *, owner: str | None) -> RequestBatch | None:
+    def find(self, id: str, *, owner: str | None, kind: Kind = "batch") -> RequestBatch | None:
         """Return a batch of an owner, or of any owner if `owner` is None."""
         batch = self._batches.get(id)
-        return batch if batch is not None and owner in (None, batch.owner) else None
+        return batch if batch is not None and owner in (None, batch.owner) and batch.kind == kind else None
 
-    def all(self, *, owner: str | None) -> list[RequestBatch]:
-        """Return the batches of an owner, or of all owners if `owner` is None, newest first."""
+    def all(self, *, owner: str | None, kind: Kind | None = None) -> list[RequestBatch]:
+        """Return the batches of an owner, or of all owners if `owner` is None, newest first; by default of any kind."""
         batches = [batch for batch in self._batches.values() if owner in (None, batch.owner)]
+        batches = [batch for batch in batches if kind in (None, batch.kind)]
         return sorted(batches, key=lambda batch: (batch.created_at, batch.id), reverse=True)
+
+    def delete(self, batch: RequestBatch) -> None:
+        """Delete a batch that has ended."""
+        del self._batches[batch.id]
+        (self._folder / f"{batch.id}.json").unlink(missing_ok=True)
 
     def results(self, batch: RequestBatch, kind: Literal["output", "error"]) -> Path:
         """Return the path of the results of a batch that has not ended."""
@@ -128,6 +149,5 @@ class BatchStore:
         limit = self.clock() - seconds
         expired = [batch for batch in self._batches.values() if batch.ended and batch.times[batch.status] < limit]
         for batch in expired:
-            del self._batches[batch.id]
-            (self._folder / f"{batch.id}.json").unlink(missing_ok=True)
+            self.delete(batch)
         return len(expired)

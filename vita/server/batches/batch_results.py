@@ -12,6 +12,9 @@ from typing import Any
 
 import orjson
 
+EXPIRED = "batch_expired"
+"""Code of the error of a request that was not computed before the end of the window."""
+
 
 class ResultWriter:
     """Appends results to the files of outputs and of errors."""
@@ -21,6 +24,8 @@ class ResultWriter:
         self._paths = {"output": output, "error": error}
         self.ids = {kind: set(_complete_ids(path)) for kind, path in self._paths.items()}
         """`output` or `error` -> the `custom_id`s of its lines."""
+        self.expired_ids = set(_expired_ids(error))
+        """The `custom_id`s of the requests that were not computed in time."""
         self._files = {kind: path.open("ab") for kind, path in self._paths.items()}
 
     def __contains__(self, custom_id: str) -> bool:
@@ -34,6 +39,8 @@ class ResultWriter:
     def add_error(self, custom_id: str, *, code: str, message: str) -> None:
         """Add a request that has no response."""
         self._append("error", custom_id, response=None, error={"code": code, "message": message})
+        if code == EXPIRED:
+            self.expired_ids.add(custom_id)
 
     def close(self) -> None:
         for file in self._files.values():
@@ -60,3 +67,14 @@ def _complete_ids(path: Path) -> Iterator[str]:
             end += len(line)
     with path.open("r+b") as file:
         file.truncate(end)
+
+
+def _expired_ids(errors: Path) -> Iterator[str]:
+    """Yield the ids of the requests that were not computed in time, from complete lines."""
+    if not errors.exists():
+        return
+    with errors.open("rb") as file:
+        for line in file:
+            row = orjson.loads(line)
+            if (row["error"] or {}).get("code") == EXPIRED:
+                yield row["custom_id"]

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from vita.server.batches.batch import BatchStore, RequestBatch
+from vita.server.batches.batch import BatchStore, RequestBatch, file_purpose
 from vita.server.batches.batch_input import BatchItem, check_input, read_requests
-from vita.server.batches.batch_results import ResultWriter
+from vita.server.batches.batch_results import EXPIRED, ResultWriter
 from vita.server.batches.stored_files import FileStore
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class BatchRunner:
                 for request in read_requests(path):
                     if request.custom_id not in writer:  # the window has ended
                         message = "The completion window ended before the request was computed"
-                        writer.add_error(request.custom_id, code="batch_expired", message=message)
+                        writer.add_error(request.custom_id, code=EXPIRED, message=message)
                         batch.times["expired"] = int(self._batches.clock())
             self._count(batch, writer)
         finally:
@@ -208,13 +208,14 @@ class BatchRunner:
             return None
         with path.open("rb") as content:
             file = self._files.add(
-                content, owner=batch.owner, filename=f"{batch.id}_{kind}.jsonl", purpose="batch_output",
-                seconds=batch.output_seconds, limited=False,
+                content, owner=batch.owner, filename=f"{batch.id}_{kind}.jsonl", limited=False,
+                purpose=f"{file_purpose(batch)}_output", seconds=batch.output_seconds,
             )  # fmt: skip
         return file.id
 
     def _count(self, batch: RequestBatch, writer: ResultWriter) -> None:
         batch.completed, batch.failed = len(writer.ids["output"]), len(writer.ids["error"])
+        batch.expired = len(writer.expired_ids)
 
     def _is_stopped(self, batch: RequestBatch) -> bool:
         """Return True if no further requests of the batch may start."""

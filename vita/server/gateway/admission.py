@@ -24,6 +24,8 @@ from vita.server.gateway.proxy import FULL
 from vita.server.gateway.telemetry import Telemetry
 from vita.server.settings import ServiceSettings
 
+LONGEST_BODY_SECONDS = 600.0
+"""Maximum time to receive a body of many requests."""
 INTERNAL_KEY = "vita.key"
 """Name in the scope of a request that the service sends to itself: the key of the request."""
 
@@ -65,13 +67,16 @@ class Admission:
             message = f"This API key does not have the required scope {' or '.join(f'`{scope}`' for scope in scopes)}."
             raise ApiError(403, message, code="insufficient_scope")
 
-    def enter(self, request: Request, key: Key, slot: AdmissionSlot, *, upload: bool = False) -> bool:
+    def enter(
+        self, request: Request, key: Key, slot: AdmissionSlot, *, upload: bool = False, batched: bool = False
+    ) -> bool:
         """Take a slot for a request; returns whether its content may be stored.
 
-        The body of an upload is written to disk as it arrives, and has a limit of its own.
+        The body of an upload is written to disk as it arrives. It has a limit of its own, as a body of many requests.
         """
         self._check_rate(key)
-        length, limit = declared_length(request), self.settings.file_bytes if upload else self.settings.body_bytes
+        limit = self.settings.file_bytes if upload or batched else self.settings.body_bytes
+        length = declared_length(request)
         if length > limit + (UPLOAD_FORM_BYTES if upload else 0):
             self._rejected("too large")
             raise too_large(limit)
@@ -142,24 +147,28 @@ class Admission:
 
     async def body(self, request: Request, slot: AdmissionSlot) -> dict[str, Any]:
         """Read the JSON object in the body of a request; {} for a request without a body."""
+        content = await self.content(request, slot, max_bytes=self.settings.body_bytes)
+        return json_object(content) if content else {}
+
+    async def content(self, request: Request, slot: AdmissionSlot, *, max_bytes: int) -> bytes:
+        """Read the bytes of a JSON body; b"" for a request without a body."""
         if not declared_length(request) and "transfer-encoding" not in request.headers:
-            return {}
+            return b""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise ApiError(
                 415, "The body must be JSON: send `Content-Type: application/json`.", code="unsupported_media_type"
             )
-        settings = self.settings
+        seconds = self.settings.body_seconds * max(1.0, max_bytes / self.settings.body_bytes)
         try:
-            content = await read_body(
-                request, max_bytes=settings.body_bytes, max_seconds=settings.body_seconds,
+            return await read_body(
+                request, max_bytes=max_bytes, max_seconds=min(seconds, LONGEST_BODY_SECONDS),
                 on_part=lambda count: self._hold(slot, count),
             )  # fmt: skip
         except ApiError as error:
             if error.status == 413:
                 self._rejected("too large")
             raise
-        return json_object(content)
 
     def _hold(self, slot: AdmissionSlot, count: int) -> None:
         slot.bytes_held += count

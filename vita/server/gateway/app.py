@@ -19,6 +19,7 @@ from vita.server import routes
 from vita.server.application import create_application
 from vita.server.gateway.batches import batch_endpoints
 from vita.server.gateway.gateway import Gateway
+from vita.server.gateway.message_batches import message_batch_endpoints
 from vita.server.gateway.routes import CHAT_PAGE, FEEDBACK
 from vita.server.json_response import json_response
 from vita.server.middleware import standard_middleware
@@ -60,6 +61,7 @@ def gateway_app(gateway: Gateway) -> Starlette:
         (routes.READY, ready),
         (CHAT_PAGE, chat_page),
         *batch_endpoints(gateway.batch_api, gateway.respond),
+        *message_batch_endpoints(gateway.batch_api, gateway.respond),
     ]
     middleware = standard_middleware(cors_origins=gateway.settings.cors_origins)
     return create_application(endpoints, description=_description(gateway.router.service), middleware=middleware)

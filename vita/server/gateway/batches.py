@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -42,6 +43,8 @@ BATCHED_ROUTES: Mapping[str, ModelRoute] = {
     route.path: route for route in (CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RERANK, CLASSIFY, RESPONSES, MESSAGES)
 }
 """Endpoint of a batch -> its route."""
+FILE_PURPOSES = ("batch", "batch_output")
+"""Purposes of the files of the Files API."""
 _PAGE = ("limit", "after", "order")
 FILES = Route(
     "POST", "/v1/files", "Upload a file of requests.", request=FileUpload, scopes=ANY_MODEL_SCOPE, upload=True,
@@ -65,6 +68,9 @@ Forward = Callable[[Request, ModelRoute], Awaitable[Response]]
 """Answers a request to a model route."""
 Respond = Callable[[Request, Route, Callable[[Key, AdmissionSlot], Awaitable[Response]]], Awaitable[Response]]
 """Checks a request and answers it with a function of its key."""
+A = TypeVar("A")
+Method = Callable[[A, Request, Key, AdmissionSlot], Awaitable[Response]]
+"""A method that answers a request of a key."""
 
 
 class BatchApi:
@@ -102,7 +108,8 @@ class BatchApi:
     async def list_files(self, request: Request, key: Key, slot: AdmissionSlot) -> Response:
         query = query_of(request, LIST_FILES.query)
         purpose = query.get("purpose")
-        files = [file for file in self.files.all(owner=_owner(key)) if purpose in (None, file.purpose)]
+        files = [file for file in self.files.all(owner=owner_of(key)) if purpose in (None, file.purpose)]
+        files = [file for file in files if file.purpose in FILE_PURPOSES]
         return json_response(listed(files, query))
 
     async def file(self, request: Request, key: Key, slot: AdmissionSlot) -> Response:
@@ -123,8 +130,8 @@ class BatchApi:
 
     def _file(self, request: Request, key: Key) -> StoredFile:
         id = request.path_params["id"]
-        file = self.files.find(id, owner=_owner(key))
-        if file is None:
+        file = self.files.find(id, owner=owner_of(key))
+        if file is None or file.purpose not in FILE_PURPOSES:
             raise not_found("file", id)
         return file
 
@@ -137,14 +144,12 @@ class BatchApi:
             message = f"`endpoint` must be one of {', '.join(BATCHED_ROUTES)}, got {creation.endpoint}"
             raise invalid(message, "endpoint", code="invalid_value")
         self._admission.authorize(key, route.scopes)
-        file = self.files.find(creation.input_file_id, owner=_owner(key))
+        file = self.files.find(creation.input_file_id, owner=owner_of(key))
         if file is None:
             raise not_found("file", creation.input_file_id)
         if file.purpose != "batch":
             raise invalid("The input must be a file of the purpose `batch`", "input_file_id", code="invalid_value")
-        unfinished = sum(not batch.ended for batch in self.batches.all(owner=key.hint))
-        if unfinished >= self._settings.batches:
-            raise too_busy(f"{unfinished} batches of this API key have not ended; wait for one of them", retry_after=60)
+        self.check_unfinished(key)
         batch = self.batches.create(
             owner=key.hint, endpoint=creation.endpoint, input_file_id=file.id, window=creation.completion_window,
             hours=WINDOW_HOURS[creation.completion_window], metadata=creation.metadata,
@@ -155,7 +160,7 @@ class BatchApi:
 
     async def list_batches(self, request: Request, key: Key, slot: AdmissionSlot) -> Response:
         query = query_of(request, LIST_BATCHES.query)
-        return json_response(listed(self.batches.all(owner=_owner(key)), query))
+        return json_response(listed(self.batches.all(owner=owner_of(key), kind="batch"), query))
 
     async def batch(self, request: Request, key: Key, slot: AdmissionSlot) -> Response:
         return json_response(self._batch(request, key).body())
@@ -164,14 +169,33 @@ class BatchApi:
         batch = self._batch(request, key)
         if batch.ended:
             raise invalid(f"The batch has ended: it is {batch.status}", "id", code="batch_ended")
+        self.begin_cancelling(batch)
+        return json_response(batch.body())
+
+    def begin_cancelling(self, batch: RequestBatch) -> None:
+        """Start no further requests of a batch; no effect if it has computed all."""
         if batch.status in ("validating", "in_progress"):
             batch.enter("cancelling", self.batches.clock())
             self.batches.save(batch)
-        return json_response(batch.body())
+
+    def check_unfinished(self, key: Key) -> None:
+        """Raise `ApiError` if a key has too many batches that have not ended."""
+        unfinished = sum(not batch.ended for batch in self.batches.all(owner=key.hint))
+        if unfinished >= self._settings.batches:
+            raise too_busy(f"{unfinished} batches of this API key have not ended; wait for one of them", retry_after=60)
+
+    @property
+    def max_requests(self) -> int:
+        """Return the maximum number of requests of a batch."""
+        return self._settings.batch_requests
+
+    async def large_body(self, request: Request, slot: AdmissionSlot) -> bytes:
+        """Read a JSON body with the limit of an uploaded file."""
+        return await self._admission.content(request, slot, max_bytes=self._settings.file_bytes)
 
     def _batch(self, request: Request, key: Key) -> RequestBatch:
         id = request.path_params["id"]
-        batch = self.batches.find(id, owner=_owner(key))
+        batch = self.batches.find(id, owner=owner_of(key))
         if batch is None:
             raise not_found("batch", id)
         return batch
@@ -179,11 +203,16 @@ class BatchApi:
 
 def batch_endpoints(api: BatchApi | None, respond: Respond) -> list[tuple[Route, Endpoint]]:
     """Return the routes with their endpoints; without a folder for batches, they respond with 404."""
-    methods = {
+    methods: dict[Route, Method[BatchApi]] = {
         FILES: BatchApi.upload, LIST_FILES: BatchApi.list_files, FILE: BatchApi.file, FILE_CONTENT: BatchApi.content,
         DELETE_FILE: BatchApi.delete_file, BATCHES: BatchApi.create, LIST_BATCHES: BatchApi.list_batches,
         BATCH: BatchApi.batch, CANCEL_BATCH: BatchApi.cancel,
     }  # fmt: skip
+    return endpoints_of(methods, api, respond)
+
+
+def endpoints_of(methods: Mapping[Route, Method[A]], api: A | None, respond: Respond) -> list[tuple[Route, Endpoint]]:
+    """Pair each route with its method of an API; without the API, the routes respond with 404."""
 
     def endpoint(route: Route) -> Endpoint:
         async def answer(request: Request) -> Response:
@@ -245,6 +274,6 @@ def _internal_request(path: str, body: bytes, key: Key) -> Request:
     return request
 
 
-def _owner(key: Key) -> str | None:
+def owner_of(key: Key) -> str | None:
     """Return the owner whose objects a key sees; None for all."""
     return None if key.allows("admin") else key.hint

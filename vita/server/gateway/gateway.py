@@ -202,7 +202,7 @@ class Gateway:
         if route.method == "POST" and (route.upload or route.request is None):
             self.admission.check_origin(request)
         if route.request is not None or isinstance(route, ModelRoute):
-            record.admit(consent=self.admission.enter(request, key, slot, upload=route.upload))
+            record.admit(consent=self.admission.enter(request, key, slot, upload=route.upload, batched=route.batched))
         return key
 
     async def _start_stream(self, proxied_request: ProxiedRequest) -> ReplicaResponse | StartedStream:
@@ -322,7 +322,9 @@ class Gateway:
         try:
             response = await work(self._admit(request, route, record, slot), slot)
         except ApiError as error:
-            response = error_response(error)
+            response = (
+                error_response(error) if route.dialect is None else translated_error_response(error, route.dialect)
+            )
         except ClientDisconnect:
             response = Response(status_code=CLIENT_CLOSED_REQUEST)
         finally:
