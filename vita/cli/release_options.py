@@ -56,7 +56,7 @@ def with_backend(
     settings = build(BackendSettings, override(values, assignments or []), where="--backend")
     if settings == previous:
         return release
-    golden = [] if release.content.get("golden") or settings.program == "vita" else _golden(release.folder / MODEL)
+    golden = [] if release.content.get("golden") or settings.is_default else _golden(release.folder / MODEL)
     _, exported = release_with_backend(release, settings, folder, golden=golden)
     if exported is not None:
         model = match_model(workspace.ledger, workspace.store, verify_release(release)).digest

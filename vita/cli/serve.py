@@ -319,7 +319,8 @@ def _show(workspace: Workspace, status: dict[str, Any], *, as_json: bool = False
     versions = Table("version", "share", "model", "backend", "gate", box=None, pad_edge=False)
     for version in status["versions"]:
         gate = version["gate"].get("gate") or f"{version['gate']['status']}: {version['gate'].get('reason', '')}"
-        backend = version.get("backend", "vita")
+        quantization = (version.get("backend_details") or {}).get("quantization")
+        backend = " ".join(filter(None, (version.get("backend", "vita"), quantization)))
         versions.add_row(version["version"], f"{version['share']:.0%}", version["model"][:12], backend, gate)
     print_table(workspace.console, versions)
     if status.get("adapters"):

@@ -37,6 +37,8 @@ from vita.infer.prompts import PromptReader
 from vita.infer.request import Event, FailedEvent, GenerationRequest, Job, Listener, TokenEvent
 from vita.infer.sampling import Sampling
 from vita.nn.transformer import Transformer
+from vita.nn.weight_format import WeightFormat
+from vita.nn.weight_quantization import quantize_weights, require_kernels
 from vita.spine.errors import DataError, ModelError
 from vita.spine.model_files import ModelFolder
 
@@ -99,15 +101,21 @@ class Engine(AnswerEngine[Transformer]):
         rows: int = 64,
         clock: Callable[[], datetime] = training_clock,
         packed: bool = False,
+        quantization: WeightFormat | None = None,
     ) -> Engine:
         """Open the engine of a Hugging Face model folder, computing in `dtype`, with at most `rows` answers at a time.
 
-        With `packed`, products on a CPU are faster, and the last bits of their results differ (`vita.nn.packed`).
+        With `packed`, products on a CPU are faster, and the last bits of their results differ (`vita.nn.packed`). With
+        `quantization` the model computes with 8-bit or 4-bit weights (`vita.nn.weight_quantization`).
 
         `clock` returns the date that the chat template may print: by default the fixed date of training, so that tests
         and training do not depend on the day.
         """
+        if quantization is not None:
+            require_kernels(quantization, device=device)  # before the weights are read
         pretrained = Pretrained.load(folder, dtype=dtype, device=device, finite=False)
+        if quantization is not None:
+            quantize_weights(pretrained.model, quantization)
         if packed:
             pretrained.model.pack()
         return cls.of(pretrained, device=device, rows=rows, clock=clock)

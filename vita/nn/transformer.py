@@ -33,6 +33,7 @@ from vita.nn.attention import (
 )
 from vita.nn.experts import MixtureOfExperts
 from vita.nn.feedforward import ACTIVATIONS, FeedForward, Linear
+from vita.nn.frozen_linear import FrozenLinear
 from vita.nn.latent_attention import LatentSelfAttention
 from vita.nn.norms import norm
 from vita.nn.packed import can_pack, pack_weight, packed, product
@@ -77,6 +78,8 @@ class OutputHead(NamedTuple):
     """The weight in the layout of fast kernels, if the model was packed."""
     adapters: Callable[[OutputHead, Tensor], Tensor] | None = None
     """Computes the logits of rows with different heads (`vita.nn.adapters.batched`)."""
+    quantized: FrozenLinear | None = None
+    """The quantized weight, which replaces the others."""
 
     def linear(self, hidden: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N E"], OutputHead]:
         """Return hidden states and a head without transform and bias that give the same logits.
@@ -97,12 +100,17 @@ class OutputHead(NamedTuple):
             return self.adapters(self._replace(adapters=None), hidden)
         if self.transform is not None:
             hidden = self.transform(hidden)
-        bias = None if self.bias is None else self.bias.to(hidden)
-        weight = self.weight.to(hidden.dtype) if self.packed is None else self.packed
-        products = product(hidden, weight, bias)
+        products = self._products(hidden)
         if self.scale != 1.0:
             products = products * self.scale
         return self.softcap * torch.tanh(products / self.softcap) if self.softcap else products
+
+    def _products(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        bias = None if self.bias is None else self.bias.to(hidden)
+        if self.quantized is not None:
+            products = self.quantized(hidden)
+            return products if bias is None else products + bias
+        return product(hidden, self.weight.to(hidden.dtype) if self.packed is None else self.packed, bias)
 
 
 class MaskedTransform(nn.Module):
@@ -132,6 +140,7 @@ class Transformer(nn.Module):
     packed_head: Tensor | None
     batched_head: Callable[[OutputHead, Tensor], Tensor] | None = None
     """The heads of several adapters; None without them."""
+    quantized_head: FrozenLinear | None
 
     def __init__(self, architecture: Architecture, *, attention: str = "sdpa") -> None:
         super().__init__()
@@ -147,6 +156,7 @@ class Transformer(nn.Module):
         elif has_bias:
             self.lm_head = OutputBias(architecture.vocabulary)
         self.register_buffer("packed_head", None, persistent=False)
+        self.register_module("quantized_head", None)
 
     def empty_copy(self) -> Self:
         """Return a model of the same shape with zero parameters."""
@@ -201,7 +211,9 @@ class Transformer(nn.Module):
         architecture = self.architecture
         scaled = self.head_weight, architecture.logit_scale, architecture.logit_softcap
         if architecture.causal:
-            return OutputHead(*scaled, packed=self.packed_head, adapters=self.batched_head)
+            return OutputHead(
+                *scaled, packed=self.packed_head, quantized=self.quantized_head, adapters=self.batched_head
+            )
         if architecture.masked_head is None:
             hint = "classify and embed with it, or use a model with a masked-language head"
             raise ModelError(
@@ -218,12 +230,13 @@ class Transformer(nn.Module):
         for module in self.modules():
             if getattr(module, "packable", False):
                 pack_weight(module)
-        if can_pack(self.head_weight):  # tied: the embedding looks up rows of the ordinary layout
+        # Tied: the embedding looks up rows of the ordinary layout.
+        if self.quantized_head is None and can_pack(self.head_weight):
             self.packed_head = packed(self.head_weight)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
-        """Weight of the output head, one row per token; the embedding if tied."""
+        """Weight of the output head, one row per token; the embedding if tied, or if the head is quantized."""
         head = getattr(self, "lm_head", None)
         return head.weight if isinstance(head, Linear) else self.model.embed_tokens.weight
 

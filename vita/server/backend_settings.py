@@ -11,23 +11,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from vita.nn.weight_format import WeightFormat
 from vita.spine.config import Settings, build
 
 Program = Literal["vita", "vllm", "llama.cpp", "openai"]
 DEFAULT_TOLERANCE: Mapping[str, float] = {
-    "vita": 0.01, "vllm": 0.05, "openai": 0.05,
+    "vita": 0.01, "int8": 0.05, "int4": 0.4, "vllm": 0.05, "openai": 0.05,
     "f32": 0.01, "f16": 0.02, "bf16": 0.05, "q8_0": 0.05, "q6_k": 0.1, "q5_k_m": 0.2, "q5_0": 0.2,
     "q4_k_m": 0.4, "q4_0": 0.4,
 }  # fmt: skip
-"""Program, or number type of a GGUF file -> allowed difference of a golden answer's log-probability, in nats per
+"""Program, or number type of the weights -> allowed difference of a golden answer's log-probability, in nats per
 token."""
 _FIELDS: Mapping[str, tuple[str, ...]] = {
-    "vita": (),
+    "vita": ("quantization", "tolerance"),
     "llama.cpp": ("quantization", "tolerance"),
     "vllm": ("environment", "arguments", "tolerance"),
     "openai": ("url", "model", "key_variable", "key_file", "tolerance"),
@@ -52,7 +53,8 @@ class BackendSettings(Settings):
     program: Program = "vita"
     """`vita`, `vllm`, `llama.cpp`, or `openai` for a running OpenAI-compatible endpoint."""
     quantization: str | None = None
-    """Number type of the GGUF file of `llama.cpp`, as in `vita export`: `bf16` by default."""
+    """Number type of the weights. For `vita`: `int8` or `int4`, by default float32. For `llama.cpp`: the number type of
+    the GGUF file, as in `vita export`, by default `bf16`."""
     environment: str | None = None
     """Folder of the Python environment in which vLLM is installed."""
     arguments: tuple[str, ...] = ()
@@ -82,6 +84,8 @@ class BackendSettings(Settings):
         for name in self.model_fields_set - {"program"}:
             if name not in _FIELDS[self.program] and getattr(self, name) not in (None, ()):
                 raise ValueError(f"`{name}` is not a setting of the backend `{self.program}`")
+        if self.program == "vita" and self.quantization not in (None, *get_args(WeightFormat)):
+            raise ValueError(f"`quantization` of the backend `vita` is int8 or int4, not `{self.quantization}`")
         if self.program == "openai" and self.url is None:
             raise ValueError("the backend `openai` needs `url`, the base URL of the endpoint")
         if self.key_variable and self.key_file:
@@ -104,14 +108,25 @@ class BackendSettings(Settings):
     @property
     def allowed_difference(self) -> float:
         """Return the allowed difference of the log-probability of a golden answer, in nats per token."""
-        kind = self.gguf_type if self.program == "llama.cpp" else self.program
+        kind = self.gguf_type if self.program == "llama.cpp" else self.quantization or self.program
         return DEFAULT_TOLERANCE.get(kind, 0.05) if self.tolerance is None else self.tolerance
 
     @property
     def label(self) -> str:
         """Return the suffix of the version of a release with this backend."""
-        parts = [self.program, *([self.gguf_type] if self.program == "llama.cpp" else [])]
-        return "-".join(parts)
+        if self.program == "vita":
+            return self.quantization or "vita"
+        return "-".join([self.program, *([self.gguf_type] if self.program == "llama.cpp" else [])])
+
+    @property
+    def weight_format(self) -> WeightFormat | None:
+        """Return the number format of the weights of the backend `vita`; None for float32 and for other programs."""
+        return cast("WeightFormat", self.quantization) if self.program == "vita" and self.quantization else None
+
+    @property
+    def is_default(self) -> bool:
+        """Return True for the backend `vita` with float32 weights and the default tolerance."""
+        return self.program == "vita" and self.quantization is None and self.tolerance is None
 
     def record(self) -> dict[str, Any]:
         """Return the settings that differ from their defaults, for `release.json`."""

@@ -112,7 +112,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         },
         sampling=_sampling(config.sampling, inputs.model.path),
         golden=answers,
-        backend=config.backend.record() if config.backend.program != "vita" else None,
+        backend=None if config.backend.is_default else config.backend.record(),
         speculation=config.speculation.record(),
         draft=draft,
     )
@@ -124,6 +124,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         facts["speculation"] = speculation
     if inputs.draft is not None:
         facts["draft"] = inputs.draft.digest
+    if config.backend.weight_format is not None:
+        facts["quantization"] = config.backend.weight_format
     if exported is not None:
         facts["gguf"] = dict(exported.record)
     return Draft(Release, folder, {**facts, "guarded": config.guard is not None, "golden": len(answers)})
@@ -175,7 +177,7 @@ def _check_label(ledger: Ledger, label: str, *, model: str) -> None:
 
 
 def _version(config: Config, model: Model) -> str:
-    suffix = "" if config.backend.program == "vita" else f"-{config.backend.label}"
+    suffix = "" if config.backend.is_default else f"-{config.backend.label}"
     return config.version or f"{model.digest[:8]}{suffix}"
 
 

@@ -17,7 +17,11 @@ from vita.stages.release import Config as ReleaseConfig
     ("values", "message"),
     [
         ({"program": "sglang"}, "program"),
-        ({"program": "vita", "quantization": "q8_0"}, "`quantization` is not a setting of the backend `vita`"),
+        (
+            {"program": "vita", "quantization": "q8_0"},
+            "`quantization` of the backend `vita` is int8 or int4, not `q8_0`",
+        ),
+        ({"program": "vita", "url": "http://a/v1"}, "`url` is not a setting of the backend `vita`"),
         ({"program": "llama.cpp", "url": "http://a/v1"}, "`url` is not a setting of the backend `llama.cpp`"),
         ({"program": "openai"}, "needs `url`"),
         ({"program": "openai", "url": "ftp://a"}, "a URL http://HOST/v1"),

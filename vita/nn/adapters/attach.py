@@ -31,6 +31,7 @@ from vita.nn.adapters.stacked import (
     quantize_stacks,
     stacked_updates,
 )
+from vita.nn.frozen_linear import FrozenLinear
 from vita.nn.init import generator
 from vita.nn.packed import dense
 from vita.nn.transformer import Transformer
@@ -123,8 +124,8 @@ def wrap_linear(model: Transformer, name: str, config: LoraConfig, *, seed: int 
     """Replace a linear layer of the decoder by one with an adapter."""
     names = module_names(model).of_part(name).name, name
     base = model.get_submodule(name)
-    assert isinstance(base, nn.Linear | QuantizedLinear)
-    device = base.weight.device if isinstance(base, nn.Linear) else base.codes.device
+    assert isinstance(base, nn.Linear | FrozenLinear)
+    device = next(tensor.device for tensors in (base.parameters(), base.buffers()) for tensor in tensors)
     with device:
         layer = AdaptedLinear(
             base,
@@ -163,7 +164,7 @@ def all_linears(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield each linear layer, with or without an adapter, and the name of its module in the files."""
     names = module_names(model)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | QuantizedLinear | AdaptedLinear) and not name.endswith(".quantized"):
+        if isinstance(module, nn.Linear | FrozenLinear | AdaptedLinear) and not name.endswith(".quantized"):
             yield name, names.of_part(name).name
 
 

@@ -28,6 +28,7 @@ from vita.nn.adapters.attach import HEAD, reference_copy
 from vita.nn.adapters.layers import AdaptedLinear
 from vita.nn.adapters.pass_rows import current_rows
 from vita.nn.experts import MixtureOfExperts
+from vita.nn.frozen_linear import FrozenLinear
 from vita.nn.transformer import OutputHead, Transformer
 
 # N rows, I inputs, O outputs, R rank, D width, V vocabulary
@@ -175,7 +176,8 @@ class BatchedAdapters:
                 self._head.variants[adapter] = adapted.head
                 continue
             batched = self._batched(name)
-            if isinstance(module, AdaptedLinear) and isinstance(base, nn.Linear) and module.weight is base.weight:
+            is_low_rank = isinstance(module, AdaptedLinear) and isinstance(base, nn.Linear | FrozenLinear)
+            if is_low_rank and shares_matrix(module, base):
                 dtype = self.model.head_weight.dtype
                 batched.updates[adapter] = LowRankUpdate.of(module, base.bias, dtype=dtype)
             else:
@@ -211,6 +213,13 @@ def changed_modules(base: nn.Module, adapted: nn.Module, name: str = "") -> Iter
             yield name
         for key, child in adapted.named_children():
             yield from changed_modules(base.get_submodule(key), child, f"{name}.{key}" if name else key)
+
+
+def shares_matrix(layer: AdaptedLinear, base: nn.Module) -> bool:
+    """Return True if a layer with an adapter uses the matrix of a layer of the base."""
+    if layer.quantized is None:
+        return isinstance(base, nn.Linear) and layer.weight is base.weight
+    return isinstance(base, FrozenLinear) and next(layer.quantized.buffers()) is next(base.buffers())
 
 
 def computes_by_row(base: Transformer, adapted: Transformer) -> bool:

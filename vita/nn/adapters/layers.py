@@ -16,13 +16,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vita.nn.adapters.quantization import QuantizedLinear
 from vita.nn.feedforward import Linear
+from vita.nn.frozen_linear import FrozenLinear
 from vita.nn.packed import dense, product
 
 # N outputs, M inputs, R rank
 
-BaseLinear = nn.Linear | QuantizedLinear
+BaseLinear = nn.Linear | FrozenLinear
 
 
 class LowRankFactor(nn.Module):
@@ -39,7 +39,7 @@ class AdaptedLinear(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    quantized: QuantizedLinear | None
+    quantized: FrozenLinear | None
 
     def __init__(
         self, base: BaseLinear, *, rank: int, scale: float, dropout: float = 0.0, dora: bool = False, bias: bool = False
@@ -51,7 +51,7 @@ class AdaptedLinear(nn.Module):
         self.enabled = True
         self.dropout_seed: int | None = None
         """Seed of the dropout mask; without one there is no dropout."""
-        if isinstance(base, QuantizedLinear):
+        if isinstance(base, FrozenLinear):
             self.quantized, self.bias = base, base.bias
             base.bias = None
         else:
@@ -70,6 +70,11 @@ class AdaptedLinear(nn.Module):
     def dense(self, dtype: torch.dtype) -> Float[Tensor, "N M"]:
         """Return the frozen matrix."""
         return dense(self.weight).to(dtype) if self.quantized is None else self.quantized.dense(dtype)
+
+    def replace_base(self, base: FrozenLinear) -> None:
+        """Replace the frozen matrix by one in another storage format."""
+        del self.weight
+        self.quantized = base
 
     @torch.no_grad()
     def start(self, chance: torch.Generator) -> None:

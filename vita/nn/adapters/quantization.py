@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vita.nn.adapters.settings import Quantization
+from vita.nn.frozen_linear import FrozenLinear
 
 # N outputs, M inputs; B blocks of a matrix
 
@@ -32,7 +33,7 @@ NF4 = (
 """The quantiles of a normal distribution that NF4 uses as code values (Dettmers et al. 2023, app. E)."""
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(FrozenLinear):
     """A linear layer with a frozen matrix in 4 or 8 bits; its bias keeps full precision."""
 
     codes: Tensor

@@ -32,10 +32,13 @@ def prepare_backend(model: Path, target: Path, settings: BackendSettings) -> Exp
     """Check that a program can serve a model folder, and export the GGUF file of llama.cpp into a release folder."""
     from vita.infer.text_model import model_task
 
-    if settings.program == "vita":
+    if settings.weight_format is None and settings.program == "vita":
         return None
     if (task := model_task(model)) is not None:
-        raise ConfigError("backend", f"`{settings.program}` cannot serve a model for {task}", hint="use `vita`")
+        program = "with `quantization`" if settings.program == "vita" else f"with `{settings.program}`"
+        raise ConfigError("backend", f"a model for {task} cannot be served {program}", hint="use `vita` in float32")
+    if settings.program == "vita":
+        return None
     if is_adapter_folder(model):
         raise ConfigError(
             "backend", f"`{settings.program}` cannot serve an adapter", hint="merge it with its base model"
@@ -73,7 +76,7 @@ def release_with_backend(
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(release.folder / name, target / name)
     exported = prepare_backend(release.folder / "model", target, settings)
-    backend = settings.record() if settings.program != "vita" else None
+    backend = None if settings.is_default else settings.record()
     content = {
         **release.content,
         "version": backend_version(release.content, settings),
@@ -86,4 +89,4 @@ def release_with_backend(
 def backend_version(content: Mapping[str, Any], settings: BackendSettings) -> str:
     """Return the version of a release with another backend: that of the release, and the label of the backend."""
     version = str(content["version"]).removesuffix(f"-{release_backend(content).label}")
-    return version if settings.program == "vita" else f"{version}-{settings.label}"
+    return version if settings.is_default else f"{version}-{settings.label}"

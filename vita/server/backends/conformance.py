@@ -31,6 +31,18 @@ class Conformance:
     """Largest difference of the log-probability of a golden answer, in nats per token."""
     tolerance: float
     """Allowed difference."""
+    quantization: str | None = None
+    """Number format of quantized weights of the backend `vita`."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the result for `/ready` and `/v1/models`."""
+        return {"answers": self.answers, "difference": round(self.difference, 6), "tolerance": self.tolerance}
+
+
+def no_golden_answers(program: str) -> ModelError:
+    """Return the error for a release without answers to compare with."""
+    hint = "create the release with `vita release`, or let `vita serve --backend` create it"
+    return ModelError(WHERE, f"holds no golden answers with which `{program}` could be compared", hint=hint)
 
 
 async def check_conformance(
@@ -39,8 +51,7 @@ async def check_conformance(
     """Compare the program with all golden answers; raise `ModelError` with the figure of the first that differs."""
     answers = [answer for answer in golden if answer.get("prompt") and answer.get("greedy")]
     if not answers:
-        hint = "create the release with `vita release`, or let `vita serve --backend` create it"
-        raise ModelError(WHERE, f"holds no golden answers with which `{program}` could be compared", hint=hint)
+        raise no_golden_answers(program)
     largest = 0.0
     for number, answer in enumerate(answers, 1):
         difference = await _difference(client, answer, tolerance=tolerance, program=program, number=number)

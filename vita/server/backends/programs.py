@@ -98,11 +98,7 @@ class RunningProgram:
 
     def describe(self) -> dict[str, Any]:
         """Return the description for `/ready` and `/v1/models`."""
-        checked = self.conformance
-        golden = None
-        if checked is not None:
-            golden = {"answers": checked.answers, "difference": round(checked.difference, 6),
-                      "tolerance": checked.tolerance}  # fmt: skip
+        golden = None if self.conformance is None else self.conformance.record()
         unsupported = [*UNSUPPORTED, *self.client.unsupported]
         unsupported += [] if self.client.follows_grammars else GRAMMAR_FEATURES
         unsupported += [] if self.client.embeds else ["embeddings"]

@@ -135,7 +135,7 @@ class ModelDirectory:
             details["replacement"] = state.successor
         details |= {"bitwise_reproducible": version.reproducible, "warnings": list(version.warnings)}
         details["backend"] = version.backend
-        if version.backend != "vita":
+        if version.backend_details.keys() > {"program"}:
             details["backend_details"] = dict(version.backend_details)
         if version.speculation is not None:
             details["speculation"] = dict(version.speculation)

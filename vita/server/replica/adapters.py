@@ -5,8 +5,8 @@
 
 An adapter is a release whose base model has the same files as the release of the replica. It is added and removed while
 the replica answers requests. An adapter that was trained on a quantized base has weights and a batch of its own,
-because its base differs from that of the replica. So has an adapter that `vita.infer.adapter_scheduler` cannot compute
-in the batch of the base.
+because its base differs from that of the replica. So has an adapter that trains a matrix in full that the replica has
+quantized, and one that `vita.infer.adapter_scheduler` cannot compute in the batch of the base.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vita.gates.weights import Files, model_digest
+from vita.server.backend_settings import release_backend
 from vita.server.release import MODEL, ReleaseInfo, files_below, load_verified
 from vita.server.replica.served_release import check_golden, served_model
 from vita.spine.errors import ModelError
@@ -36,7 +37,7 @@ class Adapters:
         """`scheduler` computes the requests of the base; without it, each adapter has a batch of its own."""
         from vita.infer.adapter_scheduler import AdapterBatches
 
-        self.release, self.engine = release, engine
+        self.release, self.engine, self.settings = release, engine, release_backend(release.content)
         self.batches = AdapterBatches(scheduler) if scheduler is not None else None
 
     def load(
@@ -54,9 +55,9 @@ class Adapters:
 
         release, identity, engine = load_verified(folder, load, digest=digest)
         check_engine(engine)
-        check_golden(engine, release.content.get("golden") or [])
+        conformance = check_golden(engine, release.content.get("golden") or [], self.settings)
         scheduler = self._scheduler(release, engine)
-        served = served_model(release, identity, folder=folder, warnings=())
+        served = served_model(release, identity, folder=folder, warnings=(), conformance=conformance)
         return scheduler, replace(served, names=(release.id,))
 
     def _scheduler(self, release: ReleaseInfo, engine: Engine) -> Scheduler | AdapterScheduler:
@@ -65,7 +66,7 @@ class Adapters:
 
         rows, queue = release.limit("max_batch_size"), release.limit("max_queue_size")
         prefix_bytes = release.limit("prefix_cache_mb") * 2**20
-        if self.batches is not None and not _is_quantized(ModelFiles(release.folder / MODEL)):
+        if self.batches is not None and not self._has_other_weights(ModelFiles(release.folder / MODEL)):
             salt = bytes.fromhex(release.digest)
             shared = self.batches.add(engine, salt=salt, rows=rows, queue=queue, has_prefixes=prefix_bytes > 0)
             if shared is not None:
@@ -90,8 +91,9 @@ class Adapters:
 
         files = ModelFiles(folder / MODEL)
         device = self.engine.device
-        if _is_quantized(files):
-            return Engine.open(files, device=device, clock=datetime.now, packed=True)
+        if self._has_other_weights(files):
+            quantization = self.settings.weight_format
+            return Engine.open(files, device=device, clock=datetime.now, packed=True, quantization=quantization)
         self.engine.model.requires_grad_(False)
         shared = reference_copy(self.engine.model)
         load_adapter(shared, files)
@@ -99,7 +101,17 @@ class Adapters:
         text = PretrainedText.load(files)
         return Engine.of(Pretrained(files, shared, text.tokenizer, text.template), device=device, clock=datetime.now)
 
+    def _has_other_weights(self, files: ModelFiles) -> bool:
+        """Return True if the matrices of the replica cannot be those of the base of an adapter.
 
-def _is_quantized(files: ModelFiles) -> bool:
-    """Return True if the adapter was trained on a quantized base."""
-    return bool(description(files.folder).get("quantization"))
+        They differ if the adapter was trained on a quantized base, or if it trains a matrix in full that the replica
+        has quantized.
+        """
+        from vita.nn.adapters.attach import HEAD, all_linears
+        from vita.nn.adapters.config import LoraConfig
+
+        if description(files.folder).get("quantization"):
+            return True
+        names = [HEAD, *(name for _, name in all_linears(self.engine.model))]
+        config = LoraConfig.read(files)
+        return self.settings.weight_format is not None and any(config.saves(name) for name in names)

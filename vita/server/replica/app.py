@@ -505,7 +505,7 @@ class ReplicaRoutes(RequestChecks):
             program = self.remote.program.settings.program
             raise unavailable(f"The backend {program} is not available: {problem}", code="backend_unavailable")
         status: dict[str, Any] = {"status": "ready", "model": self.served.names[0], "digest": self.served.digest}
-        status["backend"] = self.remote.program.describe() if self.remote else {"program": "vita"}
+        status["backend"] = self.remote.program.describe() if self.remote else dict(self.served.backend)
         status |= {"max_model_len": scheduler.context, "bitwise_reproducible": scheduler.batch_invariant}
         return json_response({**status, "warnings": list(self.served.warnings)})
 
@@ -530,7 +530,7 @@ class ReplicaRoutes(RequestChecks):
         context, steady = (self.scheduler.context, self.scheduler.batch_invariant) if self.scheduler else (None, None)
         card |= {"version": self.served.version, "digest": self.served.digest, "max_model_len": context}
         card["context_length"] = context
-        backend = self.remote.program.describe() if self.remote else {"program": "vita"}
+        backend = self.remote.program.describe() if self.remote else dict(self.served.backend)
         card |= {"bitwise_reproducible": steady, "backend": backend}
         if self.served.speculation:
             card["speculation"] = dict(self.served.speculation)

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from vita.gates.weights import Files, model_digest
+from vita.server.backend_settings import BackendSettings, release_backend
 from vita.server.release import MODEL, ReleaseInfo, load_verified, read_release
 from vita.server.replica.served_release import check_golden, served_model
 from vita.spine import machine
-from vita.spine.errors import VitaError
+from vita.spine.errors import ModelError, VitaError
 from vita.spine.plain_text import counted
 
 
@@ -42,13 +43,15 @@ def open_app(
     `model` is the digest under which the service cleared the model; by default it is computed from the files.
     """
     from vita.infer.text_model import model_task
-    from vita.server.backend_settings import release_backend
 
-    if release_backend(read_release(folder).content).program != "vita":
+    settings = release_backend(read_release(folder).content)
+    if settings.program != "vita":
         from vita.server.replica.remote import open_remote_app
 
         return open_remote_app(folder, digest=digest, model=model, secret=secret, threads=threads)
 
+    if settings.weight_format is not None:
+        _check_quantization(folder, settings)
     if model_task(folder / MODEL) is not None:
         return _open_text_app(folder, digest=digest, model=model, device=device, secret=secret)
     from vita.infer.engine import Engine
@@ -59,13 +62,14 @@ def open_app(
     from vita.server.speculation import open_drafter
 
     def load(release: ReleaseInfo, files: Files) -> tuple[ReleaseInfo, str, Engine]:
-        engine = Engine.open(folder / MODEL, device=device, clock=datetime.now, packed=True)
+        quantization = release_backend(release.content).weight_format
+        engine = Engine.open(folder / MODEL, device=device, clock=datetime.now, packed=True, quantization=quantization)
         return release, model or model_digest(files), engine
 
     release, identity, engine = load_verified(folder, load, digest=digest)
     content = release.content
     check_engine(engine)
-    check_golden(engine, content.get("golden") or [])
+    conformance = check_golden(engine, content.get("golden") or [], release_backend(content))
     scheduler = Scheduler(
         engine,
         rows=release.limit("max_batch_size"),
@@ -74,13 +78,24 @@ def open_app(
         drafter=open_drafter(release, engine),
     )
     warnings = _warnings(engine, scheduler, folder=folder / MODEL)
-    served = served_model(release, identity, folder=folder, warnings=warnings)
+    served = served_model(release, identity, folder=folder, warnings=warnings, conformance=conformance)
     try:
         check_answers(create_app(scheduler, served), engine, model=release.name)  # with separate metrics
     except VitaError:
         scheduler.close()
         raise
     return create_app(scheduler, served, secret=secret, adapters=Adapters(release, engine, scheduler))
+
+
+def _check_quantization(folder: Path, settings: BackendSettings) -> None:
+    """Raise `ModelError` for a release that cannot be served with quantized weights."""
+    from vita.infer.text_model import model_task
+    from vita.server.backends.conformance import no_golden_answers
+
+    if (task := model_task(folder / MODEL)) is not None:
+        raise ModelError("backend.quantization", f"is not supported for a model for {task}", got=settings.quantization)
+    if not read_release(folder).content.get("golden"):
+        raise no_golden_answers(settings.label)
 
 
 def _open_text_app(folder: Path, *, digest: str | None, model: str | None, device: str, secret: str) -> Any:

@@ -71,8 +71,9 @@ def check_text_answers(app: ASGIApp, model: TextModel, *, model_name: str) -> No
 
 def unusable_weights(engine: Engine) -> list[str]:
     """Return the names of parameters with values that are not finite."""
-    parameters = engine.model.named_parameters()
-    return [name for name, parameter in parameters if not bool(torch.isfinite(dense(parameter)).all())]
+    scales = [(name, buffer) for name, buffer in engine.model.named_buffers() if name.endswith(".scales")]  # quantized
+    tensors = [*engine.model.named_parameters(), *scales]
+    return [name for name, tensor in tensors if not bool(torch.isfinite(dense(tensor)).all())]
 
 
 def _dialogue(engine: Engine) -> tuple[tuple[Message, ...], list[int]]:

@@ -50,6 +50,8 @@ class ServedModel:
     """Settings of speculative decoding."""
     warnings: Sequence[str] = ()
     """Warnings for the operator, found when the replica started."""
+    backend: Mapping[str, Any] = field(default_factory=lambda: {"program": "vita"})
+    """The description of the backend `vita` for `/ready` and `/v1/models`."""
     body_bytes: int = 1_000_000
     """Maximum size of a request body."""
     body_seconds: float = 30.0
