@@ -17,6 +17,7 @@ from vita.cli.options import MODELS, print_json
 from vita.cli.unexpected import print_error
 from vita.cli.workspace import Workspace
 from vita.data.records import Message, ToolCall
+from vita.nn.weight_format import WeightFormat
 from vita.spine.console import line, printable
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.store import Artifact
@@ -45,6 +46,9 @@ TopP = Annotated[
 ]
 MaxTokens = Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
+QuantizationOption = Annotated[
+    WeightFormat | None, typer.Option(help="Compute with 8-bit or 4-bit weights on the CPU. Default: float32.")
+]
 
 
 @app.command(rich_help_panel=MODELS)
@@ -61,6 +65,7 @@ def chat(
     top_p: TopP = None,
     max_tokens: MaxTokens = 256,
     seed: Seed = 0,
+    quantization: QuantizationOption = None,
 ) -> None:
     """Chat with a model in the terminal.
 
@@ -76,7 +81,7 @@ def chat(
     chat_tools = ChatTools.of(tools or ())
     folder = _folder(workspace, model)
     sampling = _sampling(**{"temperature": 0.7, "top_p": 0.95, **_recommended(folder), **_chosen(options)})
-    engine = _engine(workspace, model, rows=1)  # a dialogue is never in a batch
+    engine = _engine(workspace, model, rows=1, quantization=quantization)  # a dialogue is never in a batch
     opening = [Message("system", valid_text(system, where="--system"))] if system else []
     # Raises if the model has no chat template, or one without tools.
     engine.chat_ids([*opening, _user("")], chat_tools.variables)
@@ -205,6 +210,7 @@ def generate(
     max_tokens: MaxTokens = 128,
     seed: Seed = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop at this text.")] = None,
+    quantization: QuantizationOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document, with token ids and log-probabilities.")
     ] = False,
@@ -221,7 +227,7 @@ def generate(
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     _sampling(**_chosen(options))  # an option out of range is refused before the model is loaded
     sampling = _sampling(**{**_recommended(_folder(workspace, model)), **_chosen(options)}, stop=tuple(stop or ()))
-    engine = _engine(workspace, model)
+    engine = _engine(workspace, model, quantization=quantization)
     ids = [engine.chat_ids([_user(text)]) if as_chat else engine.text_ids(text) for text in prompts]
     if len(ids) == 1 and not as_json:
         for piece in engine.stream(ids[0], sampling):
@@ -279,11 +285,11 @@ def _folder(workspace: Workspace, model: str) -> Path:
     return Path(model) if Path(model).is_dir() else workspace.find(model, Model).path
 
 
-def _engine(workspace: Workspace, model: str, *, rows: int = 64) -> Any:
+def _engine(workspace: Workspace, model: str, *, rows: int = 64, quantization: WeightFormat | None = None) -> Any:
     from vita.infer.engine import Engine
 
     folder, device = _folder(workspace, model), workspace.machine.device
-    return Engine.open(folder, device=device, rows=rows, clock=datetime.now, packed=True)
+    return Engine.open(folder, device=device, rows=rows, clock=datetime.now, packed=True, quantization=quantization)
 
 
 def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,13 +22,13 @@ from vita.nn.weight_format import WeightFormat
 from vita.spine.errors import ModelError
 
 SETTING = "quantization"
-HINT = "use a release without `quantization`, which computes in float32"
+HINT = "without `quantization`, the weights are float32"
 
 
 def require_kernels(kind: WeightFormat, *, device: str | torch.device = "cpu") -> None:
     """Raise `ModelError` if weights in this format cannot be multiplied on the device."""
     if torch.device(device).type != "cpu":
-        hint = "set VITA_DEVICE=cpu, or " + HINT
+        hint = f"set VITA_DEVICE=cpu; {HINT}"
         raise ModelError(SETTING, f"{kind} weights are computed on a CPU only", got=str(device), hint=hint)
     # The head of a model with 4-bit weights has 8 bits.
     if not int8.has_exact_products():

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vita.nn.adapters.attach import HEAD, reference_copy
-from vita.nn.adapters.layers import AdaptedLinear
+from vita.nn.adapters.layers import AdaptedLinear, BaseLinear
 from vita.nn.adapters.pass_rows import current_rows
 from vita.nn.experts import MixtureOfExperts
 from vita.nn.frozen_linear import FrozenLinear
@@ -176,8 +176,8 @@ class BatchedAdapters:
                 self._head.variants[adapter] = adapted.head
                 continue
             batched = self._batched(name)
-            is_low_rank = isinstance(module, AdaptedLinear) and isinstance(base, nn.Linear | FrozenLinear)
-            if is_low_rank and shares_matrix(module, base):
+            is_adapted = isinstance(module, AdaptedLinear)
+            if is_adapted and isinstance(base, BaseLinear) and shares_matrix(module, base):
                 dtype = self.model.head_weight.dtype
                 batched.updates[adapter] = LowRankUpdate.of(module, base.bias, dtype=dtype)
             else:
