@@ -109,6 +109,7 @@ def open_drafter(release: ReleaseInfo, engine: Engine) -> Drafter | None:
     """Open the drafter of a verified release; None without speculative decoding."""
     from vita.infer.drafts import ModelDrafter, NgramDrafter
     from vita.infer.pretrained import Pretrained
+    from vita.nn.weight_quantization import quantize_weights
 
     settings = release_speculation(release.content)
     if settings.method == "none":
@@ -117,5 +118,7 @@ def open_drafter(release: ReleaseInfo, engine: Engine) -> Drafter | None:
         return NgramDrafter(tokens=settings.tokens)
     check_draft_model(release.folder / MODEL, release.folder / DRAFT)
     model = Pretrained.load(release.folder / DRAFT, device=engine.device).model
+    if (quantization := release_backend(release.content).weight_format) is not None:
+        quantize_weights(model, quantization)
     model.pack()
     return ModelDrafter(model, tokens=settings.tokens, rows=release.limit("max_batch_size"))
