@@ -158,6 +158,9 @@ def test_rows_of_all_adapters_advance_in_the_same_steps(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(KVCache, "begin", count_rows)
     request = GenerationRequest([256, 1, 2], Sampling(max_tokens=30), biases=UNENDING)
+    for scheduler in (replica.scheduler, *replica.adapters):
+        scheduler.answer(request)  # the widths are measured
+    taken.clear()
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     for scheduler in (replica.scheduler, *replica.adapters) * 2:
         scheduler.submit(request, events.put)
@@ -165,7 +168,7 @@ def test_rows_of_all_adapters_advance_in_the_same_steps(monkeypatch: pytest.Monk
     while finished < 8:
         finished += isinstance(events.get(timeout=60), FinishedEvent)
     assert max(taken) == 8
-    assert len(taken) < 2 * 30
+    assert len(taken) < 3 * 30  # schedulers of their own need four times 30 steps
     replica.close()
 
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 import torch
 
 from vita.infer.batch_invariance import BatchWidths
-from vita.nn.adapters.pass_rows import BASE, PassRows, RowGroup, adapters_of, one_adapter
+from vita.nn.adapters.pass_rows import BASE, PassRows, adapters_of, one_adapter
+
+MAX_PADDING = 4
+"""Maximum number of computed rows, relative to the least number, at which adapters get the same number of rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,23 +61,27 @@ def computed_together(
         ((adapter, rows),) = by_adapter.items()
         if len(rows) == len(adapters) and _widths(adapter, packed=packed).smallest(width) == width:
             return one_adapter(adapter.index)
-    groups: list[RowGroup] = []
+    groups: list[tuple[BatchAdapter, list[int], int]] = []
     for adapter, rows in by_adapter.items():
-        groups += _groups(adapter, rows, _widths(adapter, packed=packed), device=device)
-    return adapters_of(PassRows(width, groups=tuple(groups)))
+        groups += _groups(adapter, rows, _widths(adapter, packed=packed))
+    largest = max(size for *_, size in groups)
+    if len(groups) * largest <= MAX_PADDING * sum(size for *_, size in groups):
+        groups = [
+            (adapter, rows, largest if _widths(adapter, packed=packed).smallest(largest) == largest else size)
+            for adapter, rows, size in groups
+        ]
+    rows_of_adapters = [(adapter.index, rows, size) for adapter, rows, size in groups]
+    return adapters_of(PassRows.of(width, rows_of_adapters, device=device))
 
 
 def _widths(adapter: BatchAdapter, *, packed: bool) -> BatchWidths:
     return adapter.pack_widths if packed else adapter.step_widths
 
 
-def _groups(
-    adapter: BatchAdapter, rows: list[int], widths: BatchWidths, *, device: torch.device | str
-) -> list[RowGroup]:
+def _groups(adapter: BatchAdapter, rows: list[int], widths: BatchWidths) -> list[tuple[BatchAdapter, list[int], int]]:
     """Return the rows of an adapter as one group, or as several if no width holds all rows."""
-    padded = widths.smallest(len(rows))
-    if padded is not None:
-        return [RowGroup.of(adapter.index, rows, padded=padded, device=device)]
+    size = widths.smallest(len(rows))
+    if size is not None:
+        return [(adapter, rows, size)]
     middle = len(rows) // 2
-    halves = rows[:middle], rows[middle:]
-    return [group for half in halves for group in _groups(adapter, half, widths, device=device)]
+    return [group for half in (rows[:middle], rows[middle:]) for group in _groups(adapter, half, widths)]

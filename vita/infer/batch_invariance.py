@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vita.nn.adapters.pass_rows import BASE, one_adapter
+from vita.nn.adapters.pass_rows import BASE, PassRows, adapters_of, one_adapter
 from vita.nn.architecture import Architecture
 from vita.nn.attention import PLAIN, Attention, AttentionOptions
 from vita.nn.cache import KVCache, TextStates
@@ -111,13 +112,32 @@ def decoding_widths(
     """
     if rows == 1 or model.architecture.context < 2:  # a text that is always alone; a prompt that fills the context
         return _Unpadded()
-    measured = first_layers(model, layers)
-
-    def measure(width: int) -> Tensor | None:
-        with one_adapter(adapter):
-            return _step_numbers(measured, width)
-
+    measure = partial(_step_numbers, first_layers(model, layers))
+    measure = measured_with(adapter, measure, device=model.head_weight.device)
     return BatchWidths(measure, [TILE, 2 * TILE, 3 * TILE, 4 * TILE])
+
+
+def measured_with(
+    adapter: int, measure: Callable[[int], Tensor | None], *, device: torch.device
+) -> Callable[[int], Tensor | None]:
+    """Return a measurement with an adapter in all rows, which fails if its bits depend on the adapters beside it.
+
+    The rows of three adapters stand for those of any number: their products are computed together.
+    """
+    if adapter == BASE:
+        return measure
+
+    def measured(width: int) -> Tensor | None:
+        with one_adapter(adapter):
+            numbers = measure(width)
+        if numbers is None:
+            return None
+        groups = [(adapter, range(width)[start::3], width) for start in range(min(3, width))]
+        with adapters_of(PassRows.of(width, groups, device=device)):
+            beside = measure(width)
+        return numbers if beside is not None and torch.equal(numbers, beside) else None
+
+    return measured
 
 
 def first_layers(model: Transformer, count: int = MEASURED_LAYERS) -> Transformer:

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vita.infer.batch_adapters import BatchAdapter, computed_alone, computed_together
-from vita.infer.batch_invariance import MEASURED_LAYERS, BatchWidths, fills_vectors, first_layers
+from vita.infer.batch_invariance import MEASURED_LAYERS, BatchWidths, fills_vectors, first_layers, measured_with
 from vita.infer.prefix_cache import PrefixCache, block_length
-from vita.nn.adapters.pass_rows import BASE, one_adapter
+from vita.nn.adapters.pass_rows import BASE
 from vita.nn.attention import PLAIN, Attention, AttentionOptions, causal, in_window
 from vita.nn.cache import KVCache, TextStates
 from vita.nn.transformer import Transformer
@@ -121,8 +121,8 @@ class PromptReader:
 
         The widths of packs are measured with an adapter of the model, in the first `layers` layers.
         """
-        self.model, self.prefixes, self._measured, self._adapter = model, prefixes, first_layers(model, layers), adapter
-        self.widths = BatchWidths(self._pack_numbers, [16])
+        self.model, self.prefixes, self._measured = model, prefixes, first_layers(model, layers)
+        self.widths = BatchWidths(measured_with(adapter, self._pack_numbers, device=model.head_weight.device), [16])
 
     def is_short(self, prompt: PromptState) -> bool:
         """Return True if the prompt is read in a pack, which has the same bits as the prompt alone."""
@@ -164,8 +164,7 @@ class PromptReader:
     def _numbers(self, prompts: Int[Tensor, "P T"], width: int) -> Float[Tensor, "P X"]:
         """The keys, values and outputs of prompts in one pass."""
         pack = _Pack(self._measured, [prompts.shape[1]] * len(prompts), width)
-        with one_adapter(self._adapter):
-            hidden = pack.hidden(prompts.flatten().tolist())
+        hidden = pack.hidden(prompts.flatten().tolist())
         parts = [(pack.text(span).keys, pack.text(span).values, hidden[span]) for span in pack.spans]
         return torch.stack([torch.cat([part.flatten() for part in prompt]) for prompt in parts]).nan_to_num()
 

@@ -14,7 +14,7 @@ from tests.nn.test_latent_attention import model_with_weights
 from vita.nn.adapters.attach import attach, merge, reference_copy, trainable
 from vita.nn.adapters.batched import BatchedAdapters, changed_modules, computes_by_row, measured_layers
 from vita.nn.adapters.config import LoraConfig
-from vita.nn.adapters.pass_rows import BASE, PassRows, RowGroup, adapters_of, one_adapter
+from vita.nn.adapters.pass_rows import BASE, PassRows, adapters_of, one_adapter
 from vita.nn.init import initialize
 from vita.nn.packed import can_pack
 from vita.nn.transformer import Transformer
@@ -55,11 +55,9 @@ def adapted_copy(base: Transformer, seed: int, options: dict[str, Any]) -> Trans
 
 
 def pass_rows(owners: list[int]) -> PassRows:
-    groups = []
-    for adapter in sorted({*owners} - {BASE}):
-        rows = [row for row, owner in enumerate(owners) if owner == adapter]
-        groups.append(RowGroup.of(adapter, rows, padded=4))
-    return PassRows(len(owners), groups=tuple(groups))
+    adapters = sorted({*owners} - {BASE})
+    rows = {adapter: [row for row, owner in enumerate(owners) if owner == adapter] for adapter in adapters}
+    return PassRows.of(len(owners), [(adapter, rows[adapter], 4 if adapter < 3 else 2) for adapter in adapters])
 
 
 @torch.inference_mode()

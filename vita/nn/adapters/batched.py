@@ -6,8 +6,7 @@
         batched.model.hidden(ids)
 
 A linear layer computes the product with the matrix of the base once for all rows, and adds the low-rank product of each
-adapter to its rows. For LoRA and DoRA the output of an adapter is f (W x + b) + c + B' A x: f is the factor of DoRA's
-magnitudes, c the change of the bias, and B' = f s B. Any other module that an adapter changes (a norm, an embedding, a
+adapter to its rows (`vita.nn.adapters.low_rank`). Any other module that an adapter changes (a norm, an embedding, a
 mixture with adapted experts) is computed with the weights of the adapter for the rows of the adapter. Rows of the base
 have the bits of a model without adapters.
 """
@@ -16,69 +15,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vita.nn.adapters.attach import HEAD, reference_copy
 from vita.nn.adapters.layers import AdaptedLinear, BaseLinear
-from vita.nn.adapters.pass_rows import current_rows
+from vita.nn.adapters.low_rank import LowRankUpdate, LowRankUpdates, UpdateStack
+from vita.nn.adapters.pass_rows import RowBlock, current_rows
 from vita.nn.experts import MixtureOfExperts
 from vita.nn.frozen_linear import FrozenLinear
 from vita.nn.transformer import OutputHead, Transformer
 
-# N rows, I inputs, O outputs, R rank, D width, V vocabulary
+# N rows, D width, V vocabulary
 
 NOT_BY_ROW = ("kv_b_proj", "embed_positions")
 """Modules that also compute other rows than those of the pass: cached tokens, or positions that texts share."""
-
-
-@dataclass(frozen=True)
-class LowRankUpdate:
-    """The change of a linear layer by an adapter, for inference."""
-
-    narrow: Float[Tensor, "R I"]
-    """A."""
-    wide: Float[Tensor, "R O"]
-    """B' transposed."""
-    factors: Float[Tensor, "O"] | None
-    """f; None for 1."""
-    shift: Float[Tensor, "O"] | None
-    """c; None for 0."""
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, layer: AdaptedLinear, base_bias: Tensor | None, *, dtype: torch.dtype) -> LowRankUpdate:
-        """Return the update of a layer with an adapter; `base_bias` is the bias that the base adds."""
-        wide, factors = layer.scale * layer.lora_B.weight.float(), None
-        if layer.dora:
-            factors = layer.lora_magnitude_vector.float() / layer.row_norms()
-            wide = factors[:, None] * wide
-        shift = _shift(layer, base_bias, factors)
-        narrow = layer.lora_A.weight.detach().to(dtype)
-        factors, shift = (None if vector is None else vector.to(dtype) for vector in (factors, shift))
-        return cls(narrow, wide.T.to(dtype).contiguous(), factors, shift)
-
-    def __call__(self, inputs: Float[Tensor, "N I"], outputs: Float[Tensor, "N O"]) -> Float[Tensor, "N O"]:
-        """Return the outputs of the adapter for the inputs and outputs of the base."""
-        if self.factors is not None:
-            outputs = outputs * self.factors
-        if self.shift is not None:
-            outputs = outputs + self.shift
-        return torch.addmm(outputs, F.linear(inputs, self.narrow), self.wide)
-
-
-def _shift(layer: AdaptedLinear, base_bias: Tensor | None, factors: Tensor | None) -> Tensor | None:
-    """Return the bias of a layer with an adapter, minus the part that its base adds: b' - f b; None for 0."""
-    bias = layer.merged_bias()
-    if bias is None or (layer.bias is base_bias and layer.lora_B.bias is None and factors is None):
-        return None
-    added = torch.zeros_like(bias) if base_bias is None else base_bias.float()
-    return bias - (added if factors is None else factors * added)
 
 
 class BatchedModule(nn.Module):
@@ -89,8 +42,8 @@ class BatchedModule(nn.Module):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
-        self.updates: dict[int, LowRankUpdate] = {}
-        """The low-rank updates of a linear layer, by adapter."""
+        self.updates = LowRankUpdates()
+        """The low-rank updates of a linear layer."""
         self.variants: dict[int, nn.Module] = {}
         """The modules that take the place of the base, by adapter."""
 
@@ -103,30 +56,37 @@ class BatchedModule(nn.Module):
             return self._of_adapter(rows.uniform, inputs, arguments, options)
         outputs = self.base(inputs, *arguments, **options).contiguous()
         input_rows, output_rows = _by_row(inputs, rows.count), _by_row(outputs, rows.count)
-        for group in rows.groups:
-            update, variant = self.updates.get(group.adapter), self.variants.get(group.adapter)
-            if update is None and variant is None:
-                continue
-            selected = input_rows.index_select(0, group.padded)
-            if variant is not None:
-                texts = selected[:, None] if inputs.dim() > input_rows.dim() else selected  # of one token each
-                changed = variant(texts, *arguments, **options).view(len(selected), *output_rows.shape[1:])
-            else:
-                assert update is not None
-                changed = update(selected, output_rows.index_select(0, group.padded))
-            output_rows.index_copy_(0, group.rows, changed[: len(group.rows)])
+        for block in rows.blocks:
+            for stack in self.updates.stacks(block.adapters):
+                _add_updates(stack, block, block.select(inputs, input_rows), output_rows)
+            for adapter, selected in zip(block.adapters, block.rows, strict=True) if self.variants else ():
+                if adapter in self.variants:
+                    texts = input_rows.index_select(0, selected)
+                    texts = texts[:, None] if inputs.dim() > input_rows.dim() else texts  # of one token each
+                    changed = self.variants[adapter](texts, *arguments, **options)
+                    output_rows.index_copy_(0, selected, changed.view(len(selected), *output_rows.shape[1:]))
         return outputs
 
     def _of_adapter(self, adapter: int, inputs: Tensor, arguments: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
         """Compute all rows with one adapter."""
         outputs = self.variants.get(adapter, self.base)(inputs, *arguments, **options)
-        update = self.updates.get(adapter)
-        if update is None:
-            return outputs
-        return update(inputs.flatten(0, -2), outputs.flatten(0, -2)).view_as(outputs)
+        for stack in self.updates.stacks((adapter,)):
+            changed = stack(inputs.flatten(0, -2)[None], outputs.flatten(0, -2)[None])
+            outputs = changed.view_as(outputs)
+        return outputs
 
     def extra_repr(self) -> str:
-        return f"adapters={sorted({*self.updates, *self.variants})}"
+        return f"adapters={sorted({*self.updates.adapters, *self.variants})}"
+
+
+def _add_updates(stack: UpdateStack, block: RowBlock, inputs: Tensor, outputs: Tensor) -> None:
+    """Replace the rows of the adapters of a stack in `outputs`, [rows, O]; `inputs` are those of the block."""
+    rows = block.rows
+    if stack.positions is not None:
+        rows, inputs = rows[stack.positions], inputs[stack.positions]
+    flat = rows.reshape(-1)
+    selected = outputs.index_select(0, flat).view(*rows.shape, -1)
+    outputs.index_copy_(0, flat, stack(inputs, selected).flatten(0, 1))
 
 
 def _by_row(states: Tensor, count: int) -> Tensor:
@@ -147,11 +107,11 @@ class BatchedHead:
             return self.variants.get(rows.uniform, head).logits(hidden)
         logits = head.logits(hidden)
         hidden_rows, logit_rows = hidden.flatten(0, -2), logits.view(-1, logits.shape[-1])
-        for group in rows.groups if rows is not None else ():
-            variant = self.variants.get(group.adapter)
-            if variant is not None:
-                changed = variant.logits(hidden_rows.index_select(0, group.padded))
-                logit_rows.index_copy_(0, group.rows, changed[: len(group.rows)])
+        for block in rows.blocks if rows is not None else ():
+            for adapter, selected in zip(block.adapters, block.rows, strict=True):
+                if adapter in self.variants:
+                    changed = self.variants[adapter].logits(hidden_rows.index_select(0, selected))
+                    logit_rows.index_copy_(0, selected, changed)
         return logits
 
 
@@ -179,7 +139,7 @@ class BatchedAdapters:
             is_adapted = isinstance(module, AdaptedLinear)
             if is_adapted and isinstance(base, BaseLinear) and shares_matrix(module, base):
                 dtype = self.model.head_weight.dtype
-                batched.updates[adapter] = LowRankUpdate.of(module, base.bias, dtype=dtype)
+                batched.updates.add(adapter, LowRankUpdate.of(module, base.bias, dtype=dtype))
             else:
                 batched.variants[adapter] = module
 
@@ -188,7 +148,7 @@ class BatchedAdapters:
         self._head.variants.pop(adapter, None)
         for module in self.model.modules():
             if isinstance(module, BatchedModule):
-                module.updates.pop(adapter, None)
+                module.updates.remove(adapter)
                 module.variants.pop(adapter, None)
 
     def _batched(self, name: str) -> BatchedModule:

@@ -1,6 +1,6 @@
 """The adapter of each row in a forward pass.
 
-    rows = PassRows(4, groups=(RowGroup.of(1, [3], padded=2), RowGroup.of(2, [1, 2], padded=2)))    # row 0: the base
+    rows = PassRows.of(4, [(1, [3], 2), (2, [1, 2], 2)])      # row 0 belongs to the base
     with adapters_of(rows):
         hidden = model.hidden(ids)
 
@@ -13,43 +13,64 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-# N rows of an adapter, P rows with padding
+# K adapters, P rows that are computed for each
 
 BASE = 0
 """The index of rows without an adapter."""
 
 
-@dataclass(frozen=True)
-class RowGroup:
-    """The rows of one adapter."""
+@dataclass
+class RowBlock:
+    """The rows of several adapters, the same number for each."""
 
-    adapter: int
-    rows: Int[Tensor, "N"]
-    padded: Int[Tensor, "P"]
-    """The same rows, followed by repetitions of the first one, which give a product of a fixed shape."""
+    adapters: tuple[int, ...]
+    rows: Int[Tensor, "K P"]
+    """The rows of each adapter; the first one is repeated up to P. Equal rows have equal results."""
+    _selected: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
-    @classmethod
-    def of(cls, adapter: int, rows: Sequence[int], *, padded: int, device: torch.device | str = "cpu") -> RowGroup:
-        """Return a group in which `padded` rows are computed."""
-        indices = torch.tensor([*rows, *[rows[0]] * (padded - len(rows))], device=device)
-        return cls(adapter, indices[: len(rows)], indices)
+    def select(self, states: Tensor, by_row: Tensor) -> Tensor:
+        """Return the rows of the block, [K, P, ...]; `by_row` is a view of `states` with one entry per row.
+
+        The last result is stored, because several modules have the same input.
+        """
+        if self._selected is None or self._selected[0] is not states:
+            selected = by_row.index_select(0, self.rows.view(-1)).view(*self.rows.shape, *by_row.shape[1:])
+            self._selected = states, selected
+        return self._selected[1]
 
 
 @dataclass(frozen=True)
 class PassRows:
-    """The adapters of a pass: one for all rows, or groups of rows; rows in no group belong to the base."""
+    """The adapters of a pass: one for all rows, or blocks of rows; rows in no block belong to the base."""
 
     count: int
     """Number of rows."""
     uniform: int | None = None
     """The adapter of all rows; None if they have several, or some belong to the base."""
-    groups: tuple[RowGroup, ...] = ()
+    blocks: tuple[RowBlock, ...] = ()
+
+    @classmethod
+    def of(
+        cls, count: int, groups: Sequence[tuple[int, Sequence[int], int]], *, device: torch.device | str = "cpu"
+    ) -> PassRows:
+        """Return the rows of a pass of `count` rows.
+
+        `groups` are adapters, each with its rows and with the number of rows that is computed for it.
+        """
+        sizes: dict[int, list[tuple[int, list[int]]]] = {}
+        for adapter, rows, size in groups:
+            sizes.setdefault(size, []).append((adapter, [*rows, *[rows[0]] * (size - len(rows))]))
+        blocks = [
+            RowBlock(tuple(adapter for adapter, _ in block), torch.tensor([rows for _, rows in block], device=device))
+            for block in sizes.values()
+        ]
+        return cls(count, blocks=tuple(blocks))
 
 
 _CURRENT: ContextVar[PassRows | None] = ContextVar("adapter rows", default=None)
