@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -125,8 +125,18 @@ class GenerationBatch:
 
     # -- prompts
 
-    def admit(self, next_job: Callable[[], Job | None], *, tokens: int | None = None) -> None:
-        """Read prompts and begin their answers while rows are free, until about `tokens` tokens are read."""
+    def admit(
+        self,
+        next_job: Callable[[], Job | None],
+        *,
+        tokens: int | None = None,
+        other_job: Callable[[Container[BatchAdapter | None]], Job | None] = lambda adapters: None,
+    ) -> None:
+        """Read prompts and begin their answers while rows are free, until about `tokens` tokens are read.
+
+        `other_job` returns the next job whose adapter is not in a set: adapters take turns while a long prompt is read.
+        """
+        self._give_turn(other_job)
         while tokens is None or tokens > 0:
             if not self.begun and not self._take(next_job):
                 return
@@ -136,6 +146,15 @@ class GenerationBatch:
             count = self._read(next_job)
             self._begin_read_jobs()
             tokens = None if tokens is None else tokens - max(count, 1)
+
+    def _give_turn(self, other_job: Callable[[Container[BatchAdapter | None]], Job | None]) -> None:
+        """Let the next adapter read, if the prompt that is being read is not read completely."""
+        if not self.begun or self.begun[0].prompt.is_read:
+            return
+        if self.cache.taken.count(False) > len(self.begun):
+            reading = {job.adapter for job in self.begun}
+            self._take(lambda: other_job(reading))
+        self.begun.rotate(-1)
 
     def _take(self, next_job: Callable[[], Job | None]) -> bool:
         """Append the next job to `begun`; return whether there was one."""

@@ -6,7 +6,7 @@ to one adapter do not delay those to another one. Without adapters the order is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from vita.infer.batch_adapters import BatchAdapter
 from vita.infer.request import Job
@@ -30,11 +30,12 @@ class FairQueue:
         """Append jobs."""
         self._jobs.extend(jobs)
 
-    def pop(self) -> Job | None:
-        """Remove and return the next job; None if no job waits."""
-        if not self._jobs:
+    def pop(self, *, without: Container[BatchAdapter | None] = ()) -> Job | None:
+        """Remove and return the next job whose adapter is not in `without`; None if no such job waits."""
+        indices = [index for index, job in enumerate(self._jobs) if job.adapter not in without]
+        if not indices:
             return None
-        index = min(range(len(self._jobs)), key=lambda index: self._last_turn.get(self._jobs[index].adapter, 0))
+        index = min(indices, key=lambda index: self._last_turn.get(self._jobs[index].adapter, 0))
         job = self._jobs.pop(index)
         self._turn += 1
         self._last_turn[job.adapter] = self._turn

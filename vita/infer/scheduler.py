@@ -16,7 +16,7 @@ import queue as queues
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import torch
 
@@ -231,7 +231,7 @@ class Scheduler(RequestQueue):
 
     def _advance(self) -> None:
         self._drop_cancelled()
-        self._batch.admit(self._next_job, tokens=STEP_TOKENS)
+        self._batch.admit(self._next_job, tokens=STEP_TOKENS, other_job=self._other_job)
         self._batch.step()
 
     def _drop_cancelled(self) -> None:
@@ -249,6 +249,10 @@ class Scheduler(RequestQueue):
     def _next_job(self) -> Job | None:
         with self._change:
             return self._waiting.pop()
+
+    def _other_job(self, adapters: Container[BatchAdapter | None]) -> Job | None:
+        with self._change:
+            return self._waiting.pop(without=adapters)
 
     def _release(self, answers: int) -> None:
         with self._change:

@@ -11,7 +11,6 @@ the bias, and B' = f s B. W x + b is the output of the base.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,7 +88,7 @@ class LowRankUpdates:
 
     def __init__(self) -> None:
         self._updates: dict[int, LowRankUpdate] = {}
-        self._stacks: OrderedDict[tuple[int, ...], list[UpdateStack]] = OrderedDict()
+        self._stacks: dict[tuple[int, ...], list[UpdateStack]] = {}
 
     def add(self, adapter: int, update: LowRankUpdate) -> None:
         """Add the update of an adapter."""
@@ -110,9 +109,11 @@ class LowRankUpdates:
         """Return the updates of these adapters, one stack for each kind; adapters without an update are left out."""
         stacks = self._stacks.get(adapters)
         if stacks is None:
-            stacks = self._stacks[adapters] = self._new_stacks(adapters)
-            while len(self._stacks) > STORED_STACKS:
-                self._stacks.pop(next(iter(self._stacks)), None)
+            stacks = self._new_stacks(adapters)
+            if len(adapters) > 1:  # that of a single adapter is a view
+                self._stacks[adapters] = stacks
+                for oldest in list(self._stacks)[:-STORED_STACKS]:  # another thread may change it meanwhile
+                    self._stacks.pop(oldest, None)
         return stacks
 
     def _new_stacks(self, adapters: Sequence[int]) -> list[UpdateStack]:
@@ -128,11 +129,16 @@ class LowRankUpdates:
         shifts = [update.shift for update in updates if update.shift is not None]
         return UpdateStack(
             None if len(positions) == len(adapters) else positions,
-            torch.stack([update.narrow for update in updates]),
-            torch.stack([update.wide for update in updates]),
-            torch.stack(factors)[:, None] if factors else None,
-            torch.stack(shifts)[:, None] if shifts else None,
+            _stacked([update.narrow for update in updates]),
+            _stacked([update.wide for update in updates]),
+            _stacked(factors)[:, None] if factors else None,
+            _stacked(shifts)[:, None] if shifts else None,
         )
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    """Return the tensors as one, without a copy if there is only one."""
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
 
 
 def _shift(layer: AdaptedLinear, base_bias: Tensor | None, factors: Tensor | None) -> Tensor | None:
