@@ -80,11 +80,20 @@ def save_model(folder: Path, shape: str, *, context: int) -> None:
 
 
 @contextmanager
-def vita(folder: Path, scratch: Path, _quant: str, clients: int) -> Iterator[Server]:
-    """Run a replica."""
+def vita(folder: Path, scratch: Path, quant: str, clients: int) -> Iterator[Server]:
+    """Run a replica, with 8-bit weights for the GGUF type q8_0."""
+    from vita.infer.engine import Engine
     from vita.server.release import create_release
+    from vita.stages.release import golden_answers
 
-    release = create_release(folder, scratch / VITA, name="bench", version="1", limits={"max_batch_size": clients})
+    backend, golden = None, []
+    if quant == "q8_0":
+        backend = {"program": "vita", "quantization": "int8"}
+        golden = golden_answers(Engine.open(folder), ("Hello!",), tokens=8)
+    release = create_release(
+        folder, scratch / VITA, name="bench", version="1", limits={"max_batch_size": clients}, golden=golden,
+        backend=backend,
+    )  # fmt: skip
     port = _free_port()
     command = ["-m", "vita.server.replica.main", "--release", str(release), "--port", str(port), "--threads", "1"]
     with running([sys.executable, *command], port) as url:
@@ -208,7 +217,7 @@ def figures(results: dict[str, dict[str, list[Measurement]]], label: str) -> lis
 def main() -> None:
     parser = argparse.ArgumentParser(description="CPU time per token of serving, beside llama.cpp.")
     parser.add_argument("--shape", choices=list(SHAPES), default="27M")
-    parser.add_argument("--quant", choices=["f32", "q8_0"], default="f32", help="number type of the GGUF file")
+    parser.add_argument("--quant", choices=["f32", "q8_0"], default="f32", help="number type of the weights")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)

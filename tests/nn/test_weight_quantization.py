@@ -103,6 +103,21 @@ def test_a_row_of_an_8_bit_product_has_the_same_bits_for_every_number_of_rows(ou
     assert torch.equal(linear(states.flip(0)).flip(0), together)
 
 
+@needs_int8
+def test_layers_with_the_same_input_give_the_same_bits_together_and_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [Int8Linear.of(random_matrix(outputs, 64, seed=outputs)) for outputs in (32, 16, 48)]
+    states = random_matrix(2, 5, 64)
+    expected = [layer(states) for layer in layers]
+    calls: list[torch.Tensor] = []
+    quantize = int8.row_codes
+    monkeypatch.setattr(int8, "row_codes", lambda rows: calls.append(rows) or quantize(rows))
+    outputs = int8.linear_products(states, *layers)
+    assert all(torch.equal(output, other) for output, other in zip(outputs, expected, strict=True))
+    assert len(calls) == 1  # the input is quantized once
+    mixed = int8.linear_products(states, layers[0], torch.nn.Linear(64, 8))
+    assert torch.equal(mixed[0], expected[0]) and mixed[1].shape == (2, 5, 8)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_same_weights_always_give_the_same_codes(kind: WeightFormat) -> None:
     weight = random_matrix(64, 96)

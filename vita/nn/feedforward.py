@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vita.nn.architecture import Architecture
+from vita.nn.int8 import linear_products
 from vita.nn.packed import product
 
 # D width, N tokens, I inputs, O outputs
@@ -48,5 +49,6 @@ class FeedForward(nn.Module):
 
     def forward(self, states: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
         if self.gated:
-            return self.down_proj(self.activation(self.gate_proj(states)) * self.up_proj(states))
+            gate, up = linear_products(states, self.gate_proj, self.up_proj)
+            return self.down_proj(self.activation(gate) * up)
         return self.down_proj(self.activation(self.up_proj(states)))

@@ -60,20 +60,27 @@ class Int8Linear(FrozenLinear):
         return (self.codes.to_dense().T.float() * self.scales[:, None]).to(dtype)
 
     def forward(self, states: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        rows = states.reshape(-1, self.in_features)
-        codes, scales = row_codes(rows)
+        return self.of_codes(*row_codes(states.reshape(-1, self.in_features)), shape=states.shape[:-1])
+
+    def of_codes(
+        self, codes: UInt8[Tensor, "N I"], scales: Float[Tensor, "N 1"], *, shape: torch.Size
+    ) -> Float[Tensor, "*N O"]:
+        """Return the output for quantized rows, which have this shape in the output."""
         output = self.integer_products(codes).mul_(scales)
         if self.bias is not None:
             output += self.bias
-        return output.view(*states.shape[:-1], self.out_features)
+        return output.view(*shape, self.out_features)
 
     def integer_products(self, codes: UInt8[Tensor, "N I"]) -> Float[Tensor, "N O"]:
         """Return the sums of products of codes, multiplied by the scale of each weight row."""
+        # Not `self.codes`: a search for attributes of modules takes time.
+        weight = self._buffers
         # Arguments: input, its scale and zero point, weight, its scales and zero points, bias, scale and zero point of
         # the output, its type, and an operation that follows.
         return _multiply()(
-            codes, 1.0, OFFSET, self.codes, self.scales, self.zero_points, None, 1.0, 0, torch.float32, "none", [], ""
-        )
+            codes, 1.0, OFFSET, weight["codes"], weight["scales"], weight["zero_points"], None, 1.0, 0, torch.float32,
+            "none", [], "",
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}"
@@ -87,10 +94,18 @@ def weight_codes(weight: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Flo
 
 def row_codes(rows: Float[Tensor, "N I"]) -> tuple[UInt8[Tensor, "N I"], Float[Tensor, "N 1"]]:
     """Return the codes of each row of an input, from 1 to 255, and the scale of the row."""
-    largest = rows.abs().amax(-1, keepdim=True).clamp_min_(SMALLEST_SCALE)
+    scales = rows.abs().amax(-1, keepdim=True).clamp_min_(SMALLEST_SCALE).div_(MAX_CODE)
     # The conversion drops the fraction, so that 0.5 rounds to the nearest code.
-    codes = (rows * (MAX_CODE / largest)).add_(OFFSET + 0.5).to(torch.uint8)
-    return codes, largest.mul_(1 / MAX_CODE)
+    return (rows / scales).add_(OFFSET + 0.5).to(torch.uint8), scales
+
+
+def linear_products(states: Float[Tensor, "*N I"], *layers: nn.Module) -> list[Tensor]:
+    """Return the outputs of several layers for the same input, which 8-bit layers quantize once."""
+    if not all(isinstance(layer, Int8Linear) for layer in layers):
+        return [layer(states) for layer in layers]
+    codes, scales = row_codes(states.reshape(-1, states.shape[-1]))
+    int8_layers = [layer for layer in layers if isinstance(layer, Int8Linear)]
+    return [layer.of_codes(codes, scales, shape=states.shape[:-1]) for layer in int8_layers]
 
 
 @lru_cache

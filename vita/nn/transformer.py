@@ -34,6 +34,7 @@ from vita.nn.attention import (
 from vita.nn.experts import MixtureOfExperts
 from vita.nn.feedforward import ACTIVATIONS, FeedForward, Linear
 from vita.nn.frozen_linear import FrozenLinear
+from vita.nn.int8 import linear_products
 from vita.nn.latent_attention import LatentSelfAttention
 from vita.nn.norms import norm
 from vita.nn.packed import can_pack, pack_weight, packed, product
@@ -430,18 +431,18 @@ class SelfAttention(nn.Module):
         cache: KeysAndValues | None,
         attention: Attention | None = None,
     ) -> Float[Tensor, "B T D"]:
-        queries, keys = self._queries_and_keys(states)
+        queries, keys, values = linear_products(states, self.q_proj, self.k_proj, self.v_proj)
+        queries, keys = self._normed_heads(queries, keys)
         if turn is not None and self.rotates:
             queries, keys = rotate(queries, turn), rotate(keys, turn)
-        values = self._heads(self.v_proj(states)).transpose(1, 2)
+        values = self._heads(values).transpose(1, 2)
         queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
         if cache is not None:
             keys, values = cache.write(self.index, keys, values)
         mixed = (attention or self.attend)(queries, keys, values, visible, self.options)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
-    def _queries_and_keys(self, states: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor]:
-        queries, keys = self.q_proj(states), self.k_proj(states)
+    def _normed_heads(self, queries: Float[Tensor, "B T N"], keys: Float[Tensor, "B T M"]) -> tuple[Tensor, Tensor]:
         if self.qk_norm == "projection":
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         queries, keys = self._heads(queries), self._heads(keys)
