@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from vita.infer.batch_invariance import decoding_attention
 from vita.nn.cache import KVCache
 from vita.spine.errors import ModelError
 from vita.testing import tiny_model
@@ -45,55 +44,6 @@ def test_rows_of_different_lengths_advance_in_one_batch() -> None:
     for row, length in enumerate(lengths):
         expected = model(token_ids[row : row + 1, : length + 9])[0, -3:]
         torch.testing.assert_close(pieces[row], expected, atol=1e-4, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_rows_can_be_added_and_removed_while_others_advance() -> None:
-    model = tiny_model()
-    token_ids = ids(3, 12)
-    texts = []
-    for row, length in enumerate((11, 9, 5)):
-        text = KVCache(model.architecture, 1)
-        model(token_ids[row : row + 1, :length], cache=text)
-        texts.append(text)
-    batch = KVCache(model.architecture, 4, free=True)
-    batch.put(1, texts[1].text(0))
-    batch.put(2, texts[0].text(0))
-    batch.put(3, texts[0].text(0))
-    batch.clear(3)
-    assert (batch.first_free, batch.lengths) == (0, [0, 9, 11, 0])
-    decode = decoding_attention(model.attention)
-    next_ids = torch.tensor([0, int(token_ids[1, 9]), int(token_ids[0, 11]), 0])[:, None]
-    logits = model(next_ids, cache=batch, attention=decode)[:, 0]
-    torch.testing.assert_close(logits[1], model(token_ids[1:2, :10])[0, -1], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(logits[2], model(token_ids[:1])[0, -1], atol=1e-4, rtol=1e-4)
-    batch.clear(2)
-    batch.put(0, texts[2].text(0))
-    next_ids = torch.tensor([int(token_ids[2, 5]), int(token_ids[1, 10]), 0, 0])[:, None]
-    logits = model(next_ids, cache=batch, attention=decode)[:, 0]
-    assert batch.lengths == [6, 11, 0, 0]
-    torch.testing.assert_close(logits[0], model(token_ids[2:, :6])[0, -1], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(logits[1], model(token_ids[1:2, :11])[0, -1], atol=1e-4, rtol=1e-4)
-
-
-def test_a_row_contains_its_text_and_is_zeroed_when_freed() -> None:
-    architecture = tiny_model().architecture
-    rows = KVCache(architecture, 3, free=True)
-    text = KVCache(architecture, 1)
-    text.begin(1, 5)
-    text.keys.uniform_()
-    rows.put(1, text.text(0))
-    assert (rows.first_free, rows.lengths) == (0, [0, 5, 0])
-    assert torch.equal(rows.keys[:, 1, :, :5], text.keys[:, 0, :, :5])
-    positions, visible = rows.begin(16, 1)
-    assert visible is not None
-    assert positions.flatten().tolist() == [0, 5, *[0] * 14]
-    assert visible.sum(-1).flatten().tolist() == [1, 6]
-    rows.clear(1)
-    assert not rows.keys.any()
-    assert rows.lengths == [0, 0, 0]
-    with pytest.raises(ModelError, match="free rows advance by single tokens"):
-        rows.begin(3, 2)
 
 
 @torch.no_grad()

@@ -18,15 +18,15 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vita.infer.batch_adapters import BatchAdapter, computed_alone, computed_together
-from vita.infer.batch_invariance import BatchWidths, decoding_attention
-from vita.infer.draft_pass import DraftPass
+from vita.infer.batch_invariance import BatchWidths
+from vita.infer.decoding_pass import DecodingPass
 from vita.infer.drafts import Drafter, Speculation
 from vita.infer.grammars import GrammarError
 from vita.infer.logprobs import embedding, head_logits, nan_logits, prompt_scores, token_scores
@@ -41,9 +41,9 @@ from vita.infer.request import (
     TokenEvent,
     TokenScore,
 )
+from vita.infer.row_cache import RowCache
 from vita.infer.sampler import Sampler
 from vita.infer.sampling import Sampling
-from vita.nn.cache import KVCache
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ModelError
 
@@ -74,13 +74,11 @@ class GenerationBatch:
         """The jobs whose prompts are being read, or whose answers wait for free rows."""
         self.answers: dict[int, ActiveAnswer] = {}
         """The answer of each taken row."""
-        weight = model.head_weight
-        self.cache = KVCache(
-            model.architecture, rows, free=True, padded=widths.padded, dtype=weight.dtype, device=weight.device
-        )
+        weight, architecture = model.head_weight, model.architecture
+        single = architecture.latent is not None  # their keys of all texts may be expanded together
+        self.cache = RowCache(architecture, dtype=weight.dtype, device=weight.device, single=single)
         self._reader = reader or PromptReader(model)
-        self._attention = decoding_attention(model.attention)
-        self._sampler = Sampler([_IDLE] * (widths.smallest(rows) or rows), device=self.device, tokens=tokens)
+        self._sampler = Sampler([_IDLE] * rows, device=self.device, tokens=tokens)
         # Without batch-invariant widths, the bits of a token would depend on the draft.
         can_verify = widths.padded and widths.invariant and not model.architecture.rope_depends_on_length
         self._speculation = Speculation(drafter, self._width) if drafter and can_verify else None
@@ -141,7 +139,7 @@ class GenerationBatch:
             if not self.begun and not self._take(next_job):
                 return
             job = self.begun[0]
-            if job.builders and self.cache.first_free is None:
+            if job.builders and self._free_row is None:
                 return
             count = self._read(next_job)
             self._begin_read_jobs()
@@ -184,7 +182,7 @@ class GenerationBatch:
     def _short_jobs(self, next_job: Callable[[], Job | None]) -> list[Job]:
         """The first of the begun jobs that are read in one pack: while rows are free, at most `PASS_TOKENS` tokens."""
         jobs: list[Job] = []
-        num_tokens, num_free = 0, self.cache.taken.count(False)
+        num_tokens, num_free = 0, self.rows - len(self.answers)
         while num_free > 0 or not jobs:
             if len(jobs) == len(self.begun) and not self._take(next_job):
                 break
@@ -231,7 +229,7 @@ class GenerationBatch:
         with computed_alone(job.adapter):
             logits = head_logits(self.model, hidden[-1:])[0]
         while job.num_begun < len(job.builders):
-            row = self.cache.first_free
+            row = self._free_row
             if row is None:
                 return False
             sampling = job.builders[job.num_begun].sampling
@@ -253,78 +251,66 @@ class GenerationBatch:
         if not self.answers:
             return
         self._read_again()
-        width = self._compact()
-        if drafts := self._drafts():
-            self._verify(drafts)
-            return
+        drafts = self._drafts()
+        step = DecodingPass(self.cache, {row: 1 + len(drafts.get(row, ())) for row in self.answers})
+        width = self._width(len(step.places))
         tokens = torch.zeros(width, 1, dtype=torch.int64)
-        for row, answer in self.answers.items():
-            tokens[row] = answer.last_token
-        adapters = {row: answer.job.adapter for row, answer in self.answers.items()}
+        by_row: dict[int, list[int]] = {}
+        adapters: dict[int, BatchAdapter | None] = {}
+        for index, (row, offset) in enumerate(step.places):
+            answer = self.answers[row]
+            adapters[index] = answer.job.adapter
+            tokens[index] = drafts[row][offset - 1] if offset else answer.last_token
+            by_row.setdefault(row, []).append(index)
         with computed_together(adapters, width, device=self.device):
-            hidden = self.model.hidden(tokens.to(self.device), cache=self.cache, attention=self._attention)[:, -1]
+            attention = step.attention(self.model.attention)
+            hidden = self.model.hidden(tokens.to(self.device), cache=step, attention=attention)[:, -1]
             logits = head_logits(self.model, hidden)
-        chosen, logprobs = self._sampler(self._adjusted(logits))
-        for row, (token, logprob) in enumerate(zip(chosen.tolist(), logprobs.tolist(), strict=True)):
+        logits = logits[: max(2, len(step.places))]  # two, because sums over a single row are those of a vector
+        places = (step.places * 2)[: len(logits)]
+        chosen, logprobs = self._sampler.choose(self._adjusted(logits, step.places), places)
+        choices = list(zip(chosen.tolist(), logprobs.tolist(), strict=True))
+        for row, indices in by_row.items():
             answer = self.answers.get(row)
-            if answer is None:
-                continue
-            try:
-                self._append(answer, token, logprob, logits[row], row=row)
-            except (ModelError, GrammarError) as error:
-                self.end(answer.job, FailedEvent(self._clock(), error))
+            if answer is not None:  # otherwise another answer of its job failed
+                row_choices = [choices[index] for index in indices]
+                self._append_choices(answer, row, drafts.get(row, ()), logits[indices], row_choices)
 
     def _drafts(self) -> dict[int, list[int]]:
         """Return the draft of each row that has one."""
         if self._speculation is None:
             return {}
         texts = {row: (answer, answer.text, answer.builder.remaining - 1) for row, answer in self.answers.items()}
-        return self._speculation.drafts(texts, rows=self.cache.num_live)
+        return self._speculation.drafts(texts)
 
-    def _verify(self, drafts: Mapping[int, Sequence[int]]) -> None:
-        """Append to each answer the tokens up to the first that differs from its draft, and this one."""
-        assert self._speculation is not None
-        cache = DraftPass(self.cache, {row: len(draft) for row, draft in drafts.items()})
-        places = cache.places
-        tokens = torch.zeros(self._width(len(places)), 1, dtype=torch.int64)
-        by_row: dict[int, list[int]] = {}
-        adapters: dict[int, BatchAdapter | None] = {}
-        for index, (row, offset) in enumerate(places):
-            answer = self.answers.get(row)
-            if answer is not None:
-                adapters[index] = answer.job.adapter
-                tokens[index] = drafts[row][offset - 1] if offset else answer.last_token
-                by_row.setdefault(row, []).append(index)
-        lengths = {row: self.cache.lengths[row] for row in by_row}
-        attention = cache.attention(self.model.attention)
-        with computed_together(adapters, len(tokens), device=self.device):
-            hidden = self.model.hidden(tokens.to(self.device), cache=cache, attention=attention)[:, -1]
-            logits = head_logits(self.model, hidden)[: len(places)]
-        chosen, logprobs = self._sampler.choose(self._adjusted(logits), places)
-        choices = list(zip(chosen.tolist(), logprobs.tolist(), strict=True))
-        for row, indices in by_row.items():
-            answer, draft = self.answers.get(row), drafts.get(row, ())
-            if answer is None:  # another answer of its job failed
-                continue
-            try:
-                count = self._append_verified(
-                    answer, draft, logits[indices], [choices[index] for index in indices], row
-                )
-            except (ModelError, GrammarError) as error:
-                self.end(answer.job, FailedEvent(self._clock(), error))
-                continue
+    def _append_choices(
+        self,
+        answer: ActiveAnswer,
+        row: int,
+        draft: Sequence[int],
+        logits: Float[Tensor, "T V"],
+        choices: Sequence[tuple[int, float]],
+    ) -> None:
+        """Append the tokens up to the first that differs from the draft; the later ones are removed from the cache."""
+        start = self.cache.lengths[row] - len(choices)
+        try:
+            count = self._append_verified(answer, row, draft, logits, choices)
+        except (ModelError, GrammarError) as error:
+            self.end(answer.job, FailedEvent(self._clock(), error))
+            return
+        if self._speculation is not None:
             self._speculation.update(answer, drafted=len(draft), accepted=count - 1)
-            if self.answers.get(row) is answer:
-                self.cache.lengths[row] = lengths[row] + count
-                self._sampler.advance(row, count)
+        if self.answers.get(row) is answer:
+            self.cache.truncate(row, start + count)
+            self._sampler.advance(row, count)
 
     def _append_verified(
         self,
         answer: ActiveAnswer,
+        row: int,
         draft: Sequence[int],
         logits: Float[Tensor, "T V"],
         choices: Sequence[tuple[int, float]],
-        row: int,
     ) -> int:
         """Append the tokens that are certain; return how many. `choices` are those of logits without adjustments."""
         answer.job.num_drafted += len(draft)
@@ -357,34 +343,22 @@ class GenerationBatch:
             while not text.is_read:
                 text.read_piece(self.model)
             assert text.states is not None
-            self.cache.clear(row)
+            self.cache.remove(row)
             self.cache.put(row, text.states)
-
-    def _compact(self) -> int:
-        """Return the width of the step; move answers to lower rows where the width becomes smaller."""
-        width = self._width(len(self.answers))
-        if width < self._width(max(self.answers) + 1):
-            for source in sorted(row for row in self.answers if row >= width):
-                target = self.cache.first_free
-                assert target is not None
-                self.cache.move(source, target)
-                self._sampler.move(source, target)
-                self.answers[target] = self.answers.pop(source)
-        return width
 
     def _width(self, rows: int) -> int:
         width = self.widths.smallest(rows)
         assert width is not None, "the reference width holds all rows"
         return width
 
-    def _adjusted(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-        """Logits with the biases and penalties of the answers that have any."""
-        rows = [row for row, answer in self.answers.items() if answer.adjusts_logits]
+    def _adjusted(self, logits: Float[Tensor, "B V"], places: Sequence[tuple[int, int]]) -> Float[Tensor, "B V"]:
+        """Logits with the biases and penalties of the answers that have any, for the token after their last one."""
+        rows = [index for index, (row, offset) in enumerate(places) if not offset and self.answers[row].adjusts_logits]
         if not rows:
             return logits
         adjusted = logits.clone()
-        for row in rows:
-            adjusted[row] = self.answers[row].adjusted(logits[row])
+        for index in rows:
+            adjusted[index] = self.answers[places[index][0]].adjusted(logits[index])
         return adjusted
 
     def _append(
@@ -414,11 +388,16 @@ class GenerationBatch:
 
     # -- rows
 
+    @property
+    def _free_row(self) -> int | None:
+        """The first free row."""
+        return next((row for row in range(self.rows) if row not in self.answers), None)
+
     def _free(self, row: int) -> None:
         answer = self.answers.pop(row)
         if self._speculation is not None:
             self._speculation.forget(answer)
-        self.cache.clear(row)
+        self.cache.remove(row)
         self._sampler.put(row, Sampler([_IDLE], device=self.device))
 
 

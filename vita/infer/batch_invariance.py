@@ -15,14 +15,14 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from vita.infer.decoding_pass import DecodingPass
+from vita.infer.row_cache import RowCache
 from vita.nn.adapters.pass_rows import BASE, PassRows, adapters_of, one_adapter
 from vita.nn.architecture import Architecture
-from vita.nn.attention import PLAIN, Attention, AttentionOptions
-from vita.nn.cache import KVCache, TextStates
+from vita.nn.cache import TextStates
 from vita.nn.transformer import Transformer
 
 # B computed row, N row up to the last taken one, D width, K key head, H query head, S slot, T query,
@@ -38,10 +38,6 @@ LONG_TEXT = 640
 """Tokens of the long text beside a short one: more than the 512 slots that the fused kernel takes at a time."""
 REFERENCE_ROWS = 4
 """Rows whose numbers are compared between two widths."""
-GROUP = 8
-"""Queries that attention takes together."""
-
-
 MEASURED_LAYERS = 2
 """Layers whose numbers are compared. All layers multiply matrices of the same shapes."""
 
@@ -217,56 +213,14 @@ def _random_text(model: Transformer, length: int) -> TextStates:
 
 
 def _step(model: Transformer, texts: dict[int, TextStates], tokens: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-    """Outputs of the last layer for every row after one step; NaN weights are reported where an answer is sampled."""
+    """Outputs of the last layer for every row after one step; NaN weights are reported where an answer is sampled.
+
+    All texts are in one size class, so that a short one is computed over as many slots as the longest.
+    """
     weight = model.head_weight
-    cache = KVCache(
-        model.architecture, max(texts) + 1, free=True, padded=True, dtype=weight.dtype, device=weight.device
-    )
+    cache = RowCache(model.architecture, dtype=weight.dtype, device=weight.device, single=True)
     for row, text in texts.items():
         cache.put(row, text)
-    hidden = model.hidden(tokens[:, None], cache=cache, attention=decoding_attention(model.attention))
+    step = DecodingPass(cache, dict.fromkeys(texts, 1))
+    hidden = model.hidden(tokens[:, None], cache=step, attention=step.attention(model.attention))
     return hidden[:, -1].nan_to_num()
-
-
-def decoding_attention(backend: Attention) -> Attention:
-    """Attention over the rows up to the last taken one, which rounds alike in each; the other rows get zeros."""
-
-    def attention(
-        queries: Float[Tensor, "B H T E"],
-        keys: Float[Tensor, "N K S E"],
-        values: Float[Tensor, "N K S E"],
-        visible: Bool[Tensor, "#N 1 T S"] | None = None,
-        options: AttentionOptions = PLAIN,
-    ) -> Float[Tensor, "B H T E"]:
-        live, width = keys.shape[0], queries.shape[0]
-        if queries.shape[2] > 1 or visible is None:
-            mixed = backend(queries[:live], keys, values, visible, options)
-        else:
-            mixed = grouped_attention(backend, queries[:live], keys, values, visible, options)
-        return F.pad(mixed, (0, 0, 0, 0, 0, 0, 0, width - live)) if live < width else mixed
-
-    return attention
-
-
-def grouped_attention(
-    backend: Attention,
-    queries: Float[Tensor, "N H 1 E"],
-    keys: Float[Tensor, "N K S E"],
-    values: Float[Tensor, "N K S E"],
-    visible: Bool[Tensor, "#N 1 1 S"],
-    options: AttentionOptions,
-) -> Float[Tensor, "N H 1 E"]:
-    """Compute one query per head as the queries of `GROUP` positions that attend to the same keys.
-
-    PyTorch's fused kernel gives each of its threads a piece of one buffer, whose size grows with the queries taken
-    together. With one query the pieces do not begin at vectors of 64 bytes, and matrix products round differently in
-    another thread, so that the numbers of a text depend on its row. The heads that share keys are taken together,
-    which reads the keys once, and padded to a multiple of `GROUP`.
-    """
-    count, heads, _, size = queries.shape
-    kv_heads = keys.shape[1]
-    shared = heads // kv_heads
-    padded = -(-shared // GROUP) * GROUP
-    together = F.pad(queries.reshape(count, kv_heads, shared, size), (0, 0, 0, padded - shared))
-    mixed = backend(together, keys, values, visible.expand(-1, -1, padded, -1), options)
-    return mixed[:, :, :shared].reshape(count, heads, 1, size)

@@ -3,9 +3,9 @@
     drafter = NgramDrafter(tokens=4)
     drafter.propose([(answer, [5, 7, 9, 5, 7], 4)])      # [[9, 5, 7]]
 
-A draft is verified in one pass of the model (`vita.infer.draft_pass`): it saves steps where the model would have chosen
-the same tokens, and never changes the answer, because every token is still sampled from the model, with the random
-number of its position. A drafter therefore needs no exactness. `NgramDrafter` continues the last tokens as they
+A draft is verified in one pass of the model (`vita.infer.decoding_pass`): it saves steps where the model would have
+chosen the same tokens, and never changes the answer, because every token is still sampled from the model, with the
+random number of its position. A drafter therefore needs no exactness. `NgramDrafter` continues the last tokens as they
 continued before, in the prompt or the answer (prompt lookup, Saxena 2023); `ModelDrafter` asks a smaller model with the
 same tokenizer (Leviathan et al. 2023).
 """
@@ -17,10 +17,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 
-from vita.infer.draft_pass import DraftPass
+from vita.infer.decoding_pass import DecodingPass
 from vita.infer.logprobs import head_logits
 from vita.infer.prompts import PromptState
-from vita.nn.cache import KVCache
+from vita.infer.row_cache import RowCache
 from vita.nn.transformer import Transformer
 
 DraftRequest = tuple[Hashable, Sequence[int], int]
@@ -107,13 +107,13 @@ class Speculation:
         self.drafter, self._width = drafter, width
         self._lengths: dict[Hashable, DraftLength] = {}
 
-    def drafts(self, texts: Mapping[int, tuple[Hashable, Sequence[int], int]], *, rows: int) -> dict[int, list[int]]:
+    def drafts(self, texts: Mapping[int, tuple[Hashable, Sequence[int], int]]) -> dict[int, list[int]]:
         """Return the draft of each row that has one, if verifying them pays.
 
-        `texts` are the answer, the tokens and the maximum number of draft tokens of each row; `rows` are the rows of a
-        step without drafts.
+        `texts` are the answer, the tokens and the maximum number of draft tokens of each row.
         """
-        room = (max(MAX_ROWS, rows) - rows) // len(texts)
+        rows = len(texts)
+        room = (max(MAX_ROWS, rows) - rows) // rows
         requests: dict[int, DraftRequest] = {}
         for row, (answer, ids, limit) in texts.items():
             lengths = self._lengths.setdefault(answer, DraftLength(self.drafter.tokens))
@@ -123,9 +123,9 @@ class Speculation:
         proposals = zip(requests, self.drafter.propose(list(requests.values())), strict=True)
         drafts = {row: draft for row, draft in proposals if draft}
         lengths = {row: self._lengths[texts[row][0]] for row in drafts}
-        gain = sum(lengths[row].expected(len(draft)) for row, draft in drafts.items()) / len(texts)
+        gain = sum(lengths[row].expected(len(draft)) for row, draft in drafts.items()) / rows
         width = self._width(rows + sum(map(len, drafts.values())))
-        if len(texts) == 1 or STEP_COST + width < (1 + gain) * (STEP_COST + self._width(rows)):
+        if rows == 1 or STEP_COST + width < (1 + gain) * (STEP_COST + self._width(rows)):
             return drafts
         for length in lengths.values():
             length.decline()
@@ -194,44 +194,41 @@ class ModelDrafter(Drafter):
         super().__init__(tokens=tokens)
         self.model, self.rows = model, rows
         weight = model.head_weight
-        self._cache = KVCache(
-            model.architecture, rows, free=True, padded=True, dtype=weight.dtype, device=weight.device
-        )
+        self._cache = RowCache(model.architecture, dtype=weight.dtype, device=weight.device)
         self._texts: dict[Hashable, tuple[int, list[int]]] = {}
         """Row of each answer, and its tokens whose keys and values are stored."""
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[list[int]]:
         context = self.model.architecture.context
-        rows: dict[int, tuple[list[int], Sequence[int], int]] = {}
-        drafts: dict[int, list[int]] = {}
-        places: list[int | None] = []
-        for answer, ids, count in requests:
-            count = min(count, context - len(ids))
+        counts: dict[int, int] = {}
+        inputs: dict[int, list[int]] = {}
+        rows: list[int | None] = []
+        for answer, ids, limit in requests:
+            count = min(limit, context - len(ids))
             row = self._row(answer, ids) if count > 0 else None
-            places.append(row)
+            rows.append(row)
             if row is not None:
-                rows[row] = self._texts[answer][1], ids, count
-                drafts[row] = []
-        for step in range(max((count for *_, count in rows.values()), default=0)):
-            active = {row for row, (*_, count) in rows.items() if step < count}
-            pending = {row: list(ids[len(stored) :]) for row, (stored, ids, _) in rows.items()} if not step else {}
-            for row, token in self._advance(active, pending, drafts).items():
+                counts[row], inputs[row] = count, list(ids[len(self._texts[answer][1]) :])
+        drafts: dict[int, list[int]] = {row: [] for row in counts}
+        for step in range(max(counts.values(), default=0)):
+            active = [row for row, count in counts.items() if step < count]
+            for row, token in self._next_tokens({row: inputs[row] for row in active}).items():
                 drafts[row].append(token)
-        for row, (stored, ids, count) in rows.items():
-            # The last token of a draft was not read.
-            stored[:] = [*ids, *drafts[row][: count - 1]]
-            self._cache.lengths[row] = len(stored)
-        return [drafts[row] if row is not None else [] for row in places]
+                inputs[row] = [token]
+        for (answer, ids, _), row in zip(requests, rows, strict=True):
+            if row is not None:  # the last token of a draft was not read
+                self._texts[answer][1][:] = [*ids, *drafts[row][:-1]]
+        return [drafts[row] if row is not None else [] for row in rows]
 
     def forget(self, answer: Hashable) -> None:
         row, _ = self._texts.pop(answer, (None, None))
         if row is not None:
-            self._cache.clear(row)
+            self._cache.remove(row)
 
     def _row(self, answer: Hashable, ids: Sequence[int]) -> int | None:
         """Return the row of an answer, with the keys and values of all its tokens but the last ones."""
         if answer not in self._texts:
-            row = self._cache.first_free
+            row = next((row for row in range(self.rows) if row not in self._cache.lengths), None)
             if row is None:
                 return None
             prompt = PromptState(ids[:-1])
@@ -245,21 +242,16 @@ class ModelDrafter(Drafter):
         common = next((index for index, pair in enumerate(zip(stored, ids, strict=False)) if pair[0] != pair[1]), None)
         length = min(len(stored) if common is None else common, len(ids) - 1)
         del stored[length:]
-        self._cache.lengths[row] = length
+        self._cache.truncate(row, length)
         return row
 
-    def _advance(self, active: set[int], pending: dict[int, list[int]], drafts: dict[int, list[int]]) -> dict[int, int]:
-        """Read the pending tokens of each row, or its last draft token; return the next token of the active rows."""
-        counts = {row: -1 for row, _ in self._texts.values()} | dict.fromkeys(active, 0)
-        counts |= {row: len(tokens) - 1 for row, tokens in pending.items()}
-        step = DraftPass(self._cache, counts)
-        inputs = []
-        for row, offset in step.places:
-            tokens = pending.get(row) or drafts.get(row, [0])[-1:]
-            inputs.append(tokens[offset])
+    def _next_tokens(self, inputs: Mapping[int, Sequence[int]]) -> dict[int, int]:
+        """Read the next tokens of some rows; return the most likely token after them."""
+        step = DecodingPass(self._cache, {row: len(tokens) for row, tokens in inputs.items()})
+        tokens = [inputs[row][offset] for row, offset in step.places]
         # Two rows at least, because a product with one row is computed as that of a vector.
-        ids = torch.tensor([*inputs, *[0] * (2 - len(inputs))], device=self.model.head_weight.device)[:, None]
+        ids = torch.tensor([*tokens, *[0] * (2 - len(tokens))], device=self.model.head_weight.device)[:, None]
         hidden = self.model.hidden(ids, cache=step, attention=step.attention(self.model.attention))[:, -1]
-        last = {row: index for index, (row, _) in enumerate(step.places) if row in active}
+        last = {row: index for index, (row, _) in enumerate(step.places)}
         chosen = head_logits(self.model, hidden[list(last.values())]).argmax(-1).tolist()
         return dict(zip(last, chosen, strict=True))

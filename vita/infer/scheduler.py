@@ -168,7 +168,7 @@ class Scheduler(RequestQueue):
     @property
     def cache_usage(self) -> float:
         """Used share of the KV cache, from 0 to 1."""
-        return sum(self._batch.cache.lengths) / (self.rows * self.context)
+        return sum(self._batch.cache.lengths.copy().values()) / (self.rows * self.context)
 
     def drain(self) -> None:
         """Refuse new requests; the accepted requests are answered."""
