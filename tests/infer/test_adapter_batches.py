@@ -14,6 +14,7 @@ from tests.infer.test_scheduler import answer_pieces, collect, create_requests
 from tests.nn.adapters.test_batched import EXPERTS, PLAIN, adapted_copy
 from tests.nn.test_latent_attention import ARCHITECTURE
 from vita.infer.adapter_scheduler import AdapterBatches, AdapterScheduler
+from vita.infer.decoding_pass import DecodingPass
 from vita.infer.drafts import NgramDrafter
 from vita.infer.engine import Engine
 from vita.infer.request import (
@@ -29,7 +30,6 @@ from vita.infer.request import (
 )
 from vita.infer.sampling import Sampling
 from vita.infer.scheduler import Scheduler
-from vita.nn.cache import KVCache
 from vita.nn.init import initialize
 from vita.nn.transformer import Transformer
 from vita.testing import byte_tokenizer, tiny_model
@@ -150,13 +150,13 @@ def test_adapters_share_no_blocks_of_the_prefix_cache() -> None:
 def test_rows_of_all_adapters_advance_in_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     replica = Replica(dense(), *KINDS)
     taken: list[int] = []
-    begin = KVCache.begin
+    begin = DecodingPass.begin
 
-    def count_rows(cache: KVCache, rows: int, tokens: int) -> Any:
-        taken.append(sum(cache.taken))
-        return begin(cache, rows, tokens)
+    def count_rows(step: DecodingPass, rows: int, tokens: int) -> Any:
+        taken.append(len(step.places))
+        return begin(step, rows, tokens)
 
-    monkeypatch.setattr(KVCache, "begin", count_rows)
+    monkeypatch.setattr(DecodingPass, "begin", count_rows)
     request = GenerationRequest([256, 1, 2], Sampling(max_tokens=30), biases=UNENDING)
     for scheduler in (replica.scheduler, *replica.adapters):
         scheduler.answer(request)  # the widths are measured
