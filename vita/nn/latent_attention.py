@@ -149,11 +149,36 @@ class LatentSelfAttention(nn.Module):
     ) -> Float[Tensor, "B T H V"]:
         """Attend to the latent vectors: q (W c) = (q W) c, and W sum(p c) is the sum of p (W c)."""
         latent = self.latent
-        weight = _weight(self.kv_b_proj, unrotated.dtype).unflatten(0, (self.heads, -1))
-        key_weight, value_weight = weight.split((latent.unrotated_dim, latent.value_dim), dim=1)
-        queries = torch.cat((torch.einsum("bthn,hnr->bthr", unrotated, key_weight), rotated), dim=-1).transpose(1, 2)
+        key_weights: list[RowWeight] = []
+        value_weights: list[RowWeight] = []
+        for rows, matrix in _weights(self.kv_b_proj, unrotated.dtype):
+            parts = matrix.unflatten(0, (self.heads, -1)).split((latent.unrotated_dim, latent.value_dim), dim=1)
+            key_weights.append((rows, parts[0]))
+            value_weights.append((rows, parts[1]))
+        queries = torch.cat((_products("bthn,hnr->bthr", unrotated, key_weights), rotated), dim=-1).transpose(1, 2)
         mixed = attend(queries, cached, cached, visible, self.options)[..., : latent.key_value_rank]
-        return torch.einsum("bhtr,hvr->bthv", mixed, value_weight)
+        return _products("bhtr,hvr->bthv", mixed, value_weights)
+
+
+RowWeight = tuple[Tensor | None, Tensor]
+"""Rows and their weight; None for all rows."""
+
+
+def _products(equation: str, states: Tensor, weights: list[RowWeight]) -> Tensor:
+    """Return the products of all rows with the first weight, and of some rows with a weight of their own."""
+    outputs = torch.einsum(equation, states, weights[0][1])
+    for rows, weight in weights[1:]:
+        assert rows is not None
+        outputs.index_copy_(0, rows, torch.einsum(equation, states.index_select(0, rows), weight))
+    return outputs
+
+
+def _weights(linear: nn.Module, dtype: torch.dtype) -> list[RowWeight]:
+    """Return the matrix of a projection, and the matrices of the rows of adapters in a batch."""
+    if hasattr(linear, "row_variants"):
+        variants = linear.row_variants()  # pyright: ignore[reportCallIssue]
+        return [(rows, _weight(variant, dtype)) for rows, variant in variants]
+    return [(None, _weight(linear, dtype))]
 
 
 def _weight(linear: nn.Module, dtype: torch.dtype) -> Float[Tensor, "O R"]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from tests.nn.test_experts import mixture
-from tests.nn.test_latent_attention import model_with_weights
+from tests.nn.test_latent_attention import ARCHITECTURE, model_with_weights
 from vita.nn.adapters.attach import attach, merge, reference_copy, trainable
 from vita.nn.adapters.batched import BatchedAdapters, changed_modules, computes_by_row, measured_layers
 from vita.nn.adapters.config import LoraConfig
 from vita.nn.adapters.pass_rows import BASE, PassRows, adapters_of, one_adapter
+from vita.nn.cache import KVCache
 from vita.nn.init import initialize
 from vita.nn.packed import can_pack
 from vita.nn.transformer import Transformer
@@ -111,14 +112,34 @@ def test_rows_of_a_mixture_with_adapted_experts_equal_the_merged_models() -> Non
 
 def test_rows_of_latent_attention_equal_the_merged_models() -> None:
     targets = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj", "up_proj")
-    check_rows(model_with_weights(), ({**PLAIN, "target_modules": targets},) * 3)
+    check_rows(model_with_weights(), ({**PLAIN, "target_modules": targets}, PLAIN, {**PLAIN, "use_dora": True}))
 
 
-def test_a_projection_of_cached_tokens_is_not_computed_by_row() -> None:
+@torch.inference_mode()
+def test_a_step_of_latent_attention_reads_the_matrix_of_the_adapter_of_each_row() -> None:
+    base, ids = model_with_weights(), torch.randint(0, 64, (8, 6), generator=torch.Generator().manual_seed(2))
+    batched, options = BatchedAdapters(base), ({**PLAIN, "target_modules": ("kv_b_proj",)}, PLAIN, {**PLAIN, "rank": 2})
+    adapted = {adapter: adapted_copy(base, adapter, kind) for adapter, kind in enumerate(options, start=1)}
+    for adapter, model in adapted.items():
+        batched.add(adapter, model)
+    adapted[BASE] = base
+    rows = [KVCache(ARCHITECTURE, 1) for _ in OWNERS]
+    cache = KVCache(ARCHITECTURE, len(OWNERS), free=True, padded=True)
+    for row, owner in enumerate(OWNERS):
+        adapted[owner](ids[row : row + 1], cache=rows[row])
+        cache.put(row, rows[row].text(0))
+    with adapters_of(pass_rows(OWNERS)):
+        logits = batched.model(IDS, cache=cache)
+    for row, owner in enumerate(OWNERS):
+        expected = adapted[owner](IDS[row : row + 1], cache=rows[row])
+        torch.testing.assert_close(logits[row], expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_an_update_with_a_bias_of_a_projection_of_cached_tokens_is_not_computed_by_row() -> None:
     base = model_with_weights()
     base.requires_grad_(False)
-    assert computes_by_row(base, adapted_copy(base, 1, {**PLAIN, "target_modules": ("o_proj",)}))
-    assert not computes_by_row(base, adapted_copy(base, 1, {**PLAIN, "target_modules": ("kv_b_proj",)}))
+    assert computes_by_row(base, adapted_copy(base, 1, PLAIN))
+    assert not computes_by_row(base, adapted_copy(base, 1, {**PLAIN, "lora_bias": True}))
 
 
 def test_the_changes_of_an_adapter_are_found_by_the_tensors_that_it_does_not_share() -> None:

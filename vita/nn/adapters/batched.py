@@ -30,8 +30,10 @@ from vita.nn.transformer import OutputHead, Transformer
 
 # N rows, D width, V vocabulary
 
-NOT_BY_ROW = ("kv_b_proj", "embed_positions")
-"""Modules that also compute other rows than those of the pass: cached tokens, or positions that texts share."""
+NOT_BY_ROW = ("embed_positions",)
+"""Modules that compute other rows than those of the pass: positions that texts share."""
+LATENT = "kv_b_proj"
+"""The module of latent attention whose matrix is read (`BatchedModule.row_variants`), without a bias of the update."""
 
 
 class BatchedModule(nn.Module):
@@ -74,6 +76,17 @@ class BatchedModule(nn.Module):
             changed = stack(inputs.flatten(0, -2)[None], outputs.flatten(0, -2)[None])
             outputs = changed.view_as(outputs)
         return outputs
+
+    def row_variants(self) -> list[tuple[Tensor | None, nn.Module]]:
+        """Return the module of all rows of the pass, and the modules of the rows of some adapters."""
+        rows = current_rows()
+        if rows is None:
+            return [(None, self.base)]
+        if rows.uniform is not None:
+            return [(None, self.variants.get(rows.uniform, self.base))]
+        pairs = [pair for block in rows.blocks for pair in zip(block.rows, block.adapters, strict=True)]
+        own = [(selected, self.variants[adapter]) for selected, adapter in pairs if adapter in self.variants]
+        return [(None, self.base), *own]
 
     def extra_repr(self) -> str:
         return f"adapters={sorted({*self.updates.adapters, *self.variants})}"
@@ -136,8 +149,9 @@ class BatchedAdapters:
                 self._head.variants[adapter] = adapted.head
                 continue
             batched = self._batched(name)
-            is_adapted = isinstance(module, AdaptedLinear)
-            if is_adapted and isinstance(base, BaseLinear) and shares_matrix(module, base):
+            if name.endswith(LATENT):
+                batched.variants[adapter] = module
+            elif isinstance(module, AdaptedLinear) and isinstance(base, BaseLinear) and shares_matrix(module, base):
                 dtype = self.model.head_weight.dtype
                 batched.updates.add(adapter, LowRankUpdate.of(module, base.bias, dtype=dtype))
             else:
@@ -185,7 +199,13 @@ def shares_matrix(layer: AdaptedLinear, base: nn.Module) -> bool:
 def computes_by_row(base: Transformer, adapted: Transformer) -> bool:
     """Return True if the modules that an adapter changes compute each row of a pass by itself."""
     excluded = (*NOT_BY_ROW, "embed_tokens") if base.architecture.tied else NOT_BY_ROW  # tied: also the output head
-    return not any(name.endswith(excluded) for name in changed_modules(base, adapted))
+    for name in changed_modules(base, adapted):
+        module = adapted.get_submodule(name)
+        if name.endswith(LATENT) and isinstance(module, AdaptedLinear) and module.lora_B.bias is not None:
+            return False
+        if name.endswith(excluded):
+            return False
+    return True
 
 
 def measured_layers(base: Transformer, adapted: Transformer, *, least: int) -> int:
