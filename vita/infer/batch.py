@@ -149,7 +149,7 @@ class GenerationBatch:
         """Let the next adapter read, if the prompt that is being read is not read completely."""
         if not self.begun or self.begun[0].prompt.is_read:
             return
-        if self.cache.taken.count(False) > len(self.begun):
+        if self.rows - len(self.answers) > len(self.begun):
             reading = {job.adapter for job in self.begun}
             self._take(lambda: other_job(reading))
         self.begun.rotate(-1)
