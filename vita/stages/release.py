@@ -6,6 +6,7 @@ defaults, and golden prompts with their greedy answers, which verify a replica o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +20,16 @@ from vita.gates.exports import is_export, record_export
 from vita.infer.content_filter import ContentFilter
 from vita.infer.sampling import Sampling
 from vita.server.backend_settings import BackendSettings, backend_values
-from vita.server.backends.backend_release import prepare_backend
+from vita.server.backends.backend_plan import why_unsupported
+from vita.server.backends.backend_release import check_release, prepare_backend
 from vita.server.release import create_release
 from vita.server.speculation import SpeculationSettings, check_speculation, speculation_values
 from vita.spine.config import Settings, neutral
-from vita.spine.errors import DataError, GateError
+from vita.spine.errors import ConfigError, DataError, GateError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.spine.stage import explicit_only
-from vita.spine.store import Store
+from vita.spine.store import Store, Traits
 from vita.stages.kinds import Model, Release
 
 if TYPE_CHECKING:
@@ -84,6 +86,14 @@ class Inputs:
     """The draft model of speculative decoding: a smaller one with the same tokenizer."""
 
 
+def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None:
+    """Return the reason why the backend cannot serve the model; raises a `VitaError` for a program that is missing."""
+    if config.backend.program != "vita" and config.speculation.method != "none":
+        where, problem = "release.speculation", f"the backend `{config.backend.program}` has settings of its own"
+        raise ConfigError(where, problem, hint="use `none`")
+    return why_unsupported(config.backend, traits.get("model"))
+
+
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
     """Refuse a model that no gate approves now with these weights and this guard."""
     clearance.require_approval(ledger, store, inputs.model.digest, where="release.model", guard=_guard(config))
@@ -116,10 +126,17 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         speculation=config.speculation.record(),
         draft=draft,
     )
+    if (checked := check_release(folder, threads=context.machine.threads)) is not None:
+        context.emit(
+            "note",
+            text=f"{config.backend.program} gives the golden answers within {checked.difference:.2g} nats per token",
+        )
     context.emit("note", text=f"{config.name}:{version} pins {inputs.model.digest[:12]}, {len(answers)} golden answers")
     facts: dict[str, Any] = {"name": config.name, "version": version, "model": inputs.model.digest}
     if config.backend.program != "vita":
         facts["backend"] = config.backend.program
+    if checked is not None:
+        facts["golden_difference"] = round(checked.difference, 6)
     if (speculation := config.speculation.record()) is not None:
         facts["speculation"] = speculation
     if inputs.draft is not None:

@@ -53,6 +53,14 @@ def test_all_processes_of_a_program_end_together(tmp_path: Path, ending: str) ->
     assert code in (137, 143, 1) and not folder.exists()
 
 
+def test_the_address_is_found_after_a_part_of_another_line() -> None:
+    code = "import time; print('0.00.016 W ', end=''); print('http://127.0.0.1:5', flush=True); time.sleep(600)"
+    process = EngineProcess("llama.cpp", [sys.executable, "-I", "-c", code], {}, secret="")
+    process.wait_ready(lambda: process.address is not None, seconds=60)
+    process.stop()
+    assert process.address == "http://127.0.0.1:5"
+
+
 def test_a_program_that_does_not_start_is_reported_with_its_first_exception_and_without_its_secret() -> None:
     code = "import sys; print('INFO sk-1'); sys.exit('ValueError: no memory for sk-1\\nRuntimeError: see above')"
     process = EngineProcess("vllm", [sys.executable, "-I", "-c", code], {}, secret="sk-1")

@@ -1,18 +1,22 @@
 """Creates releases whose answers another program computes: with a GGUF file for llama.cpp, and with golden answers.
 
 files = prepare_backend(model_folder, release_folder, settings)        # before `create_release`
+check_release(release_folder, threads=1)                               # compare the program with the golden answers
 release_with_backend(release, settings, target, golden=...)            # another backend for an existing release
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vita.data.tokens.chat_template import training_clock
 from vita.server.backend_settings import BackendSettings, release_backend
-from vita.server.release import GGUF, ReleaseInfo, link_or_copy, verify_release, write_description
+from vita.server.backends.conformance import Conformance
+from vita.server.release import GGUF, MODEL, ReleaseInfo, link_or_copy, read_release, verify_release, write_description
 from vita.spine.disk import file_sha256
 from vita.spine.errors import ConfigError
 from vita.spine.model_files import is_adapter_folder
@@ -64,6 +68,33 @@ def _export(model: Path, target: Path, settings: BackendSettings) -> ExportedGgu
         "types": dict(report.types), "notes": list(report.notes), "use": "release",
     }  # fmt: skip
     return ExportedGguf(path, digest, record)
+
+
+def check_release(folder: Path, *, threads: int) -> Conformance | None:
+    """Start the program of a release and compare it with the golden answers; None for one that runs elsewhere.
+
+    Raises `ModelError` if the program cannot start, or if an answer differs by more than the tolerance.
+    """
+    from vita.server.backends.programs import open_program
+    from vita.server.backends.remote_engine import RemoteEngine
+
+    release = read_release(folder)
+    settings = release_backend(release.content)
+    if settings.program in ("vita", "openai"):
+        return None
+    engine = RemoteEngine.open(folder / MODEL, clock=training_clock)
+    program = open_program(settings, release, engine, rows=1, threads=threads)
+
+    async def compare() -> Conformance:
+        try:
+            return await program.compare(release.content["golden"])
+        finally:
+            await program.client.close()
+
+    try:
+        return asyncio.run(compare())
+    finally:
+        program.stop()
 
 
 def release_with_backend(

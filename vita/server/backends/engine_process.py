@@ -25,7 +25,8 @@ from vita.spine.errors import ModelError
 
 ENDED = 70
 """Exit code of a replica whose program has ended."""
-_ADDRESS = re.compile(r"^http://127\.0\.0\.1:\d+$")
+_ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+$")
+"""The address of the program; a thread of the program may have written a part of another line before it."""
 _PREFIX = re.compile(r"^(?:\(.*?pid=\d+\) )?(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \S+ \S+ \[\S+\] )?")
 """Process, level and source of a line of vLLM."""
 _EXCEPTION = re.compile(r"^[\w.]*(?:Error|Exception): ")
@@ -76,8 +77,9 @@ class EngineProcess:
                 self._reader.join(5)
                 raise ModelError(f"backend {self.program}", f"ended before it was ready: {self.last_error()}")
             if time.monotonic() > deadline:
+                error = self.last_error()  # before the program is ended
                 self.stop()
-                raise ModelError(f"backend {self.program}", f"was not ready within {seconds:g} s: {self.last_error()}")
+                raise ModelError(f"backend {self.program}", f"was not ready within {seconds:g} s: {error}")
             time.sleep(0.05)
 
     def end_replica_with_program(self) -> None:
@@ -122,8 +124,8 @@ class EngineProcess:
                 line = data.decode(errors="replace").rstrip()
                 if self._secret:
                     line = line.replace(self._secret, "***")
-                if self.address is None and _ADDRESS.match(line):
-                    self.address = line
+                if self.address is None and (address := _ADDRESS.search(line)):
+                    self.address = address[0]
                     continue
                 line = _PREFIX.sub("", line, count=1)
                 self._last_lines.append(line)
