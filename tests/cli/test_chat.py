@@ -17,6 +17,7 @@ import pytest
 
 from tests.cli.models import Vita, command_runner, save_chat_model
 from tests.server.tool_model import WEATHER, memorizing_model
+from vita.nn import int8
 
 
 @pytest.fixture
@@ -50,6 +51,22 @@ def test_a_message_that_is_too_long_is_a_one_line_error_and_the_session_continue
     assert code == 0, err
     assert "error message: expected at most 255 tokens" in err and "expected text in UTF-8" in err
     assert err.count("\n") == 2 and out.count("\n") >= 2
+
+
+def test_chat_computes_with_quantized_weights_and_refuses_other_formats_and_devices(
+    vita: Vita, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not int8.has_exact_products():
+        pytest.skip("no exact 8-bit products on this processor")
+    _type_lines(monkeypatch, "What is a cat?")
+    code, out, err = vita("chat", "model", "--max-tokens", "8", "--temperature", "0", "--quantization", "int8")
+    assert code == 0, err
+    assert out.strip()
+    code, _, err = vita("generate", "model", "a cat", "--quantization", "q8_0")
+    assert code == 2 and "'q8_0' is not one of 'int8', 'int4'" in err
+    monkeypatch.setenv("VITA_DEVICE", "cuda")
+    code, _, err = vita("generate", "model", "a cat", "--quantization", "int8")
+    assert code == 6 and "int8 weights are computed on a CPU only, got 'cuda'; set VITA_DEVICE=cpu" in err
 
 
 def test_a_model_without_a_template_is_refused_before_the_first_question(

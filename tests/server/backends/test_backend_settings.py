@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.server.test_text_endpoints import embedding_folder
 from vita.server.backend_settings import BackendSettings, release_backend
+from vita.server.backends.backend_release import prepare_backend
 from vita.server.backends.programs import endpoint_key, require_vllm
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
@@ -36,6 +39,21 @@ def test_a_wrong_setting_of_a_backend_is_named(values: dict[str, Any], message: 
     with pytest.raises(ConfigError) as error:
         build(BackendSettings, values, where="backend")
     assert message in str(error.value)
+
+
+def test_quantized_weights_of_vita_have_a_label_and_a_tolerance() -> None:
+    settings = build(ReleaseConfig, {"backend": {"program": "vita", "quantization": "int8"}}, where="release").backend
+    assert (settings.label, settings.weight_format, settings.allowed_difference) == ("int8", "int8", 0.05)
+    assert settings.record() == {"program": "vita", "quantization": "int8"}
+    assert BackendSettings(quantization="int4", tolerance=0.1).allowed_difference == 0.1
+    default = BackendSettings()
+    assert default.is_default and default.allowed_difference == 0.01 and default.weight_format is None
+
+
+def test_quantized_weights_are_refused_for_a_model_that_reads_whole_texts(tmp_path: Path) -> None:
+    embedding_folder(tmp_path / "model")
+    with pytest.raises(ConfigError, match="a model for embedding cannot be served with `quantization`"):
+        prepare_backend(tmp_path / "model", tmp_path / "release", BackendSettings(quantization="int8"))
 
 
 def test_the_release_stage_reads_a_backend_by_its_name_or_its_settings() -> None:
