@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.infer.test_mixtures import mixture
+from tests.infer.test_prefix_cache import assert_same_bits
 from tests.infer.test_scheduler import answer_pieces, collect, create_requests
 from tests.nn.adapters.test_batched import EXPERTS, PLAIN, adapted_copy
 from tests.nn.test_latent_attention import ARCHITECTURE
@@ -17,6 +18,7 @@ from vita.infer.adapter_scheduler import AdapterBatches, AdapterScheduler
 from vita.infer.decoding_pass import DecodingPass
 from vita.infer.drafts import NgramDrafter
 from vita.infer.engine import Engine
+from vita.infer.prompts import PromptReader, PromptState
 from vita.infer.request import (
     Event,
     FailedEvent,
@@ -129,6 +131,28 @@ def test_prompt_scores_and_embeddings_are_those_of_the_adapter(prompt_tokens: in
         assert [score.logprob for score in result.scores] == pytest.approx(list(expected.logprobs), abs=1e-4)
     assert len({str(result) for result in results}) == len(results)
     together.close()
+
+
+@torch.inference_mode()
+def test_short_prompts_of_different_adapters_are_read_in_one_pass() -> None:
+    replica = Replica(dense(), *KINDS)
+    model, generator = replica.scheduler.model, torch.Generator().manual_seed(1)
+    adapters = [None, *(adapter.adapter for adapter in replica.adapters), replica.adapters[0].adapter]
+    texts = [torch.randint(0, 250, (length,), generator=generator).tolist() for length in (9, 4, 17, 6, 1)]
+    reader, passes = PromptReader(model), list[int]()
+    alone, together = (
+        [PromptState(ids, adapter=adapter) for ids, adapter in zip(texts, adapters, strict=True)] for _ in range(2)
+    )
+    reader.read([PromptState(ids, adapter=adapter) for ids, adapter in zip(texts, adapters, strict=True)])
+    for prompt in alone:  # the widths are measured now
+        assert reader.is_short(prompt)
+        reader.read([prompt])
+    with model.model.register_forward_pre_hook(lambda _, arguments: passes.append(arguments[0].shape[1])):
+        reader.read(together)
+    assert passes == [48]  # 37 tokens
+    for first, second in zip(alone, together, strict=True):
+        assert_same_bits(first, second)
+    replica.close()
 
 
 def test_adapters_share_no_blocks_of_the_prefix_cache() -> None:

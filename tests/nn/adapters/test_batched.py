@@ -11,6 +11,8 @@ from torch import Tensor
 
 from tests.nn.test_experts import mixture
 from tests.nn.test_latent_attention import ARCHITECTURE, model_with_weights
+from vita.infer.decoding_pass import DecodingPass
+from vita.infer.row_cache import RowCache
 from vita.nn.adapters.attach import attach, merge, reference_copy, trainable
 from vita.nn.adapters.batched import BatchedAdapters, changed_modules, computes_by_row, measured_layers
 from vita.nn.adapters.config import LoraConfig
@@ -124,12 +126,13 @@ def test_a_step_of_latent_attention_reads_the_matrix_of_the_adapter_of_each_row(
         batched.add(adapter, model)
     adapted[BASE] = base
     rows = [KVCache(ARCHITECTURE, 1) for _ in OWNERS]
-    cache = KVCache(ARCHITECTURE, len(OWNERS), free=True, padded=True)
+    cache = RowCache(ARCHITECTURE, single=True)
     for row, owner in enumerate(OWNERS):
         adapted[owner](ids[row : row + 1], cache=rows[row])
         cache.put(row, rows[row].text(0))
+    step = DecodingPass(cache, dict.fromkeys(range(len(OWNERS)), 1))
     with adapters_of(pass_rows(OWNERS)):
-        logits = batched.model(IDS, cache=cache)
+        logits = batched.model(IDS, cache=step, attention=step.attention(base.attention))
     for row, owner in enumerate(OWNERS):
         expected = adapted[owner](IDS[row : row + 1], cache=rows[row])
         torch.testing.assert_close(logits[row], expected[0], rtol=1e-4, atol=1e-4)

@@ -96,7 +96,7 @@ def _add_updates(stack: UpdateStack, block: RowBlock, inputs: Tensor, outputs: T
     """Replace the rows of the adapters of a stack in `outputs`, [rows, O]; `inputs` are those of the block."""
     rows = block.rows
     if stack.positions is not None:
-        rows, inputs = rows[stack.positions], inputs[stack.positions]
+        rows, inputs = (part.index_select(0, stack.positions) for part in (rows, inputs))
     flat = rows.reshape(-1)
     selected = outputs.index_select(0, flat).view(*rows.shape, -1)
     outputs.index_copy_(0, flat, stack(inputs, selected).flatten(0, 1))

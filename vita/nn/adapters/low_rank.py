@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -67,7 +67,7 @@ class LowRankUpdate:
 class UpdateStack:
     """The updates of several adapters of one kind."""
 
-    positions: list[int] | None
+    positions: Int[Tensor, "K"] | None
     """The positions of the adapters among those of the pass; None for all."""
     narrow: Float[Tensor, "K I R"]
     wide: Float[Tensor, "K R O"]
@@ -128,7 +128,7 @@ class LowRankUpdates:
         factors = [update.factors for update in updates if update.factors is not None]
         shifts = [update.shift for update in updates if update.shift is not None]
         return UpdateStack(
-            None if len(positions) == len(adapters) else positions,
+            None if len(positions) == len(adapters) else torch.tensor(positions, device=updates[0].narrow.device),
             _stacked([update.narrow for update in updates]),
             _stacked([update.wide for update in updates]),
             _stacked(factors)[:, None] if factors else None,
