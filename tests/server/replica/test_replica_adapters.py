@@ -16,9 +16,9 @@ from tests.cli.models import save_chat_model
 from tests.server.serving import serving
 from tests.server.test_adapters import QUESTION, save_adapter_of
 from vita.data.records import Message
+from vita.infer.batch import GenerationBatch
 from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
-from vita.nn.cache import KVCache
 from vita.server.release import create_release, read_release
 from vita.server.replica.main import open_app
 
@@ -72,12 +72,12 @@ def running_replica(folder: Path, **limits: int) -> Iterator[Replica]:
 def test_requests_to_all_adapters_are_computed_in_one_batch_with_the_bits_of_each_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken: list[int] = []
-    begin = KVCache.begin
+    num_rows: list[int] = []
+    step = GenerationBatch.step
 
-    def count_rows(cache: KVCache, rows: int, tokens: int) -> Any:
-        taken.append(sum(cache.taken))
-        return begin(cache, rows, tokens)
+    def count_rows(batch: GenerationBatch) -> None:
+        num_rows.append(len(batch.answers))
+        step(batch)
 
     options = {"logprobs": True, "max_tokens": 40, "logit_bias": {"65": 3}, "seed": 5, "temperature": 0.5}
     with running_replica(tmp_path) as replica:
@@ -86,10 +86,10 @@ def test_requests_to_all_adapters_are_computed_in_one_batch_with_the_bits_of_eac
         for name in KINDS:
             models.append(replica.add(name))
             alone.append(replica.chat(models[-1], **options))  # the adapters after it are not loaded yet
-        monkeypatch.setattr(KVCache, "begin", count_rows)
+        monkeypatch.setattr(GenerationBatch, "step", count_rows)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             together = list(pool.map(lambda model: replica.chat(model, **options), models * 2))
-        assert max(taken) >= 4  # rows of one cache
+        assert max(num_rows) >= 4  # a model has two requests
         assert together == alone * 2
         assert len({str(answer) for answer in alone}) == len(models)
         listed = replica.http.get("/v1/models").json()["data"]
