@@ -118,6 +118,34 @@ def test_layers_with_the_same_input_give_the_same_bits_together_and_one_by_one(m
     assert torch.equal(mixed[0], expected[0]) and mixed[1].shape == (2, 5, 8)
 
 
+@needs_int8
+@pytest.mark.parametrize(
+    "sizes",
+    [{}, {"qk_norm": "none"}, {"biases": ("qkv",)}, {"feedforward": 40}],
+    ids=["plain", "no norm", "bias", "odd"],
+)
+def test_joined_projections_have_the_bits_of_separate_ones_and_can_be_split_again(sizes: dict[str, Any]) -> None:
+    model, ids = tiny_model(**{"width": 64, "feedforward": 128, **sizes}), torch.arange(24).view(2, 12)
+    separate = copy.deepcopy(model)
+    with torch.inference_mode():
+        quantize_weights(model, "int8")
+        for name, module in list(separate.named_modules()):
+            if name.endswith("_proj") and isinstance(module, torch.nn.Linear):
+                parent, _, last = name.rpartition(".")
+                setattr(separate.get_submodule(parent), last, Int8Linear.of(module.weight, module.bias))
+        separate.quantized_head = model.quantized_head
+        expected = separate(ids)
+        names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        assert "qkv_proj" in names and "q_proj" not in names
+        assert ("gate_up_proj" in names) is ("feedforward" not in sizes)  # 40 are not whole vectors
+        assert torch.equal(model(ids), expected)
+        model.split_projections()
+        assert torch.equal(model(ids), expected)
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    assert {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"} < names
+    assert not {"qkv_proj", "gate_up_proj"} & names
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_same_weights_always_give_the_same_codes(kind: WeightFormat) -> None:
     weight = random_matrix(64, 96)

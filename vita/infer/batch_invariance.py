@@ -23,6 +23,7 @@ from vita.infer.row_cache import RowCache
 from vita.nn.adapters.pass_rows import BASE, PassRows, adapters_of, one_adapter
 from vita.nn.architecture import Architecture
 from vita.nn.cache import TextStates
+from vita.nn.feedforward import VECTOR
 from vita.nn.transformer import Transformer
 
 # B computed row, N row up to the last taken one, D width, K key head, H query head, S slot, T query,
@@ -32,8 +33,6 @@ M = TypeVar("M", bound=nn.Module)
 
 TILE = 16
 """The reference width is a multiple of it. Kernels process rows in tiles, and round the remainder differently."""
-VECTOR = 16
-"""Numbers that elementwise kernels process together; what remains at the end is rounded differently."""
 LONG_TEXT = 640
 """Tokens of the long text beside a short one: more than the 512 slots that the fused kernel takes at a time."""
 REFERENCE_ROWS = 4

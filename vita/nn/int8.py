@@ -14,6 +14,7 @@ computed by oneDNN, which uses the VNNI instructions of a processor that has the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -54,6 +55,24 @@ class Int8Linear(FrozenLinear):
     def of(cls, weight: Float[Tensor, "O I"], bias: nn.Parameter | None = None) -> Int8Linear:
         """Return a linear layer with a quantized copy of `weight`."""
         return cls(*weight_codes(weight.detach()), bias)
+
+    @classmethod
+    def join(cls, layers: Sequence[nn.Module]) -> Int8Linear | None:
+        """Return one layer with the outputs of several layers for the same input; None if they cannot be joined."""
+        joined = [layer for layer in layers if isinstance(layer, Int8Linear)]
+        biases: list[Tensor] = [layer.bias for layer in joined if layer.bias is not None]
+        if len(joined) < len(layers) or len(biases) not in (0, len(layers)):
+            return None
+        bias = nn.Parameter(torch.cat(biases), requires_grad=False) if biases else None
+        codes = torch.cat([layer.codes.to_dense().T for layer in joined])
+        return cls(codes, torch.cat([layer.scales for layer in joined]), bias)
+
+    def split(self, sizes: Sequence[int]) -> list[Int8Linear]:
+        """Return the layers that were joined, which have these numbers of outputs."""
+        biases = [None] * len(sizes) if self.bias is None else [nn.Parameter(b) for b in self.bias.split(list(sizes))]
+        codes = self.codes.to_dense().T.split(list(sizes))
+        parts = zip(codes, self.scales.split(list(sizes)), biases, strict=True)
+        return [Int8Linear(part.contiguous(), scales.clone(), bias) for part, scales, bias in parts]
 
     def dense(self, dtype: torch.dtype) -> Float[Tensor, "O I"]:
         """Return the dequantized matrix."""

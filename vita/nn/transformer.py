@@ -10,7 +10,7 @@ predicts the token at each position instead of the next one. The parameters of a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol, Self
 
@@ -34,7 +34,7 @@ from vita.nn.attention import (
 from vita.nn.experts import MixtureOfExperts
 from vita.nn.feedforward import ACTIVATIONS, FeedForward, Linear
 from vita.nn.frozen_linear import FrozenLinear
-from vita.nn.int8 import linear_products
+from vita.nn.int8 import Int8Linear, linear_products
 from vita.nn.latent_attention import LatentSelfAttention
 from vita.nn.norms import norm
 from vita.nn.packed import can_pack, pack_weight, packed, product
@@ -235,6 +235,18 @@ class Transformer(nn.Module):
         if self.quantized_head is None and can_pack(self.head_weight):
             self.packed_head = packed(self.head_weight)
 
+    def join_projections(self) -> None:
+        """Compute projections of the same input as one product, where their weights have 8 bits."""
+        for module in list(self.modules()):
+            if isinstance(module, SelfAttention | FeedForward):
+                module.join_projections()
+
+    def split_projections(self) -> None:
+        """Restore the separate projections, which have the same values, so that an adapter can change them."""
+        for module in list(self.modules()):
+            if isinstance(module, SelfAttention | FeedForward):
+                module.split_projections()
+
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
         """Weight of the output head, one row per token; the embedding if tied, or if the head is quantized."""
@@ -400,6 +412,8 @@ class Layer(nn.Module):
 class SelfAttention(nn.Module):
     """Grouped-query attention, optionally with norms on queries and keys before the rotation (Dehghani et al. 2023)."""
 
+    qkv_proj: Int8Linear | None
+
     def __init__(self, architecture: Architecture, index: int, attention: str) -> None:
         super().__init__()
         width, size = architecture.width, architecture.head_dim
@@ -418,6 +432,8 @@ class SelfAttention(nn.Module):
         self.k_proj = Linear(width, keys, bias=has_bias)
         self.v_proj = Linear(width, keys, bias=has_bias)
         self.o_proj = Linear(queries, width, bias="output" in architecture.biases)
+        self.sizes = [queries, keys, keys]
+        self.register_module("qkv_proj", None)  # 8-bit weights of the three projections, which replace them
         if self.qk_norm != "none":
             per_head = self.qk_norm == "head"
             self.q_norm = norm(architecture, size if per_head else queries)
@@ -431,7 +447,7 @@ class SelfAttention(nn.Module):
         cache: KeysAndValues | None,
         attention: Attention | None = None,
     ) -> Float[Tensor, "B T D"]:
-        queries, keys, values = linear_products(states, self.q_proj, self.k_proj, self.v_proj)
+        queries, keys, values = self._projections(states)
         queries, keys = self._normed_heads(queries, keys)
         if turn is not None and self.rotates:
             queries, keys = rotate(queries, turn), rotate(keys, turn)
@@ -441,6 +457,24 @@ class SelfAttention(nn.Module):
             keys, values = cache.write(self.index, keys, values)
         mixed = (attention or self.attend)(queries, keys, values, visible, self.options)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _projections(self, states: Float[Tensor, "B T D"]) -> Sequence[Tensor]:
+        joined = self.qkv_proj
+        if joined is not None:
+            return joined(states).split(self.sizes, dim=-1)
+        return linear_products(states, self.q_proj, self.k_proj, self.v_proj)
+
+    def join_projections(self) -> None:
+        """Compute the projections of the input as one product, if they have 8-bit weights."""
+        if (joined := Int8Linear.join((self.q_proj, self.k_proj, self.v_proj))) is not None:
+            self.qkv_proj = joined
+            del self.q_proj, self.k_proj, self.v_proj
+
+    def split_projections(self) -> None:
+        """Undo `join_projections`, between the passes of another thread or beside them."""
+        if self.qkv_proj is not None:
+            self.q_proj, self.k_proj, self.v_proj = self.qkv_proj.split(self.sizes)
+            self.qkv_proj = None
 
     def _normed_heads(self, queries: Float[Tensor, "B T N"], keys: Float[Tensor, "B T M"]) -> tuple[Tensor, Tensor]:
         if self.qk_norm == "projection":

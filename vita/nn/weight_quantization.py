@@ -53,6 +53,7 @@ def quantize_weights(model: Transformer, kind: WeightFormat) -> None:
         elif isinstance(module, Linear) and module.packable and module.out_features > 1:  # not the gate of an expert
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, frozen_linear(module.weight, module.bias, kind))
+    model.join_projections()
 
 
 def frozen_linear(weight: torch.Tensor, bias: nn.Parameter | None, kind: WeightFormat) -> FrozenLinear:

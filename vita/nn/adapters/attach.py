@@ -93,6 +93,7 @@ def attach(
 ) -> None:
     """Freeze a model and attach an adapter whose update is 0; raise a `ModelError` if it selects no module."""
     quantization = quantization or BaseQuantization()
+    model.split_projections()
     _check_embeddings(model, config)
     linears = dict(adaptable_linears(model))
     selected = [name for name, in_file in linears.items() if config.selects(in_file) or config.selects(name)]

@@ -55,6 +55,7 @@ def load_adapter(model: Transformer, files: ModelFiles, *, quantization: BaseQua
     config = LoraConfig.read(files)
     where = str(files.path(ADAPTER_WEIGHTS))
     updates, parameters = _read_tensors(files, where)
+    model.split_projections()
     names = {in_file for _, in_file in adaptable_linears(model)}
     experts = _take_experts(model, config, updates)
     if HEAD in updates:

@@ -94,6 +94,7 @@ class Adapters:
         if self._has_other_weights(files):
             quantization = self.settings.weight_format
             return Engine.open(files, device=device, clock=datetime.now, packed=True, quantization=quantization)
+        self.engine.model.split_projections()  # before the copy, which shares them
         self.engine.model.requires_grad_(False)
         shared = reference_copy(self.engine.model)
         load_adapter(shared, files)
