@@ -4,9 +4,9 @@
 
 The servers are llama.cpp, `transformers serve`, and vLLM on the CPU with `--vllm PYTHON`; a server that cannot run is
 skipped by name. All run at the same time with one thread each, and answer the same prompts in alternating turns, greedy
-and without an end token. Every client sends its requests one after another. In the cases with a prefix, all prompts begin
-with the same 1,024 tokens, and each server has already read them. CPU time and memory are those of the server process.
-The figures of each case are saved when it has finished. Linux only: CPU times come from /proc.
+and without an end token. Every client sends its requests one after another. In the cases with a prefix, all prompts
+begin with the same 1,024 tokens, and each server has already read them. CPU time and memory are those of the server
+process. The figures of each case are saved when it has finished. Linux only: CPU times come from /proc.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ different from that of an unknown field. This module does not import torch: the 
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -21,7 +22,7 @@ from vita.server.errors import ApiError, invalid
 from vita.server.request_body import Misplaced
 from vita.server.request_body import RequestBody as RequestBody
 from vita.server.structured_outputs import ResponseFormat, StructuredOutputs
-from vita.server.tool_api import MessageToolCall, NamedToolChoice, ToolFields
+from vita.server.tool_api import MessageToolCall, NamedToolChoice, ToolFields, with_allowed_tools
 
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
 """Validation stops at the first error, so that a body with a million wrong ids does not take seconds."""
@@ -35,6 +36,8 @@ class StreamOptions(RequestBody):
 
     include_usage: bool = False
     """Send the token usage in a last chunk without choices."""
+    include_obfuscation: bool | None = None
+    """Accepted for compatibility; the server adds no obfuscation."""
 
 
 class Decoding(RequestBody):
@@ -200,14 +203,16 @@ class ChatRequest(ToolFields, Decoding):
 
     unsupported = {
         "functions": ([],), "function_call": ("none",), "audio": (), "modalities": (["text"],), "prediction": (),
-        "verbosity": (), "web_search_options": (), "suffix": (), "best_of": (1,), "echo": (False,),
+        "verbosity": ("medium",), "web_search_options": (), "moderation": (), "suffix": (), "best_of": (1,),
+        "echo": (False,),
     }  # fmt: skip
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1, max_length=4096)
     """The messages of the dialogue."""
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     """`auto`, the default with tools: the model calls functions or answers. `none`: the model does not see the tools.
-    `required`: the model calls at least one function. A named function: the model calls this function."""
+    `required`: the model calls at least one function. A named function: the model calls this function. With
+    `allowed_tools`, the model sees only the listed functions."""
     parallel_tool_calls: bool | None = None
     """With false, only the first call of an answer is returned."""
     add_generation_prompt: bool | None = None
@@ -230,11 +235,20 @@ class ChatRequest(ToolFields, Decoding):
     """Accepted for compatibility."""
     prompt_cache_key: str | None = Field(default=None, max_length=512)
     """Accepted for compatibility."""
+    prompt_cache_retention: str | None = Field(default=None, max_length=50)
+    """Accepted for compatibility."""
+    prompt_cache_options: dict[str, Any] | None = None
+    """Accepted for compatibility."""
     safety_identifier: str | None = Field(default=None, max_length=512)
     """Accepted for compatibility."""
     truncation: Literal["auto", "disabled"] = "disabled"
     """`auto` drops the oldest turns of a dialogue that exceeds the context; `disabled` refuses the request.
     A field of the OpenAI Responses API."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_allowed_tools(cls, values: Any) -> Any:
+        return with_allowed_tools(values)
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -479,7 +493,7 @@ def _path(location: tuple[int | str, ...]) -> str:
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif path and ("[" in part or "(" in part or "-" in part or part in ("str", "int", "list", "constrained-str")):
+        elif path and (re.search(r"[\[(-]|^[A-Z]", part) or part in ("str", "int", "list", "constrained-str")):
             continue
         else:
             path += f".{part}" if path else part

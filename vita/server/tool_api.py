@@ -80,6 +80,33 @@ class NamedToolChoice(RequestBody):
     """The function."""
 
 
+def with_allowed_tools(values: Any) -> Any:
+    """Return the values of a chat request with only the tools that a `tool_choice` of the type `allowed_tools` lists.
+
+    {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"type": "function", ...}]}}
+    """
+    choice = values.get("tool_choice") if isinstance(values, dict) else None
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return values
+    where = "tool_choice.allowed_tools"
+    allowed = choice.get("allowed_tools")
+    rows = allowed.get("tools") if isinstance(allowed, dict) else None
+    names = [_function_name(row) for row in rows] if isinstance(rows, list) else []
+    if not isinstance(allowed, dict) or allowed.get("mode") not in ("auto", "required") or not names:
+        raise Misplaced(where, "needs a `mode` (`auto` or `required`) and a list of `tools`")
+    tools: list[Any] = values["tools"] if isinstance(values.get("tools"), list) else []
+    known = [_function_name(tool) for tool in tools]
+    if unknown := [name for name in names if name is None or name not in known]:
+        raise Misplaced(f"{where}.tools", f"contains no function of `tools`: {str(unknown[0])[:64]}")
+    kept_tools = [tool for tool, name in zip(tools, known, strict=True) if name in names]
+    return {**values, "tools": kept_tools, "tool_choice": allowed["mode"]}
+
+
+def _function_name(tool: Any) -> Any:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    return function.get("name") if isinstance(function, dict) else None
+
+
 class ToolFields(RequestBody):
     """Fields of a request that determine tools and the rendering of the chat template."""
 

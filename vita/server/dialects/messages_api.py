@@ -12,12 +12,15 @@ from pydantic import Field
 
 from vita.server.api import ChatRequest, TokenizeRequest, read
 from vita.server.dialects.parts import AnswerReader, Part, PartChange, parts_of
-from vita.server.dialects.translation import named_event, translated_error
+from vita.server.dialects.translation import named_event, translated_error, with_renamed_param
 from vita.server.errors import ApiError, invalid
 from vita.server.request_body import RequestBody
 from vita.server.tool_api import Name
 
-_CHAT_NAMES = {"stop": "stop_sequences"}
+_CHAT_NAMES = {
+    "stop": "stop_sequences", "tool_choice.function.name": "tool_choice.name",
+    "reasoning_effort": "output_config.effort",
+}  # fmt: skip
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 _ERROR_TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
@@ -36,6 +39,12 @@ class ClientTool(RequestBody):
     """Description for the model."""
     input_schema: dict[str, Any] | None = None
     """JSON Schema of the input."""
+    strict: bool | None = None
+    """Constrain the input of calls to the schema."""
+    eager_input_streaming: bool | None = None
+    """Accepted for compatibility; a call is sent when it is complete."""
+    defer_loading: Literal[False] | None = None
+    """The only supported value is false: the model sees all tools."""
     cache_control: dict[str, Any] | None = None
     """Accepted for compatibility."""
 
@@ -58,6 +67,8 @@ class Thinking(RequestBody):
     """`enabled` and `disabled` set `enable_thinking` of the chat template; `adaptive` leaves its default."""
     budget_tokens: int | None = Field(default=None, ge=1)
     """Accepted for compatibility."""
+    display: Literal["summarized"] | None = None
+    """The only supported value is `summarized`; the reasoning is returned as the model wrote it."""
 
 
 class OutputFormat(RequestBody):
@@ -172,7 +183,7 @@ class MessagesApi:
     def error(self, body: Mapping[str, Any], status: int) -> dict[str, Any]:
         """Return the body of an error in the format of the Messages API."""
         kind = _ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        error = body.get("error")
+        error = with_renamed_param(body, _CHAT_NAMES).get("error")
         message = error.get("message") if isinstance(error, Mapping) else str(error)
         return {"type": "error", "error": {"type": kind, "message": message}}
 
@@ -303,6 +314,7 @@ def _dialogue(request: _Dialogue) -> dict[str, Any]:
                     "name": tool.name,
                     **({"description": tool.description} if tool.description else {}),
                     **({"parameters": tool.input_schema} if tool.input_schema else {}),
+                    **({"strict": True} if tool.strict else {}),
                 },
             }
             for tool in request.tools

@@ -11,12 +11,17 @@ from pydantic import Field
 
 from vita.server.api import ChatRequest, read
 from vita.server.dialects.parts import AnswerReader, Part, PartChange, parts_of
-from vita.server.dialects.translation import named_event, translated_error
+from vita.server.dialects.translation import named_event, translated_error, with_renamed_param
 from vita.server.errors import ApiError, invalid
 from vita.server.request_body import RequestBody
 from vita.server.tool_api import Name
 
-_CHAT_NAMES = {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format"}
+_CHAT_NAMES = {
+    "messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+}  # fmt: skip
+ENCRYPTED_REASONING = "reasoning.encrypted_content"
+"""The only accepted value of `include`: reasoning is returned as text, and nothing is stored that it would replace."""
 
 
 class ResponseFunction(RequestBody):
@@ -54,6 +59,8 @@ class TextOptions(RequestBody):
 
     format: TextFormat = TextFormat()
     """The format of the text."""
+    verbosity: Literal["medium"] | None = None
+    """The only supported value is `medium`, the default."""
 
 
 class ReasoningOptions(RequestBody):
@@ -69,8 +76,9 @@ class ResponsesRequest(RequestBody):
     """POST /v1/responses."""
 
     unsupported: ClassVar[Any] = {
-        "previous_response_id": (), "conversation": (), "background": (False,), "include": ([],), "prompt": (),
-        "max_tool_calls": (), "top_logprobs": (0,), "stream_options": (), "verbosity": (),
+        "previous_response_id": (), "conversation": (), "background": (False,), "prompt": (), "max_tool_calls": (),
+        "include": ([], [ENCRYPTED_REASONING]), "top_logprobs": (0,), "context_management": (), "moderation": (),
+        "stream_options": ({"include_obfuscation": False},),
     }  # fmt: skip
 
     model: str = Field(min_length=1, max_length=200)
@@ -109,6 +117,10 @@ class ResponsesRequest(RequestBody):
     """Accepted for compatibility."""
     prompt_cache_key: str | None = Field(default=None, max_length=512)
     """Accepted for compatibility."""
+    prompt_cache_retention: str | None = Field(default=None, max_length=50)
+    """Accepted for compatibility."""
+    prompt_cache_options: dict[str, Any] | None = None
+    """Accepted for compatibility."""
     safety_identifier: str | None = Field(default=None, max_length=512)
     """Accepted for compatibility."""
 
@@ -128,7 +140,7 @@ class ResponsesApi:
 
     def error(self, body: Mapping[str, Any], status: int) -> dict[str, Any]:
         """Return the body of an error; its format is that of chat completions."""
-        return dict(body)
+        return with_renamed_param(body, _CHAT_NAMES)
 
 
 class ResponsesTranslation:
@@ -228,9 +240,10 @@ class ResponsesTranslation:
         reasons = {"length": "max_output_tokens", "content_filter": "content_filter"}
         reason = reasons.get(finish or "")
         done = {"input": usage.get("prompt_tokens", 0), "output": usage.get("completion_tokens", 0)}
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
         counts = {
             "input_tokens": done["input"],
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": cached},
             "output_tokens": done["output"],
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": done["input"] + done["output"],
@@ -298,9 +311,19 @@ def _tools(request: ResponsesRequest) -> list[dict[str, Any]] | None:
 def _tool_choice(choice: Any) -> Any:
     if not isinstance(choice, dict):
         return choice
+    if choice.get("type") == "allowed_tools":
+        rows = choice.get("tools")
+        tools = [_chat_function(row) for row in rows] if isinstance(rows, list) else rows
+        return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode"), "tools": tools}}
     if choice.get("type") != "function" or not isinstance(choice.get("name"), str):
         raise invalid('`tool_choice` must be a word or {"type": "function", "name": ...}', "tool_choice")
     return {"type": "function", "function": {"name": choice["name"]}}
+
+
+def _chat_function(tool: Any) -> Any:
+    """Return a function of `allowed_tools` in the form of chat completions."""
+    name = tool.get("name") if isinstance(tool, dict) and tool.get("type") == "function" else None
+    return {"type": "function", "function": {"name": name}}
 
 
 def _response_format(request: ResponsesRequest) -> dict[str, Any] | None:

@@ -53,6 +53,18 @@ def translated_error(error: ApiError, names: Mapping[str, str]) -> ApiError:
     return ApiError(error.status, message, param=renamed, code=error.code, headers=error.headers, extra=error.extra)
 
 
+def with_renamed_param(body: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the body of an error about a chat request with the names of the fields of the original request."""
+    error = body.get("error")
+    param = error.get("param") if isinstance(error, Mapping) else None
+    if not isinstance(error, Mapping) or not isinstance(param, str):
+        return dict(body)
+    name = max((name for name in names if param.startswith(name)), key=len, default="")
+    renamed = names[name] + param.removeprefix(name) if name else param
+    message = str(error.get("message")).replace(f"`{param}`", f"`{renamed}`")
+    return {**body, "error": {**error, "param": renamed, "message": message}}
+
+
 def named_event(kind: str, content: Mapping[str, Any]) -> bytes:
     """Return a server-sent event with a name, which is also its `type`."""
     return f"event: {kind}\ndata: {json.dumps({'type': kind, **content}, ensure_ascii=False)}\n\n".encode()

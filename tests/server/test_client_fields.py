@@ -1,0 +1,118 @@
+"""Fields that current clients send: each works as documented, or is refused by its name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anthropic
+import jsonschema
+import openai
+import pytest
+
+from tests.server.test_dialects import ANTHROPIC_TOOL, FUNCTION, TOOL, WEATHER, claude, client, url
+
+__all__ = ["claude", "client", "url"]
+
+HI: Any = [{"role": "user", "content": "Hi"}]
+OTHER: Any = {"type": "function", "function": {"name": "other", "parameters": {"type": "object", "properties": {}}}}
+ALLOWED: Any = {"mode": "required", "tools": [{"type": "function", "function": {"name": FUNCTION["name"]}}]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stream_options": {"include_obfuscation": False}, "stream": True},
+        {"verbosity": "medium"},
+        {"extra_body": {"prompt_cache_retention": "24h", "prompt_cache_options": {"mode": "implicit"}}},
+    ],
+)
+def test_a_harmless_field_of_a_chat_is_accepted(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    list(client.chat.completions.create(model="cat", messages=HI, max_tokens=2, **fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stream_options": {"include_obfuscation": False}, "stream": True},
+        {"include": ["reasoning.encrypted_content"]},
+        {"text": {"verbosity": "medium"}},
+        {"prompt_cache_retention": "24h"},
+    ],
+)
+def test_a_harmless_field_of_a_response_is_accepted(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    list(client.responses.create(model="cat", input="Hi", max_output_tokens=2, **fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"include": ["file_search_call.results"]}, "include"),
+        ({"reasoning": {"effort": "low"}}, "reasoning.effort"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}}, "tool_choice"),
+    ],
+)
+def test_an_unsupported_field_of_a_response_is_refused_by_its_name(
+    client: openai.OpenAI, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.responses.create(model="cat", input="Hi", max_output_tokens=2, **fields)
+    assert str(refusal.value.param).startswith(param)
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        ({"type": "custom", "custom": {"name": "x"}}, "tool_choice.type"),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}, "tool_choice.allowed_tools"),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [OTHER]}},
+            "tool_choice.allowed_tools.tools",
+        ),
+    ],
+)
+def test_a_wrong_choice_of_tools_is_refused_with_the_names_of_its_fields(
+    client: openai.OpenAI, choice: Any, param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.chat.completions.create(model="cat", messages=HI, tools=[WEATHER], tool_choice=choice)  # type: ignore[call-overload]
+    assert refusal.value.param == param
+
+
+def test_only_allowed_tools_are_called(client: openai.OpenAI) -> None:
+    chat = client.chat.completions.create(
+        model="cat", messages=HI, tools=[OTHER, WEATHER], max_tokens=200, seed=1, parallel_tool_calls=False,  # type: ignore[list-item]
+        tool_choice={"type": "allowed_tools", "allowed_tools": ALLOWED},
+    )  # fmt: skip
+    calls: Any = chat.choices[0].message.tool_calls
+    assert [call.function.name for call in calls] == [FUNCTION["name"]]
+    other = {"type": "function", **OTHER["function"]}
+    allowed: Any = {
+        "type": "allowed_tools",
+        "mode": "required",
+        "tools": [{"type": "function", "name": FUNCTION["name"]}],
+    }
+    response = client.responses.create(
+        model="cat", input="Hi", tools=[other, TOOL], tool_choice=allowed, max_output_tokens=200
+    )
+    assert {item.name for item in response.output if item.type == "function_call"} == {FUNCTION["name"]}
+
+
+def test_a_strict_tool_of_a_message_follows_its_schema(claude: anthropic.Anthropic) -> None:
+    tool = {**ANTHROPIC_TOOL, "strict": True, "eager_input_streaming": False}
+    message = claude.messages.create(
+        model="cat", max_tokens=200, messages=HI, tools=[tool], tool_choice={"type": "any"},
+        thinking={"type": "adaptive", "display": "summarized"},
+    )  # fmt: skip
+    (block, *_) = [block for block in message.content if block.type == "tool_use"]
+    jsonschema.validate(json.loads(json.dumps(block.input)), FUNCTION["parameters"])
+
+
+def test_an_error_of_a_message_names_the_fields_of_the_messages_api(claude: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.BadRequestError, match=r"`output_config\.effort`"):
+        claude.messages.create(model="cat", max_tokens=2, messages=HI, output_config={"effort": "low"})
+    with pytest.raises(anthropic.BadRequestError, match=r"thinking\.display"):
+        claude.messages.create(
+            model="cat", max_tokens=2, messages=HI, thinking={"type": "adaptive", "display": "omitted"}
+        )
