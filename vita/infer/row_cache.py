@@ -74,11 +74,11 @@ class SizeClass:
             self._resize(len(self.rows))
 
     def _resize(self, texts: int) -> None:
-        """Allocate memory for `texts` texts; doubled where it grows, so that texts are copied a few times in total."""
+        """Allocate memory for `texts` texts, in steps of half, so that texts are copied a few times in total."""
         capacity = self.keys.shape[1]
         if capacity // 4 < texts <= capacity:
             return
-        new_capacity = max(texts, 2 * capacity) if texts > capacity else texts
+        new_capacity = max(texts, capacity * 3 // 2) if texts > capacity else texts
         self.keys, self.values = (
             F.pad(states[:, : len(self.rows)], (0, 0, 0, 0, 0, 0, 0, new_capacity - len(self.rows)))
             for states in (self.keys, self.values)
