@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-LESS_IS_BETTER = ("bits_per_byte", "seconds", "us", "MiB")
+LESS_IS_BETTER = ("bits_per_byte", "seconds", "us", "ms", "MiB")
 
 
 @dataclass(frozen=True)
