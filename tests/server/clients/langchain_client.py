@@ -10,16 +10,9 @@ from langchain_core.messages import HumanMessage, ToolMessage  # pyright: ignore
 from langchain_core.tools import tool  # pyright: ignore[reportMissingImports]
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings  # pyright: ignore[reportMissingImports]
 from pydantic import BaseModel, Field
+from weather_tool import WEATHER  # pyright: ignore[reportMissingImports]
 
 URL = sys.argv[1]
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "Weather of a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
 
 
 class Pet(BaseModel):

@@ -9,16 +9,9 @@ from typing import Any
 
 import litellm  # pyright: ignore[reportMissingImports]
 from pydantic import BaseModel, Field
+from weather_tool import WEATHER  # pyright: ignore[reportMissingImports]
 
 URL = sys.argv[1]
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "Weather of a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
 
 
 class Pet(BaseModel):

@@ -12,17 +12,10 @@ from typing import Any
 
 import httpx
 import open_webui  # pyright: ignore[reportMissingImports]
+from weather_tool import WEATHER  # pyright: ignore[reportMissingImports]
 
 URL = sys.argv[1]
 HI = [{"role": "user", "content": "Hi"}]
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "Weather of a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
 
 
 def start(port: int) -> subprocess.Popen[bytes]:

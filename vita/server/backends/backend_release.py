@@ -11,15 +11,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vita.data.tokens.chat_template import training_clock
 from vita.server.backend_settings import BackendSettings, release_backend
-from vita.server.backends.conformance import Conformance
 from vita.server.release import GGUF, MODEL, ReleaseInfo, link_or_copy, read_release, verify_release, write_description
 from vita.spine.disk import file_sha256
 from vita.spine.errors import ConfigError
 from vita.spine.model_files import is_adapter_folder
+
+if TYPE_CHECKING:
+    from vita.server.backends.conformance import Conformance
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def check_release(folder: Path, *, threads: int) -> Conformance | None:
 
     Raises `ModelError` if the program cannot start, or if an answer differs by more than the tolerance.
     """
+    from vita.data.tokens.chat_template import training_clock
     from vita.server.backends.programs import open_program
     from vita.server.backends.remote_engine import RemoteEngine
 

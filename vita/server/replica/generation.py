@@ -1,0 +1,272 @@
+"""The routes of a replica that generate text: chat completions and completions, complete or streamed."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from vita.data.records import Message
+from vita.infer.grammars import Constraint
+from vita.infer.request import GenerationRequest, PromptEvent, TokenEvent
+from vita.infer.sampling import Sampling
+from vita.server import api, routes
+from vita.server.backends.remote_scheduler import RemoteScheduler
+from vita.server.errors import ApiError, ClientLeft
+from vita.server.json_response import json_response
+from vita.server.replica.answer_parts import AnswerParts, prompt_tail
+from vita.server.replica.constraints import chat_constraint, completion_constraint
+from vita.server.replica.request_checks import RequestChecks, to_messages
+from vita.server.replica.request_events import RequestEvents
+from vita.server.replica.responses import (
+    ChatBody,
+    CompletionsBody,
+    Echo,
+    ResponseBody,
+    ResponseChoice,
+    usage,
+)
+from vita.server.replica.text_routes import TextEndpoints
+
+DONE = b"data: [DONE]\n\n"
+
+
+class GenerationRoutes(RequestChecks):
+    """The endpoints that generate text."""
+
+    remote: RemoteScheduler | None
+    """The scheduler of a replica whose answers another program computes."""
+    texts: TextEndpoints | None
+    """The endpoints of a model that reads whole texts, which generates none."""
+
+    # -- chat
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions"""
+        params = await self.read(request, api.ChatRequest)
+        self.check_model(params.model)
+        self._refuse_texts(routes.CHAT_COMPLETIONS)
+        scheduler = self.admit(params.n)
+        messages = self.without_unwritten_names(scheduler, to_messages(params.messages))
+        tools = params.offered_tools
+        variables = params.variables(with_tools=bool(tools))
+        if tools:
+            self.check_tools(scheduler)
+        self.check_effort(scheduler, params.reasoning_effort)
+        dropped = 0
+        if params.truncation == "auto":
+            default_limit = self.served.sampling.get("max_tokens")
+            answer_tokens = params.limit or (int(default_limit) if default_limit else None)
+            fitted = await self.fitted_ids(scheduler, messages, variables, answer_tokens=answer_tokens)
+            messages, ids, dropped = fitted.messages, fitted.ids, fitted.dropped
+        else:
+            ids = await self.chat_ids(
+                scheduler,
+                messages,
+                variables,
+                answer=params.add_generation_prompt is not False,
+                continued=params.continue_final_message,
+            )
+            self.check_length(scheduler, ids, "messages", room=1)
+        refused = self.refused(messages)
+        top = (params.top_logprobs or 0) if params.logprobs else None
+        engine = scheduler.engine
+        prompt_end = prompt_tail(engine.tokenizer, ids, messages, continued=params.continue_final_message)
+        constraint = await chat_constraint(engine, params, prompt_end=prompt_end)
+        # The text that the grammar forces is read with the prompt. Log-probabilities need its tokens in the answer, and
+        # another program reads the grammar from its start.
+        room = scheduler.context - len(ids) - 1
+        is_taken = constraint is not None and not params.logprobs and self.remote is None
+        forced = constraint.take_forced(room) if constraint and is_taken else []
+        ids = [*ids, *forced]
+        ask = self._ask(params, ids, limit=params.limit, top=top, visible=engine.visible_ids, constraint=constraint)
+        head = {**self._head("chatcmpl", params), **({"dropped_messages": dropped} if dropped else {})}
+        answers = AnswerParts(
+            engine.answer_format, tools, prompt_end=prompt_end, parallel=params.parallel_tool_calls is not False
+        )
+        body = ChatBody(head, engine.tokenizer, logprobs=params.logprobs, answers=answers)
+        text = engine.tokenizer.decode(forced, special=True)
+        choices = [
+            ResponseChoice(index, engine.tokenizer, self.served.guard, visible=engine.visible_ids, text=text)
+            for index in range(params.n)
+        ]
+        return await self._answer(request, params, body, [ask], choices, refused, prompt_tokens=len(ids))
+
+    # -- completions
+
+    async def completions(self, request: Request) -> Response:
+        """POST /v1/completions"""
+        params = await self.read(request, api.CompletionRequest)
+        self.check_model(params.model)
+        self._refuse_texts(routes.COMPLETIONS)
+        scheduler = self.admit(len(params.prompts) * params.n)
+        tokenizer = scheduler.engine.tokenizer
+        room = 0 if params.max_tokens == 0 else 1
+        prompts = [await self.prompt_ids(scheduler, prompt, "prompt", room=room) for prompt in params.prompts]
+        texts = [tokenizer.decode(ids, special=True) for ids in prompts]
+        refused = next((refusal for text in texts if (refusal := self.refused([Message("user", text)]))), None)
+        constraint = await completion_constraint(scheduler.engine, params)
+        asks = [
+            self._ask(
+                params, ids, limit=params.max_tokens, top=params.logprobs, constraint=constraint,
+                prompt_logprobs=params.echo and params.logprobs is not None,
+            )
+            for ids in prompts
+        ]  # fmt: skip
+        echoes = [
+            Echo(prompt if isinstance(prompt, str) and prompt else text, ids)
+            for prompt, text, ids in zip(params.prompts, texts, prompts, strict=True)
+        ]
+        logprobs = params.logprobs is not None
+        body = CompletionsBody(
+            self._head("cmpl", params), tokenizer, n=params.n, logprobs=logprobs, echoes=echoes if params.echo else None
+        )
+        choices = [ResponseChoice(index, tokenizer, self.served.guard) for index in range(len(prompts) * params.n)]
+        prompt_tokens = sum(map(len, prompts))
+        return await self._answer(request, params, body, asks, choices, refused, prompt_tokens=prompt_tokens)
+
+    # -- chat and completions
+
+    def _ask(
+        self,
+        params: api.Decoding,
+        ids: list[int],
+        *,
+        limit: int | None,
+        top: int | None,
+        prompt_logprobs: bool = False,
+        visible: frozenset[int] = frozenset(),
+        constraint: Constraint | None = None,
+    ) -> GenerationRequest:
+        defaults = self.served.sampling
+        self.check_ids(list(params.biases), "logit_bias")
+        requested = {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
+        values = {name: defaults.get(name) if value is None else value for name, value in requested.items()}
+        if values["top_p"] == 0:
+            values["top_p"] = 1e-9  # only the most likely token
+        if limit is None:
+            # Default without a setting of the release: 16 for a completion as OpenAI has it, the context for a chat.
+            default_limit = 16 if isinstance(params, api.CompletionRequest) else self.ready_or_refuse().context
+            limit = int(defaults.get("max_tokens") or default_limit)
+        sampling = Sampling.model_validate(
+            {name: value for name, value in values.items() if value is not None}
+            | {
+                "max_tokens": max(1, limit),
+                "stop": params.stops or tuple(() if constraint else defaults.get("stop") or ()),
+            }
+            # Python's generator uses the absolute value of a seed; the modulo keeps all seeds distinct.
+            | {"seed": secrets.randbits(63) if params.seed is None else params.seed % 2**64}
+        )
+        return GenerationRequest(
+            ids, sampling, answers=params.n if limit else 0, top=top, biases=params.biases,
+            presence=params.presence_penalty, frequency=params.frequency_penalty,
+            repetition=params.repetition_penalty or 1.0, min_p=params.min_p or 0.0, prompt_logprobs=prompt_logprobs,
+            visible=visible, constraint=constraint,
+        )  # fmt: skip
+
+    async def _answer(
+        self,
+        request: Request,
+        params: api.Decoding,
+        body: ResponseBody,
+        asks: list[GenerationRequest],
+        choices: list[ResponseChoice],
+        refused: str | None,
+        *,
+        prompt_tokens: int,
+    ) -> Response:
+        """Create the response: complete or streamed, or the refusal of the content filter."""
+        request_events = RequestEvents(self.ready_or_refuse(), self.metrics, request.receive)
+        updates = self._updates(request_events, asks, choices, refused, body)
+        if not params.stream:
+            async for _ in updates:
+                pass
+            counts = usage(prompt_tokens, choices, reused_tokens=request_events.reused_tokens)
+            return json_response({**body.complete(choices), "usage": counts})
+        with_usage = params.stream_options is not None and params.stream_options.include_usage
+        # Wait for the first event before the headers, so that an early error has its own status.
+        first = await anext(updates, None)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            extra = {"usage": None} if with_usage else {}
+            try:
+                for opening in body.opening(choices):
+                    yield _event({**opening, **extra})
+                if first is not None:
+                    for chunk in self._chunks(body, first):
+                        yield _event({**chunk, **extra})
+                async for choice in updates:
+                    for chunk in self._chunks(body, choice):
+                        yield _event({**chunk, **extra})
+                if with_usage:
+                    counts = usage(prompt_tokens, choices, reused_tokens=request_events.reused_tokens)
+                    yield _event(body.closing(counts))
+                yield DONE
+            except ApiError as error:
+                yield _event(error.body())  # the status is already sent
+            except ClientLeft:
+                pass
+            finally:
+                await updates.aclose()
+
+        return StreamingResponse(chunks(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+    @staticmethod
+    def _chunks(body: ResponseBody, choice: ResponseChoice) -> Iterable[dict[str, Any]]:
+        delta = choice.take_delta()
+        return () if delta is None else body.chunks(choice, delta)
+
+    async def _updates(
+        self,
+        request_events: RequestEvents,
+        asks: list[GenerationRequest],
+        choices: list[ResponseChoice],
+        refused: str | None,
+        body: ResponseBody,
+    ) -> AsyncGenerator[ResponseChoice]:
+        """Yield a choice each time that it has a new token."""
+        if refused is not None:
+            self.metrics.add("guard_refusals", label="input")
+            for choice in choices:
+                choice.text, choice.finish, choice.refused = refused, "content_filter", True
+                self.metrics.add("request_finished", label="content_filter")
+                yield choice
+            return
+        request_events.begin(asks)
+        choices_per_prompt = len(choices) // len(asks)
+        async for index, event in request_events.events():
+            prompt_choices = choices[index * choices_per_prompt : (index + 1) * choices_per_prompt]
+            if isinstance(event, PromptEvent):
+                body.read(index, event)
+                for choice in prompt_choices if not asks[index].answers else ():
+                    choice.finish = "length"
+                    yield choice
+            elif isinstance(event, TokenEvent) and not prompt_choices[event.answer].finish:
+                choice = prompt_choices[event.answer]
+                choice.take(event)
+                if choice.finish:
+                    self.metrics.add("request_finished", label=choice.finish)
+                if choice.refused:
+                    self.metrics.add("guard_refusals", label="output")
+                    if all(choice.finish for choice in prompt_choices):
+                        request_events.finish_prompt(index)
+                yield choice
+
+    def _refuse_texts(self, route: routes.Route) -> None:
+        """Refuse a model that reads whole texts."""
+        if self.texts is not None:
+            raise self.texts.refusal(route)
+
+    def _head(self, kind: str, params: api.Decoding) -> dict[str, Any]:
+        name = "chat.completion" if kind == "chatcmpl" else "text_completion"
+        head = {"id": f"{kind}-{secrets.token_hex(14)}", "object": name, "created": int(time.time())}
+        return {**head, "model": params.model, "system_fingerprint": self.served.digest[:12]}
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"
