@@ -182,7 +182,8 @@ def vita(settings: ServerSettings) -> Iterator[Server]:
 
     backend, golden = None, []
     if settings.quant == "q8_0":
-        backend = {"program": "vita", "quantization": "int8"}
+        # The answers of random weights are sensitive to rounding.
+        backend = {"program": "vita", "quantization": "int8", "tolerance": 1.0}
         golden = golden_answers(Engine.open(settings.folder), ("Hello!",), tokens=8)
     release = create_release(
         settings.folder, settings.scratch / VITA, name="bench", version="1",
