@@ -10,6 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from tests.server.serving import DIGEST, serving, tiny_app, tiny_engine
 from vita.infer.engine import Engine
@@ -212,3 +216,14 @@ def test_embeddings_of_an_endpoint_are_those_of_its_model(replica: str, endpoint
     for row, vector in zip(answer["data"], expected, strict=True):
         assert row["embedding"] == pytest.approx(vector, abs=1e-6)
     assert answer["usage"]["prompt_tokens"] > 0
+
+
+def test_embeddings_of_an_endpoint_without_their_route_are_refused(engine: Engine) -> None:
+    async def nothing(_: Request) -> Response:
+        return JSONResponse({"error": {"message": "no such route"}}, 404)
+
+    app = Starlette(routes=[Route("/{path:path}", nothing, methods=["GET", "POST"])])
+    served = ServedModel(names=("cat", "cat:1"), version="cat:1", digest=DIGEST)
+    with serving(app) as url, program_at(url, engine) as scheduler, serving(create_app(scheduler, served)) as front:
+        answer = post(front, "/v1/embeddings", model="cat", input="a")
+    assert answer.status_code == 400 and "computes no embeddings" in answer.json()["error"]["message"]

@@ -22,6 +22,7 @@ from vita.server.backends.engine_client import (
     AnswerRequest,
     EngineClient,
     EngineEnd,
+    EngineRefusal,
     EngineToken,
     EngineUnavailable,
 )
@@ -66,7 +67,12 @@ class CompletionsClient(EngineClient):
             raise EngineUnavailable(f"GET {response.url.path} has status {response.status_code}")
 
     async def embed(self, prompt: Sequence[int]) -> Sequence[float]:
-        value = await self.post("embeddings", {"model": self.model, "input": list(prompt)})
+        try:
+            value = await self.post("embeddings", {"model": self.model, "input": list(prompt)})
+        except EngineUnavailable as error:
+            if str(error).startswith(("status 404", "status 405")):
+                raise EngineRefusal("backend", f"the endpoint computes no embeddings: {error}") from None
+            raise
         try:
             (row,) = value["data"]
             numbers = [float(number) for number in row["embedding"]]
