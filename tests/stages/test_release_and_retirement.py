@@ -17,6 +17,7 @@ from vita.data.records import Message
 from vita.data.sources.read import Source, preferences
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.gates.services import state_of
+from vita.nn import int8
 from vita.spine.config import build
 from vita.spine.errors import DataError, ModelError, PlanError, StoreError
 from vita.spine.ledger import Ledger
@@ -65,6 +66,21 @@ def test_a_release_pins_every_file_and_contains_golden_answers(tmp_path):
     )
     assert len(manifest["golden"]) == len(release_stage.GOLDEN)
     assert all(len(answer["greedy"]) <= 32 and answer["logprob"] <= 0 for answer in manifest["golden"])
+
+
+@pytest.mark.skipif(not int8.has_exact_products(), reason="no exact 8-bit products on this processor")
+def test_a_release_with_quantized_weights_is_compared_with_its_golden_answers(tmp_path):
+    backend = {"program": "vita", "quantization": "int8", "tolerance": 0.5}
+    source = model(tmp_path / "model")
+    quantized = release(tmp_path / "scratch", source, name="cat", version=None, backend=backend)
+    assert quantized.facts["version"] == f"{source.digest[:8]}-int8" and quantized.facts["quantization"] == "int8"
+    assert 0 < quantized.facts["golden_difference"] < 0.5
+    assert json.loads((quantized.path / "release.json").read_text())["backend"] == backend
+    with pytest.raises(ModelError, match="int8 weights change the answers of this model"):
+        release(tmp_path / "strict", source, name="cat", backend={**backend, "tolerance": 1e-9})
+    config = build(release_stage.Config, {"backend": backend}, where="release")
+    problem = release_stage.unsupported(config, {"model": {"causal": False}})
+    assert problem is not None and "leave out `quantization`" in problem
 
 
 def test_a_release_is_recorded_once_and_stays_approved(tmp_path):

@@ -6,7 +6,7 @@ defaults, and golden prompts with their greedy answers, which verify a replica o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from vita.infer.sampling import Sampling
 from vita.server.backend_settings import BackendSettings, backend_values
 from vita.server.backends.backend_plan import why_unsupported
 from vita.server.backends.backend_release import check_release, prepare_backend
-from vita.server.release import create_release
+from vita.server.release import MODEL, create_release
 from vita.server.speculation import SpeculationSettings, check_speculation, speculation_values
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError, GateError
@@ -34,6 +34,7 @@ from vita.stages.kinds import Model, Release
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
+    from vita.server.backends.conformance import Conformance
 
 VERSION = 3
 
@@ -126,10 +127,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         speculation=config.speculation.record(),
         draft=draft,
     )
-    if (checked := check_release(folder, threads=context.machine.threads)) is not None:
+    if (checked := _compare(config, folder, answers, threads=context.machine.threads)) is not None:
         context.emit(
             "note",
-            text=f"{config.backend.program} gives the golden answers within {checked.difference:.2g} nats per token",
+            text=f"{config.backend.label} gives the golden answers within {checked.difference:.2g} nats per token",
         )
     context.emit("note", text=f"{config.name}:{version} pins {inputs.model.digest[:12]}, {len(answers)} golden answers")
     facts: dict[str, Any] = {"name": config.name, "version": version, "model": inputs.model.digest}
@@ -146,6 +147,17 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
     if exported is not None:
         facts["gguf"] = dict(exported.record)
     return Draft(Release, folder, {**facts, "guarded": config.guard is not None, "golden": len(answers)})
+
+
+def _compare(config: Config, folder: Path, answers: Sequence[Mapping[str, Any]], *, threads: int) -> Conformance | None:
+    """Compare another program or quantized weights with the golden answers; None where nothing is to be compared."""
+    quantization = config.backend.weight_format
+    if quantization is None:
+        return check_release(folder, threads=threads)
+    from vita.infer.engine import Engine
+    from vita.server.replica.served_release import check_golden
+
+    return check_golden(Engine.open(folder / MODEL, packed=True, quantization=quantization), answers, config.backend)
 
 
 def _golden(config: Config, folder: Path) -> tuple[list[dict[str, Any]], int]:

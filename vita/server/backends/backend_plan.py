@@ -14,7 +14,7 @@ def why_unsupported(settings: BackendSettings, traits: Mapping[str, Any] | None)
     Raises `MissingExtra` or `ConfigError` for a program that is not installed, and for unknown settings of it.
     """
     if settings.program == "vita":
-        return None
+        return _why_not_quantized(settings, traits)
     _require_program(settings)
     if traits is None:
         return None
@@ -27,6 +27,17 @@ def why_unsupported(settings: BackendSettings, traits: Mapping[str, Any] | None)
 
         if traits["family"] not in GRAPHS:
             return f"llama.cpp has no graph for `{traits['family']}`; use the backend `vita`"
+    return None
+
+
+def _why_not_quantized(settings: BackendSettings, traits: Mapping[str, Any] | None) -> str | None:
+    if settings.weight_format is None:
+        return None
+    from vita.nn.weight_quantization import require_kernels
+
+    require_kernels(settings.weight_format)
+    if traits is not None and (not traits["causal"] or traits.get("classifier")):
+        return "it reads whole texts, which the backend `vita` serves with float32 weights; leave out `quantization`"
     return None
 
 
