@@ -27,7 +27,7 @@ class FixedAnswerModel(Engine):
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Any, *, visible: frozenset[int] = frozenset()
     ) -> list[Completion]:
-        super()._check([0] * max(map(len, prompts), default=1), "prompt", room=1)
+        super().check_prompt([0] * max(map(len, prompts), default=1), "prompt", room=1)
         return [self.completion for _ in prompts]
 
 

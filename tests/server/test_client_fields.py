@@ -87,7 +87,7 @@ def test_only_allowed_tools_are_called(client: openai.OpenAI) -> None:
     )  # fmt: skip
     calls: Any = chat.choices[0].message.tool_calls
     assert [call.function.name for call in calls] == [FUNCTION["name"]]
-    other = {"type": "function", **OTHER["function"]}
+    other: Any = {"type": "function", **OTHER["function"]}
     allowed: Any = {
         "type": "allowed_tools",
         "mode": "required",
@@ -100,7 +100,7 @@ def test_only_allowed_tools_are_called(client: openai.OpenAI) -> None:
 
 
 def test_a_strict_tool_of_a_message_follows_its_schema(claude: anthropic.Anthropic) -> None:
-    tool = {**ANTHROPIC_TOOL, "strict": True, "eager_input_streaming": False}
+    tool: Any = {**ANTHROPIC_TOOL, "strict": True, "eager_input_streaming": False}
     message = claude.messages.create(
         model="cat", max_tokens=200, messages=HI, tools=[tool], tool_choice={"type": "any"},
         thinking={"type": "adaptive", "display": "summarized"},
