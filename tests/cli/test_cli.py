@@ -138,6 +138,7 @@ def test_a_mistake_of_the_user_is_a_one_line_error_with_its_exit_code(
     assert code == expected_code and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_binary_and_truncated_input_is_a_one_line_error(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(bytes(range(256)) * 50)
     (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n{"id": 3, "body_": "x"}\n')

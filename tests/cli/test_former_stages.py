@@ -24,7 +24,13 @@ def test_every_present_name_is_a_stage_and_no_former_name_is_one() -> None:
     assert not set(RENAMED_STAGES) & set(own_stages())
 
 
-@pytest.mark.parametrize(("former", "present"), RENAMED_STAGES.items())
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        pytest.param(*names, marks=[pytest.mark.slow] if index else [], id="-".join(names))
+        for index, names in enumerate(RENAMED_STAGES.items())
+    ],
+)
 def test_a_former_stage_is_refused_as_command_and_in_a_life_file(vita: Vita, former: str, present: str) -> None:
     code, output = vita(former, "model", "--name", "x")
     assert code == 2 and f"No such command '{former}': it is now called {present}" in output

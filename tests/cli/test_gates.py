@@ -75,6 +75,7 @@ def test_a_gate_that_was_set_before_the_first_measurement_passes(life: Life, vit
     assert gate_verdict(vita)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_lowered_limit_needs_a_waiver_also_after_new_runs_of_the_test(life: Life, vita: Vita) -> None:
     set_criterion(life, at_least=0.95)
     measure(life, correct=90)

@@ -58,6 +58,7 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 CREATE = ("review", "create", "--models", "new", "old", "--prompts", "prompts.txt", "--max-tokens", "8")
 
 
+@pytest.mark.slow
 def test_a_review_from_models_to_pairs(vita: Vita, tmp_path: Path) -> None:
     code, out, err = vita(*CREATE, "--kind", "pairwise", "--raters", "2", "--name", "t", "--json")
     assert code == 0, err
@@ -104,6 +105,7 @@ def test_a_gate_can_use_the_figures_of_a_review(vita: Vita, tmp_path: Path) -> N
     assert (evidence["review/t"].folder / "report.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_answers(vita: Vita) -> None:
     from vita.review.desk import ReviewStore
     from vita.spine.ledger import Ledger
@@ -115,6 +117,7 @@ def test_the_same_seed_gives_the_same_answers(vita: Vita) -> None:
     assert texts["a"] == texts["b"] != texts["c"]
 
 
+@pytest.mark.slow
 def test_a_rubric_is_rated_in_the_terminal(vita: Vita) -> None:
     assert vita(*CREATE, "--kind", "rubric", "--name", "r", "--limit", "1")[0] == 0
     code, out, _ = vita("review", "rate", "r", "--rater", "ann", typed_words="5 4 3 2 s")

@@ -37,6 +37,7 @@ def test_generate_shows_prompts_and_answers_literally(vita: Vita) -> None:
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", out), "the output of a random model has control characters"
 
 
+@pytest.mark.slow
 def test_raters_see_questions_and_answers_literally(
     vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

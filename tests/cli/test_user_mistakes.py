@@ -290,6 +290,7 @@ def test_a_folder_of_another_kind_is_not_added_to_the_store(vita: Vita, tmp_path
     assert vita("trace-document", "x")[0] == 0, "an artifact that was refused has no effect on other commands"
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf_8_work_or_are_a_one_line_error(vita: Vita, tmp_path: Path) -> None:
     name = "caf\udce9"
     (tmp_path / "text" / f"{name}.txt").write_text("another text of some words\n" * 20)

@@ -147,6 +147,7 @@ def test_prompt_scores_and_embeddings_are_those_of_the_adapter(prompt_tokens: in
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_short_prompts_of_different_adapters_are_read_in_one_pass() -> None:
     replica = Replica(dense(), *KINDS)
     model, generator = replica.scheduler.model, torch.Generator().manual_seed(1)
@@ -324,6 +325,7 @@ def test_an_adapter_whose_rows_cannot_be_computed_together_is_left_to_a_schedule
     scheduler.close()
 
 
+@pytest.mark.slow
 def test_drafts_beside_rows_of_other_adapters_leave_the_bits_unchanged() -> None:
     prompt = [256, *[65, 66, 67, 68] * 6]
     request = GenerationRequest(prompt, Sampling(temperature=0.3, seed=1, max_tokens=20), biases={65: 4, 66: 4, 67: 4})

@@ -81,8 +81,15 @@ def packed() -> Engine:
     return Engine(model, byte_tokenizer())
 
 
-@pytest.mark.parametrize("create", [engine, with_window, with_experts, with_latent_attention, packed])
-@pytest.mark.parametrize("wrong", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("create", "wrong"),
+    [
+        (engine, 0.0),
+        (packed, 0.3),
+        (with_window, 0.3),
+        *(pytest.param(create, 0.3, marks=pytest.mark.slow) for create in (with_experts, with_latent_attention)),
+    ],
+)
 def test_drafts_do_not_change_a_bit_of_any_answer(create: Any, wrong: float) -> None:
     shared = create()
     requests = create_requests(14, context=shared.model.architecture.context)

@@ -74,6 +74,7 @@ def test_the_report_contains_every_probe_control_and_item(folder, tokens, tmp_pa
     assert "<script" not in page and "Controls" in page
 
 
+@pytest.mark.slow
 def test_a_second_run_and_a_resumed_run_give_the_same_bytes(folder, tmp_path):
     def files(scratch: str) -> list[tuple[str, bytes]]:
         (tmp_path / scratch).mkdir(exist_ok=True)

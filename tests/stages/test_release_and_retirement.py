@@ -157,6 +157,7 @@ def test_an_archive_contains_model_recipe_and_pinned_packages(tmp_path):
     assert draft.facts["golden"] == len(release_stage.GOLDEN)
 
 
+@pytest.mark.slow
 def test_a_committed_archive_is_restored_with_its_golden_answers(tmp_path):
     store = Store(tmp_path / "store")
     draft, _ = retire_model(tmp_path)
@@ -168,6 +169,7 @@ def test_a_committed_archive_is_restored_with_its_golden_answers(tmp_path):
         restore(artifact.path, tmp_path / "restored")
 
 
+@pytest.mark.slow
 def test_a_changed_archive_is_not_restored(tmp_path):
     draft, _ = retire_model(tmp_path)
     (draft.folder / "model" / "config.json").write_text("{}")
@@ -200,6 +202,7 @@ def test_a_retirement_records_its_reason_and_successor(tmp_path):
     assert move.details["archive"] == "a" * 64
 
 
+@pytest.mark.slow
 def test_retirement_keeps_the_announced_successor(tmp_path):
     ledger = Ledger(tmp_path / "ledger.db")
     draft, inputs = retire_model(tmp_path)
@@ -208,6 +211,7 @@ def test_retirement_keeps_the_announced_successor(tmp_path):
     assert ledger.moves(inputs.model.digest)[-1].details["successor"] == "5" * 64
 
 
+@pytest.mark.slow
 def test_a_release_of_another_model_is_not_archived(tmp_path):
     retiring_model = model(tmp_path / "model")
     other_release = Release("e" * 64, release(tmp_path / "release", retiring_model).path, {})

@@ -89,7 +89,9 @@ FAST: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", FAST)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[pytest.mark.slow] if name in ("rloo", "reinforce") else []) for name in FAST]
+)
 def test_training_raises_the_reward_and_keeps_the_accuracy(tuned: Model, tmp_path: Path, method: str) -> None:
     (tmp_path / "judge.py").write_text(
         "def right(prompts, completions, truth):\n    return [c.startswith(t) for c, t in zip(completions, truth)]\n"

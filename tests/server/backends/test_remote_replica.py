@@ -184,6 +184,7 @@ def test_a_small_difference_is_refused_with_its_figure(endpoint: str, engine: En
         assert scheduler.run(scheduler.program.compare(answers)).tolerance == 0.2
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_refuses_the_key_is_named_without_the_key(engine: Engine) -> None:
     with serving(tiny_app(engine, secret="another secret")) as url:
         with program_at(url, engine, secret="sk-secret-1") as scheduler:

@@ -114,6 +114,7 @@ def test_answers_equal_those_of_each_adapter_in_an_engine_of_its_own(tmp_path: P
         assert texts == expected
 
 
+@pytest.mark.slow
 def test_an_adapter_is_removed_while_others_answer_and_the_limits_hold_for_all_together(tmp_path: Path) -> None:
     unending = {"logit_bias": {"65": 100}, "max_tokens": 90}
     with running_replica(tmp_path, max_batch_size=2, max_queue_size=2) as replica:
