@@ -122,8 +122,11 @@ def test_requests_survive_a_killed_llama_cpp(service: ServiceCommands) -> None:
         for response in responses:
             if response.text.startswith("data: "):
                 stream_events(response.text)
-        (replica,) = service.status()["replicas"]
-        assert replica["starts"] == 2 and replica["state"] == "ready"
+        deadline = time.monotonic() + 60
+        while (replica := service.status()["replicas"][0])["state"] != "ready":
+            assert time.monotonic() < deadline, replica
+            time.sleep(0.1)
+        assert replica["starts"] == 2
         assert engine_processes(MARKER) and engine not in engine_processes(MARKER)
         os.kill(replica["pid"], signal.SIGKILL)
         deadline = time.monotonic() + 60
