@@ -25,7 +25,8 @@ def task(name: str, rows: list[dict[str, Any]], **fields: Any) -> None:
 
 def evaluate(model: str, route: str, tasks: list[str], *, chat: bool = False, **options: Any) -> dict[str, Any]:
     """Return the results of the tasks."""
-    evaluation = lm_eval.simple_evaluate(
+    library: Any = lm_eval  # its annotations do not describe the arguments that the decorator accepts
+    evaluation = library.simple_evaluate(
         model=model,
         model_args={"model": "cat", "base_url": f"{URL}{route}", "max_retries": 1, **options},
         tasks=tasks,
