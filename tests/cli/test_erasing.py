@@ -49,6 +49,7 @@ def corpus_uses(trace: dict[str, Any]) -> list[tuple[str, str]]:
     return [(holder["use"], holder["told"]) for holder in trace["holders"] if holder["kind"] == "corpus"]
 
 
+@pytest.mark.slow
 def test_trace_document_reports_each_use_of_a_document(vita: Vita, mail: Path) -> None:
     curate(vita)
     assert corpus_uses(trace_document(vita, TRAINED_ID)) == [("trained on", "in the training text")]

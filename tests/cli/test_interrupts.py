@@ -164,6 +164,7 @@ def test_a_signal_in_the_middle_of_a_step_loses_no_step_and_the_run_resumes_to_t
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     process = start_slow_step(tmp_path, seconds=60)
     process.send_signal(signal.SIGINT)

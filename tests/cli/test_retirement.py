@@ -80,6 +80,7 @@ def test_a_version_passes_its_gate_is_released_and_retired(live, vita: Vita, tmp
     assert {"model", "release", "archive"} <= {artifact["kind"] for artifact in trace["weights"]}
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_its_gate_is_released_only_with_a_waiver(live, vita: Vita, tmp_path: Path) -> None:
     code, _, err = live(0.01)
     assert code == 9

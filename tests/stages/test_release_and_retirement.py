@@ -69,6 +69,7 @@ def test_a_release_pins_every_file_and_contains_golden_answers(tmp_path):
 
 
 @pytest.mark.skipif(not int8.has_exact_products(), reason="no exact 8-bit products on this processor")
+@pytest.mark.slow
 def test_a_release_with_quantized_weights_is_compared_with_its_golden_answers(tmp_path):
     backend = {"program": "vita", "quantization": "int8", "tolerance": 0.5}
     source = model(tmp_path / "model")
@@ -191,6 +192,7 @@ def test_different_golden_answers_are_refused(tmp_path):
         check_golden(Engine.open(cat_model.path), [{**golden[0], "logprob": 1.0}], where="archive")
 
 
+@pytest.mark.slow
 def test_a_retirement_records_its_reason_and_successor(tmp_path):
     ledger = Ledger(tmp_path / "ledger.db")
     draft, inputs = retire_model(tmp_path)

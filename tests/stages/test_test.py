@@ -182,6 +182,7 @@ IFEVAL = [
 ]
 
 
+@pytest.mark.slow
 def test_a_tuned_model_is_compared_with_its_parent(folder: Path, tmp_path: Path) -> None:
     settings = {
         "instructions": {"path": write_rows(tmp_path / "ifeval.jsonl", IFEVAL), "limit": 5, "max_tokens": 8},
@@ -210,6 +211,7 @@ def test_a_tuned_model_is_compared_with_its_parent(folder: Path, tmp_path: Path)
         assert word in text
 
 
+@pytest.mark.slow
 def test_a_parent_report_without_common_items_is_refused(folder: Path, tmp_path: Path) -> None:
     other_report = run(folder, tmp_path / "other", {"world": WORLD, "prompts": []})
     context = Context(tmp_path / "child", lambda *args, **fields: None, Machine(chosen_device="cpu"))

@@ -225,6 +225,7 @@ def test_a_file_that_is_replaced_between_verification_and_loading_is_not_loaded(
 # -- on the command line
 
 
+@pytest.mark.slow
 def test_serve_refuses_models_without_approval_and_retired_models(vita: Vita, tmp_path: Path, monkeypatch) -> None:
     life, approved_model, draft = gated_life(tmp_path)
     monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
