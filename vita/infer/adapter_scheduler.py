@@ -13,7 +13,7 @@ requests, whatever their adapters are.
 
 from __future__ import annotations
 
-import queue as queues
+import threading
 import time
 from collections.abc import Sequence
 
@@ -22,15 +22,12 @@ from vita.infer.batch_invariance import MEASURED_LAYERS, decoding_widths
 from vita.infer.engine import Engine
 from vita.infer.prompts import PromptReader
 from vita.infer.request import (
-    Event,
-    FailedEvent,
-    FinishedEvent,
     GenerationRequest,
     Job,
     Listener,
     SchedulerClosed,
 )
-from vita.infer.request_queue import RequestQueue
+from vita.infer.request_queue import GenerationQueue
 from vita.infer.scheduler import Scheduler
 from vita.nn.adapters.batched import BatchedAdapters, computes_by_row, measured_layers
 
@@ -77,7 +74,7 @@ def _fits(base: Engine, adapted: Engine) -> bool:
     return base.tokenizer.vocabulary == adapted.tokenizer.vocabulary and computes_by_row(base.model, adapted.model)
 
 
-class AdapterScheduler(RequestQueue):
+class AdapterScheduler(GenerationQueue):
     """The requests of one adapter, with the interface of a `Scheduler`."""
 
     def __init__(
@@ -97,6 +94,7 @@ class AdapterScheduler(RequestQueue):
         self._scheduler, self._batched = scheduler, batched
         self._thread = scheduler._thread
         self._jobs: list[Job] = []
+        self._change = threading.Lock()
         self._draining = False
 
     @property
@@ -129,10 +127,6 @@ class AdapterScheduler(RequestQueue):
         """Used share of the KV cache, which all adapters share, from 0 to 1."""
         return self._scheduler.cache_usage
 
-    def submit(self, request: GenerationRequest, listener: Listener) -> Job:
-        """Queue a request, as `Scheduler.submit`."""
-        return self.submit_all([(request, listener)])[0]
-
     def submit_all(self, requests: Sequence[tuple[GenerationRequest, Listener]]) -> list[Job]:
         """Queue all requests or none."""
         scheduler = self._scheduler
@@ -146,26 +140,16 @@ class AdapterScheduler(RequestQueue):
             )
             for request, listener in requests
         ]
-        self._check_seats(sum(job.request.seats for job in jobs))
-        scheduler.submit_jobs(jobs)
-        self._jobs = [*(job for job in self._jobs if not job.over), *jobs]
+        with self._change:
+            self._check_seats(sum(job.request.seats for job in jobs))
+            scheduler.submit_jobs(jobs)
+            self._jobs = [*(job for job in self._jobs if not job.over), *jobs]
         return jobs
 
     def check_room(self, seats: int) -> None:
         """Raise `QueueFull` or `SchedulerClosed` before any work, where `submit` would raise them."""
         self._check_seats(seats)
         self._scheduler.check_room(seats)
-
-    def answer(self, request: GenerationRequest) -> list[Event]:
-        """Submit a request, wait, and return all its events; a failure is raised."""
-        queue: queues.SimpleQueue[Event] = queues.SimpleQueue()
-        self.submit(request, queue.put)
-        events: list[Event] = []
-        while not events or not isinstance(events[-1], (FinishedEvent, FailedEvent)):
-            events.append(queue.get())
-        if isinstance(events[-1], FailedEvent):
-            raise events[-1].error
-        return events
 
     def drain(self) -> None:
         """Refuse new requests; the accepted requests are answered."""

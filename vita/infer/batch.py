@@ -75,7 +75,7 @@ class GenerationBatch:
         self.answers: dict[int, ActiveAnswer] = {}
         """The answer of each taken row."""
         weight, architecture = model.head_weight, model.architecture
-        single = architecture.latent is not None  # their keys of all texts may be expanded together
+        single = architecture.latent is not None  # a step may expand the latent vectors of all texts together
         self.cache = RowCache(architecture, dtype=weight.dtype, device=weight.device, single=single)
         self._reader = reader or PromptReader(model)
         self._sampler = Sampler([_IDLE] * rows, device=self.device, tokens=tokens)
@@ -338,8 +338,7 @@ class GenerationBatch:
             length = self.cache.lengths[row]
             if length != scaling.original_context:
                 continue
-            ids = [*answer.builder.prompt, *answer.builder.ids][:length]
-            text = PromptState(ids, text_length=length + 1, adapter=answer.job.adapter)
+            text = PromptState(answer.text[:length], text_length=length + 1, adapter=answer.job.adapter)
             while not text.is_read:
                 text.read_piece(self.model)
             assert text.states is not None

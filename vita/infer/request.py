@@ -212,7 +212,7 @@ class ActiveAnswer:
             return logits
         request, adjusted = self.job.request, logits.clone()
         if request.repetition != 1:
-            seen = torch.tensor(sorted({*request.prompt, *self.builder.ids}), device=logits.device)
+            seen = torch.tensor(sorted(set(self.text)), device=logits.device)
             scores = adjusted[seen]
             adjusted[seen] = torch.where(scores > 0, scores / request.repetition, scores * request.repetition)
         for token, count in self._counts.items():

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import queue as queues
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
-from vita.infer.request import QueueFull, SchedulerClosed
+from vita.infer.request import (
+    Event,
+    FailedEvent,
+    FinishedEvent,
+    GenerationRequest,
+    Job,
+    Listener,
+    QueueFull,
+    SchedulerClosed,
+)
 
 
 class RequestQueue(ABC):
@@ -55,3 +66,29 @@ class RequestQueue(ABC):
         if self.in_flight + seats > self.capacity:
             message = f"{self.in_flight} {self.unit} are computed or waiting, of at most {self.capacity}"
             raise QueueFull("requests", message)
+
+
+class GenerationQueue(RequestQueue):
+    """A queue of generation requests."""
+
+    @abstractmethod
+    def submit_all(self, requests: Sequence[tuple[GenerationRequest, Listener]]) -> list[Job]:
+        """Queue all requests or none."""
+
+    def submit(self, request: GenerationRequest, listener: Listener) -> Job:
+        """Queue a request; another thread calls `listener`.
+
+        Raises `QueueFull`, `SchedulerClosed` or a `DataError`.
+        """
+        return self.submit_all([(request, listener)])[0]
+
+    def answer(self, request: GenerationRequest) -> list[Event]:
+        """Submit a request, wait, and return all its events; a failure is raised."""
+        queue: queues.SimpleQueue[Event] = queues.SimpleQueue()
+        self.submit(request, queue.put)
+        events: list[Event] = []
+        while not events or not isinstance(events[-1], (FinishedEvent, FailedEvent)):
+            events.append(queue.get())
+        if isinstance(events[-1], FailedEvent):
+            raise events[-1].error
+        return events

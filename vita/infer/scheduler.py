@@ -12,7 +12,6 @@ answer does not depend on the other requests.
 from __future__ import annotations
 
 import logging
-import queue as queues
 import threading
 import time
 from collections import deque
@@ -29,7 +28,6 @@ from vita.infer.fair_queue import FairQueue
 from vita.infer.prefix_cache import PrefixCache, block_length
 from vita.infer.prompts import PromptReader
 from vita.infer.request import (
-    Event,
     FailedEvent,
     FinishedEvent,
     GenerationRequest,
@@ -38,7 +36,7 @@ from vita.infer.request import (
     QueueFull,
     SchedulerClosed,
 )
-from vita.infer.request_queue import RequestQueue
+from vita.infer.request_queue import GenerationQueue
 from vita.nn.transformer import Transformer
 
 log = logging.getLogger(__name__)
@@ -47,7 +45,7 @@ STEP_TOKENS = 512
 """Tokens of prompts that are read between two steps, so that a long prompt does not delay the other answers much."""
 
 
-class Scheduler(RequestQueue):
+class Scheduler(GenerationQueue):
     """Answers requests with one engine; every method may be called from any thread."""
 
     def __init__(
@@ -84,13 +82,6 @@ class Scheduler(RequestQueue):
         self._thread.start()
 
     # -- for callers
-
-    def submit(self, request: GenerationRequest, listener: Listener) -> Job:
-        """Queue a request; the scheduler's thread calls `listener`.
-
-        Raises `QueueFull`, `SchedulerClosed` or a `DataError`.
-        """
-        return self.submit_all([(request, listener)])[0]
 
     def submit_all(self, requests: Sequence[tuple[GenerationRequest, Listener]]) -> list[Job]:
         """Queue all requests or none."""
@@ -133,17 +124,6 @@ class Scheduler(RequestQueue):
         """Raise `QueueFull` or `SchedulerClosed` before any work, where `submit` would raise them."""
         with self._change:
             self._check_room(seats, 0)
-
-    def answer(self, request: GenerationRequest) -> list[Event]:
-        """Submit a request, wait, and return all its events; a failure is raised."""
-        queue: queues.SimpleQueue[Event] = queues.SimpleQueue()
-        self.submit(request, queue.put)
-        events: list[Event] = []
-        while not events or not isinstance(events[-1], (FinishedEvent, FailedEvent)):
-            events.append(queue.get())
-        if isinstance(events[-1], FailedEvent):
-            raise events[-1].error
-        return events
 
     @property
     def batch_invariant(self) -> bool:

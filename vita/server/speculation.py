@@ -100,9 +100,16 @@ def release_with_speculation(
         link_or_copy(release.folder / name, target / name)
     if draft is not None:
         files |= {f"{DRAFT}/{file}": sha for file, (sha, _) in take_files(draft, target, name=DRAFT).items()}
-    content = {**release.content, "files": files, "speculation": settings.record()}
+    version = speculation_version(release.content, settings)
+    content = {**release.content, "version": version, "files": files, "speculation": settings.record()}
     write_description(target, content, backend=release.content.get("backend"))
     return target
+
+
+def speculation_version(content: Mapping[str, Any], settings: SpeculationSettings) -> str:
+    """Return the version of a release with another method: that of the release, and the name of the method."""
+    version = str(content["version"]).removesuffix(f"-{release_speculation(content).method}")
+    return version if settings.method == "none" else f"{version}-{settings.method}"
 
 
 def open_drafter(release: ReleaseInfo, engine: Engine) -> Drafter | None:
