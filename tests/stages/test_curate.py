@@ -165,6 +165,47 @@ def test_a_new_source_does_not_change_the_held_out_documents_of_others(tmp_path:
     assert set(other_seed_texts) != set(first_texts)
 
 
+def near_copies(count: int) -> list[dict[str, Any]]:
+    """Return `count` texts of 100 words, each followed by a copy in which one word differs (Jaccard index 91/101)."""
+    rows = []
+    for number in range(count):
+        words = [f"w{number}x{position}" for position in range(100)]
+        rows.append({"id": f"{number}", "text": " ".join(words)})
+        rows.append({"id": f"{number} changed", "text": " ".join([*words[:50], "other", *words[51:]])})
+    return rows
+
+
+def test_no_near_copy_of_a_held_out_document_is_in_training(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "a.jsonl", near_copies(40)))
+    draft = run(tmp_path, sources=[path], filters=[], held_out=0.3)
+    starts = [{text.split()[0] for text in texts(draft, part)} for part in ("train", "heldout")]
+    assert starts[0] and starts[1] and not starts[0] & starts[1] and len(starts[0] | starts[1]) == 40
+    assert ("7 changed", "near_duplicate", "Jaccard index 0.9010 with 7") in drops(draft)
+    assert draft.facts["dropped"] == {"near_duplicate": 40}
+
+
+@pytest.mark.parametrize(("setting", "dropped"), [("exact", {}), ("none", {}), ({"threshold": 0.95}, {})])
+def test_near_copies_stay_where_the_setting_keeps_them(tmp_path: Path, setting: Any, dropped: dict[str, int]) -> None:
+    draft = run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", near_copies(5)))], deduplicate=setting, **PLAIN)
+    assert draft.facts["dropped"] == dropped and len(texts(draft)) == 10
+
+
+def test_a_near_copy_of_a_held_out_source_is_dropped_from_training(tmp_path: Path) -> None:
+    rows = near_copies(3)
+    sources = {
+        "web": str(write(tmp_path / "a.jsonl", rows[0::2])),
+        "test": str(write(tmp_path / "b.jsonl", rows[1:4:2])),
+    }
+    draft = run(tmp_path, sources=sources, held_out_sources=["test"], **PLAIN)
+    assert [text.split()[0] for text in texts(draft)] == ["w2x0"] and len(texts(draft, "heldout")) == 2
+    assert [reason for _, reason, _ in drops(draft)] == ["near_duplicate"] * 2
+
+
+def test_an_unknown_kind_of_deduplication_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"deduplicate.documents.*near.*exact.*none"):
+        run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", near_copies(1)))], deduplicate="fuzzy")
+
+
 # -- repeats and ids
 
 
@@ -219,7 +260,7 @@ def test_duplicate_ids_of_a_source_get_a_suffix(tmp_path: Path) -> None:
 
 def corpus_of_several_files(tmp_path: Path) -> str:
     for number in range(6):
-        rows = numbered_rows(80, start=60 * number)
+        rows = numbered_rows(80, start=60 * number) + near_copies(6)[number : number + 6]
         (tmp_path / "in").mkdir(exist_ok=True)
         data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         (tmp_path / "in" / f"{number}.jsonl.zst").write_bytes(zstandard.compress(data))
@@ -234,7 +275,9 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, monk
     two_processes = run(tmp_path / "together", threads=2, sources=sources, filters=[], held_out=0.1)
     assert files(single_process.folder) == files(two_processes.folder)
     assert single_process.facts == two_processes.facts
-    numbers = [int(text.split()[-1][:-1]) for text in dict.fromkeys(texts(single_process))]
+    assert single_process.facts["dropped"]["near_duplicate"] > 0
+    distinct = dict.fromkeys(text for text in texts(single_process) if text.startswith("Text"))
+    numbers = [int(text.split()[-1][:-1]) for text in distinct]
     assert numbers == sorted(numbers)
 
 

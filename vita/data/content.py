@@ -53,7 +53,12 @@ def normalize_line_ends(data: bytes) -> bytes:
 
 def content_key(text: str, data: bytes) -> bytes:
     """Return 16 bytes that are equal for equal content; `text` is normalized, and `data` is its UTF-8."""
-    return xxhash.xxh3_128_digest(comparable_bytes(text, data))
+    return key_of_comparable(comparable_bytes(text, data))
+
+
+def key_of_comparable(comparable: bytes) -> bytes:
+    """Return the content key of a text in the form of `comparable_bytes`."""
+    return xxhash.xxh3_128_digest(comparable)
 
 
 def comparable_bytes(text: str, data: bytes) -> bytes:

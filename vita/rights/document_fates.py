@@ -19,6 +19,9 @@ Use = Literal["trained on", "held out", "not used"]
 PARTS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 _USES: dict[str, Use] = {"train": "trained on", "heldout": "held out"}
 
+_COPIES = {"duplicate": "a copy", "near_duplicate": "a near copy"}
+"""Drop reasons of documents that another document of the corpus replaces, with the words for explanations."""
+
 
 @dataclass(frozen=True)
 class DocumentMatch:
@@ -38,7 +41,7 @@ class DocumentMatch:
 def document_matches(folder: Path, document: str, *, source: str | None = None) -> list[DocumentMatch]:
     """Return the use of every document with this id (only of `source`, if given)."""
     dropped = [row for row in _drops(folder) if row["id"] == document and source in (None, row["source"])]
-    originals = {_original(row) for row in dropped if row["reason"] == "duplicate"}
+    originals = {_original(row) for row in dropped if row["reason"] in _COPIES}
     fates_by_document: dict[tuple[str, str, str], DocumentMatch] = {}
     for part in PARTS:
         for row in _documents(folder, part):
@@ -101,11 +104,13 @@ def _explanation(part: str) -> str:
 
 def _of_drop(row: dict, originals: list[DocumentMatch]) -> DocumentMatch:
     source, id, reason = str(row["source"]), str(row["id"]), str(row["reason"])
-    if reason != "duplicate":
+    if reason not in _COPIES:
         return DocumentMatch(source, id, "not used", f"dropped ({reason}: {row['detail']}), not trained on")
     original_source, original = _original(row)
     for fate in originals:
         if fate.id == original and original_source in (None, fate.source):
-            detail = f"dropped as a copy of `{fate.id}` of {fate.source}, which is {fate.explanation}"
+            detail = f"dropped as {_COPIES[reason]} of `{fate.id}` of {fate.source}, which is {fate.explanation}"
             return DocumentMatch(source, fate.id, fate.use, detail, fate.content)
-    return DocumentMatch(source, id, "not used", f"dropped as a copy of `{original}`, which is not in this corpus")
+    return DocumentMatch(
+        source, id, "not used", f"dropped as {_COPIES[reason]} of `{original}`, which is not in this corpus"
+    )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -27,7 +27,9 @@ from vita.data.curation.filter_pass import (
     is_row_problem,
 )
 from vita.data.curation.filters import DEFAULT_FILTERS, FilterUse
+from vita.data.curation.near_duplicates import Sketches
 from vita.data.curation.report import build_report, held_out_advice
+from vita.data.curation.shingles import SketchOptions
 from vita.data.curation.split_pass import (
     SplitAssignments,
     SplitJob,
@@ -46,10 +48,22 @@ from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus
 
-VERSION = 3
+VERSION = 4
 
 _SLICE_BYTES = 8 * 2**20  # on disk: small enough to share the work and to lose little when killed
 _MIN_PARALLEL_BYTES = 16 * 2**20  # on disk: under this, starting processes takes longer than the work
+
+
+class Deduplication(Settings):
+    """The duplicates that are dropped, and the measure of similarity of near duplicates."""
+
+    documents: Literal["near", "exact", "none"] = "near"
+    """`near` drops equal texts and near copies; `exact` only texts that are equal except for case, white space and
+    Unicode normalization; `none` drops no duplicates."""
+    threshold: float = Field(default=0.7, ge=0.3, le=1)
+    """Jaccard index of the sets of shingles, from which a document is a near copy."""
+    shingle_words: int = Field(default=5, ge=1, le=50)
+    """Number of consecutive words in a shingle."""
 
 
 class Config(Settings):
@@ -59,8 +73,8 @@ class Config(Settings):
     """Sources of text: a list, or a mapping of names to sources. Of equal documents the first is kept."""
     filters: tuple[FilterUse, ...] = Field(DEFAULT_FILTERS, validate_default=True)
     """Quality filters in order, by name or as `{name: {setting: value}}`; `[]` keeps all documents."""
-    deduplicate: bool = True
-    """Drop documents that equal an earlier one except for case, white space and Unicode normalization."""
+    deduplicate: Deduplication = Deduplication()
+    """Dropping of duplicates: `near`, `exact`, `none`, or the settings in full. Of duplicates the first is kept."""
     held_out: float = Field(0.01, ge=0)
     """Documents held out for evaluation: a share (at least one document) below 1, a number from 1, 0 for none. A share
     of a single document is none. Confidence intervals need two held-out documents."""
@@ -71,6 +85,13 @@ class Config(Settings):
     """Seed of the held-out documents, and of those sampled by a fractional `repeat`."""
     shard_megabytes: int = Field(64, ge=1)
     """Maximum megabytes of text per corpus file, and approximate memory of a worker process."""
+
+    @field_validator("deduplicate", mode="before")
+    @classmethod
+    def _deduplication(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return {"documents": "near" if value else "none"}
+        return {"documents": value} if isinstance(value, str) else value
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -159,9 +180,10 @@ def _decide(
         raise _nothing_left(stats)
     assignments = assign_splits(
         tables,
-        SplitOptions(config.deduplicate, config.held_out, config.seed),
+        SplitOptions(config.deduplicate.documents, config.deduplicate.threshold, config.held_out, config.seed),
         repeat=np.array([owner.repeat for _, owner in parts]),
         reserved=np.array([owner.name in config.held_out_sources for _, owner in parts]),
+        sketches=Sketches([part for part, _ in parts]) if config.deduplicate.documents == "near" else None,
     )
     if not assignments.repeat_counts.any():
         raise _nothing_to_train_on(assignments)
@@ -175,6 +197,8 @@ def _tasks(config: Config, folder: Path) -> tuple[list[FilterJob], list[Source]]
     """Return a task for each slice of a source, and the source of each task."""
     folder.mkdir(parents=True, exist_ok=True)
     part_bytes = config.shard_megabytes * 2**20
+    search = config.deduplicate
+    sketches = SketchOptions(search.shingle_words, search.threshold) if search.documents == "near" else None
     slices = [
         (source, source_slice)
         for source in config.sources
@@ -182,7 +206,12 @@ def _tasks(config: Config, folder: Path) -> tuple[list[FilterJob], list[Source]]
     ]
     jobs = [
         FilterJob(
-            number, source_slice, () if source.name in config.held_out_sources else config.filters, folder, part_bytes
+            number,
+            source_slice,
+            () if source.name in config.held_out_sources else config.filters,
+            folder,
+            part_bytes,
+            sketches,
         )
         for number, (source, source_slice) in enumerate(slices)
     ]

@@ -16,10 +16,12 @@ import orjson
 import xxhash
 import zstandard
 
-from vita.data.content import as_keys, content_key, normalize_text
+from vita.data.content import as_keys, comparable_bytes, key_of_comparable, normalize_text
 from vita.data.curation.corpus import ZstdLineWriter, dump, dump_document, dump_drop
 from vita.data.curation.filters import FilterChain, FilterUse
+from vita.data.curation.near_duplicates import save_sketches
 from vita.data.curation.page_features import PageFeatures
+from vita.data.curation.shingles import SketchOptions, SketchWriter
 from vita.data.records import Document, DroppedRecord
 from vita.data.sources.read import SourceSlice, documents
 from vita.data.sources.readers import DAMAGED_FILE
@@ -50,6 +52,8 @@ class FilterJob:
     folder: Path
     part_bytes: int
     """Bytes of text in a part file; limits the memory of the second pass."""
+    sketches: SketchOptions | None = None
+    """Options of the sketches for the search of near duplicates; None if there is no search."""
 
 
 @dataclass
@@ -218,7 +222,10 @@ class _PartWriter:
             self._begin()
         assert self._open is not None
         self._open.write(dump_document(document))
-        self._keys.append(content_key(document.text, data))
+        comparable = comparable_bytes(document.text, data)
+        self._keys.append(key_of_comparable(comparable))
+        if self._sketches:
+            self._sketches.add(comparable)
         self._sizes.append(len(data))
         self._ids.append(document.id)
         self._sources.append(document.source)
@@ -236,12 +243,15 @@ class _PartWriter:
         self._sources: list[str] = []
         self._licences: list[str | None] = []
         self._bytes = 0
+        self._sketches = SketchWriter(self._job.sketches) if self._job.sketches else None
 
     def close(self) -> None:
         if self._open is None:
             return
         self._open.close()
         self._open = None
+        if self._sketches and self._job.sketches:
+            save_sketches(self._job.folder / self.names[-1], self._sketches.finish(), rows=self._job.sketches.rows)
         sources, source_of = _codes(self._sources)
         licences, licence_of = _codes(self._licences)
         names = zstandard.compress(dump({"sources": sources, "licences": licences, "ids": self._ids}), level=1)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt64
 
 from vita.data.curation.scripts import has_unspaced, main_script, unspaced_words, with_ascii_blanks
+from vita.data.curation.words import MIX_A, update_hashes, word_boundaries, word_chunks
 from vita.data.records import Document
 
 BLOCK_BYTES = 2**20
@@ -90,7 +91,7 @@ class PageFeatures:
             second = n // 2
             first = n - second
             left, right = self.runs(first), self.runs(second)
-            runs = left[: max(0, len(right) - first)] * _MIX_A
+            runs = left[: max(0, len(right) - first)] * MIX_A
             runs ^= runs >> np.uint64(31)
             runs += right[first:]
             self._runs[n] = runs
@@ -134,36 +135,22 @@ def repeated_share(pieces: list[str]) -> tuple[float, float]:
 
 # -- the vectorised pass
 
-_HASHED_BYTES = 64
-"""Longer words are hashed by their beginning and length, which limits the time for very long words."""
-_FIRST_BYTES: UInt64[np.ndarray, "9"] = np.array([2 ** (8 * count) - 1 for count in range(9)], np.uint64)
-_MIX_A, _MIX_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
-
 
 def _measure(data: bytes) -> WordFeatures:
     """Measure the words of a block; bytes are read in chunks of eight, so that most words take one read."""
     data = data if data.isascii() else with_ascii_blanks(data)
     codes = np.frombuffer(data, np.uint8)
-    blank = np.ones(len(codes) + 2, np.int8)
-    np.less_equal(codes, 32, out=blank[1:-1], casting="unsafe")
-    boundaries = np.flatnonzero(blank[1:] != blank[:-1])
-    starts, stops = boundaries[0::2].copy(), boundaries[1::2].copy()
+    starts, stops = word_boundaries(codes)
     size = stops - starts
-    chunks = np.ndarray((len(data) + 1,), "<u8", data.lower() + bytes(8), strides=(1,))
-    chunk = chunks[starts] & _FIRST_BYTES[np.minimum(size, 8)]
-    hashes = (chunk ^ size.astype(np.uint64)) * _MIX_A
-    lettered = _has_letter(chunk)
-    pending = np.flatnonzero(size > 8)
-    for offset in range(8, _HASHED_BYTES, 8):
-        if not len(pending):
-            break
-        remaining = size[pending] - offset
-        chunk = chunks[starts[pending] + offset] & _FIRST_BYTES[np.minimum(remaining, 8)]
-        previous = hashes[pending]
-        hashes[pending] = (previous ^ (previous >> np.uint64(32)) ^ chunk) * _MIX_B
-        if not lettered[pending].all():
-            lettered[pending] |= _has_letter(chunk)
-        pending = pending[remaining > 8]
+    hashes, lettered = np.zeros(0, np.uint64), np.zeros(0, bool)
+    for indices, chunk in word_chunks(data.lower(), starts, size):
+        if indices is None:
+            hashes = (chunk ^ size.astype(np.uint64)) * MIX_A
+            lettered = _has_letter(chunk)
+        else:
+            update_hashes(hashes, indices, chunk)
+            if not lettered[indices].all():
+                lettered[indices] |= _has_letter(chunk)
     hashes ^= hashes >> np.uint64(29)
     lengths = size if data.isascii() else size - _continuation_bytes(codes, starts, stops)
     return WordFeatures(lengths, hashes, lettered)

@@ -44,6 +44,14 @@ def unspaced_words(text: str) -> int:
     return round(estimate) + sum(any(map(str.isalnum, word)) for word in spaced)
 
 
+def separate_unspaced(text: str) -> str:
+    """Put spaces around each character of the scripts without spaces between words."""
+    return _UNSPACED_CHARACTER.sub(r" \g<0> ", text)
+
+
+_UNSPACED_CHARACTER = re.compile(_ANY_UNSPACED.pattern.removesuffix("+"))
+
+
 @lru_cache
 def scripts_of(words: tuple[str, ...]) -> frozenset[str]:
     """Return the scripts of the words."""

@@ -6,9 +6,11 @@ Assignments are computed on arrays of content keys; the text of each part file i
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import orjson
@@ -17,6 +19,7 @@ from jaxtyping import Bool, Float64, Int64, UInt64
 from vita.data.curation.corpus import ZstdLineWriter, dump, dump_drop, read_lines
 from vita.data.curation.dedup import first_equal
 from vita.data.curation.filter_pass import FilterStats, PartTable, hash_of_id
+from vita.data.curation.near_duplicates import Sketches, find_near_duplicates
 from vita.data.hash_sampling import hash_fractions, held_out_mask, repeat_counts
 from vita.data.records import DroppedRecord
 
@@ -25,7 +28,10 @@ from vita.data.records import DroppedRecord
 class SplitOptions:
     """The settings of split assignment."""
 
-    deduplicate: bool
+    deduplicate: Literal["near", "exact", "none"]
+    """The documents that are dropped as duplicates: near copies as well, equal texts only, or none."""
+    threshold: float
+    """Jaccard index from which documents are near copies."""
     held_out: float
     """A share of the documents if below 1, otherwise a number of documents."""
     seed: int
@@ -36,7 +42,9 @@ class SplitAssignments:
     """The split assignment of each document; all parts are concatenated."""
 
     first: Int64[np.ndarray, "N"]
-    """The index of the first document with the same text; its own index if it is the first."""
+    """The index of the document that stays in place of this one; its own index if it is no duplicate."""
+    jaccard: Float64[np.ndarray, "N"]
+    """Jaccard index of a near duplicate and the document that stays; NaN for all others."""
     held_out: Bool[np.ndarray, "N"]
     repeat_counts: Int64[np.ndarray, "N"]
     """Number of times that the document occurs in the training text."""
@@ -54,28 +62,39 @@ def assign_splits(
     *,
     repeat: Float64[np.ndarray, "P"],
     reserved: Bool[np.ndarray, "P"],
+    sketches: Sketches | None = None,
 ) -> SplitAssignments:
     """Assign the documents of all parts to splits; `repeat` and `reserved` (held out entirely) have one value per part.
 
-    Equal texts are always in the same split, with and without deduplication.
+    Equal texts are always in the same split, with and without deduplication. Documents are held out after the
+    deduplication, so that no near copy of a held-out document is in training. `sketches` are needed to find near
+    duplicates.
     """
     counts = [len(table.sizes) for table in tables]
     keys = np.concatenate([table.keys for table in tables])
     reserved = np.repeat(reserved, counts)
     # Held-out documents come first, so that the copy in training is dropped.
-    first = first_equal(keys, rank=(~reserved).astype(np.int8))
-    candidates = ~reserved[first]
+    equal = first_equal(keys, rank=(~reserved).astype(np.int8))
+    first, jaccard = np.arange(len(keys)), np.full(len(keys), np.nan)
+    if settings.deduplicate != "none":
+        first = equal
+    if settings.deduplicate == "near":
+        assert sketches is not None, "near duplicates are found by sketches"
+        stays = np.flatnonzero(equal == np.arange(len(keys)))
+        ranked = stays[np.argsort(~reserved[stays], kind="stable")]
+        near = find_near_duplicates(sketches, ranked, threshold=settings.threshold)
+        first, jaccard = near.copy_of[equal], near.jaccard[equal]
+    is_first = first == np.arange(len(keys))
+    candidates = ~reserved[equal]
+    eligible = candidates & is_first
     held_out = ~candidates
-    selected = held_out_mask(hash_fractions(keys[candidates], seed=settings.seed, purpose=1), settings.held_out)
+    selected = held_out_mask(hash_fractions(keys[eligible], seed=settings.seed, purpose=1), settings.held_out)
     if selected.all() and settings.held_out < 1 and not reserved.any():
         selected[:] = False  # a share of a single text: the text is used for training
-    held_out[np.flatnonzero(candidates)[selected]] = True
-    if not settings.deduplicate:
-        first = np.arange(len(keys))
-    is_first = first == np.arange(len(keys))
+    held_out[np.flatnonzero(eligible)[selected]] = True
     repetitions = repeat_counts(hash_fractions(keys, seed=settings.seed, purpose=2), np.repeat(repeat, counts))
     repetitions[~is_first | held_out] = 0
-    return SplitAssignments(first, held_out & is_first, repetitions, _unique_ids(tables, is_first))
+    return SplitAssignments(first, jaccard, held_out & is_first, repetitions, _unique_ids(tables, is_first))
 
 
 def _unique_ids(tables: Sequence[PartTable], is_first: Bool[np.ndarray, "N"]) -> dict[int, str]:
@@ -197,8 +216,11 @@ def write_splits(job: SplitJob, tick: Callable[[int], None]) -> SplitResult:
         if (new_id := assignments.new_ids.get(job.start_index + number)) is not None:
             line = _renamed(line, new_id)
         if first != job.start_index + number:
-            original = job.first_ids[first]
-            _record_drop(result, line, "duplicate", f"repeats {original[1]}", repeats=original)
+            original, jaccard = job.first_ids[first], float(assignments.jaccard[number])
+            reason, detail = "duplicate", f"repeats {original[1]}"
+            if not math.isnan(jaccard):
+                reason, detail = "near_duplicate", f"Jaccard index {jaccard:.4f} with {original[1]}"
+            _record_drop(result, line, reason, detail, repeats=original)
         elif assignments.held_out[number]:
             result.held_out.append(line)
         elif not repeat_count:
@@ -218,8 +240,9 @@ def _slice_assignments(assignments: SplitAssignments, start: int, stop: int) -> 
     selection = slice(start, stop)
     new_ids = {index: id for index, id in assignments.new_ids.items() if start <= index < stop}
     return SplitAssignments(
-        assignments.first[selection], assignments.held_out[selection], assignments.repeat_counts[selection], new_ids
-    )
+        assignments.first[selection], assignments.jaccard[selection], assignments.held_out[selection],
+        assignments.repeat_counts[selection], new_ids,
+    )  # fmt: skip
 
 
 def _renamed(line: bytes, new_id: str) -> bytes:
