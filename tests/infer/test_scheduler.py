@@ -394,6 +394,30 @@ def test_widths_with_different_results_are_not_used() -> None:
     assert not BatchWidths(lambda width: None, [16]).invariant
 
 
+@pytest.mark.parametrize("batch_invariance", [True, False])
+def test_without_batch_invariance_passes_have_no_padding(batch_invariance: bool) -> None:
+    answering = engine()
+    widths: list[int] = []
+    answering.model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: widths.append(len(output)))
+    scheduler = Scheduler(answering, rows=5, batch_invariance=batch_invariance)
+    try:
+        requests = [GenerationRequest([256, *range(40, 42 + 3 * n)], GREEDY) for n in range(3)]
+        together = collect(scheduler, requests)
+        alone = [collect(scheduler, [request])[0] for request in requests]
+    finally:
+        scheduler.close()
+    assert scheduler.batch_invariant is batch_invariance
+    if batch_invariance:
+        assert [answer_pieces(events) for events in together] == [answer_pieces(events) for events in alone]
+        assert 1 not in widths[-20:], "a single text is computed in at least two rows"
+        return
+    assert {1, 3} <= set(widths), "as many rows as texts"
+    for events, expected in zip(together, alone, strict=True):
+        scores, single_scores = token_scores(events), token_scores(expected)
+        assert [score.id for score in scores] == [score.id for score in single_scores]
+        assert [score.logprob for score in scores] == pytest.approx([s.logprob for s in single_scores], abs=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{}, {"heads": 4, "kv_heads": 4}, {"width": 90, "head_dim": 18, "feedforward": 201}])
 def test_log_probabilities_alone_and_in_a_batch_are_equal_with_several_threads(sizes: dict[str, int]) -> None:

@@ -11,9 +11,10 @@ from tests.server.backends.served import ServiceCommands
 from tests.server.releases import model_folder
 from tests.server.serving import serving
 from vita.data.tokens.tokenizer import Tokenizer
+from vita.server.decoding_options import DecodingOptions, release_with_decoding
 from vita.server.release import create_release, read_release
 from vita.server.replica.main import open_app
-from vita.server.speculation import SpeculationSettings, check_speculation, release_with_speculation
+from vita.server.speculation import SpeculationSettings, check_speculation
 from vita.spine.errors import ConfigError, ModelError, StoreError
 
 PROMPT = "one two one two one two one two"
@@ -44,7 +45,7 @@ def test_a_replica_gives_the_same_answers_with_each_method(folders: Path, tmp_pa
         (SpeculationSettings(method="draft_model", tokens=5), folders / "draft"),
     ):
         target = tmp_path / settings.method
-        release_with_speculation(read_release(plain), settings, draft, target)
+        release_with_decoding(read_release(plain), DecodingOptions(settings), draft, target)
         assert read_release(target).version == f"1-{settings.method}", "a service can roll it out beside the first"
         choices, metrics, card = answers(target)
         assert choices == expected
@@ -56,7 +57,7 @@ def test_a_replica_gives_the_same_answers_with_each_method(folders: Path, tmp_pa
 def test_the_files_of_a_draft_model_belong_to_the_release(folders: Path, tmp_path: Path) -> None:
     settings = SpeculationSettings(method="draft_model")
     release = create_release(
-        folders / "model", tmp_path / "release", name="m", version="1", speculation=settings.record(),
+        folders / "model", tmp_path / "release", name="m", version="1", decoding=DecodingOptions(settings).record(),
         draft=folders / "draft",
     )  # fmt: skip
     assert {"draft/config.json", "draft/model.safetensors", "draft/tokenizer.json"} <= set(read_release(release).files)

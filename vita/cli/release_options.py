@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,15 @@ SpeculationOption = Annotated[
         metavar="METHOD",
         help="Speculative decoding, which changes the speed and not the answers: none, ngram or draft_model. "
         "Default: as the release.",
+    ),
+]
+BatchInvarianceOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--batch-invariance/--no-batch-invariance",
+        help="Compute answers whose bits do not depend on the other requests; without, a few concurrent requests are "
+        "answered faster. Default: as the release.",
+        show_default=False,
     ),
 ]
 DraftModelOption = Annotated[
@@ -73,19 +83,31 @@ def _golden(model: Path) -> list[dict[str, Any]]:
     return [] if model_task(model) is not None else golden_answers(Engine.open(model), GOLDEN, tokens=GOLDEN_TOKENS)
 
 
-def with_speculation(
-    workspace: Workspace, release: ReleaseInfo, folder: Path, method: str | None, draft_model: str | None
+def with_decoding(
+    workspace: Workspace,
+    release: ReleaseInfo,
+    folder: Path,
+    *,
+    method: str | None,
+    draft_model: str | None,
+    batch_invariance: bool | None,
 ) -> ReleaseInfo:
-    """Return the release with other speculative decoding, in `folder`; the release itself if nothing is requested."""
+    """Return the release with other decoding options, in `folder`; the release itself if nothing is requested."""
+    from vita.server.decoding_options import DecodingOptions, release_with_decoding
     from vita.server.release import read_release
-    from vita.server.speculation import SpeculationSettings, release_speculation, release_with_speculation
+    from vita.server.speculation import SpeculationSettings
     from vita.spine.config import build
     from vita.stages.kinds import Model
 
-    if method is None and draft_model is None:
+    options = DecodingOptions.of(release.content)
+    if method is not None or draft_model is not None:
+        values = {"method": method or "draft_model", "tokens": options.speculation.tokens}
+        speculation = build(SpeculationSettings, values, where="--speculation")
+        options = replace(options, speculation=speculation)
+    if batch_invariance is not None:
+        options = replace(options, batch_invariance=batch_invariance)
+    if draft_model is None and options == DecodingOptions.of(release.content):
         return release
-    values = {"method": method or "draft_model", "tokens": release_speculation(release.content).tokens}
-    settings = build(SpeculationSettings, values, where="--speculation")
     draft = None if draft_model is None else workspace.find(draft_model, Model).path
-    release_with_speculation(release, settings, draft, folder)
+    release_with_decoding(release, options, draft, folder)
     return read_release(folder)

@@ -19,10 +19,11 @@ from vita.cli.options import SERVICES, JsonOption, print_json
 from vita.cli.release_options import (
     BackendOption,
     BackendSetOption,
+    BatchInvarianceOption,
     DraftModelOption,
     SpeculationOption,
     with_backend,
-    with_speculation,
+    with_decoding,
 )
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
@@ -64,6 +65,7 @@ def serve(
     backend_assignments: BackendSetOption = None,
     speculation: SpeculationOption = None,
     draft_model: DraftModelOption = None,
+    batch_invariance: BatchInvarianceOption = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a setting of the service, for example in_flight=64 or log=metadata."),
@@ -80,7 +82,10 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="vita-release-") as folder:
         release = _release(workspace, model, Path(folder) / "release", name=name)
         release = with_backend(workspace, release, Path(folder) / "backend", backend, backend_assignments)
-        release = with_speculation(workspace, release, Path(folder) / "speculation", speculation, draft_model)
+        release = with_decoding(
+            workspace, release, Path(folder) / "decoding",
+            method=speculation, draft_model=draft_model, batch_invariance=batch_invariance,
+        )  # fmt: skip
         count_text = "" if replicas == 1 else f" on {replicas} replicas"
         workspace.console.print(f"starting {release.id}{count_text} ...")
         service = Service(
@@ -231,6 +236,7 @@ def fleet_roll(
     backend_assignments: BackendSetOption = None,
     speculation: SpeculationOption = None,
     draft_model: DraftModelOption = None,
+    batch_invariance: BatchInvarianceOption = None,
     service: ServiceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -242,7 +248,10 @@ def fleet_roll(
     with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(workspace)) as folder:
         pinned = _release(workspace, release, Path(folder) / "release", name=None)
         pinned = with_backend(workspace, pinned, Path(folder) / "backend", backend, backend_assignments)
-        pinned = with_speculation(workspace, pinned, Path(folder) / "speculation", speculation, draft_model)
+        pinned = with_decoding(
+            workspace, pinned, Path(folder) / "decoding",
+            method=speculation, draft_model=draft_model, batch_invariance=batch_invariance,
+        )  # fmt: skip
         lasting = _lasting_release(workspace, pinned, Path(folder))
         terms = {"ungated": ungated, "research": research}
         status = control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json()

@@ -60,8 +60,9 @@ class AdapterBatches:
         index, batched = self._last_index, self._batched
         batched.add(index, engine.model)
         layers = measured_layers(batched.base, engine.model, least=MEASURED_LAYERS)
-        step_widths = decoding_widths(batched.model, scheduler.rows, adapter=index, layers=layers)
-        pack_widths = PromptReader(batched.model, adapter=index, layers=layers).widths
+        required = scheduler.widths.required
+        step_widths = decoding_widths(batched.model, scheduler.rows, adapter=index, layers=layers, invariant=required)
+        pack_widths = PromptReader(batched.model, adapter=index, layers=layers, invariant=required).widths
         if scheduler.widths.invariant and not step_widths.invariant:
             batched.remove(index)
             return None

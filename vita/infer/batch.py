@@ -10,7 +10,8 @@ requests come and go. A batch is not safe for several threads.
 
 Guarantee: an answer is a function of the request, the model, the widths and the kind of processor, never of the other
 requests. Prompts and steps are computed in batch-invariant widths (`vita.infer.batch_invariance`,
-`vita.infer.prompts`); each answer has its own random generator.
+`vita.infer.prompts`); each answer has its own random generator. `ExactWidths` give up the guarantee: they save the
+padding, and the last bits of numbers depend on the batch.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vita.infer.batch_adapters import BatchAdapter, computed_alone, computed_together
+from vita.infer.batch_attention import GROUP
 from vita.infer.batch_invariance import BatchWidths
 from vita.infer.decoding_pass import DecodingPass
 from vita.infer.drafts import Drafter, Speculation
@@ -80,7 +82,8 @@ class GenerationBatch:
         self._reader = reader or PromptReader(model)
         self._sampler = Sampler([_IDLE] * rows, device=self.device, tokens=tokens)
         # Without batch-invariant widths, the bits of a token would depend on the draft.
-        can_verify = widths.padded and widths.invariant and not model.architecture.rope_depends_on_length
+        keeps_bits = not widths.required or (widths.padded and widths.invariant)
+        can_verify = keeps_bits and not model.architecture.rope_depends_on_length
         self._speculation = Speculation(drafter, self._width) if drafter and can_verify else None
         self._clock, self._release = clock, release
 
@@ -252,7 +255,8 @@ class GenerationBatch:
             return
         self._read_again()
         drafts = self._drafts()
-        step = DecodingPass(self.cache, {row: 1 + len(drafts.get(row, ())) for row in self.answers})
+        new_tokens = {row: 1 + len(drafts.get(row, ())) for row in self.answers}
+        step = DecodingPass(self.cache, new_tokens, group=GROUP if self.widths.required else 1)
         width = self._width(len(step.places))
         tokens = torch.zeros(width, 1, dtype=torch.int64)
         by_row: dict[int, list[int]] = {}

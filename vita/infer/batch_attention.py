@@ -21,18 +21,23 @@ def grouped_attention(
     values: Float[Tensor, "N K S E"],
     visible: Bool[Tensor, "#N 1 1 S"],
     options: AttentionOptions,
+    *,
+    group: int = GROUP,
 ) -> Float[Tensor, "N H 1 E"]:
-    """Compute one query per head as the queries of `GROUP` positions that attend to the same keys.
+    """Compute one query per head as the queries of several positions that attend to the same keys.
 
     PyTorch's fused kernel gives each of its threads a piece of one buffer, whose size grows with the queries taken
     together. With one query the pieces do not begin at vectors of 64 bytes, and matrix products round differently in
     another thread, so that the numbers of a text depend on its row. The heads that share keys are taken together,
-    which reads the keys once, and padded to a multiple of `GROUP`.
+    which reads the keys once, and padded to a multiple of `group`. A group of 1 has no padding
+    and no guarantee.
     """
     count, heads, _, size = queries.shape
     kv_heads = keys.shape[1]
     shared = heads // kv_heads
-    padded = -(-shared // GROUP) * GROUP
-    together = F.pad(queries.reshape(count, kv_heads, shared, size), (0, 0, 0, padded - shared))
+    padded = -(-shared // group) * group
+    together = queries.reshape(count, kv_heads, shared, size)
+    if padded > shared:
+        together = F.pad(together, (0, 0, 0, padded - shared))
     mixed = backend(together, keys, values, visible.expand(-1, -1, padded, -1), options)
     return mixed[:, :, :shared].reshape(count, heads, 1, size)

@@ -51,6 +51,8 @@ class BatchWidths:
 
     padded = True
     """True if a pass computes more rows than texts, so that rows have the same bits."""
+    required = True
+    """True if the bits of a row must not depend on the pass."""
 
     def __init__(self, measure: Callable[[int], Tensor | None], references: Sequence[int]) -> None:
         """The reference width is the first of `references` that is invariant, or the first if none is."""
@@ -98,15 +100,30 @@ def _candidates(rows: int) -> list[int]:
     return [*(width for width in small if width >= rows), large]
 
 
+class ExactWidths(BatchWidths):
+    """Widths without padding: a pass computes the rows that it needs, and the bits of a row may depend on others."""
+
+    padded = False
+    required = False
+
+    def __init__(self) -> None:
+        super().__init__(lambda width: None, [1])
+
+    def smallest(self, rows: int) -> int:
+        return rows
+
+
 def decoding_widths(
-    model: Transformer, rows: int, *, adapter: int = BASE, layers: int = MEASURED_LAYERS
+    model: Transformer, rows: int, *, adapter: int = BASE, layers: int = MEASURED_LAYERS, invariant: bool = True
 ) -> BatchWidths:
     """Return the widths of decoding steps that advance up to `rows` texts by one token each.
 
-    They are measured with an adapter of the model, in the first `layers` layers.
+    They are measured with an adapter of the model, in the first `layers` layers. Without `invariant` they are exact.
     """
+    if not invariant:
+        return ExactWidths()
     if rows == 1 or model.architecture.context < 2:  # a text that is always alone; a prompt that fills the context
-        return _Unpadded()
+        return _SingleRow()
     measure = partial(_step_numbers, first_layers(model, layers))
     measure = measured_with(adapter, measure, device=model.head_weight.device)
     return BatchWidths(measure, [TILE, 2 * TILE, 3 * TILE, 4 * TILE])
@@ -156,8 +173,8 @@ def _with_modules_of_its_own(module: M) -> M:
     return duplicate
 
 
-class _Unpadded(BatchWidths):
-    """Widths without padding, for rows whose bits cannot depend on others."""
+class _SingleRow(BatchWidths):
+    """The width of passes with one row, whose bits cannot depend on others."""
 
     padded = False
 

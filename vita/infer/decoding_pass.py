@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from vita.infer.batch_attention import grouped_attention
+from vita.infer.batch_attention import GROUP, grouped_attention
 from vita.infer.row_cache import BLOCK, RowCache, SizeClass
 from vita.nn.attention import PLAIN, Attention, AttentionOptions
 
@@ -41,8 +41,12 @@ class _Part:
 class DecodingPass:
     """The keys and values of a step (`vita.nn.transformer.KeysAndValues`)."""
 
-    def __init__(self, cache: RowCache, tokens: Mapping[int, int]) -> None:
-        """`tokens` are the numbers of new tokens of some rows of the cache, whose lengths include them from then on."""
+    def __init__(self, cache: RowCache, tokens: Mapping[int, int], *, group: int = GROUP) -> None:
+        """`tokens` are the numbers of new tokens of some rows of the cache, whose lengths include them from then on.
+
+        The queries that attend to the same keys are padded to a multiple of `group` (`grouped_attention`).
+        """
+        self._group = group
         starts = {row: cache.lengths[row] for row in tokens}
         cache.reserve(tokens)
         self.cache = cache
@@ -103,11 +107,11 @@ class DecodingPass:
                     states = stored[0], stored[0] if values is keys else stored[1]
                 for span, texts in part.runs:
                     mask = visible[span, ..., : part.end]
-                    mixed.append(
-                        grouped_attention(backend, queries[span], states[0][texts], states[1][texts], mask, options)
-                    )
+                    rows = queries[span], states[0][texts], states[1][texts]
+                    mixed.append(grouped_attention(backend, *rows, mask, options, group=self._group))
             outputs = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-            return F.pad(outputs, (0, 0, 0, 0, 0, 0, 0, len(queries) - len(outputs)))
+            unused = len(queries) - len(outputs)
+            return F.pad(outputs, (0, 0, 0, 0, 0, 0, 0, unused)) if unused else outputs
 
         return attention
 

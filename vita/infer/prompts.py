@@ -17,7 +17,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vita.infer.batch_adapters import BatchAdapter, computed_alone, computed_together
-from vita.infer.batch_invariance import MEASURED_LAYERS, BatchWidths, fills_vectors, first_layers, measured_with
+from vita.infer.batch_invariance import (
+    MEASURED_LAYERS,
+    BatchWidths,
+    ExactWidths,
+    fills_vectors,
+    first_layers,
+    measured_with,
+)
 from vita.infer.prefix_cache import PrefixCache, block_length
 from vita.nn.adapters.pass_rows import BASE
 from vita.nn.attention import PLAIN, Attention, AttentionOptions, causal, in_window
@@ -116,19 +123,24 @@ class PromptReader:
         *,
         adapter: int = BASE,
         layers: int = MEASURED_LAYERS,
+        invariant: bool = True,
     ) -> None:
         """`prefixes` stores the beginnings of long prompts.
 
-        The widths of packs are measured with an adapter of the model, in the first `layers` layers.
+        The widths of packs are measured with an adapter of the model, in the first `layers` layers. Without `invariant`
+        they are exact.
         """
         self.model, self.prefixes, self._measured = model, prefixes, first_layers(model, layers)
-        self.widths = BatchWidths(measured_with(adapter, self._pack_numbers, device=model.head_weight.device), [16])
+        measure = measured_with(adapter, self._pack_numbers, device=model.head_weight.device)
+        self.widths = BatchWidths(measure, [16]) if invariant else ExactWidths()
 
     def is_short(self, prompt: PromptState) -> bool:
-        """Return True if the prompt is read in a pack, which has the same bits as the prompt alone."""
-        all_widths = [self.widths] if prompt.adapter is None else [self.widths, prompt.adapter.pack_widths]
+        """Return True if the prompt is read in a pack, which has the same bits as the prompt alone, if required."""
         length = len(prompt.ids)
-        return length <= SHORT and all(widths.invariant and widths.smallest(length) for widths in all_widths)
+        if length > SHORT or self.model.architecture.rope_depends_on_length:
+            return False
+        all_widths = [self.widths] if prompt.adapter is None else [self.widths, prompt.adapter.pack_widths]
+        return all(not widths.required or (widths.invariant and widths.smallest(length)) for widths in all_widths)
 
     def read_piece(self, prompt: PromptState) -> int:
         """Read a piece of a long prompt; return the number of its tokens."""

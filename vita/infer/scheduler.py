@@ -57,19 +57,21 @@ class Scheduler(GenerationQueue):
         queue_tokens: int | None = None,
         prefix_bytes: int = 0,
         drafter: Drafter | None = None,
+        batch_invariance: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`rows` answers advance together; `queue` more may wait, with `queue_tokens` tokens of prompts.
 
         `prefix_bytes` is the memory for keys and values of the beginnings of prompts. A `drafter` saves steps.
+        Without `batch_invariance`, steps compute no padding, and the last bits of answers depend on other requests.
         """
-        self.widths = decoding_widths(engine.model, rows)
+        self.widths = decoding_widths(engine.model, rows, invariant=batch_invariance)
         self.engine, self.rows, self.queue, self.clock = engine, self.widths.most_rows(rows), queue, clock
         self.model = engine.model
         """The model that computes the batch: that of the engine, or a copy with adapters that shares its weights."""
         self.prefixes = PrefixCache(prefix_bytes, length=block_length(engine.device))
         self.drafter = drafter
-        self._reader = PromptReader(engine.model, self.prefixes)
+        self._reader = PromptReader(engine.model, self.prefixes, invariant=batch_invariance)
         self.context = engine.model.architecture.context
         self.queue_tokens = queue_tokens or max(queue, 2) * self.context // 2
         self._waiting = FairQueue()

@@ -79,7 +79,7 @@ def create_release(
     sampling: Mapping[str, Any] | None = None,
     golden: Sequence[Mapping[str, Any]] = (),
     backend: Mapping[str, Any] | None = None,
-    speculation: Mapping[str, Any] | None = None,
+    decoding: Mapping[str, Any] | None = None,
     draft: Path | None = None,
 ) -> Path:
     """Create a release of a Hugging Face model folder in the folder `target`.
@@ -87,7 +87,8 @@ def create_release(
     `digest` is the digest of the model in the store, by default computed from its files; `version` is by default the
     beginning of that digest. `sampling` holds the defaults of requests, before those of `generation_config.json`.
     `backend` are the settings of the program that computes the answers; a GGUF file in `target` belongs to it.
-    `speculation` are the settings of speculative decoding, `draft` is the folder of its draft model.
+    `decoding` are the entries of decoding options (`vita.server.decoding_options`), `draft` is the folder of the draft
+    model.
     """
     if not model.is_dir():
         raise ModelError(str(model), "there is no such folder")
@@ -110,8 +111,7 @@ def create_release(
     }
     if base is not None:
         content["base"] = base_reference(model)
-    if speculation is not None:
-        content["speculation"] = dict(speculation)
+    content |= decoding or {}
     if draft is not None:
         draft_files = take_files(draft, target, name=DRAFT)
         content["files"] |= {f"{DRAFT}/{file}": sha for file, (sha, _) in draft_files.items()}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from vita.server.backend_settings import release_backend
-from vita.server.release import DRAFT, MODEL, ReleaseInfo, link_or_copy, take_files, verify_release, write_description
+from vita.server.release import DRAFT, MODEL, ReleaseInfo
 from vita.spine.config import Settings, build
 from vita.spine.errors import ConfigError, ModelError
 from vita.spine.model_files import is_adapter_folder
@@ -85,31 +85,6 @@ def check_draft_model(model: Path, draft: Path) -> None:
         texts = [tokenizer.token_bytes(token) for tokenizer in tokenizers]
         if texts[0] != texts[1]:
             raise ModelError(str(draft), f"has another token {token}", expected=repr(texts[0]), got=repr(texts[1]))
-
-
-def release_with_speculation(
-    release: ReleaseInfo, settings: SpeculationSettings, draft: Path | None, target: Path
-) -> Path:
-    """Create a copy of a release with other settings of speculative decoding in `target`; its files are links."""
-    verify_release(release)
-    backend = release_backend(release.content)
-    check_speculation(settings, release.folder / MODEL, draft, program=backend.program)
-    files = {name: sha for name, sha in release.files.items() if not name.startswith(f"{DRAFT}/")}
-    for name in files:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(release.folder / name, target / name)
-    if draft is not None:
-        files |= {f"{DRAFT}/{file}": sha for file, (sha, _) in take_files(draft, target, name=DRAFT).items()}
-    version = speculation_version(release.content, settings)
-    content = {**release.content, "version": version, "files": files, "speculation": settings.record()}
-    write_description(target, content, backend=release.content.get("backend"))
-    return target
-
-
-def speculation_version(content: Mapping[str, Any], settings: SpeculationSettings) -> str:
-    """Return the version of a release with another method: that of the release, and the name of the method."""
-    version = str(content["version"]).removesuffix(f"-{release_speculation(content).method}")
-    return version if settings.method == "none" else f"{version}-{settings.method}"
 
 
 def open_drafter(release: ReleaseInfo, engine: Engine) -> Drafter | None:

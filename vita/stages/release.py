@@ -22,6 +22,7 @@ from vita.infer.sampling import Sampling
 from vita.server.backend_settings import BackendSettings, backend_values
 from vita.server.backends.backend_plan import why_unsupported
 from vita.server.backends.backend_release import check_release, prepare_backend
+from vita.server.decoding_options import BATCH_INVARIANCE, DecodingOptions, check_batch_invariance
 from vita.server.release import MODEL, create_release
 from vita.server.speculation import SpeculationSettings, check_speculation, speculation_values
 from vita.spine.config import Settings, neutral
@@ -64,6 +65,9 @@ class Config(Settings):
     speculation: SpeculationSettings = neutral(SpeculationSettings())
     """Speculative decoding, which changes the speed of answers and not the answers: the name of a method, or its
     settings (see [Speculative decoding](../serving.md#speculative-decoding))."""
+    batch_invariance: bool = neutral(True)
+    """Compute answers whose bits do not depend on the other requests. Without it, a few concurrent requests are
+    answered faster (see [Batch invariance](../serving.md#batch-invariance))."""
     golden_prompts: tuple[str, ...] = Field(GOLDEN, min_length=1)
     """Prompts whose greedy answers identify the model; sent as a user message to a chat model."""
     golden_tokens: int = Field(32, ge=1)
@@ -105,6 +109,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
     version = _version(config, inputs.model)
     draft = inputs.draft.path if inputs.draft else None
     check_speculation(config.speculation, inputs.model.path, draft, program=config.backend.program)
+    check_batch_invariance(config.batch_invariance, inputs.model.path, program=config.backend.program)
     answers, length = _golden(config, inputs.model.path)
     folder = context.draft_folder()
     exported = prepare_backend(inputs.model.path, folder, config.backend)
@@ -124,7 +129,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         sampling=_sampling(config.sampling, inputs.model.path),
         golden=answers,
         backend=None if config.backend.is_default else config.backend.record(),
-        speculation=config.speculation.record(),
+        decoding=DecodingOptions(config.speculation, config.batch_invariance).record(),
         draft=draft,
     )
     if (checked := _compare(config, folder, answers, threads=context.machine.threads)) is not None:
@@ -140,6 +145,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         facts["golden_difference"] = round(checked.difference, 6)
     if (speculation := config.speculation.record()) is not None:
         facts["speculation"] = speculation
+    if not config.batch_invariance:
+        facts[BATCH_INVARIANCE] = False
     if inputs.draft is not None:
         facts["draft"] = inputs.draft.digest
     if config.backend.weight_format is not None:

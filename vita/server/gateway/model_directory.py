@@ -13,6 +13,7 @@ from typing import Any
 from starlette.responses import Response
 
 from vita.gates.model_state import ModelState
+from vita.server.decoding_options import switch
 from vita.server.errors import invalid
 from vita.server.gateway.keys import Key
 from vita.server.gateway.model_states import Catalog, iso, lifecycle_headers, retired, unknown_model
@@ -134,6 +135,7 @@ class ModelDirectory:
             details["sunset"] = None if state.sunset is None else iso(state.sunset)
             details["replacement"] = state.successor
         details |= {"bitwise_reproducible": version.reproducible, "warnings": list(version.warnings)}
+        details["batch_invariance"] = switch(version.batch_invariance and version.backend == "vita")
         details["backend"] = version.backend
         if version.backend_details.keys() > {"program"}:
             details["backend_details"] = dict(version.backend_details)

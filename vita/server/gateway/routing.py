@@ -119,6 +119,8 @@ class ServedVersion:
     them."""
     speculation: Mapping[str, Any] | None = None
     """Settings of its speculative decoding."""
+    batch_invariance: bool = True
+    """False if its release gives up that bits of an answer do not depend on the other requests."""
     base: str | None = None
     """Id of the version of the base model, for an adapter."""
     owed: int = 0

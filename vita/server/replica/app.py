@@ -25,6 +25,7 @@ from vita.server import api, routes, text_api
 from vita.server.application import Endpoint, create_application
 from vita.server.backends.remote_scheduler import RemoteScheduler
 from vita.server.backends.unsupported import refuse_unsupported
+from vita.server.decoding_options import switch
 from vita.server.errors import internal, unavailable
 from vita.server.json_response import json_response
 from vita.server.middleware import standard_middleware
@@ -295,6 +296,7 @@ class ReplicaRoutes(GenerationRoutes):
         card["context_length"] = context
         backend = self.remote.program.describe() if self.remote else dict(self.served.backend)
         card |= {"bitwise_reproducible": steady, "backend": backend}
+        card["batch_invariance"] = switch(self.served.batch_invariance and not self.remote)
         if self.served.speculation:
             card["speculation"] = dict(self.served.speculation)
         return card

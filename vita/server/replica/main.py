@@ -56,6 +56,7 @@ def open_app(
         return _open_text_app(folder, digest=digest, model=model, device=device, secret=secret)
     from vita.infer.engine import Engine
     from vita.infer.scheduler import Scheduler
+    from vita.server.decoding_options import has_batch_invariance
     from vita.server.replica.adapters import Adapters
     from vita.server.replica.app import create_app
     from vita.server.replica.readiness import check_answers, check_engine
@@ -76,6 +77,7 @@ def open_app(
         queue=release.limit("max_queue_size"),
         prefix_bytes=release.limit("prefix_cache_mb") * 2**20,
         drafter=open_drafter(release, engine),
+        batch_invariance=has_batch_invariance(content),
     )
     warnings = _warnings(engine, scheduler, folder=folder / MODEL)
     served = served_model(release, identity, folder=folder, warnings=warnings, conformance=conformance)
@@ -131,7 +133,7 @@ def _warnings(engine: Any, scheduler: Any, *, folder: Path) -> list[str]:
     warnings = []
     if ignored := ignored_settings(folder):
         warnings.append(f"generation_config.json also sets {', '.join(ignored)}, which the server ignores")
-    if not scheduler.batch_invariant:
+    if scheduler.widths.required and not scheduler.batch_invariant:
         threads = torch.get_num_threads()
         warnings.append(
             f"completions are not bitwise reproducible: with {threads} threads on this processor the last bits of "

@@ -48,6 +48,8 @@ class ServedModel:
     """Refuses prompts and completions."""
     speculation: Mapping[str, Any] | None = None
     """Settings of speculative decoding."""
+    batch_invariance: bool = True
+    """False if the release gives up that bits of an answer do not depend on the other requests."""
     warnings: Sequence[str] = ()
     """Warnings for the operator, found when the replica started."""
     backend: Mapping[str, Any] = field(default_factory=lambda: {"program": "vita"})

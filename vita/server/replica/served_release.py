@@ -25,6 +25,7 @@ def served_model(
 ) -> ServedModel:
     """Return the names and defaults of a release; `conformance` is the result of quantized weights."""
     from vita.infer.content_filter import ContentFilter
+    from vita.server.decoding_options import has_batch_invariance
     from vita.server.replica.request_checks import ServedModel
     from vita.spine.config import build
 
@@ -40,6 +41,7 @@ def served_model(
         sampling=content.get("sampling") or {},
         guard=build(ContentFilter, content["guard"], where="release.guard") if content.get("guard") else None,
         speculation=content.get("speculation"),
+        batch_invariance=has_batch_invariance(content),
         warnings=warnings,
         backend=backend,
     )

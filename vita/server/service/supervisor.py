@@ -20,6 +20,7 @@ import httpx
 
 from vita.gates.clearance import ServingRequest
 from vita.server.backend_settings import release_backend
+from vita.server.decoding_options import has_batch_invariance
 from vita.server.gateway.routing import Backend, Router, ServedVersion
 from vita.server.release import ReleaseInfo
 from vita.server.service.deploy_checks import ClearRelease
@@ -84,7 +85,7 @@ class Supervisor:
         version = ServedVersion(
             release.id, release.model, release.digest, name=release.name, created=time.time(),
             gate=clearance.as_json(), backend=release_backend(release.content).program,
-            speculation=release.content.get("speculation"),
+            speculation=release.content.get("speculation"), batch_invariance=has_batch_invariance(release.content),
         )  # fmt: skip
         self.router.add(version)
         threads = max(1, self._threads // replicas)
