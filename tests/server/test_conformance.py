@@ -10,6 +10,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from tests.server.serving import DIGEST, serving, tiny_app
 from vita.server.gateway.app import gateway_app
@@ -20,26 +21,35 @@ from vita.spine.ledger import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
-POST_PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"]
-GET_PATHS = ["/v1/models", "/v1/models/{}", "/tokenizer_info", "/health", "/ready", "/metrics"]
-REPLICA_OPERATIONS = [(path, "POST") for path in POST_PATHS] + [(path, "GET") for path in GET_PATHS]
-TEXT_PATHS = ["/v1/rerank", "/v1/classify", "/v1/fill-mask"]
+POST_PATHS = [
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize",
+    "/v1/rerank", "/rerank", "/v1/classify", "/v1/fill-mask",
+]  # fmt: skip
+GET_PATHS = ["/v1/models", "/v1/models/{}", "/tokenizer_info", "/health", "/ready", "/metrics", "/openapi.json"]
+COMMON_OPERATIONS = [(path, "POST") for path in POST_PATHS] + [(path, "GET") for path in GET_PATHS]
+REPLICA_OPERATIONS = [*COMMON_OPERATIONS, ("/adapters", "POST"), ("/adapters/remove", "POST")]
+DRAIN = ("/drain", "POST")
+"""After this request a replica refuses every other, so that it has tests of its own."""
 TRANSLATED_PATHS = ["/v1/responses", "/v1/messages", "/v1/messages/count_tokens"]
 BATCH_OPERATIONS = [
     ("/v1/files", "POST"), ("/v1/files", "GET"), ("/v1/files/{}", "GET"), ("/v1/files/{}/content", "GET"),
     ("/v1/files/{}", "DELETE"), ("/v1/batches", "POST"), ("/v1/batches", "GET"), ("/v1/batches/{}", "GET"),
+    ("/v1/batches/{}/cancel", "POST"), ("/v1/messages/batches", "POST"), ("/v1/messages/batches", "GET"),
+    ("/v1/messages/batches/{}", "GET"), ("/v1/messages/batches/{}", "DELETE"),
+    ("/v1/messages/batches/{}/cancel", "POST"), ("/v1/messages/batches/{}/results", "GET"),
 ]  # fmt: skip
 GATEWAY_OPERATIONS = [
-    *REPLICA_OPERATIONS,
-    *((path, "POST") for path in (*TEXT_PATHS, *TRANSLATED_PATHS, "/v1/feedback")),
+    *COMMON_OPERATIONS,
+    *((path, "POST") for path in (*TRANSLATED_PATHS, "/v1/feedback")),
     *BATCH_OPERATIONS,
-    ("/openapi.json", "GET"),
+    ("/", "GET"),
 ]
 
 
 def with_invalid_requests(operations: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
     """Return every operation with valid requests, and with invalid requests if it takes a body."""
-    invalid = [(path, method, "NEGATIVE") for path, method in operations if method == "POST"]
+    with_body = [(path, method) for path, method in operations if method == "POST" and not path.endswith("/cancel")]
+    invalid = [(path, method, "NEGATIVE") for path, method in with_body]
     return [(path, method, "POSITIVE") for path, method in operations] + invalid
 
 
@@ -80,6 +90,19 @@ def test_no_request_finds_a_fault_in_a_replica(path: str, method: str, mode: str
 def test_no_request_finds_a_fault_in_the_gateway(gateway_url: str, path: str, method: str, mode: str) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     check_operation(schemathesis.openapi.from_url(f"{gateway_url}/openapi.json"), path, method, mode)
+
+
+def test_every_operation_of_the_documents_is_checked(gateway_url: str) -> None:
+    with replica() as app:
+        assert document_operations(TestClient(app).get("/openapi.json").json()) == {*REPLICA_OPERATIONS, DRAIN}
+    document = httpx.get(f"{gateway_url}/openapi.json", trust_env=False).json()
+    assert document_operations(document) == set(GATEWAY_OPERATIONS)
+
+
+def document_operations(document: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return the operations of an OpenAPI document as pairs of path and method."""
+    items = document["paths"].items()
+    return {(without_parameter_names(path), method.upper()) for path, methods in items for method in methods}
 
 
 def check_operation(schema: Any, path: str, method: str, mode: str) -> None:

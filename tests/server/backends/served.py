@@ -51,7 +51,7 @@ class ServiceCommands:
         with self.log.open("w") as out:
             process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=out, stderr=out)
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 900
             while not (url_match := re.search(r"at (http://127\.0\.0\.1:\d+),", self.log.read_text())):
                 assert process.poll() is None and time.monotonic() < deadline, self.log.read_text()
                 time.sleep(0.1)

@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.server.backends.programs import LLAMA_CPP_OPTIONS, save_model
 from tests.server.backends.served import ServiceCommands, engine_processes, stream_events
-from tests.server.serving import tiny_engine
 from vita.formats.gguf.write import write_gguf
 from vita.monitoring.request_log import requests_since
-from vita.nn import hf
 from vita.server.release import GGUF, read_release, write_description
 from vita.server.replica.main import main
 from vita.spine.ledger import Ledger
@@ -32,18 +31,7 @@ CHAT: dict[str, Any] = {
     "model": "x", "messages": [{"role": "user", "content": "a cat"}], "max_tokens": 8, "temperature": 0, "seed": 1,
     "logit_bias": ASCII_ONLY,
 }  # fmt: skip
-F32 = ("--backend", "llama.cpp", "--backend-set", "quantization=f32")
 MARKER = "llama_cpp_process"
-
-
-def save_model(folder: Path, *, scale: float = 1.0) -> None:
-    engine = tiny_engine(context=512)
-    for parameter in engine.model.parameters():
-        parameter.data.mul_(scale)
-    hf.save(engine.model, folder)
-    engine.tokenizer.save(folder)
-    assert engine.template is not None
-    engine.template.save(folder)
 
 
 @pytest.fixture
@@ -56,7 +44,7 @@ def test_a_canary_of_llama_cpp_is_served_like_every_version(service: ServiceComm
     headers = {"Authorization": f"Bearer {json.loads(service.expect('keys', 'create', 'notebook', '--json'))['key']}"}
     with service.serving("a", "--name", "x", "--ungated", "a test"):
         assert service.post("/v1/chat/completions", CHAT).status_code == 401
-        service.expect("fleet", "roll", "a", "--share", "0.5", "--ungated", "a canary", *F32)
+        service.expect("fleet", "roll", "a", "--share", "0.5", "--ungated", "a canary", *LLAMA_CPP_OPTIONS)
         versions = {version["backend"]: version["version"] for version in service.status()["versions"]}
         assert set(versions) == {"vita", "llama.cpp"}
         answers, request_id = {}, ""
@@ -101,7 +89,7 @@ def test_a_canary_of_llama_cpp_is_served_like_every_version(service: ServiceComm
 
 
 def test_requests_survive_a_killed_llama_cpp(service: ServiceCommands) -> None:
-    with service.serving("a", "--name", "x", "--ungated", "a test", *F32):
+    with service.serving("a", "--name", "x", "--ungated", "a test", *LLAMA_CPP_OPTIONS):
         (engine,) = engine_processes(MARKER)
         responses: list[Any] = []
 
@@ -142,7 +130,7 @@ def test_requests_survive_a_killed_llama_cpp(service: ServiceCommands) -> None:
 def release(service: ServiceCommands) -> Path:
     """The folder of a release with llama.cpp that the ledger knows."""
     with service.serving("a", "--name", "x", "--ungated", "a test"):
-        service.expect("fleet", "roll", "a", "--share", "0.5", "--ungated", "a canary", *F32)
+        service.expect("fleet", "roll", "a", "--share", "0.5", "--ungated", "a canary", *LLAMA_CPP_OPTIONS)
         (folder,) = (service.folder / "store" / "services" / "releases").iterdir()
     return folder
 

@@ -17,24 +17,14 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server.backends.programs import VLLM, VLLM_OPTIONS, save_model
 from tests.server.backends.served import ServiceCommands, engine_processes, stream_events
-from tests.server.serving import tiny_engine
-from vita.nn import hf
 
 pytestmark = pytest.mark.slow
 
 CHAT: dict[str, Any] = {
     "model": "x", "messages": [{"role": "user", "content": "a cat"}], "max_tokens": 8, "temperature": 0, "seed": 1,
 }  # fmt: skip
-VLLM = os.environ.get("VITA_TEST_VLLM")
-
-
-def save_model(folder: Path, **sizes: Any) -> None:
-    engine = tiny_engine(context=512, **sizes)
-    hf.save(engine.model, folder)
-    engine.tokenizer.save(folder)
-    assert engine.template is not None
-    engine.template.save(folder)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 90.0) -> None:
@@ -89,11 +79,9 @@ def test_vllm_answers_like_vita_and_starts_again_when_it_is_killed(tmp_path: Pat
     save_model(tmp_path / "a", width=64, head_dim=32)
     service = ServiceCommands(tmp_path)
     service.environment["VLLM_CPU_KVCACHE_SPACE"] = "1"
-    arguments = 'arguments=["--dtype=float32","--enforce-eager","--gpu-memory-utilization=0.2"]'
-    backend = ("--backend", "vllm", "--backend-set", f"environment={VLLM}", "--backend-set", arguments)
     with service.serving("a", "--name", "x", "--ungated", "a test"):
         expected = service.post("/v1/chat/completions", CHAT).json()
-        service.expect("fleet", "roll", "a", "--share", "0.5", "--ungated", "a canary", *backend)
+        service.expect("fleet", "roll", "a", "--share", "0.5", "--ungated", "a canary", *VLLM_OPTIONS)
         (version,) = (row["version"] for row in service.status()["versions"] if row["backend"] == "vllm")
         response = service.post("/v1/chat/completions", {**CHAT, "model": version})
         assert response.json()["choices"] == expected["choices"]
