@@ -9,8 +9,11 @@ import anthropic
 import jsonschema
 import openai
 import pytest
+from starlette.testclient import TestClient
 
+from tests.server.serving import tiny_app, tiny_engine
 from tests.server.test_dialects import ANTHROPIC_TOOL, FUNCTION, TOOL, WEATHER, claude, client, url
+from vita.data.tokens.chat_template import ChatTemplate
 
 __all__ = ["claude", "client", "url"]
 
@@ -107,6 +110,27 @@ def test_a_strict_tool_of_a_message_follows_its_schema(claude: anthropic.Anthrop
     )  # fmt: skip
     (block, *_) = [block for block in message.content if block.type == "tool_use"]
     jsonschema.validate(json.loads(json.dumps(block.input)), FUNCTION["parameters"])
+
+
+def test_disabled_thinking_is_refused_by_a_template_that_writes_reasoning_without_a_switch(
+    claude: anthropic.Anthropic,
+) -> None:
+    with pytest.raises(anthropic.BadRequestError, match="`thinking`"):
+        claude.messages.create(model="cat", max_tokens=2, messages=HI, thinking={"type": "disabled"})
+
+
+def test_disabled_thinking_is_accepted_by_a_template_without_reasoning() -> None:
+    engine = tiny_engine()
+    engine.template = ChatTemplate("{% for message in messages %}{{ message.content }}{% endfor %}")
+    body = {"model": "cat", "max_tokens": 2, "messages": HI}
+    with TestClient(tiny_app(engine)) as client:
+        statuses = {
+            thinking: client.post(
+                "/v1/chat/completions", json={**body, "chat_template_kwargs": {"enable_thinking": thinking}}
+            ).status_code
+            for thinking in (False, True)
+        }  # fmt: skip
+    assert statuses == {False: 200, True: 400}
 
 
 def test_an_error_of_a_message_names_the_fields_of_the_messages_api(claude: anthropic.Anthropic) -> None:

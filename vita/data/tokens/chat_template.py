@@ -32,6 +32,9 @@ FILE = "chat_template.jinja"
 TOOL_FILE = "additional_chat_templates/tool_use.jinja"
 """A separate template for dialogues with tools, as transformers saves it."""
 
+THINKING = "enable_thinking"
+"""Variable of a template that switches the reasoning of the model on and off."""
+
 TRAINING_DATE = datetime(2024, 7, 26)
 """The date for templates in training and testing, so that results do not depend on the day.
 
@@ -115,11 +118,20 @@ class ChatTemplate:
 
     def inputs(self, messages: Sequence[Message], variables: TemplateVariables = NO_VARIABLES) -> TemplateInputs:
         """Return messages and variables in the form of the template; refuse by name what it does not write."""
+        variables = self._without_disabled_thinking(variables)
         check_variables(variables, self.variable_names)
         if not any(message.tool_calls or message.reasoning or message.name for message in messages):
             return TemplateInputs.of(messages, variables)
         self.features.check(messages)
         return TemplateInputs.of(messages, variables, self.features.form)
+
+    def _without_disabled_thinking(self, variables: TemplateVariables) -> TemplateVariables:
+        """Drop `enable_thinking: false` if the template writes no reasoning, because nothing is to be switched off."""
+        if variables.settings.get(THINKING) is not False or THINKING in self.variable_names:
+            return variables
+        if self.features.reads_reasoning:
+            return variables
+        return replace(variables, settings={key: value for key, value in variables.settings.items() if key != THINKING})
 
     def render_inputs(
         self,

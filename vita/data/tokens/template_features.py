@@ -123,7 +123,7 @@ def check_variables(variables: TemplateVariables, names: frozenset[str]) -> None
         if name not in names:
             known = sorted(names - {*RESERVED, "bos_token", "eos_token", "strftime_now", "raise_exception"})
             hint = f"it reads {', '.join(known)}" if known else "it reads no further variables"
-            problem = f"does not read `{name}` of chat_template_kwargs"
+            problem = f"does not read `chat_template_kwargs.{name}`"
             raise UnwrittenField("chat template", problem, field=f"chat_template_kwargs.{name}", hint=hint)
 
 

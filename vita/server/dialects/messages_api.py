@@ -19,7 +19,7 @@ from vita.server.tool_api import Name
 
 _CHAT_NAMES = {
     "stop": "stop_sequences", "tool_choice.function.name": "tool_choice.name",
-    "reasoning_effort": "output_config.effort",
+    "reasoning_effort": "output_config.effort", "chat_template_kwargs.enable_thinking": "thinking",
 }  # fmt: skip
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 _ERROR_TYPES = {
