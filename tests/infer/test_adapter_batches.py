@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 from typing import Any
@@ -18,6 +19,7 @@ from vita.infer.adapter_scheduler import AdapterBatches, AdapterScheduler
 from vita.infer.decoding_pass import DecodingPass
 from vita.infer.drafts import NgramDrafter
 from vita.infer.engine import Engine
+from vita.infer.grammars import json_grammar
 from vita.infer.prompts import PromptReader, PromptState
 from vita.infer.request import (
     Event,
@@ -130,6 +132,40 @@ def test_an_answer_has_the_bits_of_a_replica_with_its_adapter_alone(name: str) -
             assert answer_pieces(events) == answer_pieces(scheduler.answer(request)) != []
         alone.close()
     assert len({str(answer_pieces(results[index][0])) for index in results}) == len(queues)
+
+
+def test_answers_of_adapters_with_grammars_have_the_same_bits_alone_and_in_one_batch() -> None:
+    properties = {"number": {"type": "integer"}, "tame": {"type": "boolean"}}
+    schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    grammar = json_grammar(schema)
+    replica = Replica(dense(context=160), *KINDS)
+    queues = [replica.scheduler, *replica.adapters]
+    constraint = Engine(dense(context=160), byte_tokenizer()).grammars.compile(grammar)
+    requests = [
+        GenerationRequest([256, 1, 2, seed], Sampling(temperature=1.0, seed=seed, max_tokens=90), constraint=rule)
+        for seed, rule in ((1, constraint), (2, None), (3, constraint))
+    ]
+    results: dict[int, list[list[Event]]] = {}
+
+    def send(index: int) -> None:
+        results[index] = collect(queues[index], requests)  # pyright: ignore[reportArgumentType]
+
+    threads = [threading.Thread(target=send, args=(index,)) for index in range(len(queues))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, scheduler in enumerate(queues):
+        for request, events in zip(requests, results[index], strict=True):
+            assert answer_pieces(events) == answer_pieces(scheduler.answer(request)) != []
+            text = "".join(event.text for event in events if isinstance(event, TokenEvent))
+            if request.constraint is not None:
+                value = json.loads(text)
+                assert set(value) == set(properties) and type(value["tame"]) is bool
+    replica.close()
+    assert len({str(answer_pieces(results[index][0])) for index in results}) == len(queues), (
+        "each adapter has an effect"
+    )
 
 
 @pytest.mark.parametrize("prompt_tokens", [6, 300])

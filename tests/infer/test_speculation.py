@@ -20,7 +20,9 @@ from vita.infer.sampler import Sampler
 from vita.infer.sampling import Sampling
 from vita.infer.scheduler import Scheduler
 from vita.nn.init import initialize
+from vita.nn.int8 import has_exact_products
 from vita.nn.transformer import Transformer
+from vita.nn.weight_quantization import quantize_weights
 from vita.testing import byte_tokenizer, tiny_model
 
 
@@ -107,14 +109,31 @@ def test_drafts_do_not_change_a_bit_of_any_answer(create: Any, wrong: float) -> 
     assert (drafter.num_accepted < drafter.num_drafted) == bool(wrong)
 
 
-@pytest.mark.parametrize("layers", [2, 1], ids=["the same model", "a smaller model"])
-def test_drafts_of_a_model_do_not_change_a_bit(layers: int) -> None:
-    shared = engine(context=64)
+def with_int8_weights() -> Engine:
+    if not has_exact_products():
+        pytest.skip("8-bit products are not exact here")
+    model = tiny_model(std=0.3, width=64, feedforward=128, context=64)
+    quantize_weights(model, "int8")
+    return Engine(model.eval(), byte_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("create", "create_draft"),
+    [
+        (lambda: engine(context=64), lambda: engine(context=48)),
+        (lambda: engine(context=64), lambda: engine(context=48, layers=1)),
+        (lambda: engine(context=64), with_int8_weights),
+        (with_int8_weights, lambda: engine(context=48, layers=1)),
+    ],
+    ids=["the same model", "a smaller model", "an int8 draft model", "a draft model of int8 weights"],
+)
+def test_drafts_of_a_model_do_not_change_a_bit(create: Any, create_draft: Any) -> None:
+    shared = create()
     requests = create_requests(10, context=64)
     plain = Scheduler(shared, rows=4, queue=64)
     expected = [answer_pieces(events) for events in collect(plain, requests)]
     plain.close()
-    drafter = ModelDrafter(engine(context=48, layers=layers).model, tokens=3, rows=3)
+    drafter = ModelDrafter(create_draft().model, tokens=3, rows=3)
     scheduler = Scheduler(shared, rows=4, queue=64, drafter=drafter)
     for repetition in range(2):
         assert [answer_pieces(events) for events in collect(scheduler, requests)] == expected, repetition
