@@ -193,7 +193,10 @@ def test_variables_that_a_template_does_not_read_are_refused(tmp_path: Path) -> 
     messages = [{"role": "user", "content": "Hi"}]
     expected = peer.apply_chat_template(messages, add_generation_prompt=True, enable_thinking=False)["input_ids"]
     assert encode_prompt(tokenizer, template, [Message("user", "Hi")], settings) == expected
-    for name, problem in (("thinking", "does not read `chat_template_kwargs.thinking`"), ("messages", "cannot set `messages`")):
+    for name, problem in (
+        ("thinking", "does not read `chat_template_kwargs.thinking`"),
+        ("messages", "cannot set `messages`"),
+    ):
         with pytest.raises(DataError, match=problem):
             encode_prompt(tokenizer, template, [Message("user", "Hi")], TemplateVariables(settings={name: True}))
     with pytest.raises(DataError, match="does not write `documents`"):
