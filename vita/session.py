@@ -43,7 +43,7 @@ from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.spine.machine import Machine
 from vita.train.checkpoint import Checkpoints, read
 from vita.train.losses import Tensors, language_modelling
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.policy_losses import token_logprobs
 from vita.train.schedule import Schedule
 from vita.train.trainer import StepBatch, Trainer, TrainerConfig
@@ -110,7 +110,7 @@ class TrainingSession:
             "compile": "no",
             "router_balance_loss": 0.0,  # the loss is that of the caller alone
         }
-        world = DataParallelGroup(device=device or machine.device)
+        world = ProcessMesh(device=device or machine.device)
         config = build(TrainerConfig, values, where="open_model")
         self._trainer = Trainer(pretrained.model, language_modelling, config, world=world, threads=machine.threads)
         self._targets = 0

@@ -13,7 +13,7 @@ from vita.nn import hf
 from vita.testing import tiny_model
 from vita.train.loop import EvalHook, TrainResult, train
 from vita.train.losses import language_modelling
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 ROWS, LENGTH = 4, 16
@@ -33,13 +33,13 @@ def run_training(
     *,
     steps: int = 12,
     stop_at: int | None = None,
-    world: DataParallelGroup | None = None,
+    world: ProcessMesh | None = None,
     checkpoint_seconds: float = 0.0,
     threads: int = 1,
 ) -> TrainResult:
     """Train to the end and save the model; `stop_at` interrupts the run after that step."""
     training = TrainerConfig.model_validate({"schedule": {"steps": steps, "warmup": 2}, **settings})
-    group = world or DataParallelGroup()
+    group = world or ProcessMesh()
     trainer = Trainer(tiny_model(std=0.05), language_modelling, training, world=group, threads=threads)
 
     def evaluate(evaluated_trainer: Trainer) -> dict[str, float]:

@@ -53,7 +53,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
 
 
-@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["tensors-00000.safetensors", "tensors-00000.json", "state.json"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(tmp_path, file, damage):
     checkpoints = save_checkpoints(tmp_path, 1, 2)
@@ -71,9 +71,9 @@ def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(tmp_path, file, da
 
 def test_a_partial_checkpoint_of_a_killed_process_is_ignored(tmp_path):
     checkpoints = save_checkpoints(tmp_path, 1)
-    partial_folder = tmp_path / "step-00000002.partial"
+    partial_folder = tmp_path / "step-00000002.1.partial"
     partial_folder.mkdir()
-    (partial_folder / "tensors.safetensors").write_bytes(b"half")
+    (partial_folder / "tensors-00000.safetensors").write_bytes(b"half")
     newest = checkpoints.newest()
     assert newest is not None and newest.state["step"] == 1 and not checkpoints.passed_over
     save_checkpoints(tmp_path, 3)

@@ -17,7 +17,7 @@ from vita.testing import tiny_architecture, tiny_model
 from vita.train import loop
 from vita.train.hardware import matmul_peak, peak_memory, reset_peak_memory
 from vita.train.losses import language_modelling
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 pytestmark = [
@@ -30,7 +30,7 @@ def losses(device: str, *, precision: str, compiled: str = "no", steps: int = 8)
     settings = {"schedule": {"steps": steps, "warmup": 2}, "precision": precision, "compile": compiled}
     training = TrainerConfig.model_validate(settings)
     trainer = Trainer(
-        tiny_model(std=0.05), language_modelling, training, world=DataParallelGroup(device=device), threads=1
+        tiny_model(std=0.05), language_modelling, training, world=ProcessMesh(device=device), threads=1
     )
     return [trainer.step(batch(step)).loss for step in range(steps)]
 
@@ -51,7 +51,7 @@ def test_compiled_losses_are_close_to_eager_losses() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, precision: str) -> None:
-    settings, world = {**EAGER, "precision": precision}, DataParallelGroup(device="cuda")
+    settings, world = {**EAGER, "precision": precision}, ProcessMesh(device="cuda")
     run_training(tmp_path / "straight", settings, world=world)
     with pytest.raises(KeyboardInterrupt):
         run_training(tmp_path / "stopped", settings, world=world, stop_at=5)
@@ -85,7 +85,7 @@ def test_utilization_of_a_large_model_is_between_a_tenth_and_one(tmp_path: Path)
         {"schedule": {"steps": 24, "warmup": 2}, "precision": "bfloat16", "compile": "no"}
     )
     rows, length = 16, 1024
-    trainer = Trainer(model, language_modelling, training, world=DataParallelGroup(device="cuda"))
+    trainer = Trainer(model, language_modelling, training, world=ProcessMesh(device="cuda"))
 
     def step_batch(step: int) -> StepBatch:
         ids = torch.randint(8192, (rows, length + 1), generator=torch.Generator().manual_seed(step))

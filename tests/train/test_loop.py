@@ -103,7 +103,7 @@ def test_a_run_with_a_damaged_checkpoint_resumes_from_the_previous_one(tmp_path)
     run_training(tmp_path / "straight", EAGER)
     interrupt_run(tmp_path / "damaged", EAGER, at=9)
     newest = sorted((tmp_path / "damaged" / loop.CHECKPOINTS).glob("step-*"))[-1]
-    (newest / "tensors.safetensors").write_bytes(b"no")
+    (newest / "tensors-00000.safetensors").write_bytes(b"no")
     resumed = run_training(tmp_path / "damaged", EAGER)
     assert resumed.record["resumed_at_step"] == 7
     assert model_bytes(tmp_path / "straight") == model_bytes(tmp_path / "damaged")

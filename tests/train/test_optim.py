@@ -7,7 +7,8 @@ import torch
 
 from vita.spine.errors import StoreError
 from vita.testing import tiny_model
-from vita.train.optim import RULES, Optimizer, OptimizerConfig, orthogonal, parameter_role
+from vita.train.optim import RULES, Optimizer, OptimizerConfig, parameter_role
+from vita.train.orthogonalization import orthogonal
 
 
 def create_parameters(*shapes: tuple[int, ...], seed: int = 0) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from vita.spine.machine import Machine
-from vita.train.parallel import joined
+from vita.train.parallel.mesh import joined
 from tests.train.runs import run_training
 settings = {"precision": "float32", "compile": "no"}
 stop = int(sys.argv[2]) or None

@@ -20,7 +20,7 @@ from vita.nn.init import initialize
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ConfigError
 from vita.train.losses import language_modelling
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.routing import RouterTraining, load_statistics
 from vita.train.schedule import Schedule
 from vita.train.settings import RouterSettings
@@ -59,7 +59,7 @@ def test_the_balance_loss_has_the_value_and_gradient_of_transformers(padded: boo
     expected = load_balancing_loss_func(output.router_logits, 4, 2, attention if padded else None)
     assert isinstance(expected, torch.Tensor)
     (3.0 * expected).backward()
-    routing = RouterTraining(model, RouterSettings(router_balance_loss=3.0), DataParallelGroup())
+    routing = RouterTraining(model, RouterSettings(router_balance_loss=3.0), ProcessMesh())
     with routing.observe(model) as routings:
         model(tokens[:, :-1])
     loss = routing.loss(routings, {"ids": tokens, "learn": learn}, share=1.0)
@@ -170,7 +170,7 @@ import json, sys
 from pathlib import Path
 from tests.train.test_routing import shared_training
 from vita.spine.machine import Machine
-from vita.train.parallel import joined
+from vita.train.parallel.mesh import joined
 
 with joined(Machine.detect()) as world:
     result = shared_training(sys.argv[1], world)
@@ -179,7 +179,7 @@ with joined(Machine.detect()) as world:
 """
 
 
-def shared_training(router: str, world: DataParallelGroup) -> dict[str, Any]:
+def shared_training(router: str, world: ProcessMesh) -> dict[str, Any]:
     """Train a mixture on the rows of one process; return the statistics, gradient norms and corrections."""
     settings = {"router_bias_rate": 0.01} if router == "sigmoid" else {"router_balance_loss": 0.5, "router_z_loss": 0.1}
     values = {"schedule": Schedule(steps=20, warmup=0), "precision": "float32", "compile": "no", **settings}
@@ -207,7 +207,7 @@ def test_two_processes_balance_experts_like_one(router: str, tmp_path: Path) -> 
     settings = {"OMP_NUM_THREADS": "1", "VITA_DEVICE": "cpu", "PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}
     arguments = [str(tmp_path / "program.py"), router, str(tmp_path / "result.json")]
     subprocess.run([*command, *arguments], cwd=root, check=True, env=settings)
-    parallel, single = json.loads((tmp_path / "result.json").read_text()), shared_training(router, DataParallelGroup())
+    parallel, single = json.loads((tmp_path / "result.json").read_text()), shared_training(router, ProcessMesh())
     assert parallel["norms"][0] == pytest.approx(single["norms"][0], rel=1e-4)
     for name, value in single["figures"][0].items():
         assert parallel["figures"][0][name] == pytest.approx(value, rel=1e-5)

@@ -21,7 +21,7 @@ from vita.train.hardware import choose_precision, matmul_peak
 from vita.train.losses import language_modelling
 from vita.train.masked import masked_language_modelling
 from vita.train.optim import OptimizerConfig
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.schedule import Schedule
 from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
@@ -80,7 +80,7 @@ def measure_speed(
         model,
         language_modelling if shape.causal else masked_language_modelling,
         training,
-        world=DataParallelGroup(device=device),
+        world=ProcessMesh(device=device),
         threads=threads,
         flops=float(flops * plan.tokens),
     )

@@ -64,6 +64,24 @@ class KeysAndValues(Protocol):
         ...
 
 
+class DividedVocabulary(Protocol):
+    """The division of the vocabulary among processes (`vita.train.parallel`)."""
+
+    def copy(self, hidden: Tensor) -> Tensor:
+        """Return the input of the head, whose gradients are summed over the processes."""
+        ...
+
+    def gather(self, logits: Tensor) -> Tensor:
+        """Return the logits of the whole vocabulary from those of this process."""
+        ...
+
+    def cross_entropy(
+        self, hidden: Tensor, head: OutputHead, targets: Tensor, weights: Tensor, *, z_loss: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum of the loss over the targets, and the number of correct ones."""
+        ...
+
+
 class OutputHead(NamedTuple):
     """The output head: logits are the products of weights and hidden states, scaled and limited.
 
@@ -81,6 +99,8 @@ class OutputHead(NamedTuple):
     """Computes the logits of rows with different heads (`vita.nn.adapters.batched`)."""
     quantized: FrozenLinear | None = None
     """The quantized weight, which replaces the others."""
+    division: DividedVocabulary | None = None
+    """The division of the vocabulary among processes; `weight` has the rows of this process then."""
 
     def linear(self, hidden: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N E"], OutputHead]:
         """Return hidden states and a head without transform and bias that give the same logits.
@@ -90,10 +110,10 @@ class OutputHead(NamedTuple):
         if self.transform is not None:
             hidden = self.transform(hidden)
         if self.bias is None:
-            return hidden, OutputHead(self.weight, self.scale, self.softcap)
+            return hidden, OutputHead(self.weight, self.scale, self.softcap, division=self.division)
         hidden = torch.cat((hidden, torch.ones_like(hidden[..., :1])), dim=-1)
         weight = torch.cat((self.weight, self.bias[:, None].to(self.weight.dtype)), dim=1)
-        return hidden, OutputHead(weight, self.scale, self.softcap)
+        return hidden, OutputHead(weight, self.scale, self.softcap, division=self.division)
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Return the logits, in the dtype of `hidden`."""
@@ -101,6 +121,9 @@ class OutputHead(NamedTuple):
             return self.adapters(self._replace(adapters=None), hidden)
         if self.transform is not None:
             hidden = self.transform(hidden)
+        if self.division is not None:
+            local_head = self._replace(transform=None, division=None)
+            return self.division.gather(local_head.logits(self.division.copy(hidden)))
         products = self._products(hidden)
         if self.scale != 1.0:
             products = products * self.scale
@@ -142,6 +165,8 @@ class Transformer(nn.Module):
     batched_head: Callable[[OutputHead, Tensor], Tensor] | None = None
     """The heads of several adapters; None without them."""
     quantized_head: FrozenLinear | None
+    divided_vocabulary: DividedVocabulary | None = None
+    """The division of embedding and head among processes; None without it."""
 
     def __init__(self, architecture: Architecture, *, attention: str = "sdpa") -> None:
         super().__init__()
@@ -213,7 +238,11 @@ class Transformer(nn.Module):
         scaled = self.head_weight, architecture.logit_scale, architecture.logit_softcap
         if architecture.causal:
             return OutputHead(
-                *scaled, packed=self.packed_head, quantized=self.quantized_head, adapters=self.batched_head
+                *scaled,
+                packed=self.packed_head,
+                quantized=self.quantized_head,
+                adapters=self.batched_head,
+                division=self.divided_vocabulary,
             )
         if architecture.masked_head is None:
             hint = "classify and embed with it, or use a model with a masked-language head"
@@ -221,7 +250,9 @@ class Transformer(nn.Module):
                 "model", "is an encoder without a masked-language head, which predicts no tokens", hint=hint
             )
         bias = self.lm_head.bias if architecture.masked_head.output_bias else None
-        return OutputHead(*scaled, bias=bias, transform=self.masked_head, packed=self.packed_head)
+        return OutputHead(
+            *scaled, bias=bias, transform=self.masked_head, packed=self.packed_head, division=self.divided_vocabulary
+        )
 
     def pack(self) -> None:
         """Pack the weights of linear layers for inference on a CPU, in place (`vita.nn.packed`).

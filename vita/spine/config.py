@@ -79,6 +79,11 @@ def neutral(default: Any, **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"neutral": True}, **constraints)
 
 
+def operational(default: Any, **constraints: Any) -> Any:
+    """Declare a field that is never part of the identity, because it changes where a run computes, not its result."""
+    return Field(default, json_schema_extra={"operational": True}, **constraints)
+
+
 def build(cls: type[S], values: Mapping[str, Any], *, where: str) -> S:
     """Build settings from plain values; the first mistake raises a `ConfigError` with its path."""
     _refuse_non_finite(values, where)
@@ -145,7 +150,7 @@ def _put(node: Any, name: str, value: Any, path: str) -> None:
 def canonical(settings: Settings, *, contents: Mapping[str, str] | None = None) -> Any:
     """Return the plain form that identifies `settings`.
 
-    Neutral fields at their default are left out. Each `InputPath` is replaced by its content digest from `contents`.
+    Neutral fields at their default and operational fields are left out. Each `InputPath` is replaced by its content digest from `contents`.
     """
     return _canonical(settings, contents or {})
 
@@ -156,11 +161,9 @@ def _canonical(value: Any, contents: Mapping[str, str]) -> Any:
         for name, field in type(value).model_fields.items():
             extra = field.json_schema_extra
             field_value = getattr(value, name)
-            if (
-                isinstance(extra, dict)
-                and extra.get("neutral")
-                and field_value == field.get_default(call_default_factory=True)
-            ):
+            markers = extra if isinstance(extra, dict) else {}
+            is_default = field_value == field.get_default(call_default_factory=True)
+            if markers.get("operational") or (markers.get("neutral") and is_default):
                 continue
             canonical_fields[name] = value.identity_of(name, _canonical(field_value, contents))
         return canonical_fields

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from vita.nn.architecture import Architecture
     from vita.nn.transformer import Transformer
     from vita.train.masked import MaskedBatches, TextEvaluation
-    from vita.train.parallel import DataParallelGroup
+    from vita.train.parallel.mesh import ProcessMesh
     from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 VERSION = 5
@@ -261,7 +261,7 @@ class _Batches:
         replay_rows: int,
         length: int,
         masked: bool,
-        world: DataParallelGroup,
+        world: ProcessMesh,
     ) -> None:
         self.domain = Loader(domain, context=length, rows=domain_rows, seed=config.seed)
         self.replay = None
@@ -280,7 +280,7 @@ class _Batches:
         return StepBatch(text_tensors(ids, document=self.separator), targets=targets)
 
     def masked_batches(
-        self, config: Config, tokenizer: Tokenizer, *, steps: int, world: DataParallelGroup
+        self, config: Config, tokenizer: Tokenizer, *, steps: int, world: ProcessMesh
     ) -> MaskedBatches:
         """Return the batches of the same rows for the masked objective."""
         from vita.train.masked import MaskedBatches

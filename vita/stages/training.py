@@ -83,7 +83,7 @@ class TrainingRun:
         """Yield a trainer of `model`, by default that of the run, on all processes, or on this process if `alone`."""
         from contextlib import nullcontext
 
-        from vita.train.parallel import DataParallelGroup, joined
+        from vita.train.parallel.mesh import ProcessMesh, joined
         from vita.train.trainer import Trainer
 
         machine = self.context.machine
@@ -93,7 +93,7 @@ class TrainingRun:
             learning_rate=self.training.optimization.matrix_rate,
             automatic=self.settings.learning_rate == "auto",
         )
-        with nullcontext(DataParallelGroup(device=machine.device)) if alone else joined(machine) as world:
+        with nullcontext(ProcessMesh(device=machine.device)) if alone else joined(machine, self.settings.parallel) as world:
             yield Trainer(
                 model or self.model,
                 loss,
@@ -152,7 +152,7 @@ class TrainingRun:
         """Record the predicted peak of the memory; `peak_memory_bytes` is the measured one."""
         from vita.design.tuning_memory import tuning_memory
 
-        if trainer.world.size > 1 or not tokens_per_step:
+        if trainer.world.processes > 1 or not tokens_per_step:
             return
         tokens = min(tokens_per_step, trainer.training.micro_batch_tokens)
         number_bytes = trainer.precision.dtype.itemsize

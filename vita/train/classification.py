@@ -21,7 +21,7 @@ from vita.data.tokens.text_encoding import EncodedText
 from vita.nn.classifier import SequenceClassifier
 from vita.nn.transformer import Transformer
 from vita.train.losses import Tensors
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.trainer import StepBatch, Trainer
 
 # B batch, L label
@@ -83,11 +83,11 @@ class LabelledBatches:
         pad: int,
         context: int,
         with_types: bool = False,
-        world: DataParallelGroup | None = None,
+        world: ProcessMesh | None = None,
     ) -> None:
         self.examples, self.scheme, self.size, self.seed = list(examples), scheme, size, seed
         self.pad, self.context, self.with_types = pad, context, with_types
-        self.world = world or DataParallelGroup()
+        self.world = world or ProcessMesh()
 
     def __call__(self, step: int) -> StepBatch:
         runs = shuffled(step * self.size, self.size, size=len(self.examples), seed=self.seed)

@@ -21,8 +21,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from vita.spine.disk import explain_disk, write_atomically
 from vita.spine.errors import StoreError
 from vita.spine.events import Emit
@@ -120,7 +118,7 @@ def _train(
     checkpoint_steps: int,
     keep: int,
 ) -> TrainResult:
-    checkpoints = Checkpoints(folder / CHECKPOINTS, keep=keep)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, keep=keep, world=trainer.world)
     resumed = _resume(trainer, checkpoints, emit)
     metrics = _MetricsFile(folder / METRICS, upto=trainer.done if resumed else -1, writes=trainer.world.leads)
     throughput = _Throughput(trainer, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
@@ -171,7 +169,7 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, emit: Emit) -> int | Non
     if checkpoint is None:
         return None
     _compare_numerics(checkpoint, trainer, emit)
-    trainer.load(checkpoint.tensors, checkpoint.state)
+    trainer.load(checkpoint.parts(trainer.tensor_layouts(), trainer.world), checkpoint.state)
     emit("note", text=f"resumes after step {trainer.done} of {trainer.training.schedule.steps}", level="status")
     return trainer.done
 
@@ -194,17 +192,14 @@ def _leader_decides(trainer: Trainer, condition: bool) -> bool:
 
 def _any_process(trainer: Trainer, condition: bool) -> bool:
     """Return True in all processes if `condition` is true in any of them."""
-    if trainer.world.size == 1:
-        return condition
-    vote = torch.tensor(float(condition), device=trainer.world.device)
-    return bool(trainer.world.total(vote).item())
+    return trainer.world.any(condition)
 
 
 def _save(trainer: Trainer, checkpoints: Checkpoints, metrics: _MetricsFile) -> None:
-    tensors = trainer.tensors()
     if trainer.world.leads:
         metrics.sync()
-        checkpoints.save(trainer.done, tensors, {**trainer.state(), "numerics": trainer.numerics()})
+    state = {**trainer.state(), "numerics": trainer.numerics()}
+    checkpoints.save(trainer.done, trainer.tensors(), state, trainer.tensor_layouts())
 
 
 # -- metrics and progress
@@ -255,7 +250,7 @@ class _Throughput:
     """The speed of the run: seconds per step, tokens per second and model FLOPs utilization."""
 
     def __init__(self, trainer: Trainer, *, tokens_per_step: int, flops_per_token: float) -> None:
-        self.tokens, self.flops = tokens_per_step, tokens_per_step * flops_per_token / trainer.world.size
+        self.tokens, self.flops = tokens_per_step, tokens_per_step * flops_per_token / trainer.world.processes
         probes = self.flops > 0 and trainer.training.schedule.steps - trainer.done >= PROBE_STEPS
         self.device = trainer.world.device
         self.peak = matmul_peak(trainer.precision.dtype, device=self.device) if probes else 0.0

@@ -65,6 +65,9 @@ def next_token(
     """
     hidden, head = head.linear(hidden)
     weights = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.float()
+    if head.division is not None:
+        divided = hidden.flatten(0, 1), head, targets.flatten(), weights.flatten()
+        return LossSums(*head.division.cross_entropy(*divided, z_loss=z_loss), weights.sum())
     flat = hidden.flatten(0, 1), head.weight, targets.flatten(), weights.flatten()
     loss, correct = _LinearCrossEntropy.apply(*flat, z_loss, head.scale, head.softcap)
     return LossSums(loss, correct, weights.sum())

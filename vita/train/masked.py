@@ -17,7 +17,7 @@ from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.transformer import Transformer
 from vita.train.losses import Tensors, next_token
 from vita.train.masked_settings import MaskingSettings
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.text import HeldOutText
 from vita.train.trainer import StepBatch, Trainer
 
@@ -59,7 +59,7 @@ class MaskedBatches:
     seed: int
     separator: int | None
     """Token that starts a document; None to attend across documents."""
-    world: DataParallelGroup
+    world: ProcessMesh
 
     def __call__(self, step: int) -> StepBatch:
         """Return the batch of a step. Every process masks all rows, because the loss is a mean over all masks."""
@@ -97,7 +97,7 @@ class HeldOutMasked:
         length: int,
         rate: float,
         separator: int | None,
-        world: DataParallelGroup,
+        world: ProcessMesh,
     ) -> Self | None:
         """Read at most `tokens` from the start of the stream; None if there is less than one row per process."""
         rows = min(tokens, shards.tokens) // length // world.size * world.size
@@ -140,7 +140,7 @@ def read_heldout(
     encoder: bool,
     length: int,
     masked: bool,
-    world: DataParallelGroup,
+    world: ProcessMesh,
 ) -> TextEvaluation | None:
     """Read the held-out text for the objective of the model; `masked` restricts attention to documents."""
     tokens = settings.eval_tokens

@@ -10,7 +10,6 @@ can load it. A rule is a class with a state that updates lists of tensors; a new
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -23,7 +22,9 @@ from torch.optim.adamw import adamw
 from vita.spine.config import Settings
 from vita.spine.errors import StoreError
 from vita.spine.registry import Registry
-from vita.train.parallel import full_tensor, local_shard, shard_like
+from vita.train.orthogonalization import Orthogonalizer
+from vita.train.parallel.boxes import TensorLayout
+from vita.train.parallel.mesh import ProcessMesh, local_shard
 
 ParameterRole = Literal["matrices", "embedding", "head", "scalars", "critic"]
 """Parameter groups: matrices of the layers (or their adapters), token embedding, output head, norms, and all parameters
@@ -56,7 +57,7 @@ class OptimizerConfig(Settings):
 
 
 class UpdateRule(Protocol):
-    """An optimizer rule: updates weights from gradients."""
+    """An optimizer rule: updates the local parts of weights from those of gradients."""
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -78,8 +79,10 @@ class UpdateRule(Protocol):
 
 
 class UpdateRuleFactory(Protocol):
-    def __call__(self, settings: OptimizerConfig, *, dtype: torch.dtype) -> UpdateRule:
-        """Create the rule; `dtype` is the fast matmul type of the device."""
+    def __call__(
+        self, settings: OptimizerConfig, layouts: Sequence[TensorLayout], *, dtype: torch.dtype, world: ProcessMesh
+    ) -> UpdateRule:
+        """Create the rule; `dtype` is the fast matmul type, `layouts` the division of the weights among `world`."""
         ...
 
 
@@ -97,15 +100,25 @@ class ParameterGroup:
 
 
 class Optimizer:
-    """Update the named parameters, each group with its rule and learning rate."""
+    """Update the named parameters, each group with its rule and learning rate.
+
+    State and updates are those of the local parts of the parameters, which `layouts` describes.
+    """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], settings: OptimizerConfig, *, dtype: torch.dtype = torch.bfloat16
+        self,
+        parameters: Mapping[str, Tensor],
+        settings: OptimizerConfig,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        layouts: Mapping[str, TensorLayout] | None = None,
+        world: ProcessMesh | None = None,
     ) -> None:
         self.parameters, self.settings, self.steps = dict(parameters), settings, 0
-        self.groups = _groups(self.parameters, settings, dtype)
+        full = {name: TensorLayout(tuple(parameter.shape)) for name, parameter in self.parameters.items()}
+        self.groups = _groups(self.parameters, settings, layouts or full, dtype=dtype, world=world or ProcessMesh())
         self.buffers: dict[str, dict[str, Tensor]] = {
-            name: {key: torch.zeros_like(self.parameters[name]) for key in group.rule.state}
+            name: {key: torch.zeros_like(local_shard(self.parameters[name]).detach()) for key in group.rule.state}
             for group in self.groups.values()
             for name in group.names
         }
@@ -115,8 +128,8 @@ class Optimizer:
         """Update all parameters from their gradients, with `lr_scale` times the peak rates."""
         self.steps += 1
         for group in self.groups.values():
-            weights = [self.parameters[name] for name in group.names]
-            gradients = [_gradient(name, weight) for name, weight in zip(group.names, weights, strict=True)]
+            weights = [local_shard(self.parameters[name]) for name in group.names]
+            gradients = [_gradient(name, self.parameters[name]) for name in group.names]
             state = {key: [self.buffers[name][key] for name in group.names] for key in group.rule.state}
             decay = group.weight_decay
             group.rule.update(
@@ -141,7 +154,7 @@ class Optimizer:
         for name, tensor in current.items():
             if tensor.shape != state[name].shape:
                 raise StoreError(f"checkpoint: {name}", expected=str(tuple(tensor.shape)), got=tuple(state[name].shape))
-            tensor.copy_(shard_like(state[name].to(tensor.device), tensor))
+            tensor.copy_(state[name])
         self.steps = steps
 
 
@@ -159,26 +172,32 @@ def parameter_role(name: str, parameter: Tensor) -> ParameterRole:
 
 
 def _groups(
-    parameters: Mapping[str, Tensor], settings: OptimizerConfig, dtype: torch.dtype
+    parameters: Mapping[str, Tensor],
+    settings: OptimizerConfig,
+    layouts: Mapping[str, TensorLayout],
+    *,
+    dtype: torch.dtype,
+    world: ProcessMesh,
 ) -> dict[ParameterRole, ParameterGroup]:
-    adamw_rule = RULES["adamw"](settings, dtype=dtype)
-    groups: dict[ParameterRole, ParameterGroup] = {
-        "matrices": ParameterGroup(
-            RULES[settings.matrices](settings, dtype=dtype), settings.matrix_rate, settings.weight_decay
-        ),
-        "embedding": ParameterGroup(adamw_rule, settings.embedding_rate, 0.0),
-        "head": ParameterGroup(adamw_rule, settings.head_rate, 0.0),
-        "scalars": ParameterGroup(adamw_rule, settings.scalar_rate, 0.0),
-        "critic": ParameterGroup(adamw_rule, settings.critic_rate, 0.0),
-    }
+    names: dict[ParameterRole, list[str]] = {"matrices": [], "embedding": [], "head": [], "scalars": [], "critic": []}
     for name, parameter in parameters.items():
-        groups[parameter_role(name, parameter)].names.append(name)
-    return {part: group for part, group in groups.items() if group.names}
+        names[parameter_role(name, parameter)].append(name)
+    matrix_layouts = [layouts[name] for name in names["matrices"]]
+    matrix_rule = RULES[settings.matrices](settings, matrix_layouts, dtype=dtype, world=world)
+    adamw_rule = RULES["adamw"](settings, (), dtype=dtype, world=world)
+    groups: dict[ParameterRole, ParameterGroup] = {
+        "matrices": ParameterGroup(matrix_rule, settings.matrix_rate, settings.weight_decay, names["matrices"]),
+        "embedding": ParameterGroup(adamw_rule, settings.embedding_rate, 0.0, names["embedding"]),
+        "head": ParameterGroup(adamw_rule, settings.head_rate, 0.0, names["head"]),
+        "scalars": ParameterGroup(adamw_rule, settings.scalar_rate, 0.0, names["scalars"]),
+        "critic": ParameterGroup(adamw_rule, settings.critic_rate, 0.0, names["critic"]),
+    }
+    return {role: group for role, group in groups.items() if group.names}
 
 
 def _gradient(name: str, weight: Tensor) -> Tensor:
     assert weight.grad is not None, f"{name} has no gradient: the loss does not depend on it"
-    return weight.grad
+    return local_shard(weight.grad)
 
 
 # -- rules
@@ -190,7 +209,9 @@ class AdamW:
 
     state: tuple[str, ...] = ("mean", "square")
 
-    def __init__(self, settings: OptimizerConfig, *, dtype: torch.dtype) -> None:
+    def __init__(
+        self, settings: OptimizerConfig, layouts: Sequence[TensorLayout], *, dtype: torch.dtype, world: ProcessMesh
+    ) -> None:
         self.betas, self.epsilon = settings.betas, settings.epsilon
 
     def update(
@@ -206,10 +227,10 @@ class AdamW:
         # PyTorch's kernel increments the step before its use, and needs one step tensor per weight.
         counts = [torch.tensor(float(step - 1), device=weight.device) for weight in weights]
         adamw(
-            [local_shard(weight) for weight in weights],
-            [local_shard(gradient) for gradient in gradients],
-            [local_shard(mean) for mean in state["mean"]],
-            [local_shard(square) for square in state["square"]],
+            [*weights],
+            [*gradients],
+            [*state["mean"]],
+            [*state["square"]],
             [],
             counts,
             fused=True,
@@ -228,14 +249,17 @@ class Muon:
     """Muon: momentum, orthogonalized before the update (Jordan et al. 2024).
 
     It equals `torch.optim.Muon`, but matrices of equal (or transposed) shape are orthogonalized together: a few large
-    batched matmuls instead of many small ones. Stacked matrices of experts are orthogonalized one by one. The step of a
-    tall matrix is larger by sqrt(rows / columns).
+    batched matmuls instead of many small ones. Stacked matrices of experts are orthogonalized one by one. Several
+    processes divide the matrices among them. The step of a tall matrix is larger by sqrt(rows / columns).
     """
 
     state: tuple[str, ...] = ("momentum",)
 
-    def __init__(self, settings: OptimizerConfig, *, dtype: torch.dtype) -> None:
-        self.momentum, self.dtype = settings.momentum, dtype
+    def __init__(
+        self, settings: OptimizerConfig, layouts: Sequence[TensorLayout], *, dtype: torch.dtype, world: ProcessMesh
+    ) -> None:
+        self.momentum, self.shapes = settings.momentum, [layout.shape for layout in layouts]
+        self.orthogonalizer = Orthogonalizer(layouts, world, dtype=dtype)
 
     def update(
         self,
@@ -252,44 +276,7 @@ class Muon:
             momentum.lerp_(gradient, 1 - self.momentum)
             directions.append(gradient.lerp(momentum, self.momentum))  # Nesterov momentum
             weight.mul_(1 - rate * weight_decay)
-        for indices in _indices_by_shape(directions).values():
-            full_matrices = [full_tensor(directions[index]) for index in indices]
-            wide_matrices = [matrix if _is_wide(matrix) else matrix.mT for matrix in full_matrices]
-            batches = [matrix.reshape(-1, *matrix.shape[-2:]) for matrix in wide_matrices]  # several: one per expert
-            updates = orthogonal(torch.cat(batches), dtype=self.dtype).split([len(batch) for batch in batches])
-            for index, batch in zip(indices, updates, strict=True):
-                weight = weights[index]
-                direction = batch if weight.ndim == 3 else batch[0]
-                update = direction if _is_wide(weight) else direction.mT
-                shape_scale = max(1.0, weight.shape[-2] / weight.shape[-1]) ** 0.5
-                weight.add_(shard_like(update.to(weight.dtype), weight), alpha=-rate * shape_scale)
-
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic iteration that increases small singular values fastest (Jordan et al. 2024)."""
-
-
-def orthogonal(matrices: Tensor, *, dtype: torch.dtype, iterations: int = 5) -> Tensor:
-    """Orthogonalize each [rows, columns] matrix: singular values become about one (0.7 to 1.2), vectors stay.
-
-    x <- a x + b (x x') x + c (x x')^2 x, starting with x scaled to norm one; rows should not exceed columns.
-    """
-    a, b, c = NEWTON_SCHULZ
-    result = matrices.to(dtype)
-    result = result / result.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(iterations):
-        gram = result @ result.mT
-        result = torch.baddbmm(result, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), result, beta=a)
-    return result
-
-
-def _indices_by_shape(tensors: Sequence[Tensor]) -> dict[tuple[int, ...], list[int]]:
-    """Group the indices of the tensors by the shape of their matrices, with transposed shapes together."""
-    indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, tensor in enumerate(tensors):
-        indices_by_shape[tuple(sorted(tensor.shape[-2:]))].append(index)
-    return indices_by_shape
-
-
-def _is_wide(matrix: Tensor) -> bool:
-    return matrix.shape[-2] <= matrix.shape[-1]
+        updates = self.orthogonalizer.orthogonalize(directions)
+        for shape, weight, update in zip(self.shapes, weights, updates, strict=True):
+            shape_scale = max(1.0, shape[-2] / shape[-1]) ** 0.5
+            weight.add_(update.to(weight.dtype), alpha=-rate * shape_scale)

@@ -25,7 +25,7 @@ from vita.data.tokens.preference_pairs import PairDataset
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ConfigError, TrainingError
 from vita.train.losses import Tensors
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.policy_losses import token_logprobs
 from vita.train.preference_losses import (
     LOSSES_BY_SETTING,
@@ -202,7 +202,7 @@ class PairBatches:
     """The batch of each step: a pure function of the step, and for KTO also of the weights."""
 
     def __init__(
-        self, rows: PairDataset, reference: Float[Tensor, "N 2"], *, size: int, seed: int, world: DataParallelGroup
+        self, rows: PairDataset, reference: Float[Tensor, "N 2"], *, size: int, seed: int, world: ProcessMesh
     ) -> None:
         if size % world.size:
             raise ConfigError("pairs", expected=f"a multiple of the {world.size} processes", got=size)
@@ -293,7 +293,7 @@ def reference_logprobs(
 ) -> Float[Tensor, "N 2"]:
     """Compute the log-probabilities of all pairs under the current weights, cached in the file `keep`."""
     digest = hashlib.sha256(b"".join(bytes(f"{pair.answers}", "utf-8") for pair in rows.pairs)).hexdigest()
-    stored = _read_cached(keep, digest) if keep is not None and trainer.world.size == 1 else None
+    stored = _read_cached(keep, digest) if keep is not None and trainer.world.processes == 1 else None
     if stored is not None:
         return stored
     parts = []

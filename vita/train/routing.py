@@ -29,7 +29,7 @@ from vita.nn.experts import MixtureOfExperts, Routing, observed
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ConfigError
 from vita.train.losses import Tensors
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.settings import RouterSettings
 
 # N tokens, E experts, L layers with experts
@@ -45,7 +45,7 @@ LAYER_LOADS = "router_max_load_by_layer"
 class RouterTraining:
     """The balance of the experts of a model during training."""
 
-    def __init__(self, model: Transformer, settings: RouterSettings, world: DataParallelGroup) -> None:
+    def __init__(self, model: Transformer, settings: RouterSettings, world: ProcessMesh) -> None:
         self.world = world
         self.routers = {name: module.router for name, module in _mixtures(model).items()}
         experts = model.architecture.experts

@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from vita.nn.adapters.settings import ADAPTER_TYPES, AdapterChoice, AdapterSettings
-from vita.spine.config import Settings, build, neutral
+from vita.spine.config import Settings, build, neutral, operational
 from vita.spine.errors import ConfigError
 from vita.train.choices import Masking, PrecisionChoice
 from vita.train.microbatches import MICRO_TOKENS
+from vita.train.parallel.settings import ParallelSettings
 from vita.train.schedule import SCHEDULES
 
 Auto = Literal["auto"]
@@ -56,6 +57,10 @@ class StepSettings(RouterSettings):
     compile: Literal["auto", "yes", "no"] = "auto"
     """Compile the model: yes, no, or auto (only if the run is long enough to benefit). reward, dpo and rlhf do not
     support `yes`, because the shapes of their batches vary."""
+    parallel: ParallelSettings = operational(ParallelSettings())
+    """Layout of several processes, such as `{tensor: 2}`: numbers of processes along the axes `replicate`, `shard`,
+    `tensor`, `context` and `expert`. By default, all processes shard the model (FSDP). The layout is not part of the
+    identity of a run, so that a run can continue with another one."""
 
 
 class OptimizerSettings(Settings):

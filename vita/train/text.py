@@ -16,7 +16,7 @@ from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.train.choices import Masking
 from vita.train.losses import Tensors
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.trainer import StepBatch, Trainer
 
 
@@ -49,7 +49,7 @@ class HeldOutText:
 
     @classmethod
     def read(
-        cls, shards: Shards, tokenizer: Tokenizer, *, tokens: int, length: int, mask: bool, world: DataParallelGroup
+        cls, shards: Shards, tokenizer: Tokenizer, *, tokens: int, length: int, mask: bool, world: ProcessMesh
     ) -> Self | None:
         """Read at most `tokens` from the start of the stream; None if there is less than one row per process.
 

@@ -31,7 +31,10 @@ from vita.train.hardware import choose_precision, keep_freed_memory
 from vita.train.losses import Loss, Tensors
 from vita.train.microbatches import micro_batch_size
 from vita.train.optim import Optimizer, OptimizerConfig, parameter_role
-from vita.train.parallel import DataParallelGroup, full_tensor, shard_like
+from vita.train.parallel.boxes import Box, TensorLayout
+from vita.train.parallel.mesh import ProcessMesh, gather, is_first_holder, local_shard
+from vita.train.parallel.sharding import clip_gradients, gradient_norm, gradient_reduction, parameter_layouts, shard
+from vita.train.parallel.tensor import complete_gradients, divide_tensors
 from vita.train.routing import RouterTraining
 from vita.train.schedule import Schedule, lr_multiplier
 from vita.train.settings import StepSettings
@@ -88,12 +91,12 @@ class Trainer:
         loss: Loss,
         training: TrainerConfig,
         *,
-        world: DataParallelGroup | None = None,
+        world: ProcessMesh | None = None,
         threads: int | None = None,
         flops: float = 0.0,
     ) -> None:
         """Create a trainer; `flops` are the operations of the whole run, which decide whether to compile."""
-        self.training, self.world = training, world or DataParallelGroup()
+        self.training, self.world = training, world or ProcessMesh()
         self.model = model.to(self.world.device)
         keep_freed_memory()
         if threads:
@@ -101,10 +104,15 @@ class Trainer:
         self.precision = choose_precision(self.world.device, training.precision)
         self.compiled = self._should_compile(flops)
         blocks = self.compiled and torch.device(self.world.device).type == "cpu"
-        rounds = self.precision.dtype != torch.float32 and self.world.size == 1
+        divided = divide_tensors(model, self.world)
+        self.layouts = parameter_layouts(model, divided.slices, self.world)
+        self._partial = divided.partial
+        rounds = self.precision.dtype != torch.float32 and not self.world.uses_fsdp
         rounded = _with_rounded_matrices(model, attention=blocked if blocks else model.attention) if rounds else model
         learner = LossModule(rounded, loss)
-        self.world.shard(learner, iter(rounded.model.layers), dtype=self.precision.dtype)
+        if self.compiled and self.world.uses_fsdp:
+            _compile_layers(rounded)
+        shard(learner, rounded, self.world, dtype=self.precision.dtype)
         self.master_params = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.compute_params = {
             name: (self.master_params[name], parameter)
@@ -115,8 +123,15 @@ class Trainer:
         for part in rounded.modules():
             if isinstance(part, Decoder):
                 part.recomputes = training.recompute_activations
-        self.run = torch.compile(learner, fullgraph=True, dynamic=False) if self.compiled else learner
-        self.optimizer = Optimizer(self.master_params, training.optimization, dtype=self.precision.dtype)
+        whole = self.compiled and not self.world.uses_fsdp
+        self.run = torch.compile(learner, fullgraph=True, dynamic=False) if whole else learner
+        self.optimizer = Optimizer(
+            self.master_params,
+            training.optimization,
+            dtype=self.precision.dtype,
+            layouts=self.layouts,
+            world=self.world,
+        )
         self.routing = RouterTraining(rounded, training, self.world)
         self.step_filter = StepFilter(patience=training.patience, outliers=training.outliers)
         self.done = 0
@@ -148,14 +163,13 @@ class Trainer:
 
     def gradient_norm(self) -> float:
         """Return the norm of the gradients of all parameters together."""
-        gradients = [parameter.grad for parameter in self.master_params.values() if parameter.grad is not None]
-        return full_tensor(torch.nn.utils.get_total_norm(gradients)).item()
+        return gradient_norm(self.master_params, self.layouts, self.world)
 
     def update(self, norm: float, *, lr_scale: float) -> None:
         """Update the weights from gradients of norm `norm`, which is limited to `max_grad_norm`."""
         max_norm = self.training.max_grad_norm
         if norm > max_norm:
-            torch.nn.utils.clip_grads_with_norm_(self.master_params.values(), max_norm, torch.tensor(norm))
+            clip_gradients(self.master_params, norm=norm, max_norm=max_norm)
         self.optimizer.step(lr_scale=lr_scale)
         self._update_rounded_copies()
 
@@ -186,15 +200,21 @@ class Trainer:
             "precision": self.precision.name,
             "compiled": self.compiled,
             "threads": torch.get_num_threads(),
-            "world_size": self.world.size,
+            "world_size": self.world.processes,
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return weights and optimizer state, unsharded; all processes must call it together."""
-        tensors = {f"weight/{name}": parameter.detach() for name, parameter in self.master_params.items()}
+        """Return the local parts of weights and optimizer state."""
+        tensors = {f"weight/{name}": local_shard(parameter.detach()) for name, parameter in self.master_params.items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
-        tensors |= {f"buffer/{name}": buffer for name, buffer in self._corrections().items()}
-        return {name: full_tensor(tensor) for name, tensor in tensors.items()}
+        return tensors | {f"buffer/{name}": buffer for name, buffer in self._corrections().items()}
+
+    def tensor_layouts(self) -> dict[str, TensorLayout]:
+        """Return the layouts of the tensors of a checkpoint, by name."""
+        layouts = {f"weight/{name}": self.layouts[name] for name in self.master_params}
+        layouts |= {f"optimizer/{name}": self.layouts[name.rpartition("/")[0]] for name in self.optimizer.state()}
+        buffers = self._corrections().items()
+        return layouts | {f"buffer/{name}": TensorLayout(tuple(buffer.shape)) for name, buffer in buffers}
 
     def _corrections(self) -> dict[str, Tensor]:
         """Return the corrections of the routers, which training changes without gradients."""
@@ -206,14 +226,14 @@ class Trainer:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Restore a checkpoint; training continues as without an interruption."""
+        """Restore the local parts of a checkpoint; training continues as without an interruption."""
         by_kind: dict[str, dict[str, Tensor]] = {"weight": {}, "optimizer": {}, "buffer": {}}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
             by_kind[kind][rest] = tensor
         self.optimizer.load(by_kind["optimizer"], steps=state["updates"])
         for name, parameter in self.master_params.items():
-            parameter.copy_(shard_like(by_kind["weight"][name].to(self.world.device), parameter))
+            local_shard(parameter).copy_(by_kind["weight"][name])
         for name, buffer in self._corrections().items():
             buffer.copy_(by_kind["buffer"][name])
         self.step_filter.load(state["guard"])
@@ -222,13 +242,13 @@ class Trainer:
 
     def trained(self) -> Transformer:
         """Return the trained model, unsharded; all processes must call it together."""
-        if self.world.size == 1:
+        if self.world.processes == 1:
             return self.model
         if adapter := adapter_of(self.model):
             return self._gathered(adapter)
         model = self.model.empty_copy()
         for name, parameter in model.named_parameters():
-            parameter.data = full_tensor(self.master_params[name]).detach().cpu()
+            parameter.data = self._full(name, self.master_params[name])
         for name, buffer in self._corrections().items():
             model.get_buffer(name).copy_(buffer)
         return model
@@ -238,19 +258,25 @@ class Trainer:
         model = self.model.empty_copy()
         attach(model, adapter.config, quantization=adapter.quantization, seed=adapter.seed)
         for name, parameter in self.model.named_parameters():
-            model.get_parameter(name).data = full_tensor(parameter).detach().cpu()
+            model.get_parameter(name).data = self._full(name, parameter)
         for name, buffer in self.model.named_buffers():
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, buffer.cpu())
         return model
+
+    def _full(self, name: str, parameter: Tensor) -> Tensor:
+        """Return a full parameter, gathered from all processes, on the CPU."""
+        return gather(local_shard(parameter).detach(), self.layouts[name], self.world).cpu()
 
     # -- parts of a step
 
     def _gradients(self, batch: StepBatch, function: Loss | None) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
         rows = len(batch.tensors["ids"])
-        for index, tensors in enumerate(self._micro_batches(batch.tensors)):
-            with self._adapter_dropout(index):  # also while activations are computed again
+        micro_batches = list(self._micro_batches(batch.tensors))
+        for index, tensors in enumerate(micro_batches):
+            reduces = gradient_reduction(self.learner, enabled=index == len(micro_batches) - 1)
+            with reduces, self._adapter_dropout(index):  # also while activations are computed again
                 with self.routing.observe(self.learner.model) as routings:
                     loss, figures = self.learner(tensors, function) if function else self.run(tensors)
                 mean = loss / max(batch.targets, 1.0)
@@ -259,6 +285,7 @@ class Trainer:
             self._accumulate_master_gradients()
             for name, value in {"loss": loss.detach(), **figures}.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        complete_gradients(self._partial, self.master_params, self.world)
         stacked = torch.stack([value.double() for value in sums.values()])
         return dict(zip(sums, self.world.total(stacked).tolist(), strict=True))
 
@@ -301,7 +328,7 @@ class Trainer:
             copied.copy_(master)
 
     def _should_compile(self, flops: float) -> bool:
-        if self.training.compile == "no" or self.world.size > 1:
+        if self.training.compile == "no":
             return False
         if (adapter := adapter_of(self.model)) and (adapter.config.dropout or adapter.quantization.kind != "none"):
             if self.training.compile == "yes":
@@ -382,6 +409,12 @@ def _deterministic_sums() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         memory.fill_uninitialized_memory = filling
+
+
+def _compile_layers(model: Transformer) -> None:
+    """Compile each layer by itself, because FSDP gathers and releases parameters between them."""
+    for layer in model.model.layers:
+        layer.compile(fullgraph=True, dynamic=False)
 
 
 def _can_compile(device: str) -> bool:
