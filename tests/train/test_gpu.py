@@ -29,9 +29,7 @@ pytestmark = [
 def losses(device: str, *, precision: str, compiled: str = "no", steps: int = 8) -> list[float]:
     settings = {"schedule": {"steps": steps, "warmup": 2}, "precision": precision, "compile": compiled}
     training = TrainerConfig.model_validate(settings)
-    trainer = Trainer(
-        tiny_model(std=0.05), language_modelling, training, world=ProcessMesh(device=device), threads=1
-    )
+    trainer = Trainer(tiny_model(std=0.05), language_modelling, training, world=ProcessMesh(device=device), threads=1)
     return [trainer.step(batch(step)).loss for step in range(steps)]
 
 

@@ -93,6 +93,12 @@ class Pretrained(Generic[M]):
         return _checked(files, model, tokenizer, finite=finite)
 
     @classmethod
+    def load_structure(cls, folder: ModelFolder) -> Pretrained[Transformer]:
+        """Read a language model without its weights: it is on the meta device, and a trainer reads them later."""
+        files = ModelFiles.of(folder)
+        return _checked(files, hf.load_structure(files.weights), Tokenizer.load(files), finite=False)
+
+    @classmethod
     def load_reward(cls, folder: ModelFolder, *, device: str | torch.device = "cpu") -> Pretrained[RewardTransformer]:
         """Read a reward model, with the same checks."""
         from vita.nn import reward

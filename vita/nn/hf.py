@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,11 +76,15 @@ def load(
     attention: str = "sdpa",
 ) -> Transformer:
     """Load the model in a Hugging Face folder, with weights converted to `dtype`."""
+    return load_weights(load_structure(folder, attention=attention), folder, dtype=dtype, device=device)
+
+
+def load_structure(folder: ModelFolder, *, attention: str = "sdpa") -> Transformer:
+    """Return the model of a folder on the meta device, without memory for its weights."""
     files = ModelFiles.of(folder)
     architecture = read_architecture(read_config(files), where=str(files.path(CONFIG)))
     with torch.device("meta"):
-        model = Transformer(architecture, attention=attention)
-    return load_weights(model, files, dtype=dtype, device=device)
+        return Transformer(architecture, attention=attention)
 
 
 def load_weights(model: M, folder: ModelFolder, *, dtype: torch.dtype, device: str | torch.device) -> M:
@@ -279,7 +283,11 @@ def check_tokens(folder: ModelFolder, architecture: Architecture, tokens: int) -
 
 def check_finite(model: Transformer, folder: ModelFolder) -> None:
     """Raise `ModelError` for NaN or infinite weights, with the name of the first such tensor."""
-    names = nonfinite_tensors(model)
+    refuse_nonfinite(nonfinite_tensors(model), folder)
+
+
+def refuse_nonfinite(names: Sequence[str], folder: ModelFolder) -> None:
+    """Raise `ModelError` if there are `names` of tensors with NaN or infinite values."""
     if names:
         remainder = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
         hint = "the weights are corrupt; use the last valid copy of the model"
@@ -298,6 +306,29 @@ def describe(architecture: Architecture, folder: str | Path, **progress: int) ->
 
 def _copy_weights(model: Transformer, files: ModelFiles) -> None:
     parameters = expert_slices(model.state_dict())
+
+    def copy(name: str, tensor: Tensor) -> None:
+        with torch.no_grad():
+            parameters[name].copy_(tensor)
+
+    head = read_weights(model, files, copy)
+    if head is not None and not torch.equal(head.to(model.head_weight), model.head_weight):
+        raise unequal_head(files)
+
+
+def unequal_head(files: ModelFiles) -> ModelError:
+    """Return the error for a tied head that is stored with other values than the embedding."""
+    return ModelError(f"{files}: lm_head.weight", "differs from the embedding though `tie_word_embeddings` is true")
+
+
+def read_weights(model: Transformer, folder: ModelFolder, write: Callable[[str, Tensor], None]) -> Tensor | None:
+    """Read the weights of a folder for a model, one at a time, and pass each with its name to `write`.
+
+    Names of stacked experts are those of `expert_slices`. `model` gives the expected shapes, and may be on the meta
+    device. Returns the head if the folder stores it although it is tied: it must equal the embedding.
+    """
+    files = ModelFiles.of(folder)
+    shapes = {name: tensor.shape for name, tensor in expert_slices(model.state_dict()).items()}
     head = None
     source_files: dict[str, Path] = {}
     dtypes: dict[str, torch.dtype] = {}
@@ -312,26 +343,24 @@ def _copy_weights(model: Transformer, files: ModelFiles) -> None:
                 source_files[name] = path
                 if name == "lm_head.weight" and model.architecture.tied:
                     head = tensor  # some tools store the tied head, too; it must equal the embedding
-                elif name not in parameters:
+                elif name not in shapes:
                     raise ModelError(f"{path}: {file_name}", "is not a parameter of this architecture")
                 else:
-                    _copy(tensor, parameters[name], where=f"{path}: {file_name}")
-    missing = [weights.file_name(name) for name in sorted(parameters.keys() - source_files.keys())]
+                    _check_tensor(tensor, shapes[name], where=f"{path}: {file_name}")
+                    write(name, tensor)
+    missing = [weights.file_name(name) for name in sorted(shapes.keys() - source_files.keys())]
     if missing:
         remainder = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
         raise ModelError(f"{files}: {missing[0]}{remainder}", "missing from the weights")
-    if head is not None and not torch.equal(head.to(model.head_weight), model.head_weight):
-        raise ModelError(f"{files}: lm_head.weight", "differs from the embedding though `tie_word_embeddings` is true")
     files.tensor_types = dtypes
+    return head
 
 
-def _copy(tensor: Tensor, parameter: Tensor, *, where: str) -> None:
-    if tensor.shape != parameter.shape:
-        raise ModelError(where, expected=f"shape {tuple(parameter.shape)}", got=tuple(tensor.shape))
+def _check_tensor(tensor: Tensor, shape: torch.Size, *, where: str) -> None:
+    if tensor.shape != shape:
+        raise ModelError(where, expected=f"shape {tuple(shape)}", got=tuple(tensor.shape))
     if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise ModelError(where, expected="floating-point numbers of 16 to 64 bits", got=str(tensor.dtype))
-    with torch.no_grad():
-        parameter.copy_(tensor)
 
 
 def weight_files(files: ModelFiles) -> list[Path]:

@@ -56,14 +56,18 @@ SCHEMES = Registry[Scheme]("scheme", plural="initialization_schemes")
 
 def initialize(model: Transformer, scheme: str = "normal", *, seed: int = 0) -> None:
     """Initialize every parameter."""
-    scheme_function = SCHEMES[scheme]
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            is_bias = name.endswith(".bias")
-            nn.init.constant_(parameter, 0.0 if is_bias else 1.0 - model.architecture.norm_offset)
-            continue
         with torch.no_grad():
-            parameter.copy_(_values(name, model, scheme_function, seed))
+            parameter.copy_(initial_values(name, model, scheme, seed=seed))
+
+
+def initial_values(name: str, model: Transformer, scheme: str, *, seed: int) -> Tensor:
+    """Return the initial values of a parameter, on the CPU; `model` may be on the meta device."""
+    shape = model.get_parameter(name).shape
+    if len(shape) == 1:
+        is_bias = name.endswith(".bias")
+        return torch.full(shape, 0.0 if is_bias else 1.0 - model.architecture.norm_offset)
+    return _values(name, model, SCHEMES[scheme], seed)
 
 
 def _values(name: str, model: Transformer, scheme: Scheme, seed: int) -> Tensor:

@@ -150,7 +150,8 @@ def _put(node: Any, name: str, value: Any, path: str) -> None:
 def canonical(settings: Settings, *, contents: Mapping[str, str] | None = None) -> Any:
     """Return the plain form that identifies `settings`.
 
-    Neutral fields at their default and operational fields are left out. Each `InputPath` is replaced by its content digest from `contents`.
+    Neutral fields at their default and operational fields are left out. Each `InputPath` is replaced by its content
+    digest from `contents`.
     """
     return _canonical(settings, contents or {})
 

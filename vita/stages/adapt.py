@@ -279,9 +279,7 @@ class _Batches:
         targets = sum(loader.rows * loader.context for loader in loaders)
         return StepBatch(text_tensors(ids, document=self.separator), targets=targets)
 
-    def masked_batches(
-        self, config: Config, tokenizer: Tokenizer, *, steps: int, world: ProcessMesh
-    ) -> MaskedBatches:
+    def masked_batches(self, config: Config, tokenizer: Tokenizer, *, steps: int, world: ProcessMesh) -> MaskedBatches:
         """Return the batches of the same rows for the masked objective."""
         from vita.train.masked import MaskedBatches
 

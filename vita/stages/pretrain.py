@@ -76,8 +76,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     training = training_of(config, plan)
     rows, length, steps = config.batch_size or plan["rows"], plan["context"], training.schedule.steps
     source = ModelFiles(inputs.model.path)
-    model = hf.load(source)
-    hf.check_finite(model, inputs.model.path)
+    if context.machine.world_size > 1:
+        model = hf.load_structure(source)  # each process reads its part of the weights
+    else:
+        model = hf.load(source)
+        hf.check_finite(model, inputs.model.path)
     shards = Shards.open(inputs.tokens.path / "train")
     _check(model.architecture, shards, length=length)
     training = training.model_copy(update=pretraining_values(training, model.architecture))

@@ -81,7 +81,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.train.stops import save_stops
     from vita.train.validation import loss_evidence
 
-    pretrained = open_for_tuning(inputs.model.path, config, context, where="sft")
+    pretrained = open_for_tuning(inputs.model.path, config, context, where="sft", only_trained=True)
     shape = pretrained.model.architecture
     length = row_length(config.max_length, shape, where="sft.max_length")
     tokenizer, template = pretrained.tokenizer, pretrained.template or ChatTemplate.default()

@@ -61,12 +61,14 @@ class TrainingRun:
         logits: float = 1.0,
     ) -> None:
         from vita.design.tuning_memory import weight_bytes
+        from vita.train.fingerprint import fingerprint
         from vita.train.hardware import memory_in_use
-        from vita.train.validation import fingerprint
+        from vita.train.parallel.initialization import is_on_meta
 
         self.stage, self.settings, self.context = stage, settings, context
         self.source, self.initial = ModelFiles.of(source), initial
-        self.model, self.training, self.before = model, training, fingerprint(model)
+        self.model, self.training = model, training
+        self.before = "" if is_on_meta(model) else fingerprint(model)
         # Interpreter, libraries, data, and models that stay loaded beside the trained one.
         self._other_memory = max(0, memory_in_use(context.machine.device) - weight_bytes(model))
         self.flops_per_token = model.architecture.flops_per_token(row_length, logits=logits) if row_length else 0
@@ -83,6 +85,7 @@ class TrainingRun:
         """Yield a trainer of `model`, by default that of the run, on all processes, or on this process if `alone`."""
         from contextlib import nullcontext
 
+        from vita.train.parallel.initialization import StoredWeights
         from vita.train.parallel.mesh import ProcessMesh, joined
         from vita.train.trainer import Trainer
 
@@ -93,15 +96,22 @@ class TrainingRun:
             learning_rate=self.training.optimization.matrix_rate,
             automatic=self.settings.learning_rate == "auto",
         )
-        with nullcontext(ProcessMesh(device=machine.device)) if alone else joined(machine, self.settings.parallel) as world:
-            yield Trainer(
+        with (
+            nullcontext(ProcessMesh(device=machine.device))
+            if alone
+            else joined(machine, self.settings.parallel) as world
+        ):
+            trainer = Trainer(
                 model or self.model,
                 loss,
                 self.training,
                 world=world,
                 threads=machine.threads,
                 flops=float(self.flops_per_token) * tokens_per_step * self.steps,
+                source=StoredWeights(self.source),
             )
+            self.before = self.before or trainer.fingerprint()
+            yield trainer
 
     def train(
         self,
@@ -141,7 +151,7 @@ class TrainingRun:
             checkpoint_steps=steps_per_round,
         )
         model = select_model(trainer.trained())
-        if adapter_of(model) is None:  # an adapter is saved in float32
+        if adapter_of(model) is None and trainer.world.leads:  # an adapter is saved in float32
             hf.round_like(model, self.source)
         self.context.record |= train_result.record
         allow = self.settings.allow_no_improvement
@@ -176,7 +186,7 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The result of a training run. All processes have the same; the leading one writes it."""
+    """The result of a training run. The leading process has the trained model and writes it."""
 
     run: TrainingRun
     result: TrainResult
@@ -184,8 +194,12 @@ class TrainedModel:
     check: RunCheck
 
     def health(self) -> None:
-        """Raise a `TrainingError` if weights or losses are not finite, or too many steps were skipped."""
-        self.check.health()
+        """Raise a `TrainingError` if weights or losses are not finite, or too many steps were skipped.
+
+        The leading process checks, because only it has the complete model.
+        """
+        if self.run.context.machine.leads:
+            self.check.health()
 
     def facts(self, evidence: LearningEvidence) -> dict[str, Any]:
         """Return the facts that every training stage reports; raise a `TrainingError` if the run did not improve."""
@@ -193,7 +207,7 @@ class TrainedModel:
             "learning_rate": self.run.training.optimization.matrix_rate,
             **self._adapter_facts(),
             "skipped_steps": self.result.skipped_steps,
-            **self.check.improvement(evidence),
+            **(self.check.improvement(evidence) if self.run.context.machine.leads else {}),
         }
 
     def save(self, *, tokens: int | None = None) -> Path:

@@ -46,13 +46,15 @@ def open_for_tuning(
     where: str,
     shared_with_engine: bool = False,
     classifier: bool = False,
+    only_trained: bool = False,
 ) -> Pretrained[Transformer]:
     """Open the model of a tuning stage; with an adapter its base is frozen, and only the adapter is trainable.
 
     `auto` continues the adapter of a model that has one. Otherwise it trains all weights of a model with fewer than
     `FULL_TUNING_PARAMETERS`, and a LoRA adapter of a larger one. With `none`, an adapter is merged before training.
     `shared_with_engine` keeps the frozen weights in float32, because an inference engine uses them as well. With
-    `classifier`, a sequence classifier is opened with its head; other stages refuse it.
+    `classifier`, a sequence classifier is opened with its head; other stages refuse it. With `only_trained`, the stage
+    uses the model only for training, and several processes open it without its weights, which the trainer reads.
     """
     import torch
 
@@ -67,7 +69,8 @@ def open_for_tuning(
         return _open_classifier(files, config, context, where=where)
     settings = adapter_settings(files, config.adapter)
     if settings is None and not files.is_adapter:
-        return Pretrained.load(files)
+        shares = only_trained and context.machine.world_size > 1
+        return Pretrained.load_structure(files) if shares else Pretrained.load(files)
     if config.adapter == "none":
         pretrained = Pretrained.load(files)
         merge(pretrained.model)

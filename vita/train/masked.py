@@ -33,7 +33,7 @@ def masked_language_modelling(model: Transformer, tensors: Tensors) -> tuple[Ten
     `ids` [B, T] are the masked rows. `slots` [B, K] are positions, `targets` [B, K] their tokens and `learn` [B, K]
     marks those in use. `documents` [B, T] separates the texts of a row.
     """
-    hidden = model.hidden(tensors["ids"], documents=tensors.get("documents"))
+    hidden = model.hidden(tensors["ids"], documents=tensors.get("documents"), positions=tensors.get("positions"))
     slots = tensors["slots"]
     selected = hidden.gather(1, slots[..., None].expand(-1, -1, hidden.shape[-1]))
     sums = next_token(selected, model.head, tensors["targets"], tensors["learn"])

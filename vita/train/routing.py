@@ -183,6 +183,8 @@ def _valid(tensors: Tensors, routing: Routing) -> Bool[Tensor, "N"] | None:
 
     Rows are padded on the right: tokens beyond the last target are padding, and influence no loss.
     """
+    if "valid" in tensors:  # a part of a row, whose last target may belong to another process
+        return tensors["valid"].flatten()
     targets = tensors.get("learn", tensors.get("mask"))
     ids = tensors["ids"]
     width = ids.shape[-1]

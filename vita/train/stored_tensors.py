@@ -54,7 +54,9 @@ class StoredTensors:
             if common is None:
                 continue
             with safe_open(part.path, framework="pt") as file:
-                piece = file.get_slice(name)[common.relative_to(part.box).slices] if part.shape else file.get_tensor(name)
+                piece = (
+                    file.get_slice(name)[common.relative_to(part.box).slices] if part.shape else file.get_tensor(name)
+                )
             if result is None:
                 result = torch.empty(box.sizes, dtype=piece.dtype)
             common.relative_to(box).of(result).copy_(piece)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,22 +25,23 @@ from vita.nn.attention import Attention
 from vita.nn.blocked import blocked
 from vita.nn.experts import CORRECTION, ExpertRouter
 from vita.nn.transformer import Decoder, SelfAttention, Transformer
-from vita.spine.errors import ConfigError
+from vita.train.compilation import compile_layers, should_compile
+from vita.train.fingerprint import fingerprint_of
 from vita.train.hardware import choose_precision, keep_freed_memory
 from vita.train.losses import Loss, Tensors
 from vita.train.microbatches import micro_batch_size
 from vita.train.optim import Optimizer, OptimizerConfig, parameter_role
-from vita.train.parallel.boxes import Box, TensorLayout
-from vita.train.parallel.mesh import ProcessMesh, gather, is_first_holder, local_shard
+from vita.train.parallel.boxes import TensorLayout
+from vita.train.parallel.context import ContextDivision
+from vita.train.parallel.experts import divide_experts
+from vita.train.parallel.initialization import WeightSource, is_on_meta, materialize
+from vita.train.parallel.mesh import ProcessMesh, gather, local_shard
 from vita.train.parallel.sharding import clip_gradients, gradient_norm, gradient_reduction, parameter_layouts, shard
 from vita.train.parallel.tensor import complete_gradients, divide_tensors
 from vita.train.routing import RouterTraining
 from vita.train.schedule import Schedule, lr_multiplier
 from vita.train.settings import StepSettings
 from vita.train.step_filter import StepFilter
-
-MIN_COMPILE_FLOPS = {"cpu": 2e13, "cuda": 1e16}
-"""Minimum operations of a run for which compilation saves more time than it takes: about half a minute of work."""
 
 
 class TrainerConfig(StepSettings):
@@ -94,25 +94,35 @@ class Trainer:
         world: ProcessMesh | None = None,
         threads: int | None = None,
         flops: float = 0.0,
+        source: WeightSource | None = None,
     ) -> None:
-        """Create a trainer; `flops` are the operations of the whole run, which decide whether to compile."""
+        """Create a trainer; `flops` are the operations of the whole run, which decide whether to compile.
+
+        A `model` on the meta device gets its weights from `source`, each process its parts.
+        """
         self.training, self.world = training, world or ProcessMesh()
-        self.model = model.to(self.world.device)
+        pending = source if is_on_meta(model) else None
+        self.model = model if pending else model.to(self.world.device)
         keep_freed_memory()
         if threads:
             torch.set_num_threads(threads)
         self.precision = choose_precision(self.world.device, training.precision)
-        self.compiled = self._should_compile(flops)
+        self.compiled = should_compile(model, training, device=self.world.device, flops=flops)
         blocks = self.compiled and torch.device(self.world.device).type == "cpu"
-        divided = divide_tensors(model, self.world)
-        self.layouts = parameter_layouts(model, divided.slices, self.world)
-        self._partial = divided.partial
+        by_expert, by_tensor = divide_experts(model, self.world), divide_tensors(model, self.world)
+        self.layouts = parameter_layouts(model, by_expert.joined(by_tensor).slices, self.world)
+        self._partial = by_tensor.partial
+        if pending and not self.world.uses_fsdp:
+            materialize(model, model, self.layouts, self.world, source=pending)
         rounds = self.precision.dtype != torch.float32 and not self.world.uses_fsdp
         rounded = _with_rounded_matrices(model, attention=blocked if blocks else model.attention) if rounds else model
+        self.context = ContextDivision(rounded, self.world)
         learner = LossModule(rounded, loss)
         if self.compiled and self.world.uses_fsdp:
-            _compile_layers(rounded)
+            compile_layers(rounded)
         shard(learner, rounded, self.world, dtype=self.precision.dtype)
+        if pending and self.world.uses_fsdp:
+            materialize(learner, model, self.layouts, self.world, source=pending)
         self.master_params = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.compute_params = {
             name: (self.master_params[name], parameter)
@@ -241,14 +251,23 @@ class Trainer:
         self._update_rounded_copies()
 
     def trained(self) -> Transformer:
-        """Return the trained model, unsharded; all processes must call it together."""
+        """Return the trained model, unsharded; all processes must call it together.
+
+        Only the leading process gets the weights; the model of the others, unless it has an adapter, is on the meta
+        device.
+        """
         if self.world.processes == 1:
             return self.model
         if adapter := adapter_of(self.model):
             return self._gathered(adapter)
-        model = self.model.empty_copy()
+        with torch.device("cpu" if self.world.leads else "meta"):
+            model = self.model.empty_copy()
         for name, parameter in model.named_parameters():
-            parameter.data = self._full(name, self.master_params[name])
+            full = self._full(name, self.master_params[name])
+            if self.world.leads:
+                parameter.data = full
+        if not self.world.leads:
+            return model
         for name, buffer in self._corrections().items():
             model.get_buffer(name).copy_(buffer)
         return model
@@ -264,6 +283,10 @@ class Trainer:
             setattr(model.get_submodule(parent), last, buffer.cpu())
         return model
 
+    def fingerprint(self) -> str:
+        """Return the digest of all trainable weights; all processes must call it together."""
+        return fingerprint_of((name, self._full(name, weight)) for name, weight in self.master_params.items())
+
     def _full(self, name: str, parameter: Tensor) -> Tensor:
         """Return a full parameter, gathered from all processes, on the CPU."""
         return gather(local_shard(parameter).detach(), self.layouts[name], self.world).cpu()
@@ -273,9 +296,10 @@ class Trainer:
     def _gradients(self, batch: StepBatch, function: Loss | None) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
         rows = len(batch.tensors["ids"])
-        micro_batches = list(self._micro_batches(batch.tensors))
-        for index, tensors in enumerate(micro_batches):
-            reduces = gradient_reduction(self.learner, enabled=index == len(micro_batches) - 1)
+        remaining = rows
+        for index, tensors in enumerate(self._micro_batches(batch.tensors)):
+            remaining -= len(tensors["ids"])
+            reduces = gradient_reduction(self.learner, enabled=remaining == 0)
             with reduces, self._adapter_dropout(index):  # also while activations are computed again
                 with self.routing.observe(self.learner.model) as routings:
                     loss, figures = self.learner(tensors, function) if function else self.run(tensors)
@@ -313,11 +337,12 @@ class Trainer:
     def _micro_batches(self, tensors: Tensors) -> Iterator[Tensors]:
         """Yield micro-batches of equal numbers of rows, as few as `micro_batch_tokens` allows."""
         rows, *inner, width = tensors["ids"].shape
-        tokens_per_row = math.prod(inner) * (width - 1)
+        tokens_per_row = math.prod(inner) * (width - 1) // self.world.sizes["context"]
         size = micro_batch_size(rows, tokens_per_row=tokens_per_row, micro_tokens=self.training.micro_batch_tokens)
         device_tensors = {name: tensor.to(self.world.device, non_blocking=True) for name, tensor in tensors.items()}
         for start in range(0, rows, size):
-            yield {name: tensor[start : start + size] for name, tensor in device_tensors.items()}
+            part = {name: tensor[start : start + size] for name, tensor in device_tensors.items()}
+            yield self.context.divide(part)
 
     def _skip_reason(self, batch: StepBatch, loss: float, norm: float) -> str | None:
         return self.step_filter.judge(self.done, targets=batch.targets, loss=loss, gradient_norm=norm)
@@ -326,32 +351,6 @@ class Trainer:
     def _update_rounded_copies(self) -> None:
         for master, copied in self.compute_params.values():
             copied.copy_(master)
-
-    def _should_compile(self, flops: float) -> bool:
-        if self.training.compile == "no":
-            return False
-        if (adapter := adapter_of(self.model)) and (adapter.config.dropout or adapter.quantization.kind != "none"):
-            if self.training.compile == "yes":
-                problem = "an adapter with dropout or a quantized base cannot be compiled"
-                raise ConfigError("compile", problem, hint="set `compile: no`")
-            return False
-        if self.training.recompute_activations:
-            if self.training.compile == "yes":
-                hint = "set `compile: no`"
-                raise ConfigError("compile", "cannot be combined with `recompute_activations`", hint=hint)
-            return False
-        device = torch.device(self.world.device).type
-        pays = flops >= MIN_COMPILE_FLOPS.get(device, float("inf"))
-        if self.model.architecture.experts:  # the number of tokens of an expert differs between batches
-            if self.training.compile == "yes":
-                raise ConfigError("compile", "a mixture of experts cannot be compiled", hint="set `compile: auto`")
-            return False
-        if self.training.compile == "yes":
-            if not _can_compile(self.world.device):
-                hint = "install a C++ compiler and Python's headers, or set `compile: no`"
-                raise ConfigError("compile", "this machine cannot compile", hint=hint)
-            return True
-        return pays and _can_compile(self.world.device)
 
 
 class LossModule(nn.Module):
@@ -409,24 +408,3 @@ def _deterministic_sums() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         memory.fill_uninitialized_memory = filling
-
-
-def _compile_layers(model: Transformer) -> None:
-    """Compile each layer by itself, because FSDP gathers and releases parameters between them."""
-    for layer in model.model.layers:
-        layer.compile(fullgraph=True, dynamic=False)
-
-
-def _can_compile(device: str) -> bool:
-    """Return True if a small function compiles and runs; headers or a compiler may be missing."""
-    if torch.device(device).type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
-        return False
-    try:
-        torch.compile(_add_one, dynamic=False)(torch.zeros(8, device=device))
-    except (RuntimeError, OSError, ImportError):
-        return False
-    return True
-
-
-def _add_one(values: Tensor) -> Tensor:
-    return values + 1

@@ -18,12 +18,10 @@ from pathlib import Path
 from statistics import fmean, variance
 from typing import Any, Literal
 
-import xxhash
-from torch import nn
-
 from vita.nn.hf import nonfinite_tensors
 from vita.nn.transformer import Transformer
 from vita.spine.errors import TrainingError
+from vita.train.fingerprint import fingerprint
 from vita.train.loop import TrainResult
 from vita.train.step_filter import NO_TARGETS
 
@@ -88,17 +86,6 @@ class RunCheck:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         text = f"the trained model is not kept: {'; '.join(problems)}"
         raise TrainingError(self.stage, text, hint=f"{hint}; metrics and reasons are in {self.scratch}")
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Return a digest of all trainable weights, which detects changes."""
-    digest = xxhash.xxh3_128()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        digest.update(name.encode())
-        digest.update(parameter.detach().to("cpu").float().numpy().tobytes())
-    return digest.hexdigest()
 
 
 # -- health

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import _functional_collectives as functional
+from torch.distributed import _functional_collectives
+
+functional: Any = _functional_collectives
+"""Functional collectives; their annotations exclude the names of groups, which they accept."""
 
 
 def copy_to_axis(values: Tensor, group: str) -> Tensor:
@@ -41,6 +44,11 @@ def gather_distinct(values: Tensor, group: str, *, dimension: int, count: int) -
 def exchange_rows(values: Tensor, group: str, *, sent: list[int], received: list[int]) -> Tensor:
     """Send consecutive rows to the processes of the axis, and return the rows that they send."""
     return _Exchange.apply(values, group, sent, received)
+
+
+def exchange_parts(values: Tensor, group: str) -> Tensor:
+    """Send row i to process i of the axis; return the rows that the processes send, without a gradient."""
+    return functional.wait_tensor(functional.all_to_all_single(values.contiguous(), None, None, group))
 
 
 def all_reduce(values: Tensor, group: str, operation: str = "sum") -> Tensor:

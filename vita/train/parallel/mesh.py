@@ -24,7 +24,7 @@ from vita.spine.machine import Machine
 from vita.train.parallel.boxes import Box, TensorLayout
 from vita.train.parallel.settings import AXES, DATA_AXES, SHARDED_AXES, ParallelSettings, axis_sizes
 
-SINGLE = dict.fromkeys(AXES, 1)
+SINGLE: dict[str, int] = dict.fromkeys(AXES, 1)
 
 
 class ProcessMesh:

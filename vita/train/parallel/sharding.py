@@ -67,9 +67,7 @@ def gradient_reduction(learner: nn.Module, *, enabled: bool) -> Iterator[None]:
     yield
 
 
-def gradient_norm(
-    parameters: Mapping[str, Tensor], layouts: Mapping[str, TensorLayout], world: ProcessMesh
-) -> float:
+def gradient_norm(parameters: Mapping[str, Tensor], layouts: Mapping[str, TensorLayout], world: ProcessMesh) -> float:
     """Return the norm of all gradients together; the parts of all processes count once."""
     norms: dict[bool, list[Tensor]] = {False: [], True: []}
     for name, parameter in parameters.items():

@@ -1,4 +1,4 @@
-"""Tensor parallelism: heads, feed-forward networks and the vocabulary are divided among processes (Shoeybi et al. 2019).
+"""Tensor parallelism: processes divide heads, feed-forward networks and the vocabulary (Shoeybi et al. 2019).
 
 Projections that read the residual stream are divided by rows, and those that write to it by columns, so that attention
 and feed-forward need one sum over the axis each. Norms, routers and biases of the residual stream are the same in all
@@ -7,7 +7,7 @@ processes. The vocabulary is divided where the axis divides it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,12 @@ class DividedParameters:
     """Divisions by name; other parameters are the same in all processes of the axis."""
     partial: tuple[str, ...] = ()
     """Parameters of which each process has a part of the gradient, although they are the same in all processes."""
+
+    def joined(self, other: DividedParameters) -> DividedParameters:
+        """Return the divisions of both."""
+        names = dict.fromkeys([*self.slices, *other.slices])
+        slices = {name: (*self.slices.get(name, ()), *other.slices.get(name, ())) for name in names}
+        return DividedParameters(slices, (*self.partial, *other.partial))
 
 
 def divide_tensors(model: Transformer, world: ProcessMesh) -> DividedParameters:
@@ -139,7 +145,7 @@ def _sum_output(group: str) -> Callable[..., Any]:
     return hook
 
 
-def complete_gradients(names: tuple[str, ...], parameters: dict[str, Tensor], world: ProcessMesh) -> None:
+def complete_gradients(names: tuple[str, ...], parameters: Mapping[str, Tensor], world: ProcessMesh) -> None:
     """Sum the gradients of parameters of which each process of the axis has a part."""
     present = [parameters[name].grad for name in names if name in parameters]
     gradients = [local_shard(gradient) for gradient in present if gradient is not None]
@@ -155,7 +161,9 @@ def _check(model: Transformer, count: int) -> None:
     architecture: Architecture = model.architecture
     where = "parallel.tensor"
     if adapter_of(model) is not None:
-        raise ConfigError(where, "a model with an adapter cannot be divided", hint="use `shard`, or set `adapter: none`")
+        raise ConfigError(
+            where, "a model with an adapter cannot be divided", hint="use `shard`, or set `adapter: none`"
+        )
     if architecture.latent is not None:
         raise ConfigError(where, "multi-head latent attention cannot be divided", hint="use `shard`")
     if architecture.qk_norm == "projection":

@@ -1,7 +1,8 @@
-"""Loss curves of small models under a layout of processes: `torchrun ... -m tests.train.parallel_runs FOLDER CASES`.
+"""Loss curves of small models under a layout of processes: `torchrun ... -m tests.train.parallel.curves FOLDER CASES`.
 
 `CASES` is a JSON object of case names to settings. Process 0 writes the curve and the weights of each case to
-`FOLDER/<name>.safetensors`; a case with `error` writes the message of the expected error.
+`FOLDER/<name>.safetensors`. With `initialized` the weights come from an initialization scheme, and several processes
+start from a model on the meta device.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from vita.nn.init import initialize
 from vita.nn.transformer import Transformer
 from vita.spine.machine import Machine
 from vita.testing import tiny_model
 from vita.train.losses import Loss, language_modelling
 from vita.train.masked import masked_language_modelling
+from vita.train.parallel.initialization import InitialWeights
 from vita.train.parallel.mesh import ProcessMesh, joined
 from vita.train.parallel.settings import ParallelSettings
 from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ROWS, LENGTH, VOCABULARY = 8, 32, 260
 EXPERTS = {"count": 4, "active": 2, "feedforward": 16}
 MODELS: dict[str, dict[str, Any]] = {
@@ -66,15 +69,30 @@ def train_model(
     steps: int = 50,
     settings: dict[str, Any] | None = None,
     documents: bool = True,
-    error: bool = False,
     layout: dict[str, int] | None = None,
+    initialized: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Train a model in float32; return its losses, gradient norms and weights."""
-    values = {"schedule": {"steps": steps, "warmup": 2}, "precision": "float32", "compile": "no", **(settings or {})}
+    values = {
+        "schedule": {"steps": max(1, steps), "warmup": 0},
+        "precision": "float32",
+        "compile": "no",
+        **(settings or {}),
+    }
     values.setdefault("optimization", {"matrix_rate": 0.002, "embedding_rate": 1e-3, "head_rate": 1e-3})
     encoder = model == "encoder"
     loss: Loss = masked_language_modelling if encoder else language_modelling
-    trainer = Trainer(build_model(model), loss, TrainerConfig.model_validate(values), world=world, threads=1)
+    network = build_model(model)
+    if initialized:
+        initialize(network, "normal", seed=3)
+    source = InitialWeights("normal", seed=3) if initialized and world.processes > 1 else None
+    if source is not None:
+        with torch.device("meta"):
+            network = network.empty_copy()
+    config = TrainerConfig.model_validate(values)
+    trainer = Trainer(network, loss, config, world=world, threads=1, source=source)
+    if not steps:
+        return {name: weight.detach() for name, weight in trainer.trained().named_parameters()}
     form = {"encoder": encoder, "documents": documents, "rank": world.rank, "size": world.size}
     results = [trainer.step(batch(step, **form)) for step in range(steps)]
     weights = {name: parameter.detach() for name, parameter in trainer.trained().named_parameters()}
@@ -89,7 +107,7 @@ def run_cases(folder: Path, cases: dict[str, dict[str, Any]], *, processes: int)
     """Run cases in several processes; return their results by name."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     settings = {"OMP_NUM_THREADS": "1", "VITA_DEVICE": "cpu", "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    command += ["-m", "tests.train.parallel_runs", str(folder), json.dumps(cases)]
+    command += ["-m", "tests.train.parallel.curves", str(folder), json.dumps(cases)]
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return {name: load_file(folder / f"{name}.safetensors") for name in cases}
