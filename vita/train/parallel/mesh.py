@@ -37,7 +37,7 @@ class ProcessMesh:
         self.device, self.process, self.sizes = device, process, dict(sizes)
         self.processes = math.prod(self.sizes.values())
         self.coordinates = self.coordinates_of(process)
-        self.device_mesh: Any = self._device_mesh() if self.processes > 1 and connected else None
+        self._meshes = self._device_meshes() if self.processes > 1 and connected else {}
 
     @property
     def rank(self) -> int:
@@ -81,8 +81,13 @@ class ProcessMesh:
         return [self.coordinates_of(process) for process in range(self.processes)]
 
     def group(self, name: str) -> Any:
-        """Return the process group of an axis, or of the flattened axes `rows`, `fsdp` or `expert_fsdp`."""
-        return self.device_mesh[name].get_group()
+        """Return the process group of an axis, or of the joined axes `rows`, `fsdp` or `expert_fsdp`."""
+        return self._meshes[name][name].get_group()
+
+    def sharding_mesh(self, name: str) -> Any:
+        """Return the mesh over which FSDP shards (`fsdp` or `expert_fsdp`), with the replicas if there are any."""
+        mesh = self._meshes[name]
+        return mesh["replicate", name] if self.sizes["replicate"] > 1 else mesh[name]
 
     def group_name(self, name: str) -> str:
         """Return the name of a process group, for functional collectives."""
@@ -126,15 +131,22 @@ class ProcessMesh:
             index = index * self.sizes[axis] + coordinates[axis]
         return index
 
-    def _device_mesh(self) -> Any:
+    def _device_meshes(self) -> dict[str, Any]:
+        """Return the device mesh of each axis and of the joined axes; all processes create them in the same order."""
         from torch.distributed.device_mesh import init_device_mesh
 
-        kind = torch.device(self.device).type
-        mesh = init_device_mesh(kind, tuple(self.sizes[axis] for axis in AXES), mesh_dim_names=AXES)
-        mesh["expert", "shard", "context"]._flatten("fsdp")
-        mesh["shard", "context"]._flatten("expert_fsdp")
-        mesh["replicate", "expert", "shard", "context"]._flatten("rows")
-        return mesh
+        replicate, expert, shard, context, tensor = (self.sizes[axis] for axis in AXES)
+        views = {
+            AXES: (replicate, expert, shard, context, tensor),
+            ("rows", "tensor"): (self.processes // tensor, tensor),
+            ("replicate", "fsdp", "tensor"): (replicate, expert * shard * context, tensor),
+            ("replicate", "expert", "expert_fsdp", "tensor"): (replicate, expert, shard * context, tensor),
+        }
+        meshes: dict[str, Any] = {}
+        for names, sizes in views.items():
+            mesh = init_device_mesh(torch.device(self.device).type, sizes, mesh_dim_names=names)
+            meshes |= {name: mesh for name in names if name not in meshes}
+        return meshes
 
 
 def gather(tensor: Tensor, layout: TensorLayout, world: ProcessMesh) -> Tensor:

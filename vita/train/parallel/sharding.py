@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,15 +46,11 @@ def shard(learner: nn.Module, model: Transformer, world: ProcessMesh, *, dtype: 
     stacks = [part for part in model.modules() if isinstance(part, ExpertStack)] if world.sizes["expert"] > 1 else []
     units = [(stack, "expert_fsdp") for stack in stacks] + [(unit, "fsdp") for unit in [*model.model.layers, learner]]
     for unit, axis in units:
-        fully_shard(unit, mesh=_submesh(world, axis), mp_policy=policy)
+        fully_shard(unit, mesh=world.sharding_mesh(axis), mp_policy=policy)
         assert isinstance(unit, FSDPModule)
         # The loss is divided by the targets of all processes, so gradients must be summed, not averaged.
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
-
-
-def _submesh(world: ProcessMesh, axis: str) -> Any:
-    return world.device_mesh["replicate", axis] if world.sizes["replicate"] > 1 else world.device_mesh[axis]
 
 
 @contextmanager
