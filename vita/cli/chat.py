@@ -47,7 +47,8 @@ TopP = Annotated[
 MaxTokens = Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
 QuantizationOption = Annotated[
-    WeightFormat | None, typer.Option(help="Compute with 8-bit or 4-bit weights on the CPU. Default: float32.")
+    WeightFormat | None,
+    typer.Option(help="Compute with weights in bfloat16, or of 8 or 4 bits on the CPU. Default: float32."),
 ]
 
 

@@ -106,13 +106,14 @@ class Engine(AnswerEngine[Transformer]):
         """Open the engine of a Hugging Face model folder, computing in `dtype`, with at most `rows` answers at a time.
 
         With `packed`, products on a CPU are faster, and the last bits of their results differ (`vita.nn.packed`). With
-        `quantization` the model computes with 8-bit or 4-bit weights (`vita.nn.weight_quantization`).
+        `quantization` the model computes with weights in another format (`vita.nn.weight_quantization`).
 
         `clock` returns the date that the chat template may print: by default the fixed date of training, so that tests
         and training do not depend on the day.
         """
         if quantization is not None:
             require_kernels(quantization, device=device)  # before the weights are read
+        dtype = torch.bfloat16 if quantization == "bf16" else dtype
         pretrained = Pretrained.load(folder, dtype=dtype, device=device, finite=False)
         if quantization is not None:
             quantize_weights(pretrained.model, quantization)

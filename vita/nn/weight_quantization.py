@@ -1,10 +1,10 @@
-"""Quantization of the weights of a model for inference on a CPU: 8 or 4 bits instead of float32.
+"""Number formats of the weights of a model for inference: 8 or 4 bits on a CPU, or bfloat16, instead of float32.
 
     quantize_weights(model, "int8")        # in place: the model can no longer be trained or saved
 
-The matrices of attention, of feed-forward networks and of the output head are quantized. Embeddings, norms, routers,
-gates and the stacked experts of a mixture stay in float32. With `int4` the output head has 8 bits, as do matrices whose
-shape the 4-bit kernel cannot multiply.
+With `int8` and `int4`, the matrices of attention, of feed-forward networks and of the output head are quantized.
+Embeddings, norms, routers, gates and the stacked experts of a mixture stay in float32. With `int4` the output head has
+8 bits, as do matrices whose shape the 4-bit kernel cannot multiply.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ HINT = "without `quantization`, the weights are float32"
 
 def require_kernels(kind: WeightFormat, *, device: str | torch.device = "cpu") -> None:
     """Raise `ModelError` if weights in this format cannot be multiplied on the device."""
+    if kind == "bf16":
+        return
     if torch.device(device).type != "cpu":
         hint = f"set VITA_DEVICE=cpu; {HINT}"
         raise ModelError(SETTING, f"{kind} weights are computed on a CPU only", got=str(device), hint=hint)
@@ -40,7 +42,13 @@ def require_kernels(kind: WeightFormat, *, device: str | torch.device = "cpu") -
 
 @torch.no_grad()
 def quantize_weights(model: Transformer, kind: WeightFormat) -> None:
-    """Quantize the matrices of a model in float32, in place; raise `ModelError` where this cannot work."""
+    """Quantize the matrices of a model in float32, in place; raise `ModelError` where this cannot work.
+
+    With `bf16`, the parameters and the computation of the whole model become bfloat16.
+    """
+    if kind == "bf16":
+        model.to(torch.bfloat16)
+        return
     weight = model.head_weight
     require_kernels(kind, device=weight.device)
     if not can_pack(weight):

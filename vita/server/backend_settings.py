@@ -19,9 +19,10 @@ from pydantic import Field, field_validator, model_validator
 from vita.nn.weight_format import WeightFormat
 from vita.spine.config import Settings, build
 
+FLOAT32 = "float32"
 Program = Literal["vita", "vllm", "llama.cpp", "openai"]
 DEFAULT_TOLERANCE: Mapping[str, float] = {
-    "vita": 0.01, "int8": 0.05, "int4": 0.4, "vllm": 0.05, "openai": 0.05,
+    "vita": 0.01, "float32": 0.01, "int8": 0.05, "int4": 0.4, "vllm": 0.05, "openai": 0.05,
     "f32": 0.01, "f16": 0.02, "bf16": 0.05, "q8_0": 0.05, "q6_k": 0.1, "q5_k_m": 0.2, "q5_0": 0.2,
     "q4_k_m": 0.4, "q4_0": 0.4,
 }  # fmt: skip
@@ -53,8 +54,8 @@ class BackendSettings(Settings):
     program: Program = "vita"
     """`vita`, `vllm`, `llama.cpp`, or `openai` for a running OpenAI-compatible endpoint."""
     quantization: str | None = None
-    """Number type of the weights. For `vita`: `int8` or `int4`, by default float32. For `llama.cpp`: the number type of
-    the GGUF file, as in `vita export`, by default `bf16`."""
+    """Number type of the weights. For `vita`: `float32`, `bf16`, `int8` or `int4`, by default float32 on a CPU and bf16
+    on a GPU. For `llama.cpp`: the number type of the GGUF file, as in `vita export`, by default `bf16`."""
     environment: str | None = None
     """Folder of the Python environment in which vLLM is installed."""
     arguments: tuple[str, ...] = ()
@@ -84,8 +85,9 @@ class BackendSettings(Settings):
         for name in self.model_fields_set - {"program"}:
             if name not in _FIELDS[self.program] and getattr(self, name) not in (None, ()):
                 raise ValueError(f"`{name}` is not a setting of the backend `{self.program}`")
-        if self.program == "vita" and self.quantization not in (None, *get_args(WeightFormat)):
-            raise ValueError(f"`quantization` of the backend `vita` is int8 or int4, not `{self.quantization}`")
+        if self.program == "vita" and self.quantization not in (None, FLOAT32, *get_args(WeightFormat)):
+            kinds = f"{FLOAT32}, {', '.join(get_args(WeightFormat))}"
+            raise ValueError(f"`quantization` of the backend `vita` is one of {kinds}, not `{self.quantization}`")
         if self.program == "openai" and self.url is None:
             raise ValueError("the backend `openai` needs `url`, the base URL of the endpoint")
         if self.key_variable and self.key_file:
@@ -121,7 +123,14 @@ class BackendSettings(Settings):
     @property
     def weight_format(self) -> WeightFormat | None:
         """Return the number format of the weights of the backend `vita`; None for float32 and for other programs."""
-        return cast("WeightFormat", self.quantization) if self.program == "vita" and self.quantization else None
+        is_float32 = self.program != "vita" or self.quantization in (None, FLOAT32)
+        return None if is_float32 else cast("WeightFormat", self.quantization)
+
+    def on_device(self, device: str) -> BackendSettings:
+        """Return the settings with the default number type of a device: `bf16` of the backend `vita` on a GPU."""
+        if self.program != "vita" or self.quantization is not None or device.partition(":")[0] == "cpu":
+            return self
+        return self.model_copy(update={"quantization": "bf16"})
 
     @property
     def is_default(self) -> bool:

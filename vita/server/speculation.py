@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from vita.server.backend_settings import release_backend
+from vita.server.backend_settings import BackendSettings, release_backend
 from vita.server.release import DRAFT, MODEL, ReleaseInfo
 from vita.spine.config import Settings, build
 from vita.spine.errors import ConfigError, ModelError
@@ -87,8 +87,11 @@ def check_draft_model(model: Path, draft: Path) -> None:
             raise ModelError(str(draft), f"has another token {token}", expected=repr(texts[0]), got=repr(texts[1]))
 
 
-def open_drafter(release: ReleaseInfo, engine: Engine) -> Drafter | None:
-    """Open the drafter of a verified release; None without speculative decoding."""
+def open_drafter(release: ReleaseInfo, engine: Engine, backend: BackendSettings | None = None) -> Drafter | None:
+    """Open the drafter of a verified release; None without speculative decoding.
+
+    `backend` are the settings of the engine on its device, by default those of the release.
+    """
     from vita.infer.drafts import ModelDrafter, NgramDrafter
     from vita.infer.pretrained import Pretrained
     from vita.nn.weight_quantization import quantize_weights
@@ -100,7 +103,7 @@ def open_drafter(release: ReleaseInfo, engine: Engine) -> Drafter | None:
         return NgramDrafter(tokens=settings.tokens)
     check_draft_model(release.folder / MODEL, release.folder / DRAFT)
     model = Pretrained.load(release.folder / DRAFT, device=engine.device).model
-    if (quantization := release_backend(release.content).weight_format) is not None:
+    if (quantization := (backend or release_backend(release.content)).weight_format) is not None:
         quantize_weights(model, quantization)
     model.pack()
     return ModelDrafter(model, tokens=settings.tokens, rows=release.limit("max_batch_size"))

@@ -22,7 +22,7 @@ from vita.stages.release import Config as ReleaseConfig
         ({"program": "sglang"}, "program"),
         (
             {"program": "vita", "quantization": "q8_0"},
-            "`quantization` of the backend `vita` is int8 or int4, not `q8_0`",
+            "`quantization` of the backend `vita` is one of float32, bf16, int8, int4, not `q8_0`",
         ),
         ({"program": "vita", "url": "http://a/v1"}, "`url` is not a setting of the backend `vita`"),
         ({"program": "llama.cpp", "url": "http://a/v1"}, "`url` is not a setting of the backend `llama.cpp`"),

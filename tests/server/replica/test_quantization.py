@@ -1,4 +1,4 @@
-"""Releases with 8-bit and 4-bit weights: what a replica states, verifies and refuses, and answers with equal bits."""
+"""Releases with weights in bfloat16, of 8 and of 4 bits: statements, checks and refusals of a replica, equal bits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.server.serving import serving
 from tests.server.test_adapters import save_adapter_of
 from tests.server.test_fleet import Fleet
 from vita.infer.adapter_scheduler import AdapterScheduler
+from vita.infer.drafts import ModelDrafter
 from vita.infer.engine import Engine
 from vita.infer.request import GenerationRequest, TokenEvent
 from vita.infer.sampling import Sampling
@@ -24,6 +25,8 @@ from vita.infer.scheduler import Scheduler
 from vita.nn import int4, int8
 from vita.nn.int8 import Int8Linear
 from vita.nn.weight_format import WeightFormat
+from vita.server.backend_settings import BackendSettings
+from vita.server.decoding_options import DecodingOptions
 from vita.server.release import create_release, read_release
 from vita.server.replica.adapters import Adapters
 from vita.server.replica.main import main, open_app
@@ -45,13 +48,14 @@ def quantized_release(folder: Path, kind: WeightFormat, *, golden_change: float 
     return create_release(model, folder / "release", name="m", version="1", golden=changed, backend=settings)
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
 def test_a_replica_states_its_quantization_and_answers_with_the_same_bits_in_a_batch(
     tmp_path: Path, kind: WeightFormat
 ) -> None:
     app = open_app(quantized_release(tmp_path, kind, tolerance=0.5))
     engine = app.state.replica.scheduler.engine
-    assert isinstance(engine.model.quantized_head, Int8Linear)
+    assert isinstance(engine.model.quantized_head, Int8Linear) == (kind != "bf16")
+    assert engine.model.head_weight.dtype == (torch.bfloat16 if kind == "bf16" else torch.float32)
     with serving(app) as url, httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
         for backend in (http.get("/ready").json()["backend"], http.get("/v1/models").json()["data"][0]["backend"]):
             assert (backend["program"], backend["quantization"]) == ("vita", kind)
@@ -65,6 +69,44 @@ def test_a_replica_states_its_quantization_and_answers_with_the_same_bits_in_a_b
         alone = [choices(body) for body in bodies]
         with ThreadPoolExecutor(3) as pool:
             assert list(pool.map(choices, bodies)) == alone
+
+
+def test_a_gpu_computes_in_bfloat16_by_default_and_a_cpu_in_float32() -> None:
+    default, float32 = BackendSettings(), BackendSettings(quantization="float32")
+    assert default.on_device("cuda:1").weight_format == "bf16" and default.on_device("cpu").weight_format is None
+    assert default.on_device("cuda").allowed_difference == 0.05 and default.allowed_difference == 0.01
+    assert float32.on_device("cuda").weight_format is None and float32.allowed_difference == 0.01
+    assert BackendSettings(quantization="int8").on_device("cuda").weight_format == "int8"
+    vllm = BackendSettings(program="vllm", environment="/nowhere")
+    assert vllm.on_device("cuda") == vllm
+
+
+def test_drafts_and_adapters_are_computed_in_bfloat16(tmp_path: Path) -> None:
+    release = read_release(quantized_release(tmp_path, "bf16"))
+    engine = Engine.open(release.folder / "model", packed=True, quantization="bf16")
+    with closing(Scheduler(engine, rows=4, queue=4)) as base_scheduler:
+        adapters = Adapters(release, engine, base_scheduler)
+        for name, options in (("lora", {}), ("full", {"modules_to_save": ("q_proj",)})):
+            adapter = save_adapter_of(tmp_path / "model", tmp_path / name, seed=1, **options)
+            created = read_release(create_release(adapter, tmp_path / f"release-{name}", name=name, version="1"))
+            scheduler, served = adapters.load(created.folder, digest=created.digest)
+            with closing(scheduler):
+                assert isinstance(scheduler, AdapterScheduler) and served.backend["quantization"] == "bf16"
+                ids = torch.arange(5)[None]
+                expected = Engine.open(adapter).model(ids)
+                assert (scheduler.engine.model(ids).float() - expected).norm() < 0.02 * expected.norm()
+                prompt = GenerationRequest(engine.text_ids("a cat"), Sampling(temperature=0, max_tokens=6))
+                scores = [event.score for event in scheduler.answer(prompt) if isinstance(event, TokenEvent)]
+                (score,) = Engine.open(adapter).score([(prompt.prompt, [token.id for token in scores])])
+                assert [token.logprob for token in scores] == pytest.approx(score.logprobs, abs=0.2)
+    draft = model_folder(tmp_path / "draft", **SIZES)
+    content = {**release.content, "speculation": {"method": "draft_model", "tokens": 2}}
+    with_draft = create_release(
+        tmp_path / "model", tmp_path / "drafted", name="m", version="1", golden=content["golden"],
+        backend=content["backend"], draft=draft, decoding=DecodingOptions.of(content).record(),
+    )  # fmt: skip
+    drafter = open_app(with_draft).state.replica.scheduler.drafter
+    assert isinstance(drafter, ModelDrafter) and drafter.model.head_weight.dtype == torch.bfloat16
 
 
 def test_a_quantized_answer_has_the_same_bits_alone_and_in_a_batch(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vita.gates.weights import Files, model_digest
-from vita.server.backend_settings import release_backend
+from vita.server.backend_settings import BackendSettings, release_backend
 from vita.server.release import MODEL, ReleaseInfo, files_below, load_verified
 from vita.server.replica.served_release import check_golden, served_model
 from vita.spine.errors import ModelError
@@ -33,11 +33,21 @@ if TYPE_CHECKING:
 class Adapters:
     """Loads adapters of the model of a replica."""
 
-    def __init__(self, release: ReleaseInfo, engine: Engine, scheduler: Scheduler | None = None) -> None:
-        """`scheduler` computes the requests of the base; without it, each adapter has a batch of its own."""
+    def __init__(
+        self,
+        release: ReleaseInfo,
+        engine: Engine,
+        scheduler: Scheduler | None = None,
+        settings: BackendSettings | None = None,
+    ) -> None:
+        """`scheduler` computes the requests of the base; without it, each adapter has a batch of its own.
+
+        `settings` are those of the base on its device, by default those of the release.
+        """
         from vita.infer.adapter_scheduler import AdapterBatches
 
-        self.release, self.engine, self.settings = release, engine, release_backend(release.content)
+        self.release, self.engine = release, engine
+        self.settings = settings or release_backend(release.content)
         self.batches = AdapterBatches(scheduler) if scheduler is not None else None
 
     def load(
@@ -115,4 +125,4 @@ class Adapters:
             return True
         names = [HEAD, *(name for _, name in all_linears(self.engine.model))]
         config = LoraConfig.read(files)
-        return self.settings.weight_format is not None and any(config.saves(name) for name in names)
+        return self.settings.weight_format in ("int8", "int4") and any(config.saves(name) for name in names)

@@ -44,7 +44,8 @@ def open_app(
     """
     from vita.infer.text_model import model_task
 
-    settings = release_backend(read_release(folder).content)
+    content = read_release(folder).content
+    settings = release_backend(content)
     if settings.program != "vita":
         from vita.server.replica.remote import open_remote_app
 
@@ -54,6 +55,8 @@ def open_app(
         _check_quantization(folder, settings)
     if model_task(folder / MODEL) is not None:
         return _open_text_app(folder, digest=digest, model=model, device=device, secret=secret)
+    if content.get("golden"):  # another number type needs answers to compare
+        settings = settings.on_device(device)
     from vita.infer.engine import Engine
     from vita.infer.scheduler import Scheduler
     from vita.server.decoding_options import has_batch_invariance
@@ -63,20 +66,20 @@ def open_app(
     from vita.server.speculation import open_drafter
 
     def load(release: ReleaseInfo, files: Files) -> tuple[ReleaseInfo, str, Engine]:
-        quantization = release_backend(release.content).weight_format
+        quantization = settings.weight_format
         engine = Engine.open(folder / MODEL, device=device, clock=datetime.now, packed=True, quantization=quantization)
         return release, model or model_digest(files), engine
 
     release, identity, engine = load_verified(folder, load, digest=digest)
     content = release.content
     check_engine(engine)
-    conformance = check_golden(engine, content.get("golden") or [], release_backend(content))
+    conformance = check_golden(engine, content.get("golden") or [], settings)
     scheduler = Scheduler(
         engine,
         rows=release.limit("max_batch_size"),
         queue=release.limit("max_queue_size"),
         prefix_bytes=release.limit("prefix_cache_mb") * 2**20,
-        drafter=open_drafter(release, engine),
+        drafter=open_drafter(release, engine, settings),
         batch_invariance=has_batch_invariance(content),
     )
     warnings = _warnings(engine, scheduler, folder=folder / MODEL)
@@ -86,7 +89,7 @@ def open_app(
     except VitaError:
         scheduler.close()
         raise
-    return create_app(scheduler, served, secret=secret, adapters=Adapters(release, engine, scheduler))
+    return create_app(scheduler, served, secret=secret, adapters=Adapters(release, engine, scheduler, settings))
 
 
 def _check_quantization(folder: Path, settings: BackendSettings) -> None:
