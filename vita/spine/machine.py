@@ -25,6 +25,8 @@ class Machine:
     world_size: int = 1
     local_rank: int = 0
     threads: int = 1
+    restarts: int = 0
+    """Number of times that torchrun has started the processes of this machine again."""
     chosen_device: str | None = None
 
     @classmethod
@@ -36,6 +38,7 @@ class Machine:
             world_size=_number("WORLD_SIZE", 1),
             local_rank=_number("LOCAL_RANK", 0),
             threads=_number("VITA_THREADS", available),
+            restarts=_restarts(),
             chosen_device=chosen_device(),
         )
 
@@ -205,6 +208,15 @@ def _alive_without_proc(process: int) -> str:
     except PermissionError:
         pass
     return "alive"
+
+
+def _restarts() -> int:
+    """Return the restarts by torchrun on one machine, whose agent keeps its key-value store.
+
+    Agents of several machines count differently, but create a new store for each start.
+    """
+    is_single = _number("LOCAL_WORLD_SIZE", 1) == _number("WORLD_SIZE", 1)
+    return _number("TORCHELASTIC_RESTART_COUNT", 0) if is_single else 0
 
 
 def _number(name: str, default: int) -> int:

@@ -117,20 +117,28 @@ def connect(machine: Machine) -> Ranks:
     """Connect this process to the others of its run."""
     if machine.world_size == 1:
         return Ranks(machine)
+    return Ranks(machine, shared_store(machine, f"plan-{next(_plans)}"))
+
+
+def shared_store(machine: Machine, name: str) -> Any:
+    """Return the part `name` of the key-value store of all processes of the run.
+
+    The store of torchrun keeps the keys of processes that were killed, so each restart has a part of its own.
+    """
     from torch.distributed.distributed_c10d import PrefixStore
 
     try:
-        store = _shared_store(machine.rank, machine.world_size)
+        store = _open_store(machine.rank, machine.world_size)
     except ValueError as error:
         hint = "start the processes with `torchrun`"
         raise ConfigError(f"{machine.world_size} processes", f"cannot find each other: {error}", hint=hint) from None
     except RuntimeError as error:
         raise _lost(machine, error) from None
-    return Ranks(machine, PrefixStore(f"vita/plan-{next(_plans)}", store))
+    return PrefixStore(f"vita/start-{machine.restarts}/{name}", store)
 
 
 @functools.cache
-def _shared_store(rank: int, size: int) -> Any:
+def _open_store(rank: int, size: int) -> Any:
     """The key-value store of this process, which stays open for later plans.
 
     A command that adopts a model runs two plans. If rank 0 closed its store in between, another process could connect

@@ -11,6 +11,7 @@ process the functions do nothing.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,12 @@ import torch
 from torch import Tensor
 
 from vita.spine.machine import Machine
+from vita.spine.ranks import shared_store
 from vita.train.parallel.boxes import Box, TensorLayout
 from vita.train.parallel.settings import AXES, DATA_AXES, SHARDED_AXES, ParallelSettings, axis_sizes
 
+_groups = itertools.count()
+"""Counter of the process groups of this process, which separates their keys in the store."""
 SINGLE: dict[str, int] = dict.fromkeys(AXES, 1)
 
 
@@ -186,7 +190,12 @@ def joined(machine: Machine, settings: ParallelSettings | None = None) -> Iterat
         torch.cuda.set_device(machine.local_rank)
     owns_group = not torch.distributed.is_initialized()
     if owns_group:
-        torch.distributed.init_process_group("nccl" if machine.device == "cuda" else "gloo")
+        torch.distributed.init_process_group(
+            "nccl" if machine.device == "cuda" else "gloo",
+            store=shared_store(machine, f"group-{next(_groups)}"),
+            rank=machine.rank,
+            world_size=machine.world_size,
+        )
     try:
         yield ProcessMesh(device=device, process=machine.rank, sizes=sizes)
         if owns_group:
