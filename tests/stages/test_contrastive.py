@@ -11,9 +11,12 @@ import torch
 from torch.nn import functional as F
 
 from tests.stages.chat_models import WORDS, context, create_chat_model, notes, write_rows
+from tests.stages.test_encoders import save_with_tokenizer
 from tests.stages.test_pretrain import file_contents
 from vita.infer.embedding_format import read_embedding_config
+from vita.infer.pretrained import Pretrained
 from vita.infer.text_model import TextModel
+from vita.nn.pooling import text_states
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError
 from vita.stages import contrastive
@@ -60,6 +63,22 @@ def test_sentence_transformers_gives_the_same_embeddings(tmp_path: Path, pooling
     theirs.save(str(tmp_path / "theirs"))
     again = TextModel.open(tmp_path / "theirs").embed(texts)
     torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "adapter"), [("bert", "none"), ("modernbert", "none"), ("modernbert-biases", "lora")])
+def test_a_masked_language_model_learns_embeddings_and_keeps_its_head(tmp_path: Path, name: str, adapter: str) -> None:
+    save_with_tokenizer(name, tmp_path / "model")
+    model, source = Model("4" * 64, tmp_path / "model", {}), write_rows(tmp_path, PAIRS)
+    draft = run(model, tmp_path / "scratch", source, steps=2, adapter=adapter, max_length=16)
+    (draft.folder.parent / model.digest).symlink_to(model.path)  # as in a store
+    before, after = (Pretrained.load(folder).model for folder in (model.path, draft.folder))
+    weights = dict(after.named_parameters())
+    for key, weight in before.named_parameters():
+        if not key.startswith("model."):
+            assert torch.equal(weight, weights[key]), key
+    assert read_embedding_config(draft.folder) is not None
+    ids, lengths = torch.tensor([[1, 6, 7, 2]]), torch.tensor([4])
+    assert not torch.equal(text_states(before, ids, lengths), text_states(after, ids, lengths))
 
 
 def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     pretrained = open_for_tuning(inputs.model.path, config, context, where="contrastive")
     shape = pretrained.model.architecture
     _check(config, shape.width)
+    _freeze_output_head(pretrained.model)
     length = row_length(config.max_length, shape, where="contrastive.max_length")
     embedding = _embedding_config(config, pretrained, length)
     tokenizer = with_end_token(pretrained.tokenizer) if embedding.pooling == "last" else pretrained.tokenizer
@@ -159,6 +160,13 @@ def _check(config: Config, width: int) -> None:
         hint = "lower `batch_size` or `max_length`, or set `recompute_activations: true`"
         problem = "has no effect: the negatives of a pair are the other texts of its batch"
         raise ConfigError("contrastive.micro_batch_tokens", problem, hint=hint)
+
+
+def _freeze_output_head(model: Transformer) -> None:
+    """Exclude the output head and the masked-language head from training, because embeddings do not depend on them."""
+    for name, parameter in model.named_parameters():
+        if not name.startswith("model."):
+            parameter.requires_grad_(False)
 
 
 def _embedding_config(config: Config, pretrained: Pretrained[Transformer], length: int) -> EmbeddingConfig:
