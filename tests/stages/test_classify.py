@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from tests.stages.chat_models import context, create_chat_model, notes, write_rows
+from tests.stages.test_encoders import save_with_tokenizer
 from tests.stages.test_pretrain import file_contents
 from vita.data.tokens.text_encoding import TextEncoder
 from vita.infer.pretrained import Pretrained
+from vita.nn.classifier import SequenceClassifier
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError
 from vita.stages import classify
@@ -123,11 +125,37 @@ def test_an_adapter_keeps_its_labels_and_a_classifier_continues_with_its_head(tm
     (draft.folder.parent / model.digest).symlink_to(model.path)  # as in a store
     opened = Pretrained.load_classifier(draft.folder)
     assert opened.model.score.weight.shape == (2, 32) and opened.model.score.weight.abs().sum() > 0
+    adapted, head = Model("6" * 64, draft.folder, {}), {"steps": 2, "trained_parameters": "head"}
+    with pytest.raises(ConfigError, match="head cannot train a model with an adapter; set `adapter: none` to merge it"):
+        run(adapted, tmp_path / "four", source, **head)
+    merged = run(adapted, tmp_path / "five", source, adapter="none", labels=["no", "yes"], **head)
+    assert Pretrained.load_classifier(merged.folder).model.score.weight.shape == (2, 32)
     events: list[Any] = []
     full = run(model, tmp_path / "two", source, steps=2)
     again = Model("3" * 64, full.folder, {})
     run(again, tmp_path / "three", source, steps=2, events=events)
     assert "the head of the initial classifier continues" in notes(events)
+
+
+@pytest.mark.parametrize("name", ["decoder", "modernbert"])
+def test_a_linear_classifier_learns_on_fixed_outputs(tmp_path: Path, name: str) -> None:
+    if name == "decoder":
+        model = create_chat_model(tmp_path / "model")
+    else:
+        save_with_tokenizer(name, tmp_path / "model")
+        model = Model("5" * 64, tmp_path / "model", {})
+    rows = [
+        {"sentence": f"{a} {b} {'cat' if good else 'house'}", "label": int(good)}
+        for a in ("warm", "furry", "street", "number", "kettle") for b in ("the", "of", "and", "it", "on") for good in (0, 1)
+    ]  # fmt: skip
+    source = write_rows(tmp_path, rows, name="texts.jsonl")
+    settings: dict[str, Any] = {"trained_parameters": "head", "learning_rate": "auto", "eval_fraction": 0.3}
+    draft = run(model, tmp_path / "scratch", source, epochs=30, **settings)
+    assert figures(draft.folder)["accuracy_gain"]["low"] > 0
+    initial = SequenceClassifier.of(Pretrained.load(model.path).model, outputs=2, pooling=draft.facts["pooling"])
+    before = dict(initial.named_parameters())
+    for key, weight in Pretrained.load_classifier(draft.folder).model.named_parameters():
+        assert torch.equal(weight, before[key]) != key.startswith("score."), key
 
 
 def test_held_out_files_are_not_trained_on(tmp_path: Path) -> None:
@@ -151,3 +179,5 @@ def test_mistakes_are_refused_with_the_reason(tmp_path: Path) -> None:
         run(model, tmp_path / "s", source, labels=["yes"])
     with pytest.raises(ConfigError, match=r"classify.pooling: expected last, as the classifier of qwen3"):
         run(model, tmp_path / "s", source, pooling="mean")
+    with pytest.raises(ConfigError, match=r"`trained_parameters: head` trains only the output layer"):
+        run(model, tmp_path / "s", source, trained_parameters="head", adapter="lora")

@@ -287,6 +287,9 @@ def classification_rate(parameters: int) -> float:
     return CLASSIFICATION_FACTOR * preference_rate(parameters)
 
 
+OUTPUT_LAYER_RATE = 1e-2
+"""Learning rate of the output layer of a classifier if only this layer is trained."""
+
 ADAPTER_FACTOR = 10.0
 """Learning rate of an adapter in units of that of full fine-tuning (Schulman et al. 2025, LoRA Without Regret)."""
 

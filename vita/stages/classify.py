@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vita.data.sources.columns import LabelColumns
 from vita.data.sources.read import Source
@@ -21,10 +21,12 @@ from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.text_encoding import TextEncoder, with_end_token
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
+from vita.nn.adapters.settings import AdapterSettings
 from vita.nn.requirements import CLASSIFIER
 from vita.reporting.figures import ReportContent
 from vita.spine.config import neutral
 from vita.spine.errors import ConfigError
+from vita.spine.model_files import ModelFiles
 from vita.spine.plan import Context, Draft
 from vita.spine.store import Traits
 from vita.stages.kinds import Model
@@ -66,6 +68,9 @@ class Config(TuningSettings):
     pooling: Literal["auto", "cls", "mean", "last"] = "auto"
     """Output that the head reads: of the first token, the mean of all tokens, or of the last token. auto is the pooling
     of the family in transformers; only ModernBERT offers a choice, cls or mean."""
+    trained_parameters: Literal["all", "head"] = neutral("all")
+    """Parameters that are trained: all (with `adapter`, those of the adapter and the head), or only the output layer
+    (head), a linear classifier on the fixed outputs of the model. With few labels, head overfits less."""
     head_init: Literal["small", "zero"] = "small"
     """Initialization of the head: small, N(0, 1/(width + 1)), or zero."""
     max_length: int | None = Field(None, ge=2)
@@ -77,6 +82,12 @@ class Config(TuningSettings):
     compile: Uncompiled = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     shuffle_labels: bool = neutral(False)
     """Give each training text the label of another one: a control run, which must not beat the baseline."""
+
+    @model_validator(mode="after")
+    def _head_without_adapter(self) -> Self:
+        if self.trained_parameters == "head" and isinstance(self.adapter, AdapterSettings):
+            raise ValueError("`trained_parameters: head` trains only the output layer; leave out `adapter`, or train all")
+        return self
 
     def columns(self) -> LabelColumns:
         """Return the columns that are set."""
@@ -111,7 +122,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.train.trainer_config import preference_training
     from vita.train.validation import loss_evidence
 
-    pretrained = open_for_tuning(inputs.model.path, config, context, where="classify", classifier=True)
+    pretrained = _open(config, inputs, context)
     shape = pretrained.model.architecture
     length = row_length(config.max_length, shape, where="classify.max_length")
     tokenizer = with_end_token(pretrained.tokenizer)
@@ -120,7 +131,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     spec = ClassifierSpec(scheme.names, scheme.problem, _pooling(config, pretrained))
     model = _classifier(pretrained, spec, config, context)
     spec = replace(spec, transform=model.transform)
-    auto = scaling_rules.classification_rate(shape.parameters())
+    if config.trained_parameters == "head":
+        _freeze_all_but_output_layer(model)
+        auto = scaling_rules.OUTPUT_LAYER_RATE
+    else:
+        auto = scaling_rules.classification_rate(shape.parameters())
     training = preference_training(config, pairs=len(examples.train), auto=auto)
     training = with_adapter_rates(training, model, config.learning_rate, auto=scaling_rules.adapter_rate(auto))
     run = TrainingRun(
@@ -199,6 +214,23 @@ def _with_shuffled_labels(examples: ExampleSet, seed: int) -> list[Any]:
 
 
 # -- model
+
+
+def _open(config: Config, inputs: Inputs, context: Context) -> Pretrained[Transformer]:
+    """Open the initial model; to train only the output layer, without an adapter."""
+    path = inputs.model.path
+    if config.trained_parameters == "head":
+        if ModelFiles.of(path).is_adapter and config.adapter != "none":
+            hint = "set `adapter: none` to merge it, or `trained_parameters: all` to continue it"
+            raise ConfigError("classify.trained_parameters", "head cannot train a model with an adapter", hint=hint)
+        config = config.model_copy(update={"adapter": "none"})
+    return open_for_tuning(path, config, context, where="classify", classifier=True)
+
+
+def _freeze_all_but_output_layer(model: SequenceClassifier) -> None:
+    """Exclude everything but the output layer from training."""
+    model.requires_grad_(False)
+    model.score.requires_grad_(True)
 
 
 def _pooling(config: Config, pretrained: Pretrained[Transformer]) -> Any:
@@ -312,7 +344,7 @@ def _write(
             "The baseline predicts the most frequent class of the training texts. "
             f"Exact McNemar test: p = {results.versus_baseline.p_value:.3g}."
         ]
-    names: tuple[str, ...] = ("head_init", "shuffle_labels", "max_length")
+    names: tuple[str, ...] = ("trained_parameters", "head_init", "shuffle_labels", "max_length")
     details = {"counts": counts_in(facts), "labels": list(scheme.names)}
     trained.write_report(
         folder,

@@ -74,7 +74,7 @@ def open_for_tuning(
     if config.adapter == "none":
         pretrained = Pretrained.load(files)
         merge(pretrained.model)
-        context.emit("note", text="the adapter of the initial model is merged; all weights are trained")
+        context.emit("note", text="the adapter of the initial model is merged")
         return pretrained
     machine = context.machine
     single = machine.world_size == 1 and not shared_with_engine
