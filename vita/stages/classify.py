@@ -86,7 +86,9 @@ class Config(TuningSettings):
     @model_validator(mode="after")
     def _head_without_adapter(self) -> Self:
         if self.trained_parameters == "head" and isinstance(self.adapter, AdapterSettings):
-            raise ValueError("`trained_parameters: head` trains only the output layer; leave out `adapter`, or train all")
+            raise ValueError(
+                "`trained_parameters: head` trains only the output layer; leave out `adapter`, or train all"
+            )
         return self
 
     def columns(self) -> LabelColumns:
