@@ -14,7 +14,8 @@ import orjson
 import zstandard
 
 from vita.data.records import Document, DroppedRecord
-from vita.data.sources import files
+from vita.data.sources import streams
+from vita.data.sources.files import SourceFile
 from vita.spine.errors import DataError
 
 LEVEL = 3
@@ -33,7 +34,7 @@ def read_corpus(folder: Path, part: Literal["train", "heldout"]) -> Iterator[Doc
 
 def read_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a possibly compressed file."""
-    return files.lines(files.SourceFile(str(path), path.name, path.stat().st_size))
+    return streams.lines(SourceFile(str(path), path.name, path.stat().st_size))
 
 
 class ZstdLineWriter:

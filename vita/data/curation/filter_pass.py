@@ -24,7 +24,7 @@ from vita.data.curation.page_features import PageFeatures
 from vita.data.curation.shingles import SketchOptions, SketchWriter
 from vita.data.records import Document, DroppedRecord
 from vita.data.sources.read import SourceSlice, documents
-from vita.data.sources.readers import DAMAGED_FILE
+from vita.data.sources.readers import DAMAGED_FILE, Row
 
 SAMPLES = 3
 """Number of sample documents in the report for each drop reason."""
@@ -74,6 +74,8 @@ class FilterStats:
 
     read: dict[str, DocumentCount] = field(default_factory=dict)
     normalized: dict[str, int] = field(default_factory=dict)
+    encodings: dict[str, dict[str, int]] = field(default_factory=dict)
+    """source -> encoding other than UTF-8 -> number of documents."""
     dropped: dict[str, dict[str, DocumentCount]] = field(default_factory=dict)
     """source -> drop reason -> count."""
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -97,6 +99,10 @@ class FilterStats:
             self.read.setdefault(source, DocumentCount()).add(count.bytes, count.documents)
         for source, count in other.normalized.items():
             self.normalized[source] = self.normalized.get(source, 0) + count
+        for source, encodings in other.encodings.items():
+            counts = self.encodings.setdefault(source, {})
+            for encoding, number in encodings.items():
+                counts[encoding] = counts.get(encoding, 0) + number
         for source, reasons in other.dropped.items():
             for reason, count in reasons.items():
                 self.dropped.setdefault(source, {}).setdefault(reason, DocumentCount()).add(
@@ -117,7 +123,7 @@ class FilterStats:
             source: {reason: DocumentCount(**count) for reason, count in reasons.items()}
             for source, reasons in value["dropped"].items()
         }
-        return cls(read, value["normalized"], dropped, value["samples"], value["damaged"])
+        return cls(read, value["normalized"], value["encodings"], dropped, value["samples"], value["damaged"])
 
 
 @dataclass(frozen=True)
@@ -155,13 +161,20 @@ def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]
                 stats.damaged.append(f"{record.id.rpartition(':')[0]}: {record.detail}")
             drops.write(dump_drop(record))
 
-        repairs: list[bool] = []
-        for document in documents(job.source_slice, dropped=drop, repaired=lambda: repairs.append(True)):
+        row: Row | None = None
+
+        def note_row(converted: Row) -> None:
+            nonlocal row
+            row = converted
+
+        for document in documents(job.source_slice, dropped=drop, converted=note_row):
             text, data = normalize_text(document.text)
             stats.read.setdefault(document.source, DocumentCount()).add(len(data))
-            if text is not document.text or repairs:
+            if text is not document.text or (row and row.repaired):
                 stats.normalized[document.source] = stats.normalized.get(document.source, 0) + 1
-                repairs.clear()
+            if row and row.encoding:
+                encodings = stats.encodings.setdefault(document.source, {})
+                encodings[row.encoding] = encodings.get(row.encoding, 0) + 1
             if text is not document.text:
                 document = replace(document, text=text)
             verdict = filters(PageFeatures(document, data)) if data.strip() else ("empty", "no text")

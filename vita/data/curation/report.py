@@ -51,6 +51,7 @@ def build_report(
             source: {
                 "read": _plain(stats.read.get(source)),
                 "normalized": stats.normalized.get(source, 0),
+                **({"encodings": dict(sorted(stats.encodings[source].items()))} if source in stats.encodings else {}),
                 "train": _count(sizes, by_source.get(source), is_train),
                 "share": _share(training_bytes, by_source.get(source)),
                 "held_out": _count(sizes, by_source.get(source), is_held_out),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vita.data.sources.read import Source, readable_files
-from vita.data.sources.readers import READERS
+from vita.data.sources.readers import read_rows
 from vita.spine.errors import DataError
 
 
@@ -58,7 +58,7 @@ def benchmark_rows(path: str) -> Iterator[BenchmarkRow]:
     """Yield the rows of a benchmark file."""
     source = Source.model_validate(path)
     for file in readable_files(source):
-        for row in READERS[file.suffix](file, source):
+        for row in read_rows(file, source):
             if row.values is None:
                 problem = row.problem
                 raise DataError(row.where, expected="a row of a benchmark", got=problem.got if problem else "nothing")

@@ -18,11 +18,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from vita.data.records import Dialogue, Document, LabelledText, Preference, TextPair, UnpairedPreference
-from vita.data.sources import files
+from vita.data.sources import archives, columnar_readers, document_readers, files, table_readers, web_readers
 from vita.data.sources.columns import LabelColumns, LabelConverter, PairColumns, PairConverter
+from vita.data.sources.content_types import SUFFIX_FORMATS
 from vita.data.sources.erased import without_erased
 from vita.data.sources.files import DamagedFile, SourceFile
-from vita.data.sources.readers import DAMAGED_FILE, READERS, Row, RowProblem
+from vita.data.sources.readers import DAMAGED_FILE, Row, RowProblem, is_readable, read_rows
 from vita.data.sources.records_from_rows import (
     DialogueConverter,
     Dropped,
@@ -31,7 +32,6 @@ from vita.data.sources.records_from_rows import (
     make_document,
 )
 from vita.data.sources.source import ORIGINS, Source
-from vita.data.sources.table_readers import TABLE_READERS
 from vita.data.world import World
 from vita.spine.config import unknown_name
 from vita.spine.contents import current_erasures
@@ -39,6 +39,9 @@ from vita.spine.erasures import Erasure
 from vita.spine.errors import DataError, MissingExtra
 from vita.spine.file_listing import printable
 from vita.spine.plain_text import counted
+
+_READERS_OF_FORMATS = (archives, columnar_readers, document_readers, table_readers, web_readers)
+"""Modules that register readers when they are imported."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,14 @@ class SourceSlice:
 
 
 def documents(
-    source: Source | SourceSlice, *, dropped: Dropped | None = None, repaired: Callable[[], None] | None = None
+    source: Source | SourceSlice, *, dropped: Dropped | None = None, converted: Callable[[Row], None] | None = None
 ) -> Iterator[Document]:
     """Yield the documents of a source in order; unusable rows go to `dropped` if the source drops them.
 
-    `repaired` is called before each document whose row contained lone surrogates, which are replaced by U+FFFD.
+    `converted` is called before each document with the row that it was made of.
     """
     stretch = source if isinstance(source, SourceSlice) else _whole_source(source)
-    records = convert_rows(_read_origin(stretch, Document), stretch.source, make_document, dropped, repaired=repaired)
+    records = convert_rows(_read_origin(stretch, Document), stretch.source, make_document, dropped, converted=converted)
     return islice(without_erased(records, stretch.erasures, dropped), stretch.source.limit)
 
 
@@ -145,23 +148,23 @@ def readable_files(source: Source, record_type: type[Any] = Document) -> list[So
         if not by_name:
             raise DataError(source.label(), f"holds preferences, and no {names[0]}")
         candidates = [min(by_name.values(), key=lambda file: names.index(file.name))]
-    tables = frozenset(TABLE_READERS) if record_type in _TABLE_RECORDS else frozenset[str]()
-    readable = [file for file in candidates if file.suffix in READERS or file.suffix in tables]
+    readable = [file for file in candidates if is_readable(file, source)]
     if readable:
         files.record_selected(source.path or "", readable)
         return readable
     got = sorted({PurePosixPath(file.path).name if len(candidates) == 1 else f".{file.suffix}" for file in candidates})
-    known = ", ".join(f".{name}" for name in (*READERS, *sorted(tables)))
-    raise DataError(source.label(), expected=f"files ending in {known} (also .gz, .zst)", got=", ".join(got[:5]))
+    known = ", ".join(f".{name}" for name in SUFFIX_FORMATS)
+    hint = "set `format` to read them in spite of their content"
+    raise DataError(source.label(), expected=f"files of these formats: {known}", got=", ".join(got[:5]), hint=hint)
 
 
 def skipped_files(source: Source) -> list[str]:
     """Return the names of files without a reader."""
-    return [file.name for file in _list_files(source) if file.suffix not in READERS] if source.path is not None else []
+    if source.path is None:
+        return []
+    return [file.name for file in _list_files(source) if not is_readable(file, source)]
 
 
-_TABLE_RECORDS = (LabelledText, TextPair)
-"""Record types that are also read from tables."""
 _ARTIFACT_FILES: Mapping[type[Any], tuple[str, ...]] = {
     Dialogue: ("dialogues.jsonl",),
     Preference: ("preferences.jsonl",),
@@ -237,15 +240,14 @@ def _whole_source(source: Source, record_type: type[Any] = Document) -> SourceSl
 
 @origin("path")
 def read_files(stretch: SourceSlice, record_type: Wanted) -> Iterator[Row]:
-    """Yield the rows of each file, by the reader for its suffix.
+    """Yield the rows of each file, by the reader for its content.
 
     A damaged file is an error, or, if bad rows are dropped, one bad row after the rows that could be read.
     """
     for file in stretch.files:
         number = 0
         try:
-            read = READERS[file.suffix] if file.suffix in READERS else TABLE_READERS[file.suffix]
-            for row in read(file, stretch.source):
+            for row in read_rows(file, stretch.source):
                 number = row.number
                 yield row
         except DamagedFile as error:

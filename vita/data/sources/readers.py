@@ -1,7 +1,10 @@
-"""File readers: one function for each file type, by suffix, that yields rows one at a time.
+"""File readers: one function for each format that yields rows one at a time, and the selection of the reader.
 
-A row that cannot be read is a `Row` with a `RowProblem`, so that the source can stop or drop it. Damage that makes the
-rest of a file unreadable is a `DamagedFile` error. A new file type is one decorated function here.
+    for row in read_rows(file, source): ...
+
+The format is detected from the content (`content_types.py`). A row that cannot be read is a `Row` with a `RowProblem`,
+so that the source can stop or drop it. Damage that makes the rest of a file unreadable is a `DamagedFile` error. A new
+format is one decorated function; formats with libraries of their own have their own modules.
 """
 
 from __future__ import annotations
@@ -14,8 +17,11 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from vita.data.content import normalize_line_ends
-from vita.data.sources import files
+from vita.data.extraction.limits import ExtractionSettings
+from vita.data.sources import streams
+from vita.data.sources.content_types import SUFFIX_FORMATS, detect_format
 from vita.data.sources.files import DamagedFile, SourceFile
+from vita.data.sources.streams import LONG_LINE, MAX_BYTES, TextStream
 from vita.spine.file_listing import printable
 from vita.spine.registry import Registry
 
@@ -46,6 +52,10 @@ class Row(NamedTuple):
     problem: RowProblem | None = None
     repaired: bool = False
     """True if lone surrogates in its strings were replaced by U+FFFD."""
+    encoding: str | None = None
+    """The encoding of the file, if it is not UTF-8."""
+    is_skipped: bool = False
+    """True if the problem is no error, such as a picture in a web archive: the row is dropped in every case."""
 
     @property
     def where(self) -> str:
@@ -59,17 +69,53 @@ class ReadOptions(Protocol):
     def cut_at(self) -> str | None: ...
     @property
     def text_field(self) -> str | None: ...
+    @property
+    def format(self) -> str | None: ...
+    @property
+    def encoding(self) -> str | None: ...
+    @property
+    def extraction(self) -> ExtractionSettings: ...
 
 
 Reader = Callable[[SourceFile, ReadOptions], Iterator[Row]]
 READERS: Registry[Reader] = Registry("reader")
 
 
+def read_rows(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
+    """Yield the rows of a file, by the reader for its content."""
+    file, head = streams.with_head(file)
+    return READERS[format_of(file, head, wishes) or "text"](file, wishes)
+
+
+def format_of(file: SourceFile, head: bytes, wishes: ReadOptions) -> str | None:
+    """Return the format of a file that begins with `head`: the one of the settings, or that of its content."""
+    suffix = file.suffix
+    if wishes.format:
+        return wishes.format
+    if suffix not in SUFFIX_FORMATS and suffix in READERS:
+        return suffix  # the reader of another package
+    return detect_format(head, suffix=suffix)
+
+
+def is_readable(file: SourceFile, wishes: ReadOptions) -> bool:
+    """Return True if there is a reader for a file: by the settings, its suffix, or its content."""
+    if wishes.format or file.suffix in SUFFIX_FORMATS or file.suffix in READERS:
+        return True
+    try:
+        return format_of(file, streams.with_head(file)[1], wishes) is not None
+    except DamagedFile:
+        return False
+
+
 @READERS.add("jsonl")
-@READERS.add("ndjson")
 def read_jsonl(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read JSON objects, one per line; blank lines are skipped."""
-    for number, line in enumerate(files.lines(file), 1):
+    stream = TextStream(file, wishes.encoding)
+    for number, line in enumerate(stream.lines(skip_long=True), stream.first_row):
+        if line is LONG_LINE:
+            problem = RowProblem("too_large", f"a row of at most {MAX_BYTES >> 20} MiB", "a longer line")
+            yield Row(printable(file.path), file.name, number, None, problem)
+            continue
         try:
             values = orjson.loads(line)
         except orjson.JSONDecodeError as error:
@@ -80,16 +126,18 @@ def read_jsonl(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
             except ValueError:
                 yield Row(printable(file.path), file.name, number, None, _json_problem(line, error))
                 continue
-            yield _object_row(file, number, values)._replace(repaired=repaired)
+            yield _object_row(file, number, values)._replace(repaired=repaired, encoding=stream.converted_from)
             continue
-        yield _object_row(file, number, values)
+        row = _object_row(file, number, values)
+        yield row._replace(encoding=stream.converted_from) if stream.converted_from else row
 
 
 @READERS.add("json")
 def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read one JSON array of objects."""
     hint = "write one JSON object a line and name the file .jsonl"
-    data = files.read_text(file, hint=hint)
+    stream = TextStream(file, wishes.encoding)
+    data = streams.read_text(stream, hint=hint)
     repaired = False
     try:
         values = orjson.loads(data)
@@ -101,48 +149,26 @@ def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     if not isinstance(values, list):
         raise DamagedFile(file.path, expected="a JSON array of objects", got=json_type(values), hint=hint)
     for number, value in enumerate(values, 1):
-        yield _object_row(file, number, value)._replace(repaired=repaired)
+        yield _object_row(file, number, value)._replace(repaired=repaired, encoding=stream.converted_from)
 
 
-@READERS.add("parquet")
-def read_parquet(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
-    """Read the rows of a parquet file in batches."""
-    import pyarrow
-    from pyarrow import parquet
-
-    with files.open_binary(file) as handle:
-        try:
-            number = 0
-            for batch in parquet.ParquetFile(handle).iter_batches(batch_size=512):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(printable(file.path), file.name, number, values)
-        except (pyarrow.ArrowException, OSError) as error:
-            problem = f"cannot be read as parquet: {(str(error).splitlines() or [type(error).__name__])[0]}"
-            raise DamagedFile(file.path, problem, hint="copy or download it again") from None
-    files.verify(file)  # parquet is not read sequentially, so there is no digest to compare
-
-
-@READERS.add("txt")
 @READERS.add("text")
-@READERS.add("md")
-@READERS.add("markdown")
-@READERS.add("rst")
 def read_text(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
-    """Read plain text: the file as one document, or its paragraphs or lines according to `cut_at`."""
-    if wishes.cut_at is None:
-        hint = "set `cut_at: blank_lines` or `cut_at: lines` to make many documents of it"
-        yield _text_row(file, 0, normalize_line_ends(files.read_text(file, hint=hint)), wishes)
-        return
-    for number, piece in _pieces(files.text_lines(file), wishes.cut_at):
-        yield _text_row(file, number, piece, wishes)
+    """Read plain text: the file as one document, or its paragraphs or lines according to `cut_at`.
+
+    Without `cut_at`, a file above `PART_BYTES` is cut into parts of about that size, at blank lines if possible.
+    """
+    stream = TextStream(file, wishes.encoding)
+    pieces = _pieces(stream.text_lines(), wishes.cut_at, stream.first_row) if wishes.cut_at else text_parts(stream)
+    for number, piece in pieces:
+        yield _text_row(file, number, piece, wishes)._replace(encoding=stream.converted_from)
 
 
-def _pieces(text_lines: Iterable[bytes], cut_at: str) -> Iterator[tuple[int, bytes]]:
+def _pieces(text_lines: Iterable[bytes], cut_at: str, first_row: int) -> Iterator[tuple[int, bytes]]:
     """Yield (number of the first line, bytes) of each piece that is not blank."""
     paragraph: list[bytes] = []
     number = 0
-    for number, line in enumerate(text_lines, 1):
+    for number, line in enumerate(text_lines, first_row):
         if cut_at == "lines":
             if line.strip():
                 yield number, line
@@ -161,7 +187,9 @@ def _text_row(file: SourceFile, number: int, data: bytes, wishes: ReadOptions) -
     except UnicodeDecodeError as error:
         line = max(number, 1) + data.count(b"\n", 0, error.start)
         got = f"the byte 0x{data[error.start]:02x} in line {line}"
-        problem = RowProblem("not_utf8", "text in UTF-8", got, "convert the file to UTF-8, or set `on_bad_row: drop`")
+        problem = RowProblem(
+            "not_utf8", "text in UTF-8", got, "set `encoding`, convert the file, or set `on_bad_row: drop`"
+        )
         return Row(printable(file.path), file.name, number, None, problem)
     return Row(printable(file.path), file.name, number, {wishes.text_field or "text": text})
 
@@ -197,6 +225,59 @@ def _replace_lone_surrogates(value: Any) -> Any:
         items = [_replace_lone_surrogates(item) for item in value]
         return value if all(new is old for new, old in zip(items, value, strict=True)) else items
     return value
+
+
+PART_BYTES = 8 * 2**20
+"""Size of the parts of a large text in bytes; a part has at most twice as many."""
+_BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
+_SPACE = re.compile(rb"\s+")
+
+
+def text_parts(stream: TextStream) -> Iterator[tuple[int, bytes]]:
+    """Yield (number of the first line, text) of each part of a text file; the number is 0 for a file of one part."""
+    line, is_whole = stream.first_row, stream.file.span is None
+    for part, is_last in cut_parts(stream.pieces()):
+        text = normalize_line_ends(part)
+        yield (0 if is_last and is_whole else line), text
+        is_whole = False
+        line += text.count(b"\n")
+
+
+def cut_parts(pieces: Iterable[bytes], *, at_lines: bool = False) -> Iterator[tuple[bytes, bool]]:
+    """Yield (part, whether it is the last) of a text, cut after about `PART_BYTES`.
+
+    A cut is after the next blank line, else after a line, else after a space, within as many bytes again. With
+    `at_lines` a cut is only after a line, however long it is. Cuts do not depend on the sizes of the pieces.
+    """
+    pending: list[bytes] = []
+    length = 0
+    for piece in pieces:
+        pending.append(piece)
+        length += len(piece)
+        while length >= 2 * PART_BYTES:
+            text = b"".join(pending)
+            stop = text.find(b"\n", PART_BYTES) + 1 if at_lines else _part_end(text)
+            if not stop:
+                pending = [text]
+                break
+            yield text[:stop], False
+            pending, length = [text[stop:]], length - stop
+    if length:
+        yield b"".join(pending), True
+
+
+def _part_end(text: bytes) -> int:
+    window = (PART_BYTES, 2 * PART_BYTES)
+    if match := _BLANK_LINE.search(text, *window):
+        return match.end()
+    if stop := text.find(b"\n", *window) + 1:
+        return stop
+    if match := _SPACE.search(text, *window):
+        return match.end()
+    stop = 2 * PART_BYTES
+    while text[stop - 1] & 0xC0 == 0x80:  # not inside a character
+        stop -= 1
+    return stop - 1
 
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")

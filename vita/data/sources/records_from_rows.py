@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from vita.data.records import Dialogue, Document, DroppedRecord, Preference, TemplateVariables, UnpairedPreference
 from vita.data.sources import dialogue_formats
 from vita.data.sources import preference_formats as preference_formats
+from vita.data.sources.content_types import SUFFIX_FORMATS
 from vita.data.sources.dialogue_formats import RowFormat
 from vita.data.sources.fields import TEMPLATE_FIELDS, FormatMismatch
 from vita.data.sources.files import SourceFile
@@ -22,7 +23,6 @@ from vita.data.sources.messages import Messages
 from vita.data.sources.preference_formats import Opinion, PreferenceRow, UnpairedPreferenceRow
 from vita.data.sources.readers import READERS, Row, RowProblem, json_type
 from vita.data.sources.source import Source
-from vita.data.sources.table_readers import TABLE_READERS
 from vita.data.sources.tool_text import parse_tool_text
 from vita.spine.errors import DataError
 from vita.spine.file_listing import printable
@@ -50,11 +50,11 @@ def convert_rows(
     make: Callable[[Row, Source], T],
     dropped: Dropped | None,
     *,
-    repaired: Callable[[], None] | None = None,
+    converted: Callable[[Row], None] | None = None,
 ) -> Iterator[T]:
     """Yield the records that `make` creates from rows; unusable rows are refused or dropped according to the source.
 
-    `repaired` is called before a record whose row contained lone surrogates.
+    `converted` is called before each record with its row. A row that is skipped by design is dropped in every case.
     """
     for row in rows:
         if not isinstance(row, Row):
@@ -67,14 +67,14 @@ def convert_rows(
         except UnusableRow as error:
             _refuse_or_drop(row, error.problem, source, dropped)
             continue
-        if row.repaired and repaired:
-            repaired()
+        if converted:
+            converted(row)
         yield record
 
 
 def _refuse_or_drop(row: Row, problem: RowProblem, source: Source, dropped: Dropped | None) -> None:
     reason, expected, got, hint = problem
-    if source.on_bad_row == "error":
+    if source.on_bad_row == "error" and not row.is_skipped:
         raise DataError(
             row.where, expected=expected, got=got, hint=hint or "correct the row, or set `on_bad_row: drop`"
         )
@@ -245,4 +245,4 @@ def _last_name(path: str) -> str:
     parts = [part for part in PurePosixPath(path).parts if not glob.has_magic(part) and part.strip("./")]
     name = printable(parts[-1]) if parts else "text"
     suffix = SourceFile(name, name, 0).suffix
-    return name.split(".")[0] or name if suffix in READERS or suffix in TABLE_READERS else name
+    return name.split(".")[0] or name if suffix in SUFFIX_FORMATS or suffix in READERS else name

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from vita.data.extraction.limits import ExtractionSettings
 from vita.data.world import WorldSettings
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.file_listing import printable
@@ -40,6 +42,32 @@ class Source(Settings):
     """The field with the text; by default the first of text, content, raw_content, body, document, article."""
     cut_at: Literal["blank_lines", "lines"] | None = None
     """Split a text file into documents at blank lines or at every line; by default a file is one document."""
+    format: (
+        Literal[
+            "text",
+            "jsonl",
+            "json",
+            "csv",
+            "tsv",
+            "parquet",
+            "arrow",
+            "html",
+            "warc",
+            "arc",
+            "pdf",
+            "docx",
+            "epub",
+            "mbox",
+            "zip",
+            "tar",
+        ]
+        | None
+    ) = neutral(None)
+    """The format of all files; by default it is detected from the content of each file."""
+    encoding: str | None = neutral(None)
+    """The encoding of all files, such as `windows-1252`; by default it is detected, with UTF-8 in case of doubt."""
+    extraction: ExtractionSettings = neutral(ExtractionSettings())
+    """Extraction of text from web pages and documents: the tool, and the limits of one document."""
     licence: str | None = None
     """The licence of documents without a `license` or `licence` field."""
     on_bad_row: Literal["error", "drop"] = "error"
@@ -53,6 +81,16 @@ class Source(Settings):
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        try:
+            return value and codecs.lookup(value).name
+        except LookupError:
+            raise ValueError(
+                f"no encoding is named `{value}`; use a name such as utf-16, windows-1252 or shift_jis"
+            ) from None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:

@@ -1,37 +1,36 @@
-"""Readers of tables, `.csv` and `.tsv`, for records whose fields are columns: labelled texts and text pairs.
+"""Readers of tables, CSV and TSV. The first row names the columns.
 
-They are separate from `readers`, because a folder of documents may contain tables that are no documents. The first row
-names the columns. A `.csv` file quotes fields as in RFC 4180; a `.tsv` file does not quote.
+A CSV file quotes fields as in RFC 4180; a TSV file does not quote.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from vita.data.sources import files
 from vita.data.sources.files import DamagedFile, SourceFile
-from vita.data.sources.readers import Reader, ReadOptions, Row, RowProblem
+from vita.data.sources.readers import READERS, ReadOptions, Row, RowProblem
+from vita.data.sources.streams import MAX_BYTES, TextStream
 from vita.spine.file_listing import printable
 
 
+@READERS.add("csv")
 def read_csv(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read a table with commas between the fields."""
-    yield from _read_table(file, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+    yield from _read_table(TextStream(file, wishes.encoding), delimiter=",", quoting=csv.QUOTE_MINIMAL)
 
 
+@READERS.add("tsv")
 def read_tsv(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read a table with tabulators between the fields."""
-    yield from _read_table(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    yield from _read_table(TextStream(file, wishes.encoding), delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-TABLE_READERS: Mapping[str, Reader] = {"csv": read_csv, "tsv": read_tsv}
-"""The reader of each type of table, by suffix."""
-
-
-def _read_table(file: SourceFile, **form: Any) -> Iterator[Row]:
-    rows = csv.reader(_text_lines(file), strict=True, **form)
+def _read_table(stream: TextStream, **form: Any) -> Iterator[Row]:
+    csv.field_size_limit(MAX_BYTES)
+    file = stream.file
+    rows = csv.reader(_text_lines(stream), strict=True, **form)
     path, columns = printable(file.path), list[str]()
     number = 0
     while True:
@@ -53,16 +52,18 @@ def _read_table(file: SourceFile, **form: Any) -> Iterator[Row]:
             problem = RowProblem("misfit", f"{len(columns)} fields, one for each column of the first row", got)
             yield Row(path, file.name, number, None, problem)
             continue
-        yield Row(path, file.name, number, dict(zip(columns, fields, strict=True)))
+        values = dict(zip(columns, fields, strict=True))
+        yield Row(path, file.name, number, values, encoding=stream.converted_from)
 
 
-def _text_lines(file: SourceFile) -> Iterator[str]:
-    for number, line in enumerate(files.lines(file), 1):
+def _text_lines(stream: TextStream) -> Iterator[str]:
+    for number, line in enumerate(stream.lines(), 1):
         try:
             yield line.decode("utf-8") + "\n"
         except UnicodeDecodeError as error:
             got = f"the byte 0x{line[error.start]:02x} in line {number}"
-            raise DamagedFile(file.path, expected="text in UTF-8", got=got, hint="convert the file to UTF-8") from None
+            hint = "set `encoding` of the source, or convert the file to UTF-8"
+            raise DamagedFile(stream.file.path, expected="text in UTF-8", got=got, hint=hint) from None
 
 
 def _check_columns(file: SourceFile, columns: list[str]) -> None:

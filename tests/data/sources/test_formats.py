@@ -1,0 +1,349 @@
+"""Readers of web pages, web archives, documents, tables and archives, with whole and damaged files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import tarfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from tests.data.sources.document_files import (
+    PAGE,
+    SENTENCE,
+    docx_file,
+    epub_file,
+    http_response,
+    page_record,
+    pdf_file,
+    warc_record,
+    zip_file,
+)
+from vita.data.extraction.limits import ExtractionSettings
+from vita.data.records import Document, DroppedRecord
+from vita.data.sources import archives, readers
+from vita.data.sources.files import SourceFile
+from vita.data.sources.read import Source, documents
+from vita.data.sources.web_archives import ArchiveRecord, parse_http, warc_records
+from vita.spine.errors import DataError
+
+WARCS = Path("/work/shared/data/web/warc")
+if not WARCS.exists():
+    WARCS = Path(__file__).parents[4] / "shared" / "data" / "web" / "warc"
+needs_warcs = pytest.mark.skipif(not WARCS.exists(), reason=f"the web archives in {WARCS} are not installed")
+
+
+def read(path: Path, data: bytes | None = None, **settings: Any) -> tuple[list[Document], list[DroppedRecord]]:
+    """Return (documents, drops) of a file; bad rows are dropped unless the settings say otherwise."""
+    if data is not None:
+        path.write_bytes(data)
+    drops: list[DroppedRecord] = []
+    source = Source.model_validate({"path": str(path), "on_bad_row": "drop", **settings})
+    return list(documents(source, dropped=drops.append)), drops
+
+
+def texts(path: Path, data: bytes | None = None, **settings: Any) -> list[str]:
+    return [document.text for document in read(path, data, **settings)[0]]
+
+
+# -- formats by content
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.txt", "page", "page.gz"])
+def test_a_web_page_is_extracted_under_every_name(tmp_path: Path, name: str) -> None:
+    (document,), _ = read(tmp_path / name, PAGE.encode())
+    assert SENTENCE in document.text and "About us" not in document.text and "Imprint" not in document.text
+    assert document.metadata["title"] == "Rivers & lakes"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b'{"text": "one"}\n{"text": "two"}\n', ["one", "two"]),
+        (b'[{"text": "one"}, {"text": "two"}]', ["one", "two"]),
+        (pdf_file("one", "two"), ["one\n\ntwo"]),
+        (docx_file("one", "two"), ["one\n\ntwo\n\nleft\tright"]),
+        (epub_file("one", "two"), ["one\n\ntwo"]),
+        (zip_file([("a.txt", b"one"), ("b.jsonl", b'{"text": "two"}')]), ["one", "two"]),
+        (b"one\ntwo\n", ["one\ntwo\n"]),
+    ],
+)
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.compress])
+def test_files_without_a_suffix_are_read_by_content(tmp_path: Path, data: bytes, expected: list[str], compress: Any):
+    assert texts(tmp_path / "file", compress(data)) == expected
+
+
+def test_an_error_page_saved_as_rows_is_no_document(tmp_path: Path) -> None:
+    found, drops = read(tmp_path / "rows.jsonl", PAGE.replace("\n", " ").encode())
+    assert not found and [drop.reason for drop in drops] == ["not_json"]
+
+
+def test_the_format_can_be_named(tmp_path: Path) -> None:
+    assert texts(tmp_path / "words.log", b"plain words", format="text") == ["plain words"]
+    with pytest.raises(DataError, match=r"expected files of these formats.*got 'words\.log'.*set `format`"):
+        read(tmp_path / "words.log")
+
+
+def test_tables_are_documents_if_a_column_is_named(tmp_path: Path) -> None:
+    table = b'text,year\n"one, quoted",1999\nshort\ntwo,2000\n'
+    found, drops = read(tmp_path / "a.csv", table)
+    assert [(document.text, document.metadata) for document in found] == [
+        ("one, quoted", {"year": "1999"}),
+        ("two", {"year": "2000"}),
+    ]
+    assert [(drop.id, drop.reason) for drop in drops] == [("a.csv:2", "misfit")]
+    assert texts(tmp_path / "a.tsv", b"words\tyear\none\t1\n", text_field="words") == ["one"]
+
+
+def test_arrow_files_and_streams_are_read(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import ipc
+
+    table = pyarrow.table({"text": [f"text {number}" for number in range(1200)]})
+    for name, create in (("file.arrow", ipc.new_file), ("stream.arrow", ipc.new_stream)):
+        with create(tmp_path / name, table.schema) as writer:
+            writer.write_table(table)
+        assert texts(tmp_path / name) == table["text"].to_pylist()
+    data = (tmp_path / "file.arrow").read_bytes()
+    assert [drop.reason for drop in read(tmp_path / "cut.arrow", data[: len(data) // 2])[1]] == ["damaged_file"]
+
+
+def test_messages_of_a_mailbox_are_documents(tmp_path: Path) -> None:
+    mail = (
+        b"From a@b.example Mon Jan  1 00:00:00 2024\r\nMessage-ID: <1@b.example>\r\n"
+        b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n"
+        b"Content-Type: text/plain; charset=iso-8859-1\r\n\r\nGr\xfc\xdfe aus K\xf6ln.\r\n>From here on.\r\n\r\n"
+        b"From c@d.example Mon Jan  1 00:00:00 2024\r\nSubject: page\r\nContent-Type: text/html\r\n\r\n"
+        b"<p>A page.</p>\r\n\r\n"
+    )
+    found, _ = read(tmp_path / "a.mbox", mail)
+    assert [(document.id, document.text.strip()) for document in found] == [
+        ("1@b.example", "Grüße aus Köln.\nFrom here on."), ("a.mbox:2", "A page."),
+    ]  # fmt: skip
+    assert found[0].metadata["title"] == "Grüße"
+
+
+# -- encodings
+
+RUSSIAN = "Река несёт воду от истока к морю, а озеро на время собирает её.\n" * 3
+
+
+@pytest.mark.parametrize("codec", ["koi8-r", "cp1251", "utf-16", "utf-32", "utf-8-sig"])
+def test_encodings_are_detected(tmp_path: Path, codec: str) -> None:
+    assert texts(tmp_path / "a.txt", RUSSIAN.encode(codec)) == [RUSSIAN]
+    assert texts(tmp_path / "b.txt", RUSSIAN.encode(codec), cut_at="lines") == RUSSIAN.splitlines()
+
+
+def test_a_named_encoding_is_used_and_wrong_bytes_are_damage(tmp_path: Path) -> None:
+    assert texts(tmp_path / "a.txt", "größer\n".encode("latin-1"), encoding="latin-1") == ["größer\n"]
+    assert texts(tmp_path / "a.csv", "text\ngrößer\n".encode("cp1252"), encoding="windows-1252") == ["größer"]
+    _, drops = read(tmp_path / "b.txt", b"\x81\x8d", encoding="windows-1252")
+    assert drops[0].reason == "damaged_file" and "is not cp1252" in drops[0].detail
+
+
+def test_few_damaged_bytes_in_utf_8_are_no_other_encoding(tmp_path: Path) -> None:
+    _, drops = read(tmp_path / "a.txt", (RUSSIAN.encode() + b"\xe4\xf6"))
+    assert [drop.reason for drop in drops] == ["not_utf8"]
+
+
+def test_the_encoding_of_a_page_is_that_of_its_bytes(tmp_path: Path) -> None:
+    page = PAGE.replace("A river", "Ein Fluß, größer als der Bach,").replace("utf-8", "iso-8859-1")
+    assert "Ein Fluß, größer" in texts(tmp_path / "legacy.html", page.encode("latin-1"))[0]
+    assert "Ein Fluß, größer" in texts(tmp_path / "wrong.html", page.encode("utf-8"))[0], "valid UTF-8 wins"
+
+
+# -- web archives
+
+
+def test_pages_of_a_web_archive_are_documents(tmp_path: Path) -> None:
+    page = PAGE.encode()
+    chunked = b"5\r\n" + page[:5] + b"\r\n" + f"{len(page) - 5:x}".encode() + b"\r\n" + page[5:] + b"\r\n0\r\n\r\n"
+    archive = [
+        warc_record(b"software: test", type="warcinfo"),
+        page_record(page, url="http://a.example/1"),
+        page_record(chunked, "Transfer-Encoding: chunked", url="http://a.example/2"),
+        page_record(gzip.compress(page), "Content-Encoding: gzip", url="http://a.example/3"),
+        page_record(b"GIF89a", type="image/gif", url="http://a.example/4"),
+        page_record(b"gone", status="404 Not Found", url="http://a.example/5"),
+        page_record("Größe".encode("latin-1"), type="text/plain; charset=iso-8859-1", url="http://a.example/6"),
+        warc_record(b"Extracted text.", type="conversion", url="http://a.example/7", Content_Type="text/plain"),
+    ]
+    for name, data in (("a.warc", b"".join(archive)), ("a.warc.gz", b"".join(map(gzip.compress, archive)))):
+        found, drops = read(tmp_path / name, data, on_bad_row="error")
+        assert [document.metadata["url"][-1] for document in found] == ["1", "2", "3", "6", "7"]
+        assert len({document.text for document in found[:3]}) == 1 and SENTENCE in found[0].text
+        assert [document.text for document in found[3:]] == ["Größe", "Extracted text."]
+        assert found[0].metadata["date"] == "2024-05-06T07:08:09Z"
+        assert [(drop.id, drop.reason) for drop in drops] == [
+            (f"{name}:5", "content_type"),
+            (f"{name}:6", "http_status"),
+        ]
+
+
+def test_broken_records_are_named_and_the_next_record_is_read(tmp_path: Path) -> None:
+    pages = [page_record(PAGE.encode(), url=f"http://a.example/{number}") for number in range(4)]
+    wrong = pages[1].replace(b"Content-Length: ", b"Content-Length: 9")
+    short = re.sub(rb"Content-Length: \d", b"Content-Length: ", pages[1])
+    unnumbered = pages[1].replace(b"Content-Length: ", b"Content-Length: many")
+    for broken in (short, unnumbered, b"no record at all\r\n"):
+        found, drops = read(tmp_path / "a.warc", pages[0] + broken + pages[2] + pages[3])
+        assert [document.metadata["url"][-1] for document in found] == ["0", "2", "3"]
+        assert [drop.reason for drop in drops] == ["broken_record"] and f"byte {len(pages[0]):,}" in drops[0].detail
+    found, drops = read(tmp_path / "a.warc", pages[0] + wrong)
+    assert len(found) == 1 and [drop.reason for drop in drops] == ["damaged_file"]
+    found, drops = read(tmp_path / "a.warc.gz", gzip.compress(pages[0] + pages[1])[:-30])
+    assert [drop.reason for drop in drops] == ["damaged_file"]
+    with pytest.raises(DataError, match=r"a\.warc, row 2: expected a valid record"):
+        read(tmp_path / "a.warc", pages[0] + b"no record\r\n" + pages[1], on_bad_row="error")
+
+
+@needs_warcs
+def test_records_equal_those_of_warcio(tmp_path: Path) -> None:
+    warcio = pytest.importorskip("warcio.archiveiterator")
+    for name in ("dolma-sample-0000.warc.gz", "warcio-example.warc", "warcio-example-iana.org-chunked.warc"):
+        data = (WARCS / name).read_bytes()
+        plain = b"".join(_gzip_members(data)) if name.endswith("gz") else data
+        records = list(warc_records(io.BytesIO(plain), path=name, limit=2**24))
+        assert all(isinstance(record, ArchiveRecord) for record in records)
+        expected = [
+            (record.rec_type, record.rec_headers.get_header("WARC-Target-URI"), record.content_stream().read())
+            for record in warcio.ArchiveIterator(io.BytesIO(data))
+        ]
+        assert [record.type for record in records if isinstance(record, ArchiveRecord)] == [row[0] for row in expected]
+        for record, (type, _, body) in zip(records, expected, strict=True):
+            assert isinstance(record, ArchiveRecord)
+            if type == "response":
+                assert parse_http(record.content, limit=2**24).body == body
+
+
+def _gzip_members(data: bytes) -> list[bytes]:
+    members = []
+    while data:
+        member = zlib.decompressobj(31)
+        members.append(member.decompress(data))
+        data = member.unused_data
+    return members
+
+
+@needs_warcs
+def test_real_web_archives_are_read_or_reported() -> None:
+    counts = {}
+    for path in sorted(WARCS.iterdir()):
+        found, drops = read(path, format="arc" if ".arc" in path.name else "warc")
+        counts[path.name] = (len(found), [drop.reason for drop in drops if drop.reason not in ("content_type",)])
+    assert counts["dolma-sample-0000.warc.gz"][0] >= 10
+    assert counts["warcio-example.arc.gz"] == (1, []) and counts["warcio-example.warc.gz"] == (1, [])
+    assert counts["warcio-example-trunc.warc"] == (0, ["broken_record"])
+
+
+# -- limits
+
+
+def test_pages_above_the_limits_are_skipped_and_named(tmp_path: Path) -> None:
+    slow = b"<html><body>" + b"<div><p>text " * 20_000
+    limits = ExtractionSettings(seconds=0.05, megabytes=1)
+    archive = [
+        page_record(slow, url="http://a.example/slow"),
+        page_record(b"<html>" + b"x" * 2**20, url="http://a.example/large"),
+        page_record(b"<html><body><p>Short.</p></body></html>", url="http://a.example/short"),
+    ]
+    found, drops = read(tmp_path / "a.warc", b"".join(archive), extraction=limits, on_bad_row="error")
+    assert [document.metadata["url"] for document in found] == ["http://a.example/short"]
+    assert [drop.reason for drop in drops] == ["extraction_timeout", "too_large"]
+    assert "0.05 s" in drops[0].detail and "http://a.example/large" in drops[1].detail
+
+
+def test_a_large_text_is_cut_at_blank_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "PART_BYTES", 100)
+    paragraphs = [f"Paragraph {number:03d} of the long text.\nIts second line.\n\n" for number in range(20)]
+    found, _ = read(tmp_path / "a.txt", "".join(paragraphs).encode())
+    assert "".join(document.text for document in found) == "".join(paragraphs)
+    assert [document.id for document in found][:3] == ["a.txt:1", "a.txt:10", "a.txt:19"]
+    assert all(document.text.endswith("\n\n") and len(document.text) < 200 for document in found)
+    found, _ = read(tmp_path / "b.txt", "ä".encode() * 400)
+    assert "".join(document.text for document in found) == "ä" * 400, "no character is cut"
+    assert texts(tmp_path / "c.txt", b"x" * 199) == ["x" * 199]
+
+
+# -- archives
+
+
+def tar_file(members: list[tuple[str, bytes]]) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("link.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return data.getvalue()
+
+
+MEMBERS = [
+    ("a.txt", b"one"),
+    ("../../b.jsonl.gz", gzip.compress(b'{"text": "two"}\n')),
+    ("d/picture.png", b"\x89PNG\r\n\0"),
+    (".hidden.txt", b"hidden"),
+    ("cut.txt.gz", gzip.compress(b"a text that is cut off")[:-4]),
+    ("inner.zip", zip_file([("x.txt", b"inner")])),
+    ("large.jsonl", b'{"text": "large"}\n' * 100_000),
+]
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.zip", zip_file), ("a.tar", tar_file), ("a.tgz", tar_file)])
+def test_members_of_archives_are_read_and_the_others_are_named(tmp_path: Path, name: str, pack: Any) -> None:
+    data = pack(MEMBERS)
+    found, drops = read(tmp_path / name, gzip.compress(data) if name.endswith("tgz") else data)
+    assert [(document.id, document.text) for document in found[:3]] == [
+        (f"{name}/a.txt", "one"), (f"{name}/b.jsonl.gz:1", "two"), (f"{name}/large.jsonl:1", "large"),
+    ]  # fmt: skip
+    assert len(found) == 100_002
+    reasons = [drop.reason for drop in drops]
+    assert reasons == ["no_reader", "damaged_file", "nested_archive"] + (["not_a_file"] if pack is tar_file else [])
+    assert not any("passwd" in document.text for document in found)
+
+
+def test_damaged_and_encrypted_archives_are_reported(tmp_path: Path) -> None:
+    data = bytearray(zip_file([("a.txt", b"first" * 100), ("b.txt", b"second" * 100)]))
+    start = data.index(b"a.txt") + 10
+    data[start : start + 4] = b"\xff\xff\xff\xff"
+    found, drops = read(tmp_path / "a.zip", bytes(data))
+    assert [document.text for document in found] == ["second" * 100]
+    assert [drop.reason for drop in drops] == ["damaged_file"] and "a.txt" in drops[0].detail
+    assert [drop.reason for drop in read(tmp_path / "b.zip", bytes(data[:-30]))[1]] == ["damaged_file"]
+    data = bytearray(zip_file([("a.txt", b"secret")]))
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(mark) + offset] |= 1
+    assert [drop.reason for drop in read(tmp_path / "c.zip", bytes(data))[1]] == ["encrypted"]
+
+
+def test_an_archive_that_expands_too_far_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MIN_LIMIT_BYTES", 2**20)
+    bomb = zip_file([(f"{number}.txt", bytes(b" " * 2**20)) for number in range(4)])
+    (tmp_path / "bomb.zip").write_bytes(bomb)
+    with pytest.raises(DataError, match="expands to more than 200 times its size"):
+        list(documents(Source(path=str(tmp_path / "bomb.zip"))))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("a.pdf", b"%PDF-1.4 and no more"), ("a.docx", docx_file("x")[:-40]), ("a.epub", b"PK\x03\x04 and no more")],
+)
+def test_damaged_documents_are_reported_or_stop_the_run(tmp_path: Path, name: str, data: bytes) -> None:
+    _, drops = read(tmp_path / name, data)
+    assert [drop.reason for drop in drops] in (["not_extractable"], ["damaged_file"])
+    with pytest.raises(DataError, match=name):
+        read(tmp_path / name, on_bad_row="error")
+
+
+def test_http_bodies_that_are_stored_decoded_are_kept() -> None:
+    response = http_response(b"plain", "Content-Encoding: gzip", "Transfer-Encoding: chunked")
+    assert parse_http(response, limit=100).body == b"plain"
+    assert SourceFile("a.warc.gz", "a.warc.gz", 0).suffix == "warc"

@@ -1,0 +1,240 @@
+"""Text of one document in the formats that need an extractor: bytes in, text with title and encoding out.
+
+These functions run in the process of `worker.py`. They import their libraries where they are used.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+MAX_PART_BYTES = 512 * 2**20
+"""Largest decompressed size of a part of an EPUB or Word document."""
+
+
+class Unextractable(Exception):
+    """An error for a document that cannot be extracted; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one extraction."""
+
+    tool: str = "trafilatura"
+    charset: str | None = None
+    """The encoding that the HTTP header or the settings state."""
+    is_article: bool = True
+    """True to extract the main content of a page, False for all of its text."""
+    format: str = "html"
+
+    @property
+    def needs_trafilatura(self) -> bool:
+        """Return True if trafilatura extracts the text."""
+        return self.format == "html" and self.tool == "trafilatura" and self.is_article
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """The text of a document, with its title and its encoding where they are known."""
+
+    text: str
+    title: str | None = None
+    encoding: str | None = None
+
+
+# -- web pages
+
+_MIN_SHARE = 0.1
+"""Share of all text of a page below which the fast extraction is repeated with all fallbacks."""
+
+
+def extract_html(data: bytes, options: Options) -> Extracted:
+    """Extract the main content of a web page, or all of its text.
+
+    trafilatura runs without its comparison to other extractors, which lowers the precision on articles, and with it
+    only where nearly nothing was extracted. See `bench/extraction.py` for the measurement.
+    """
+    from resiliparse.extract.html2text import extract_plain_text
+
+    page, encoding = decode_page(data, options.charset)
+    if not options.is_article:
+        return Extracted(extract_plain_text(page, alt_texts=False), None, encoding)
+    if options.tool == "resiliparse":
+        return Extracted(extract_plain_text(page, main_content=True, alt_texts=False), _title(page), encoding)
+    import trafilatura
+
+    text = trafilatura.extract(page, include_comments=False, fast=True) or ""
+    if len(text) < _MIN_SHARE * len(extract_plain_text(page, main_content=True, alt_texts=False)):
+        text = max(text, trafilatura.extract(page, include_comments=False) or "", key=len)
+    return Extracted(text, _title(page), encoding)
+
+
+def decode_page(data: bytes, charset: str | None) -> tuple[str, str]:
+    """Return (text, encoding) of a page: by its mark, UTF-8 if it is valid, the stated charset, its `meta`, its bytes.
+
+    Valid UTF-8 beyond ASCII is UTF-8 even if the header or the page states another encoding: such text does not occur
+    by chance in legacy encodings.
+    """
+    from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
+
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    elif not data.isascii() and _decodes(data, "utf-8"):
+        encoding = "utf-8"
+    else:
+        encoding = map_encoding_to_html5(charset, fallback_utf8=False) if charset else None
+        if encoding is None or not _decodes(data, encoding):
+            encoding = detect_encoding(data, from_html_meta=True) or "utf-8"
+    page = bytes_to_str(data, encoding)
+    is_ascii = data.isascii() and page == data.decode("ascii")
+    return page, "utf-8" if is_ascii else encoding
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
+        return False
+    return True
+
+
+def _title(page: str) -> str | None:
+    start = page.find("<title", 0, 2**16)
+    begin, end = page.find(">", start) + 1, page.find("</title", start)
+    if start < 0 or not 0 < begin <= end < begin + 1000:
+        return None
+    import html
+
+    return " ".join(html.unescape(page[begin:end]).split()) or None
+
+
+# -- documents
+
+
+def extract_pdf(data: bytes, options: Options) -> Extracted:
+    """Extract the text of a PDF page by page; pages are separated by blank lines."""
+    import pypdf
+    from pypdf.errors import PyPdfError
+
+    try:
+        reader = pypdf.PdfReader(io.BytesIO(data))
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise Unextractable("is encrypted")
+        pages = [page.extract_text().strip() for page in reader.pages]
+        title = reader.metadata.title if reader.metadata else None
+    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise Unextractable(f"cannot be read as PDF ({str(error) or type(error).__name__})") from None
+    return Extracted("\n\n".join(page for page in pages if page), title)
+
+
+_WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+
+
+def extract_docx(data: bytes, options: Options) -> Extracted:
+    """Extract the paragraphs of a Word document in order; cells of a table are separated by tabs."""
+    with _open_zip(data) as archive:
+        root = _parse_xml(archive, "word/document.xml")
+    body = root.find(f"{_WORD}body")
+    blocks = [] if body is None else [block for child in body for block in _word_blocks(child)]
+    return Extracted("\n\n".join(block for block in blocks if block.strip()))
+
+
+def _word_blocks(element: ElementTree.Element) -> Iterator[str]:
+    if element.tag == f"{_WORD}p":
+        yield _word_text(element)
+    elif element.tag == f"{_WORD}tbl":
+        rows = (
+            ["".join(map(_word_text, cell)) for cell in row.iter(f"{_WORD}tc")] for row in element.iter(f"{_WORD}tr")
+        )
+        yield "\n".join("\t".join(cells) for cells in rows)
+    elif element.tag == f"{_WORD}sdt":
+        for content in element.iter(f"{_WORD}sdtContent"):
+            for child in content:
+                yield from _word_blocks(child)
+
+
+def _word_text(element: ElementTree.Element) -> str:
+    breaks = {f"{_WORD}tab": "\t", f"{_WORD}br": "\n", f"{_WORD}cr": "\n"}
+    parts = ((node.text or "") if node.tag == f"{_WORD}t" else breaks.get(node.tag, "") for node in element.iter())
+    return "".join(parts)
+
+
+def extract_epub(data: bytes, options: Options) -> Extracted:
+    """Extract the chapters of an EPUB in the order of its spine; chapters are separated by blank lines."""
+    from resiliparse.extract.html2text import extract_plain_text
+
+    with _open_zip(data) as archive:
+        container = _parse_xml(archive, "META-INF/container.xml")
+        package_path = next((node.get("full-path") for node in container.iter() if _local(node) == "rootfile"), None)
+        if not package_path:
+            raise Unextractable("is an EPUB without a package")
+        package = _parse_xml(archive, package_path)
+        items = {node.get("id"): node for node in package.iter() if _local(node) == "item"}
+        title = next((node.text for node in package.iter() if _local(node) == "title" and node.text), None)
+        chapters: list[str] = []
+        for reference in (node.get("idref") for node in package.iter() if _local(node) == "itemref"):
+            item = items.get(reference)
+            if item is None or "html" not in (item.get("media-type") or ""):
+                continue
+            name = posixpath.normpath(posixpath.join(posixpath.dirname(package_path), item.get("href") or ""))
+            page, _ = decode_page(_read_part(archive, name), "utf-8")
+            chapters.append(extract_plain_text(page, alt_texts=False).strip())
+    return Extracted("\n\n".join(chapter for chapter in chapters if chapter), title)
+
+
+def _local(node: ElementTree.Element) -> str:
+    return node.tag.rpartition("}")[2]
+
+
+def _open_zip(data: bytes) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BytesIO(data))
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise Unextractable(f"is a damaged zip file ({error})") from None
+
+
+def _read_part(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return a part of the document in memory; nothing is unpacked to disk."""
+    try:
+        with archive.open(name) as part:
+            data = part.read(MAX_PART_BYTES + 1)
+    except (KeyError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+        raise Unextractable(f"has no readable part {name} ({error})") from None
+    if len(data) > MAX_PART_BYTES:
+        raise Unextractable(f"has a part {name} of more than {MAX_PART_BYTES >> 20} MiB")
+    return data
+
+
+def _parse_xml(archive: zipfile.ZipFile, name: str) -> ElementTree.Element:
+    data = _read_part(archive, name)
+    if b"<!ENTITY" in data[:4096]:
+        raise Unextractable(f"declares entities in {name}")
+    try:
+        return ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        raise Unextractable(f"has a damaged part {name} ({error})") from None
+
+
+EXTRACTORS: Mapping[str, Callable[[bytes, Options], Extracted]] = {
+    "html": extract_html,
+    "pdf": extract_pdf,
+    "docx": extract_docx,
+    "epub": extract_epub,
+}
+"""Format -> its extractor."""
+LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    "html": ("resiliparse.extract.html2text", "resiliparse.parse.encoding"),
+    "epub": ("resiliparse.extract.html2text", "resiliparse.parse.encoding"),
+    "pdf": ("pypdf",),
+}
+"""Format -> the modules that its extractor imports; they are imported before the time of a document is measured."""
+EXTRAS: Mapping[str, tuple[str, str]] = {
+    "html": ("trafilatura", "web"),
+    "epub": ("resiliparse", "web"),
+    "pdf": ("pypdf", "documents"),
+}
+"""Format -> (the library that it needs, the extra that installs it)."""

@@ -1,0 +1,101 @@
+"""Detection of the format of a file from its first bytes; the suffix only decides between forms of plain text.
+
+    detect_format(b"%PDF-1.7 ...", suffix="txt")      # "pdf"
+    detect_format(b'{"text": "a"}\\n', suffix="")      # "jsonl"
+
+Formats are names of `readers.READERS`. Compression is detected by `compression.py` before the format.
+"""
+
+from __future__ import annotations
+
+import re
+
+import orjson
+
+SUFFIX_FORMATS = {
+    "jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "parquet": "parquet",
+    "arrow": "arrow", "feather": "arrow", "ipc": "arrow", "csv": "csv", "tsv": "tsv",
+    "txt": "text", "text": "text", "md": "text", "markdown": "text", "rst": "text",
+    "html": "html", "htm": "html", "xhtml": "html", "warc": "warc", "wet": "warc", "arc": "arc",
+    "pdf": "pdf", "epub": "zip", "docx": "zip", "zip": "zip", "tar": "tar", "tgz": "tar", "mbox": "mbox",
+}  # fmt: skip
+"""Suffix -> format. A file with another suffix is read if its content is of a known format."""
+_ROWS = ("jsonl", "json", "csv", "tsv")
+"""Formats by name that a web page does not override: a page saved as `.jsonl` is an error page."""
+_SIGNATURES = (
+    (b"%PDF-", "pdf"),
+    (b"PAR1", "parquet"),
+    (b"ARROW1", "arrow"),
+    (b"\xff\xff\xff\xff", "arrow"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
+    (b"WARC/", "warc"),
+    (b"filedesc://", "arc"),
+)
+_BINARY = {
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF87a": "a GIF picture",
+    b"GIF89a": "a GIF picture",
+    b"\x7fELF": "a program",
+    b"\xd0\xcf\x11\xe0": "an old Office document; convert it to .docx",
+    b"Rar!\x1a\x07": "a RAR archive; unpack it first",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive; unpack it first",
+}
+_HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)[\s>]", re.I | re.S)
+_MAIL_HEADER = re.compile(rb"From \S+.*\r?\n(?:[!-9;-~]+:.*\r?\n)", re.M)
+_TAR_MAGIC = slice(257, 262)
+
+
+def detect_format(head: bytes, *, suffix: str) -> str | None:
+    """Return the format of content that begins with `head`; None for content without a reader."""
+    for signature, format in _SIGNATURES:
+        if head.startswith(signature):
+            return format
+    if head[_TAR_MAGIC] == b"ustar":
+        return "tar"
+    named = SUFFIX_FORMATS.get(suffix)
+    if named in _ROWS:
+        return named
+    if binary_type(head) or (b"\0" in head and not is_wide_text(head)):
+        return named
+    text = head.removeprefix(b"\xef\xbb\xbf")
+    if _HTML.match(text[:4096]):
+        return "html"
+    if named:
+        return named
+    if _MAIL_HEADER.match(text):
+        return "mbox"
+    return _rows_format(text) or (None if suffix else "text")
+
+
+def binary_type(head: bytes) -> str | None:
+    """Return a description of binary content that cannot be read, if its signature is known."""
+    return next((meaning for magic, meaning in _BINARY.items() if head.startswith(magic)), None)
+
+
+def is_wide_text(head: bytes) -> bool:
+    """Return True if the content begins like UTF-16 or UTF-32."""
+    return head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) or utf16_byte_order(head) is not None
+
+
+def utf16_byte_order(head: bytes) -> str | None:
+    """Return `le` or `be` if every other byte is mostly zero, as in UTF-16 of Latin text without a byte-order mark."""
+    even, odd = head[:4096:2], head[1:4096:2]
+    for order, zeros, letters in (("le", odd, even), ("be", even, odd)):
+        if zeros.count(0) > 0.7 * len(zeros) and letters.count(0) < 0.05 * max(1, len(letters)):
+            return order
+    return None
+
+
+def _rows_format(text: bytes) -> str | None:
+    """Return `jsonl` if the first line is a JSON object, and `json` if the content begins as an array of objects."""
+    line = text.lstrip().split(b"\n", 1)[0]
+    if re.match(rb"\[\s*\{", text.lstrip()[:64]):
+        return "json"
+    if not line.startswith(b"{"):
+        return None
+    try:
+        return "jsonl" if isinstance(orjson.loads(line), dict) else None
+    except orjson.JSONDecodeError:
+        return None

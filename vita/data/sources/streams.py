@@ -1,0 +1,263 @@
+"""Reading of the content of files in bounded memory: bytes without compression, lines, and text in UTF-8.
+
+Compression and encoding are detected by content. Content that is not text where text was expected is refused.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+from vita.data.content import normalize_line_ends
+from vita.data.sources.compression import compression_of, decompress
+from vita.data.sources.content_types import binary_type, is_wide_text
+from vita.data.sources.encodings import UTF8, detect_encoding, to_utf8
+from vita.data.sources.files import DamagedFile, SourceFile, Span, open_binary, read_and_verify, verify
+
+MAX_BYTES = 256 * 2**20
+"""Largest size in bytes of a line, and of a file that is read at once; limits the memory."""
+LONG_LINE = b"(a line that is too long)"
+"""Takes the place of a line above `MAX_BYTES`; compared by identity."""
+HEAD_BYTES = 2**16
+"""Bytes from which the format is detected."""
+_CHUNK_BYTES = 2**20
+_COMPRESSED_CHUNK_BYTES = 2**15
+"""Data before a damaged byte in the same chunk is lost, so compressed chunks are small."""
+
+
+def chunks(file: SourceFile) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a file, or of its span, in chunks."""
+    if file.span:
+        return read_span(file, file.span)
+    size = _COMPRESSED_CHUNK_BYTES if file.is_named_compressed else _CHUNK_BYTES
+    pieces = read_and_verify(file, size)
+    return pieces if file.is_decompressed else decompress(file, pieces)
+
+
+def read_span(file: SourceFile, span: Span) -> Iterator[bytes]:
+    """Yield the decompressed bytes from `span.start` to `span.stop`.
+
+    The spans of a compressed file are read one after another in each process, so the stream stays open between them
+    and every process decompresses the file once.
+    """
+    cursor = _cursors.pop(file.path, None)
+    if cursor is None or cursor.position > span.start:
+        cursor = _Cursor(replace(file, span=None))
+    _cursors.clear()
+    cursor.skip_to(span.start)
+    while cursor.position < span.stop and (piece := cursor.read(span.stop - cursor.position)):
+        yield piece
+    verify(file)  # the digest of a part is not known, so the state of the file is compared
+    _cursors[file.path] = cursor
+
+
+class _Cursor:
+    """The decompressed content of a file, with the position of the next byte."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self._file, self.position = file, 0
+        self._handle: Any = None
+        self._rest = b""
+        self._pieces: Iterator[bytes] = iter(())
+        handle = open_binary(file)
+        head = handle.read(_COMPRESSED_CHUNK_BYTES)
+        if compression_of(head) or not handle.seekable():
+            handle.close()
+            self._pieces = chunks(file)
+        else:
+            self._handle = handle
+
+    def skip_to(self, position: int) -> None:
+        """Move forward to a position."""
+        if self._handle:
+            self._handle.seek(position)
+            self.position = position
+        while self.position < position and self.read(position - self.position):
+            pass
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes, none at the end of the file."""
+        if self._handle:
+            piece = self._handle.read(min(size, _CHUNK_BYTES))
+        else:
+            piece = self._rest or next(self._pieces, b"")
+            piece, self._rest = piece[:size], piece[size:]
+        self.position += len(piece)
+        return piece
+
+
+_cursors: dict[str, _Cursor] = {}
+"""The open stream of the file whose span this process read last."""
+
+
+def with_head(file: SourceFile) -> tuple[SourceFile, bytes]:
+    """Return (the file, its first decompressed bytes); a small file is read only once and held in memory.
+
+    A file that is damaged within these bytes is returned without an error, which its reader raises.
+    """
+    pieces = chunks(file)
+    head = b""
+    try:
+        while len(head) < HEAD_BYTES and (piece := next(pieces, None)) is not None:
+            head += piece
+    except DamagedFile:
+        return file, head
+    if len(head) < HEAD_BYTES:
+        return replace(file, known=None, opener=lambda: io.BytesIO(head), is_decompressed=True), head
+    return file, head
+
+
+def decompressed_head(file: SourceFile, data: bytes) -> bytes:
+    """Return the first decompressed bytes of content that begins with `data`."""
+    head = b""
+    try:
+        for piece in decompress(file, [data]):
+            head += piece
+            if len(head) >= HEAD_BYTES:
+                break
+    except DamagedFile:
+        pass  # `data` may end inside a frame
+    return head
+
+
+class TextStream:
+    """The text of a file in UTF-8, with the encoding of the file."""
+
+    def __init__(self, file: SourceFile, encoding: str | None = None) -> None:
+        """Open a file; `encoding` is a codec, or None to detect it."""
+        self.file = file
+        self.first_row = file.span.first_row if file.span else 1
+        pieces = chunks(file)
+        head = next(pieces, b"")
+        self.encoding = encoding or detect_encoding(head)
+        if self.encoding in (UTF8, "utf8") or not is_wide_text(head):
+            _refuse_binary(file, head)
+        self._pieces: Iterator[bytes] = chain([head], pieces)
+
+    @property
+    def converted_from(self) -> str | None:
+        """The encoding of the file, if it is not UTF-8."""
+        return None if self.encoding in (UTF8, "utf8") else self.encoding
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the text in pieces, without a byte-order mark."""
+        if self.converted_from:
+            yield from to_utf8(self._pieces, self.encoding, path=self.file.path)
+            return
+        yield next(self._pieces, b"").removeprefix(b"\xef\xbb\xbf")
+        yield from self._pieces
+
+    def lines(self, *, skip_long: bool = False) -> Iterator[bytes]:
+        """Yield the lines without their ends (LF, CR LF or CR).
+
+        A line of more than `MAX_BYTES` is a `DamagedFile`; with `skip_long` it is not kept, and `LONG_LINE` takes its
+        place.
+        """
+        pending: list[bytes] = []
+        length = 0
+        for piece in _with_line_feeds(self.pieces()):
+            first, *rest = piece.split(b"\n")
+            length += len(first)
+            if length > MAX_BYTES:
+                if not skip_long:
+                    raise DamagedFile(self.file.path, f"has a line of more than {MAX_BYTES >> 20} MiB")
+                pending.clear()
+            else:
+                pending.append(first)
+            if rest:
+                yield b"".join(pending) if length <= MAX_BYTES else LONG_LINE
+                yield from rest[:-1]
+                pending, length = [rest[-1]], len(rest[-1])
+        if length:
+            yield b"".join(pending) if length <= MAX_BYTES else LONG_LINE
+
+    def text_lines(self) -> Iterator[bytes]:
+        """Yield the lines of plain text, which also end at Unicode line separators (see `normalize_line_ends`)."""
+        for line in self.lines():
+            plain = normalize_line_ends(line)
+            if plain is line:
+                yield line
+            else:
+                yield from plain.split(b"\n")
+
+
+def lines(file: SourceFile) -> Iterator[bytes]:
+    """Yield the lines of a text file without their ends and without a byte-order mark."""
+    return TextStream(file).lines()
+
+
+def read_bytes(file: SourceFile, *, limit: int, hint: str) -> bytes:
+    """Return all decompressed bytes of a file; `hint` is added to the error for a file above `limit`."""
+    return _joined(file, chunks(file), limit, hint)
+
+
+def read_text(stream: TextStream, *, hint: str) -> bytes:
+    """Return the whole text of a file in UTF-8."""
+    return _joined(stream.file, stream.pieces(), MAX_BYTES, hint)
+
+
+def _joined(file: SourceFile, pieces: Iterable[bytes], limit: int, hint: str) -> bytes:
+    parts: list[bytes] = []
+    length = 0
+    for piece in pieces:
+        parts.append(piece)
+        length += len(piece)
+        if length > limit:
+            raise DamagedFile(file.path, f"is larger than {limit >> 20} MiB, too large for one piece", hint=hint)
+    return b"".join(parts)
+
+
+def _with_line_feeds(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Replace CR LF and CR by LF; a CR at the end of a piece is held back, since the next piece may begin with LF."""
+    pending = False
+    for piece in pieces:
+        if pending:
+            piece = b"\r" + piece
+        pending = piece.endswith(b"\r")
+        piece = piece[:-1] if pending else piece
+        if b"\r" in piece:
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if piece:
+            yield piece
+    if pending:
+        yield b"\n"
+
+
+def _refuse_binary(file: SourceFile, head: bytes) -> None:
+    meaning = binary_type(head)
+    if meaning is None and b"\0" in head[:HEAD_BYTES]:
+        meaning = "a binary file (it holds zero bytes)"
+    if meaning:
+        got = meaning if meaning.startswith("a binary") else f"bytes that look like {meaning}"
+        raise DamagedFile(file.path, expected="text", got=got, hint="remove it from the source, or set `encoding`")
+
+
+class StreamReader(io.RawIOBase):
+    """A binary file over chunks of bytes, for libraries that read files sequentially."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            if (piece := next(self._pieces, None)) is None:
+                return 0
+            self._rest = memoryview(piece)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        self.position += count
+        return count
+
+
+def open_sequential(file: SourceFile) -> io.BufferedReader:
+    """Open the decompressed content of a file for sequential reads."""
+    return io.BufferedReader(StreamReader(chunks(file)), 2**17)
