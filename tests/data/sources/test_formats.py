@@ -24,13 +24,14 @@ from tests.data.sources.document_files import (
     warc_record,
     zip_file,
 )
+from vita.data.extraction import extractor
 from vita.data.extraction.limits import ExtractionSettings
 from vita.data.records import Document, DroppedRecord
 from vita.data.sources import archives, readers
 from vita.data.sources.files import SourceFile
 from vita.data.sources.read import Source, documents
 from vita.data.sources.web_archives import ArchiveRecord, parse_http, warc_records
-from vita.spine.errors import DataError
+from vita.spine.errors import DataError, MissingExtra
 
 WARCS = Path("/work/shared/data/web/warc")
 if not WARCS.exists():
@@ -347,3 +348,14 @@ def test_http_bodies_that_are_stored_decoded_are_kept() -> None:
     response = http_response(b"plain", "Content-Encoding: gzip", "Transfer-Encoding: chunked")
     assert parse_http(response, limit=100).body == b"plain"
     assert SourceFile("a.warc.gz", "a.warc.gz", 0).suffix == "warc"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "extra"), [("a.html", PAGE.encode(), "web"), ("a.pdf", pdf_file("one"), "documents")]
+)
+def test_a_missing_library_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, extra: str
+) -> None:
+    monkeypatch.setattr(extractor.importlib.util, "find_spec", lambda library: None)
+    with pytest.raises(MissingExtra, match=rf"{name}.*pip install 'vita-lm\[{extra}\]'"):
+        read(tmp_path / name, data)
