@@ -19,6 +19,7 @@ import typer
 import yaml
 
 from vita.cli.app import open_workspace
+from vita.cli.curate_folder import FOLDER_OPTIONS, folder_workspace, limit_workers, write_folder
 from vita.cli.model_reference import is_external
 from vita.cli.options import JsonOption, print_json
 from vita.cli.workspace import Workspace
@@ -90,6 +91,8 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
                     text = f"Former name of --{field.replace('_', '-')}, which is refused."
                     spelling = f"--{former.replace('_', '-')}"
                     options[f"former_{former}"] = (str | None, typer.Option(spelling, hidden=True, help=text))
+    if stage_name == "curate":
+        options |= FOLDER_OPTIONS
     options["assignments"] = (
         list[str] | None,
         typer.Option(
@@ -131,6 +134,11 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
 
     life = options["life"] or options.get("life_alias") or options.get("set_name") or "my"
     values = read_yaml(options["config"]) if options["config"] else {}
+    out: Path | None = options.get("out")
+    if out:
+        workspace = folder_workspace(out, options["shards"])
+        values.setdefault("dropped_text", True)
+    limit_workers(workspace, options.get("workers"))
     if options.get("sources"):
         values["sources"] = [{"path": path} for path in options["sources"]]
     options |= _numbered_models(stage, options.get("models") or [])
@@ -165,7 +173,9 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
                        rerun=(stage.name,) if options["rerun"] else ())  # fmt: skip
     finally:
         events.close()
-    if workspace.machine.leads:
+    if out:
+        write_folder(workspace, artifacts[stage.name], out, options["shards"])
+    elif workspace.machine.leads:
         _print_artifact(workspace, artifacts[stage.name], f"{life}/{stage.name}", as_json=options["as_json"])
 
 

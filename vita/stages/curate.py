@@ -38,11 +38,12 @@ from vita.data.curation.split_pass import (
     split_jobs,
     write_splits,
 )
+from vita.data.curation.text_end import hold_out_end
 from vita.data.curation.worker_pool import WorkerPool
-from vita.data.sources.read import Source, skipped_files, split_source
+from vita.data.sources.read import Source, is_single_text, skipped_files, split_source
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
-from vita.spine.config import Settings
+from vita.spine.config import Settings, neutral
 from vita.spine.errors import DataError
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
@@ -76,8 +77,8 @@ class Config(Settings):
     deduplicate: Deduplication = Deduplication()
     """Dropping of duplicates: `near`, `exact`, `none`, or the settings in full. Of duplicates the first is kept."""
     held_out: float = Field(0.01, ge=0)
-    """Documents held out for evaluation: a share (at least one document) below 1, a number from 1, 0 for none. A share
-    of a single document is none. Confidence intervals need two held-out documents."""
+    """Documents held out for evaluation: a share (at least one document) below 1, a number from 1, 0 for none. Of a
+    single text, a share is its end, in up to 20 pieces. Confidence intervals need two held-out documents."""
     held_out_sources: tuple[str, ...] = ()
     """Names of sources that are held out as a whole, without filters; documents equal to theirs are dropped from
     training."""
@@ -85,6 +86,8 @@ class Config(Settings):
     """Seed of the held-out documents, and of those sampled by a fractional `repeat`."""
     shard_megabytes: int = Field(64, ge=1)
     """Maximum megabytes of text per corpus file, and approximate memory of a worker process."""
+    dropped_text: bool = neutral(False)
+    """Store the text of dropped documents in `drops.jsonl.zst`."""
 
     @field_validator("deduplicate", mode="before")
     @classmethod
@@ -135,10 +138,13 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         for result in results:
             stats.merge(result.stats)
         parts = [(part, owners[result.number]) for result in results for part in result.parts]
+        parts, end_pieces = _hold_out_end(config, parts, jobs)
         tables = [PartTable.load(part) for part, _ in parts]
-        assignments = _decide(config, parts, tables, stats)
+        assignments = _decide(config, parts, tables, stats, end_pieces)
         folder = context.draft_folder()
-        split_tasks = split_jobs([part for part, _ in parts], tables, assignments, folder)
+        split_tasks = split_jobs(
+            [part for part, _ in parts], tables, assignments, folder, dropped_text=config.dropped_text
+        )
         _write(split_tasks, results, stats, folder, pool, context)
     report = build_report(
         stats, tables, assignments, filters=[use.model_dump() for use in config.filters],
@@ -173,14 +179,35 @@ def advise(config: Config) -> list[str]:
     return [held_out_advice(1)] if config.held_out == 1 and not config.held_out_sources else []
 
 
+def _hold_out_end(
+    config: Config, parts: list[tuple[Path, Source]], jobs: list[FilterJob]
+) -> tuple[list[tuple[Path, Source]], int]:
+    """Divide the end of a single text into documents; return the parts and the number of these documents."""
+    if not 0 < config.held_out < 1 or not parts or len(config.sources) > 1 or config.sources[0].repeat != 1:
+        return parts, 0
+    sizes = [PartTable.load(part).sizes for part, _ in parts[:2]]
+    is_single_document = len(parts) == 1 and len(sizes[0]) == 1
+    if not is_single_document and not is_single_text(config.sources[0]):
+        return parts, 0
+    total = sum(int(PartTable.load(part).sizes.sum()) for part, _ in parts)
+    paths, pieces = hold_out_end([part for part, _ in parts], jobs[-1], total_bytes=total, share=config.held_out)
+    return [(path, config.sources[0]) for path in paths], pieces
+
+
 def _decide(
-    config: Config, parts: list[tuple[Path, Source]], tables: list[PartTable], stats: FilterStats
+    config: Config,
+    parts: list[tuple[Path, Source]],
+    tables: list[PartTable],
+    stats: FilterStats,
+    end_pieces: int,
 ) -> SplitAssignments:
     if not parts:
         raise _nothing_left(stats)
     assignments = assign_splits(
         tables,
-        SplitOptions(config.deduplicate.documents, config.deduplicate.threshold, config.held_out, config.seed),
+        SplitOptions(
+            config.deduplicate.documents, config.deduplicate.threshold, config.held_out, config.seed, end_pieces
+        ),
         repeat=np.array([owner.repeat for _, owner in parts]),
         reserved=np.array([owner.name in config.held_out_sources for _, owner in parts]),
         sketches=Sketches([part for part, _ in parts]) if config.deduplicate.documents == "near" else None,
@@ -212,6 +239,7 @@ def _tasks(config: Config, folder: Path) -> tuple[list[FilterJob], list[Source]]
             folder,
             part_bytes,
             sketches,
+            config.dropped_text,
         )
         for number, (source, source_slice) in enumerate(slices)
     ]

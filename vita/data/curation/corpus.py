@@ -94,11 +94,13 @@ def dump_document(document: Document) -> bytes:
     )
 
 
-def dump_drop(drop: DroppedRecord) -> bytes:
-    """Return the JSON line of a drop."""
+def dump_drop(drop: DroppedRecord, text: str | None = None) -> bytes:
+    """Return the JSON line of a drop, with the text of the document if it is to be kept."""
     row: dict[str, Any] = {"id": drop.id, "source": drop.source, "reason": drop.reason, "detail": drop.detail}
     if drop.repeats:
         row["repeats"] = {"source": drop.repeats[0], "id": drop.repeats[1]}
+    if text is not None:
+        row["text"] = text
     return dump(row)
 
 

@@ -54,6 +54,8 @@ class FilterJob:
     """Bytes of text in a part file; limits the memory of the second pass."""
     sketches: SketchOptions | None = None
     """Options of the sketches for the search of near duplicates; None if there is no search."""
+    dropped_text: bool = False
+    """True to store the text of dropped documents."""
 
 
 @dataclass
@@ -153,13 +155,13 @@ def _drops_path(job: FilterJob) -> Path:
 def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]) -> None:
     stats, filters = FilterStats(), FilterChain(job.filters)
     unreported = 0
-    with ZstdLineWriter(_drops_path(job), level=1) as drops, _PartWriter(job) as parts:
+    with ZstdLineWriter(_drops_path(job), level=1) as drops, PartWriter(job) as parts:
 
         def drop(record: DroppedRecord, size: int = 0, text: str = "") -> None:
             stats.drop(record, size=size, text=text)
             if record.reason == DAMAGED_FILE:
                 stats.damaged.append(f"{record.id.rpartition(':')[0]}: {record.detail}")
-            drops.write(dump_drop(record))
+            drops.write(dump_drop(record, text if job.dropped_text else None))
 
         row: Row | None = None
 
@@ -216,7 +218,7 @@ class PartTable:
             )  # fmt: skip
 
 
-class _PartWriter:
+class PartWriter:
     """A writer of documents into part files of bounded size."""
 
     def __init__(self, job: FilterJob) -> None:
@@ -224,7 +226,7 @@ class _PartWriter:
         self.names: list[str] = []
         self._open: ZstdLineWriter | None = None
 
-    def __enter__(self) -> _PartWriter:
+    def __enter__(self) -> PartWriter:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -35,6 +35,8 @@ class SplitOptions:
     held_out: float
     """A share of the documents if below 1, otherwise a number of documents."""
     seed: int
+    end_pieces: int = 0
+    """Number of last documents that are the end of a single text and are held out instead of a sample."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def assign_splits(
     selected = held_out_mask(hash_fractions(keys[eligible], seed=settings.seed, purpose=1), settings.held_out)
     if selected.all() and settings.held_out < 1 and not reserved.any():
         selected[:] = False  # a share of a single text: the text is used for training
+    if settings.end_pieces:
+        selected = np.flatnonzero(eligible) >= len(keys) - settings.end_pieces
     held_out[np.flatnonzero(eligible)[selected]] = True
     repetitions = repeat_counts(hash_fractions(keys, seed=settings.seed, purpose=2), np.repeat(repeat, counts))
     repetitions[~is_first | held_out] = 0
@@ -157,6 +161,8 @@ class SplitJob:
     """Index of the part's first document among all documents."""
     first_ids: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Index of a first document -> its (source, id), for each duplicate in this part."""
+    dropped_text: bool = False
+    """True to store the text of dropped documents."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,12 @@ class SplitResult:
 
 
 def split_jobs(
-    parts: Sequence[Path], tables: Sequence[PartTable], assignments: SplitAssignments, folder: Path
+    parts: Sequence[Path],
+    tables: Sequence[PartTable],
+    assignments: SplitAssignments,
+    folder: Path,
+    *,
+    dropped_text: bool = False,
 ) -> list[SplitJob]:
     """Return the job of each part; training files are numbered over all parts and repetitions."""
     part_starts = _part_starts(tables)
@@ -193,7 +204,7 @@ def split_jobs(
             part_assignments.first != np.arange(part_starts[index], part_starts[index + 1])
         ]
         ids = {int(first): first_ids[int(first)] for first in repeated_documents}
-        jobs.append(SplitJob(part, tuple(files[index]), part_assignments, part_starts[index], ids))
+        jobs.append(SplitJob(part, tuple(files[index]), part_assignments, part_starts[index], ids, dropped_text))
     return jobs
 
 
@@ -220,11 +231,12 @@ def write_splits(job: SplitJob, tick: Callable[[int], None]) -> SplitResult:
             reason, detail = "duplicate", f"repeats {original[1]}"
             if not math.isnan(jaccard):
                 reason, detail = "near_duplicate", f"Jaccard index {jaccard:.4f} with {original[1]}"
-            _record_drop(result, line, reason, detail, repeats=original)
+            _record_drop(result, line, reason, detail, repeats=original, keep_text=job.dropped_text)
         elif assignments.held_out[number]:
             result.held_out.append(line)
         elif not repeat_count:
-            _record_drop(result, line, "repeat", "not selected for the fractional part of `repeat`")
+            detail = "not selected for the fractional part of `repeat`"
+            _record_drop(result, line, "repeat", detail, keep_text=job.dropped_text)
         for shard in shards[:repeat_count]:
             assert shard is not None, "a repetition with documents has a file"
             shard.write(line)
@@ -250,9 +262,15 @@ def _renamed(line: bytes, new_id: str) -> bytes:
 
 
 def _record_drop(
-    result: SplitResult, line: bytes, reason: str, detail: str, *, repeats: tuple[str, str] | None = None
+    result: SplitResult,
+    line: bytes,
+    reason: str,
+    detail: str,
+    *,
+    repeats: tuple[str, str] | None = None,
+    keep_text: bool = False,
 ) -> None:
     row = orjson.loads(line)
     drop = DroppedRecord(row["id"], row["source"], reason, detail, repeats)
     result.stats.drop(drop, size=len(row["text"].encode()), text=row["text"])
-    result.drops.append(dump_drop(drop))
+    result.drops.append(dump_drop(drop, row["text"] if keep_text else None))

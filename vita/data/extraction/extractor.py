@@ -6,6 +6,7 @@ result = extractor.extract("html", page)         # Extracted, or Failure("extrac
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import selectors
 import subprocess
@@ -147,6 +148,7 @@ def extractor_for(settings: ExtractionSettings) -> Extractor:
     return _extractors[key]
 
 
+@atexit.register
 def close_extractors() -> None:
     """End all extraction processes of this process."""
     for extractor in _extractors.values():

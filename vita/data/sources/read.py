@@ -23,7 +23,7 @@ from vita.data.sources.columns import LabelColumns, LabelConverter, PairColumns,
 from vita.data.sources.content_types import SUFFIX_FORMATS
 from vita.data.sources.erased import without_erased
 from vita.data.sources.files import DamagedFile, SourceFile
-from vita.data.sources.readers import DAMAGED_FILE, Row, RowProblem, is_readable, read_rows
+from vita.data.sources.readers import DAMAGED_FILE, Row, RowProblem, format_of, is_readable, read_rows
 from vita.data.sources.records_from_rows import (
     DialogueConverter,
     Dropped,
@@ -32,6 +32,7 @@ from vita.data.sources.records_from_rows import (
     make_document,
 )
 from vita.data.sources.source import ORIGINS, Source
+from vita.data.sources.streams import with_head
 from vita.data.world import World
 from vita.spine.config import unknown_name
 from vita.spine.contents import current_erasures
@@ -156,6 +157,17 @@ def readable_files(source: Source, record_type: type[Any] = Document) -> list[So
     known = ", ".join(f".{name}" for name in SUFFIX_FORMATS)
     hint = "set `format` to read them in spite of their content"
     raise DataError(source.label(), expected=f"files of these formats: {known}", got=", ".join(got[:5]), hint=hint)
+
+
+def is_single_text(source: Source) -> bool:
+    """Return True if a source is one file of plain text that is not cut at lines or blank lines."""
+    if source.path is None or source.cut_at is not None:
+        return False
+    files_of_source = readable_files(source)
+    if len(files_of_source) != 1:
+        return False
+    file, head = with_head(files_of_source[0])
+    return format_of(file, head, source) == "text"
 
 
 def skipped_files(source: Source) -> list[str]:

@@ -1,0 +1,79 @@
+"""`vita curate IN --out FOLDER`: curation into a folder of the user, and a single text whose end is held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.cli.corpora import write
+from tests.cli.test_cli import Vita, vita
+from vita.data.curation.corpus import read_lines
+from vita.data.curation.text_end import cut_pieces, divide_text
+
+__all__ = ["vita"]
+
+ROWS = [{"id": str(number), "text": f"Text number {number} has enough words."} for number in range(10)]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for path in sorted(folder.glob("*.jsonl.zst")) for line in read_lines(path)]
+
+
+def parquet_rows(folder: Path) -> list[dict[str, Any]]:
+    from pyarrow import parquet
+
+    return [row for path in sorted(folder.glob("*.parquet")) for row in parquet.read_table(path).to_pylist()]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_documents_and_decisions_are_written_to_the_folder(vita: Vita, tmp_path: Path, form: str) -> None:
+    write(tmp_path / "a.jsonl", *ROWS, ROWS[3] | {"id": "copy"}, {"id": "short", "text": "Short."}, {"id": "bad"})
+    (tmp_path / "curate.yaml").write_text("filters: [{length: {min_words: 3}}]\nheld_out: 2\n")
+    options = ("--config", "curate.yaml", "--workers", "1", "--shards", form)
+    sources = ("--set", "sources.0.on_bad_row=drop")
+    code, out, err = vita("curate", "a.jsonl", "--out", "clean", *options, *sources)
+    assert code == 0 and "8 training, 2 held-out, 3 dropped documents" in " ".join(out.split()), err
+    folder = tmp_path / "clean"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "dropped", "heldout", "report.html", "report.json", "report.md", "train",
+    ]  # fmt: skip
+    read = rows if form == "jsonl" else parquet_rows
+    train, held_out, dropped = (read(folder / name) for name in ("train", "heldout", "dropped"))
+    assert [row["split"] for row in (*train, *held_out)] == ["train"] * 8 + ["held_out"] * 2
+    assert sorted(row["text"] for row in (*train, *held_out)) == sorted(row["text"] for row in ROWS)
+    decisions = {row["id"]: (row["reason"], row.get("text") or "") for row in dropped}
+    assert decisions == {
+        "copy": ("duplicate", ROWS[3]["text"]), "short": ("length.short", "Short."), "bad": ("no_text", ""),
+    }  # fmt: skip
+    code, _, err = vita("curate", "a.jsonl", "--out", "clean")
+    assert code == 4 and "expected a new or empty folder" in err
+
+
+def test_unknown_shards_are_refused(vita: Vita, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", *ROWS)
+    code, _, err = vita("curate", "a.jsonl", "--out", "clean", "--shards", "parket")
+    assert code == 2 and "did you mean `parquet`" in err
+
+
+def test_the_end_of_a_single_text_is_held_out(vita: Vita, tmp_path: Path) -> None:
+    text = "".join(f"Paragraph {number} of the text.\nIts second line.\n\n" for number in range(200))
+    (tmp_path / "input.txt").write_text(text)
+    code, _, err = vita("curate", "input.txt", "--out", "clean", "--set", "filters=[]", "--held-out", "0.1")
+    assert code == 0, err
+    train, held_out = rows(tmp_path / "clean" / "train"), rows(tmp_path / "clean" / "heldout")
+    assert "".join(row["text"] for row in (*train, *held_out)) == text
+    assert [row["id"] for row in train] == ["input.txt"] and held_out[0]["id"] == "input.txt#end1"
+    length = sum(len(row["text"]) for row in held_out)
+    assert 0.08 * len(text) < length < 0.12 * len(text) and 2 <= len(held_out) <= 20
+    assert all(row["text"].endswith("\n\n") for row in (*train, *held_out)), "the text is cut at paragraphs"
+
+
+def test_a_text_is_divided_at_the_largest_unit_near_the_cut() -> None:
+    text = "Para one.\n\nPara two is here.\n\nPara three."
+    assert divide_text(text, 12) == ("Para one.\n\nPara two is here.\n\n", "Para three.")
+    assert divide_text("One. Two three.", 10) == ("One. ", "Two three.")
+    assert divide_text("word", 2) == ("word", "") and divide_text("", 0) == ("", "")
+    assert [len(piece) for piece in cut_pieces("word " * 1000)] == [250] * 20
