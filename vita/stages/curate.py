@@ -52,7 +52,7 @@ from vita.stages.kinds import Corpus
 VERSION = 4
 
 _SLICE_BYTES = 8 * 2**20  # on disk: small enough to share the work and to lose little when killed
-_MIN_PARALLEL_BYTES = 16 * 2**20  # on disk: under this, starting processes takes longer than the work
+_MIN_PARALLEL_BYTES = 6 * 2**20  # on disk: under this, starting processes takes longer than the work
 
 
 class Deduplication(Settings):
@@ -247,8 +247,13 @@ def _tasks(config: Config, folder: Path) -> tuple[list[FilterJob], list[Source]]
 
 
 def _filter_all(jobs: list[FilterJob], pool: WorkerPool, context: Context) -> list[FilterResult]:
-    """Filter all slices, the largest first; return the results in the order of the sources."""
-    largest_first = sorted(jobs, key=lambda job: -job.source_slice.size)
+    """Filter all slices, the largest first; return the results in the order of the sources.
+
+    Parts of large files are filtered last and in order, so that each process reads a compressed file forward.
+    """
+    spans = [job for job in jobs if job.source_slice.is_span]
+    others = [job for job in jobs if not job.source_slice.is_span]
+    largest_first = [*sorted(others, key=lambda job: -job.source_slice.size), *spans]
     progress = _Progress(context, sum(job.source_slice.size for job in jobs))
     answers = []
     for job, answer in zip(

@@ -38,13 +38,15 @@ class DamagedFile(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of a large file: the bytes or units from `start` to `stop`, which begin with row `first_row`."""
+    """A part of a large file: the bytes or row groups from `start` to `stop`, which begin with row `first_row`."""
 
     start: int
     stop: int
     first_row: int
     size: int
     """Share of the size on disk, in bytes."""
+    format: str
+    """The format of the file, which the beginning of a span does not show."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from vita.data.sources.records_from_rows import (
     make_document,
 )
 from vita.data.sources.source import ORIGINS, Source
+from vita.data.sources.spans import divide
 from vita.data.sources.streams import with_head
 from vita.data.world import World
 from vita.spine.config import unknown_name
@@ -57,7 +58,12 @@ class SourceSlice:
     @property
     def size(self) -> int:
         """Return the bytes on disk; 0 if unknown."""
-        return sum(file.size for file in self.files)
+        return sum(file.span.size if file.span else file.size for file in self.files)
+
+    @property
+    def is_span(self) -> bool:
+        """Return True if the slice is a part of a large file."""
+        return any(file.span for file in self.files)
 
 
 def documents(
@@ -121,13 +127,22 @@ def text_pairs(
 
 
 def split_source(source: Source, *, bytes_each: int) -> list[SourceSlice]:
-    """Split a source at file boundaries into slices of at least `bytes_each` on disk; equal on every machine."""
+    """Split a source into slices of files with at least `bytes_each` on disk, and of single spans of large files.
+
+    The slices are equal on every machine.
+    """
     if source.path is None or source.limit is not None:
         return [_whole_source(source)]
     slices: list[SourceSlice] = []
     group: list[SourceFile] = []
     size = 0
     for file in readable_files(source):
+        spans = divide(file, source)
+        if len(spans) > 1:
+            slices += [SourceSlice(source, tuple(group))] if group else []
+            slices += [SourceSlice(source, (span,)) for span in spans]
+            group, size = [], 0
+            continue
         group.append(file)
         size += file.size
         if size >= bytes_each:

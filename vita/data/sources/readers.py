@@ -83,6 +83,8 @@ READERS: Registry[Reader] = Registry("reader")
 
 def read_rows(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Yield the rows of a file, by the reader for its content."""
+    if file.span:
+        return READERS[file.span.format](file, wishes)
     file, head = streams.with_head(file)
     return READERS[format_of(file, head, wishes) or "text"](file, wishes)
 
@@ -229,7 +231,7 @@ def _replace_lone_surrogates(value: Any) -> Any:
 
 PART_BYTES = 8 * 2**20
 """Size of the parts of a large text in bytes; a part has at most twice as many."""
-_BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
+BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 _SPACE = re.compile(rb"\s+")
 
 
@@ -243,11 +245,11 @@ def text_parts(stream: TextStream) -> Iterator[tuple[int, bytes]]:
         line += text.count(b"\n")
 
 
-def cut_parts(pieces: Iterable[bytes], *, at_lines: bool = False) -> Iterator[tuple[bytes, bool]]:
+def cut_parts(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     """Yield (part, whether it is the last) of a text, cut after about `PART_BYTES`.
 
-    A cut is after the next blank line, else after a line, else after a space, within as many bytes again. With
-    `at_lines` a cut is only after a line, however long it is. Cuts do not depend on the sizes of the pieces.
+    A cut is after the next blank line, else after a line, else after a space, within as many bytes again. Cuts do not
+    depend on the sizes of the pieces.
     """
     pending: list[bytes] = []
     length = 0
@@ -256,10 +258,7 @@ def cut_parts(pieces: Iterable[bytes], *, at_lines: bool = False) -> Iterator[tu
         length += len(piece)
         while length >= 2 * PART_BYTES:
             text = b"".join(pending)
-            stop = text.find(b"\n", PART_BYTES) + 1 if at_lines else _part_end(text)
-            if not stop:
-                pending = [text]
-                break
+            stop = _part_end(text)
             yield text[:stop], False
             pending, length = [text[stop:]], length - stop
     if length:
@@ -268,7 +267,7 @@ def cut_parts(pieces: Iterable[bytes], *, at_lines: bool = False) -> Iterator[tu
 
 def _part_end(text: bytes) -> int:
     window = (PART_BYTES, 2 * PART_BYTES)
-    if match := _BLANK_LINE.search(text, *window):
+    if match := BLANK_LINE.search(text, *window):
         return match.end()
     if stop := text.find(b"\n", *window) + 1:
         return stop

@@ -5,6 +5,7 @@ Compression and encoding are detected by content. Content that is not text where
 
 from __future__ import annotations
 
+import atexit
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -45,8 +46,8 @@ def read_span(file: SourceFile, span: Span) -> Iterator[bytes]:
     """
     cursor = _cursors.pop(file.path, None)
     if cursor is None or cursor.position > span.start:
+        close_spans()
         cursor = _Cursor(replace(file, span=None))
-    _cursors.clear()
     cursor.skip_to(span.start)
     while cursor.position < span.stop and (piece := cursor.read(span.stop - cursor.position)):
         yield piece
@@ -78,6 +79,12 @@ class _Cursor:
         while self.position < position and self.read(position - self.position):
             pass
 
+    def close(self) -> None:
+        """Close the file."""
+        if self._handle:
+            self._handle.close()
+        self._pieces = iter(())
+
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes, none at the end of the file."""
         if self._handle:
@@ -91,6 +98,13 @@ class _Cursor:
 
 _cursors: dict[str, _Cursor] = {}
 """The open stream of the file whose span this process read last."""
+
+
+@atexit.register
+def close_spans() -> None:
+    """Close the file whose span was read last."""
+    while _cursors:
+        _cursors.popitem()[1].close()
 
 
 def with_head(file: SourceFile) -> tuple[SourceFile, bytes]:
@@ -108,6 +122,12 @@ def with_head(file: SourceFile) -> tuple[SourceFile, bytes]:
     if len(head) < HEAD_BYTES:
         return replace(file, known=None, opener=lambda: io.BytesIO(head), is_decompressed=True), head
     return file, head
+
+
+def is_compressed(file: SourceFile) -> bool:
+    """Return True if the content of a file is compressed."""
+    with open_binary(file) as handle:
+        return compression_of(handle.read(16)) is not None
 
 
 def decompressed_head(file: SourceFile, data: bytes) -> bytes:
@@ -132,7 +152,7 @@ class TextStream:
         self.first_row = file.span.first_row if file.span else 1
         pieces = chunks(file)
         head = next(pieces, b"")
-        self.encoding = encoding or detect_encoding(head)
+        self.encoding = encoding or (UTF8 if file.span else detect_encoding(head))
         if self.encoding in (UTF8, "utf8") or not is_wide_text(head):
             _refuse_binary(file, head)
         self._pieces: Iterator[bytes] = chain([head], pieces)

@@ -1,0 +1,88 @@
+"""Spans of large files: their rows and ids are those of the whole file, in every format and compression."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from tests.data.sources.document_files import page_record
+from vita.data.records import DroppedRecord
+from vita.data.sources import readers, spans, streams
+from vita.data.sources.read import Source, documents, split_source
+
+LINES = [f"Line {number:04d} of the text, with äöü and some more words." for number in range(600)]
+TEXT = "".join(line + ("\r\n" if number % 7 else "\n\n") for number, line in enumerate(LINES)).encode()
+JSONL = b"".join(b'{"text": "Row %d, of a table"}\n' % number for number in range(1000))
+WARC = b"".join(
+    page_record(b"Text of the page %d. " % number * 5, type="text/plain", url=f"http://a.example/{number}")
+    for number in range(100)
+)
+
+
+@pytest.fixture(autouse=True)
+def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "PART_BYTES", 2000)
+    monkeypatch.setattr(spans, "MIN_PLAIN_BYTES", 1)
+    monkeypatch.setattr(spans, "MIN_COMPRESSED_BYTES", 1)
+    monkeypatch.setattr(streams, "_CHUNK_BYTES", 700)
+
+
+def pair(source: Source) -> tuple[list[Any], list[Any], int]:
+    """Return (documents and drops of the whole source, those of its slices in order, number of slices)."""
+    slices = split_source(source, bytes_each=10**9)
+    results = []
+    for inputs in ([source], slices):
+        drops: list[DroppedRecord] = []
+        rows = [(row.id, row.text) for part in inputs for row in documents(part, dropped=drops.append)]
+        results.append([*rows, *((drop.id, drop.reason) for drop in drops)])
+    return results[0], results[1], len(slices)
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.compress])
+@pytest.mark.parametrize(
+    ("name", "data", "settings"),
+    [
+        ("a.jsonl", JSONL, {}),
+        ("a.jsonl", JSONL.replace(b"\n", b"\r\n"), {}),
+        ("a.txt", TEXT, {"cut_at": "lines"}),
+        ("a.txt", TEXT, {"cut_at": "blank_lines"}),
+        ("a.txt", TEXT, {}),
+        ("noname", JSONL, {}),
+        ("a.warc", WARC, {}),
+    ],
+)
+def test_slices_have_the_rows_of_the_whole_file(
+    tmp_path: Path, name: str, data: bytes, settings: dict[str, Any], compress: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / name).write_bytes(compress(data))
+    whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / name), **settings}))
+    assert sliced == whole and count > 5
+
+
+def test_row_groups_of_parquet_are_spans(tmp_path: Path) -> None:
+    table = pyarrow.table({"text": [f"Text {number} " * 20 for number in range(500)]})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=20, compression="none", use_dictionary=False)
+    whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.parquet")}))
+    assert sliced == whole and count > 5 and whole[-1][0] == "a.parquet:500"
+
+
+def test_the_rows_before_the_damage_of_a_large_file_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(JSONL, compresslevel=0)[:-3000])
+    whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.jsonl.gz"), "on_bad_row": "drop"}))
+    assert sliced == whole and count > 5 and whole[-1][1] == "damaged_file"
+
+
+@pytest.mark.parametrize(
+    "data", [JSONL.replace(b"\n", b"\r"), b"\xef\xbb\xbf" + JSONL, JSONL.decode().encode("utf-16")]
+)
+def test_files_without_line_feeds_or_in_other_encodings_are_not_divided(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.jsonl").write_bytes(data)
+    whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.jsonl")}))
+    assert sliced == whole and len(whole) == 1000 and count == 1
