@@ -183,15 +183,16 @@ def _hold_out_end(
     config: Config, parts: list[tuple[Path, Source]], jobs: list[FilterJob]
 ) -> tuple[list[tuple[Path, Source]], int]:
     """Divide the end of a single text into documents; return the parts and the number of these documents."""
-    if not 0 < config.held_out < 1 or not parts or len(config.sources) > 1 or config.sources[0].repeat != 1:
+    source, *others = config.sources
+    if not 0 < config.held_out < 1 or not parts or others or source.repeat != 1:
         return parts, 0
     sizes = [PartTable.load(part).sizes for part, _ in parts[:2]]
     is_single_document = len(parts) == 1 and len(sizes[0]) == 1
-    if not is_single_document and not is_single_text(config.sources[0]):
+    if not is_single_document and not is_single_text(source):
         return parts, 0
     total = sum(int(PartTable.load(part).sizes.sum()) for part, _ in parts)
     paths, pieces = hold_out_end([part for part, _ in parts], jobs[-1], total_bytes=total, share=config.held_out)
-    return [(path, config.sources[0]) for path in paths], pieces
+    return [(path, source) for path in paths], pieces
 
 
 def _decide(
