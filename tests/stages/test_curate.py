@@ -14,6 +14,7 @@ import zstandard
 from vita.data.curation import filter_pass as sifting
 from vita.data.curation.corpus import read_corpus, read_lines
 from vita.data.records import Document
+from vita.data.sources import readers, spans
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.machine import Machine
@@ -265,6 +266,50 @@ def corpus_of_several_files(tmp_path: Path) -> str:
         data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         (tmp_path / "in" / f"{number}.jsonl.zst").write_bytes(zstandard.compress(data))
     return str(tmp_path / "in")
+
+
+def corpus_of_a_single_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Write a compressed file that is divided into seven spans."""
+    monkeypatch.setattr(spans, "MIN_COMPRESSED_BYTES", 1)
+    monkeypatch.setattr(readers, "PART_BYTES", 3000)
+    data = b"".join(json.dumps(row).encode() + b"\n" for row in numbered_rows(480))
+    (tmp_path / "single.jsonl.zst").write_bytes(zstandard.compress(data))
+    return str(tmp_path / "single.jsonl.zst")
+
+
+def test_a_single_large_file_is_shared_and_continued_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curate, "_MIN_PARALLEL_BYTES", 0)
+    settings = {"sources": [corpus_of_a_single_file(tmp_path, monkeypatch)], "filters": [], "held_out": 0.1}
+    whole = run(tmp_path / "alone", **settings)
+    assert len(list((whole.folder / "train").iterdir())) > 4, "every span has its own part"
+    together = run(tmp_path / "together", threads=2, **settings)
+    assert files(together.folder) == files(whole.folder)
+    read_documents, slices = sifting.documents, []
+
+    def interrupt_fourth_span(text_slice: Any, **options: Any) -> Any:
+        slices.append(text_slice)
+        if len(slices) == 4:
+            raise KeyboardInterrupt
+        return read_documents(text_slice, **options)
+
+    monkeypatch.setattr(sifting, "documents", interrupt_fourth_span)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", **settings)
+    resumed = run(tmp_path / "broken", **settings)
+    assert slices[4] == slices[3], "the run continues with the span in which it stopped"
+    assert files(resumed.folder) == files(whole.folder)
+
+
+def test_a_very_long_document_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sifting, "PART_BYTES", 1000)
+    monkeypatch.setattr(readers, "PART_BYTES", 1000)
+    text = "".join(f"Sentence number {number} of the text, with ä. \n" for number in range(200))
+    path = write(tmp_path / "a.jsonl", [{"id": "long", "text": text, "year": 1999}, {"id": "short", "text": "Short."}])
+    draft = run(tmp_path, sources=[str(path)], **PLAIN)
+    documents = list(read_corpus(draft.folder, "train"))
+    assert documents[-1].id == "short" and documents[0].id == "long#part1"
+    assert "".join(document.text for document in documents[:-1]) == text
+    assert all(document.metadata == {"year": 1999} for document in documents[:-1])
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

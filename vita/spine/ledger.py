@@ -15,7 +15,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -331,7 +331,10 @@ class Ledger:
         """Store fingerprints by path in one transaction; earlier fingerprints of these paths are replaced."""
         if not new:
             return
-        rows = {fingerprint.path: asdict(fingerprint) for fingerprint in new}
+        rows = {
+            fingerprint.path: {name: getattr(fingerprint, name) for name in Fingerprint.__slots__}
+            for fingerprint in new
+        }
         paths = list(rows)
         with self.exclusive("fingerprints") as database:
             for start in range(0, len(paths), _PATHS_PER_QUERY):

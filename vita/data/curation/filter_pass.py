@@ -6,7 +6,7 @@ their reason. A finished slice is not processed again after the run was killed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from vita.data.curation.page_features import PageFeatures
 from vita.data.curation.shingles import SketchOptions, SketchWriter
 from vita.data.records import Document, DroppedRecord
 from vita.data.sources.read import SourceSlice, documents
-from vita.data.sources.readers import DAMAGED_FILE, Row
+from vita.data.sources.readers import DAMAGED_FILE, PART_BYTES, Row, cut_parts
 
 SAMPLES = 3
 """Number of sample documents in the report for each drop reason."""
@@ -169,7 +169,7 @@ def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]
             nonlocal row
             row = converted
 
-        for document in documents(job.source_slice, dropped=drop, converted=note_row):
+        for document in _without_long_texts(documents(job.source_slice, dropped=drop, converted=note_row)):
             text, data = normalize_text(document.text)
             stats.read.setdefault(document.source, DocumentCount()).add(len(data))
             if text is not document.text or (row and row.repaired):
@@ -190,6 +190,22 @@ def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]
                 unreported = 0
     tick(unreported)
     _write_atomically(result_path, dump({"parts": parts.names, "stats": stats.to_json()}))
+
+
+def _without_long_texts(rows: Iterable[Document]) -> Iterator[Document]:
+    """Divide documents above twice `PART_BYTES` as text files are divided, because features need much memory."""
+    for document in rows:
+        if len(document.text) < PART_BYTES // 2:
+            yield document
+            continue
+        data = document.text.encode("utf-8", "surrogatepass")
+        if len(data) < 2 * PART_BYTES:
+            yield document
+            continue
+        empty = replace(document, text="")
+        del document
+        for number, (part, _) in enumerate(cut_parts([data]), 1):
+            yield replace(empty, id=f"{empty.id}#part{number}", text=part.decode("utf-8", "surrogatepass"))
 
 
 # -- parts

@@ -68,15 +68,22 @@ class SourceFile:
     @property
     def is_named_compressed(self) -> bool:
         """Return True if the name states a compression."""
-        return PurePosixPath(self.path).suffix.lower() in COMPRESSED_SUFFIXES
+        return _ending(self.path) in COMPRESSED_SUFFIXES
 
     @property
     def suffix(self) -> str:
         """Return the file type by name, without compression: `jsonl` for `a.jsonl.zst`."""
-        name = PurePosixPath(self.path)
-        if name.suffix.lower() in COMPRESSED_SUFFIXES:
-            name = name.with_suffix("")
-        return name.suffix.lower().removeprefix(".")
+        ending = _ending(self.path)
+        if ending in COMPRESSED_SUFFIXES:
+            ending = _ending(self.path[: -len(ending)])
+        return ending[1:]
+
+
+def _ending(path: str) -> str:
+    """Return the suffix of a path with its dot; several times as fast as `pathlib`, for many small files."""
+    name = path.rpartition("/")[2]
+    dot = name.rfind(".")
+    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
 
 
 def find_files(path: str, *, exclude: Iterable[str] = (), where: str) -> list[SourceFile]:
@@ -104,7 +111,7 @@ def open_binary(file: SourceFile) -> Any:
         return file.opener()
     try:
         if "://" not in file.path:
-            return Path(file.path).open("rb")
+            return open(file.path, "rb")  # noqa: PTH123 (faster than `Path.open`, for many small files)
         with remote_errors(file.path, family=DataError):
             filesystem, path = open_filesystem(file.path)
             return filesystem.open(path, "rb")

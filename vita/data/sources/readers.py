@@ -131,6 +131,7 @@ def read_jsonl(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
             yield _object_row(file, number, values)._replace(repaired=repaired, encoding=stream.converted_from)
             continue
         row = _object_row(file, number, values)
+        line = b""  # a long line is not held while its row is used
         yield row._replace(encoding=stream.converted_from) if stream.converted_from else row
 
 
@@ -256,24 +257,29 @@ def cut_parts(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     for piece in pieces:
         pending.append(piece)
         length += len(piece)
-        while length >= 2 * PART_BYTES:
-            text = b"".join(pending)
-            stop = _part_end(text)
-            yield text[:stop], False
-            pending, length = [text[stop:]], length - stop
+        if length < 2 * PART_BYTES:
+            continue
+        text = pending[0] if len(pending) == 1 else b"".join(pending)
+        start = 0
+        while len(text) - start >= 2 * PART_BYTES:
+            stop = _part_end(text, start)
+            yield text[start:stop], False
+            start = stop
+        pending, length = [text[start:]], len(text) - start
     if length:
         yield b"".join(pending), True
 
 
-def _part_end(text: bytes) -> int:
-    window = (PART_BYTES, 2 * PART_BYTES)
+def _part_end(text: bytes, start: int) -> int:
+    """Return the end of the part that begins at `start`."""
+    window = (start + PART_BYTES, start + 2 * PART_BYTES)
     if match := BLANK_LINE.search(text, *window):
         return match.end()
     if stop := text.find(b"\n", *window) + 1:
         return stop
     if match := _SPACE.search(text, *window):
         return match.end()
-    stop = 2 * PART_BYTES
+    stop = start + 2 * PART_BYTES
     while text[stop - 1] & 0xC0 == 0x80:  # not inside a character
         stop -= 1
     return stop - 1

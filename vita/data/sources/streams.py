@@ -188,9 +188,11 @@ class TextStream:
             else:
                 pending.append(first)
             if rest:
-                yield b"".join(pending) if length <= MAX_BYTES else LONG_LINE
+                line = b"".join(pending) if length <= MAX_BYTES else LONG_LINE
+                pending, length = [rest[-1]], len(rest[-1])  # a long line is not held twice
+                yield line
+                line = b""
                 yield from rest[:-1]
-                pending, length = [rest[-1]], len(rest[-1])
         if length:
             yield b"".join(pending) if length <= MAX_BYTES else LONG_LINE
 
