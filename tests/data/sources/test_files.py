@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vita.data.sources import streams
 from vita.data.sources.files import SourceFile, find_files
-from vita.data.sources.streams import LONG_LINE, TextStream, lines, read_text
+from vita.data.sources.streams import LONG_LINE, SourceText, lines, read_text
 from vita.spine.errors import DataError, MissingExtra
 
 TEXT = "".join(f"line {number} of the file, with äöü\n" for number in range(20_000)).encode()
@@ -84,7 +84,7 @@ def test_text_that_begins_like_bzip2_is_text(tmp_path: Path) -> None:
 )
 def test_a_binary_file_is_refused(tmp_path: Path, data: bytes, description: str) -> None:
     with pytest.raises(DataError, match=f"expected text, got .*{description}"):
-        read_text(TextStream(write_file(tmp_path / "a.txt", data)), hint="")
+        read_text(SourceText(write_file(tmp_path / "a.txt", data)), hint="")
 
 
 def test_a_byte_order_mark_is_removed(tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_a_line_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(DataError, match="a line of more than"):
         list(lines(file))
     with pytest.raises(DataError, match="too large for one piece; cut it"):
-        read_text(TextStream(file), hint="cut it")
+        read_text(SourceText(file), hint="cut it")
     file = write_file(tmp_path / "b.txt", b"first\n" + b"x" * 1001 + b"\nlast")
-    assert list(TextStream(file).lines(skip_long=True)) == [b"first", LONG_LINE, b"last"]
+    assert list(SourceText(file).lines(skip_long=True)) == [b"first", LONG_LINE, b"last"]
 
 
 def test_folders_and_globs_give_files_sorted_by_name(tmp_path: Path) -> None:

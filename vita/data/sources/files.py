@@ -37,7 +37,7 @@ class DamagedFile(DataError):
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class FileSpan:
     """A part of a large file: the bytes or row groups from `start` to `stop`, which begin with row `first_row`."""
 
     start: int
@@ -62,7 +62,7 @@ class SourceFile:
     """Opens the content of a file that has no path of its own, such as a member of an archive."""
     is_decompressed: bool = False
     """True if `opener` returns content without compression."""
-    span: Span | None = None
+    span: FileSpan | None = None
     """The part of a large file that a slice of a source reads; None for the whole file."""
 
     @property

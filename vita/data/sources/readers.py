@@ -21,7 +21,7 @@ from vita.data.extraction.limits import ExtractionSettings
 from vita.data.sources import streams
 from vita.data.sources.content_types import SUFFIX_FORMATS, detect_format
 from vita.data.sources.files import DamagedFile, SourceFile
-from vita.data.sources.streams import LONG_LINE, MAX_BYTES, TextStream
+from vita.data.sources.streams import LONG_LINE, MAX_BYTES, SourceText
 from vita.spine.file_listing import printable
 from vita.spine.registry import Registry
 
@@ -112,7 +112,7 @@ def is_readable(file: SourceFile, wishes: ReadOptions) -> bool:
 @READERS.add("jsonl")
 def read_jsonl(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read JSON objects, one per line; blank lines are skipped."""
-    stream = TextStream(file, wishes.encoding)
+    stream = SourceText(file, wishes.encoding)
     for number, line in enumerate(stream.lines(skip_long=True), stream.first_row):
         if line is LONG_LINE:
             problem = RowProblem("too_large", f"a row of at most {MAX_BYTES >> 20} MiB", "a longer line")
@@ -139,7 +139,7 @@ def read_jsonl(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
 def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read one JSON array of objects."""
     hint = "write one JSON object a line and name the file .jsonl"
-    stream = TextStream(file, wishes.encoding)
+    stream = SourceText(file, wishes.encoding)
     data = streams.read_text(stream, hint=hint)
     repaired = False
     try:
@@ -161,7 +161,7 @@ def read_text(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
 
     Without `cut_at`, a file above `PART_BYTES` is cut into parts of about that size, at blank lines if possible.
     """
-    stream = TextStream(file, wishes.encoding)
+    stream = SourceText(file, wishes.encoding)
     pieces = _pieces(stream.text_lines(), wishes.cut_at, stream.first_row) if wishes.cut_at else text_parts(stream)
     for number, piece in pieces:
         yield _text_row(file, number, piece, wishes)._replace(encoding=stream.converted_from)
@@ -236,7 +236,7 @@ BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 _SPACE = re.compile(rb"\s+")
 
 
-def text_parts(stream: TextStream) -> Iterator[tuple[int, bytes]]:
+def text_parts(stream: SourceText) -> Iterator[tuple[int, bytes]]:
     """Yield (number of the first line, text) of each part of a text file; the number is 0 for a file of one part."""
     line, is_whole = stream.first_row, stream.file.span is None
     for part, is_last in cut_parts(stream.pieces()):

@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 from vita.data.content import normalize_line_ends
 from vita.data.sources import readers, streams
 from vita.data.sources.encodings import UTF8, detect_encoding
-from vita.data.sources.files import DamagedFile, SourceFile, Span
+from vita.data.sources.files import DamagedFile, FileSpan, SourceFile
 from vita.data.sources.readers import BLANK_LINE, ReadOptions, cut_parts, format_of
 from vita.data.sources.web_archives import arc_records, warc_records
 
@@ -53,7 +53,7 @@ def divide(file: SourceFile, wishes: ReadOptions) -> list[SourceFile]:
     total = max(start for start, _ in starts if start < _END)
     shares = [round(file.size * min(start, total) / total) for start, _ in starts]
     return [
-        replace(file, span=Span(start, starts[number + 1][0], row, shares[number + 1] - shares[number], format))
+        replace(file, span=FileSpan(start, starts[number + 1][0], row, shares[number + 1] - shares[number], format))
         for number, (start, row) in enumerate(starts[:-1])
     ]
 

@@ -16,7 +16,7 @@ from vita.data.content import normalize_line_ends
 from vita.data.sources.compression import compression_of, decompress
 from vita.data.sources.content_types import binary_type, is_wide_text
 from vita.data.sources.encodings import UTF8, detect_encoding, to_utf8
-from vita.data.sources.files import DamagedFile, SourceFile, Span, open_binary, read_and_verify, verify
+from vita.data.sources.files import DamagedFile, FileSpan, SourceFile, open_binary, read_and_verify, verify
 
 MAX_BYTES = 256 * 2**20
 """Largest size in bytes of a line, and of a file that is read at once; limits the memory."""
@@ -38,7 +38,7 @@ def chunks(file: SourceFile) -> Iterator[bytes]:
     return pieces if file.is_decompressed else decompress(file, pieces)
 
 
-def read_span(file: SourceFile, span: Span) -> Iterator[bytes]:
+def read_span(file: SourceFile, span: FileSpan) -> Iterator[bytes]:
     """Yield the decompressed bytes from `span.start` to `span.stop`.
 
     The spans of a compressed file are read one after another in each process, so the stream stays open between them
@@ -143,7 +143,7 @@ def decompressed_head(file: SourceFile, data: bytes) -> bytes:
     return head
 
 
-class TextStream:
+class SourceText:
     """The text of a file in UTF-8, with the encoding of the file."""
 
     def __init__(self, file: SourceFile, encoding: str | None = None) -> None:
@@ -208,7 +208,7 @@ class TextStream:
 
 def lines(file: SourceFile) -> Iterator[bytes]:
     """Yield the lines of a text file without their ends and without a byte-order mark."""
-    return TextStream(file).lines()
+    return SourceText(file).lines()
 
 
 def read_bytes(file: SourceFile, *, limit: int, hint: str) -> bytes:
@@ -216,7 +216,7 @@ def read_bytes(file: SourceFile, *, limit: int, hint: str) -> bytes:
     return _joined(file, chunks(file), limit, hint)
 
 
-def read_text(stream: TextStream, *, hint: str) -> bytes:
+def read_text(stream: SourceText, *, hint: str) -> bytes:
     """Return the whole text of a file in UTF-8."""
     return _joined(stream.file, stream.pieces(), MAX_BYTES, hint)
 

@@ -11,23 +11,23 @@ from typing import Any
 
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.readers import READERS, ReadOptions, Row, RowProblem
-from vita.data.sources.streams import MAX_BYTES, TextStream
+from vita.data.sources.streams import MAX_BYTES, SourceText
 from vita.spine.file_listing import printable
 
 
 @READERS.add("csv")
 def read_csv(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read a table with commas between the fields."""
-    yield from _read_table(TextStream(file, wishes.encoding), delimiter=",", quoting=csv.QUOTE_MINIMAL)
+    yield from _read_table(SourceText(file, wishes.encoding), delimiter=",", quoting=csv.QUOTE_MINIMAL)
 
 
 @READERS.add("tsv")
 def read_tsv(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read a table with tabulators between the fields."""
-    yield from _read_table(TextStream(file, wishes.encoding), delimiter="\t", quoting=csv.QUOTE_NONE)
+    yield from _read_table(SourceText(file, wishes.encoding), delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _read_table(stream: TextStream, **form: Any) -> Iterator[Row]:
+def _read_table(stream: SourceText, **form: Any) -> Iterator[Row]:
     csv.field_size_limit(MAX_BYTES)
     file = stream.file
     rows = csv.reader(_text_lines(stream), strict=True, **form)
@@ -56,7 +56,7 @@ def _read_table(stream: TextStream, **form: Any) -> Iterator[Row]:
         yield Row(path, file.name, number, values, encoding=stream.converted_from)
 
 
-def _text_lines(stream: TextStream) -> Iterator[str]:
+def _text_lines(stream: SourceText) -> Iterator[str]:
     for number, line in enumerate(stream.lines(), 1):
         try:
             yield line.decode("utf-8") + "\n"
