@@ -61,6 +61,10 @@ def test_a_life_runs_once_and_its_results_can_be_listed_traced_and_used(vita: Vi
     assert "nothing to do: all steps have a result" in out
     code, out, _ = vita("plan", "life.yaml", "--set", "pretrain.learning_rate=0.01")
     assert "learning_rate: auto -> 0.01" in out and "2 of 6 steps would run" in out
+    code, out, _ = vita("plan", "life.yaml", "--world-size", "2")
+    assert code == 0 and "pretrain (shard 2): about " in out and "pretrain: each process sends about " in out
+    code, _, err = vita("plan", "life.yaml", "--world-size", "3", "--set", "pretrain.parallel.tensor=2")
+    assert code == 2 and "expected a multiple of 2 processes (tensor 2), got 3" in err
 
     rows = json.loads(vita("ls", "--json")[1])
     assert {row["kind"] for row in rows} == {"blueprint", "corpus", "tokens", "model"}

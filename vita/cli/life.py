@@ -11,6 +11,7 @@ from rich.text import Text
 from vita.cli import life_summary
 from vita.cli.app import app, open_workspace
 from vita.cli.options import LIVES, JsonOption, print_json
+from vita.cli.plan_layout import layout_lines, planned_layout, trains_in_parallel
 from vita.cli.plan_memory import memory_line, planned_memory
 from vita.cli.workspace import Workspace
 from vita.spine.config import read_yaml, unknown_name
@@ -19,6 +20,9 @@ from vita.spine.console import print_table
 if TYPE_CHECKING:
     from vita.gates import decisions
 
+WorldSizeOption = Annotated[
+    int | None, typer.Option(min=1, help="Forecast memory and communication of the training steps per process.")
+]
 LifeArgument = Annotated[str, typer.Argument(help="Path of a life file (life.yaml), or the name of a built-in recipe.")]
 SetOption = Annotated[
     list[str] | None,
@@ -96,9 +100,13 @@ def plan(
     life: LifeArgument,
     set_: SetOption = None,
     until: UntilOption = None,
+    world_size: WorldSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which steps of a life file would run, and why. Nothing is run."""
+    """Show which steps of a life file would run, and why. Nothing is run.
+
+    With --world-size, memory and communication per process are forecast for this number of processes.
+    """
 
     from vita.gates.feasibility import warnings
     from vita.life import read_life
@@ -115,10 +123,18 @@ def plan(
         for prediction in predictions
         if prediction.runs and (planned := planned_memory(prediction.step, artifacts, workspace.store, machine=machine))
     }
+    layouts = {
+        prediction.step.name: planned_layout(
+            prediction.step, artifacts, workspace.store, processes=world_size, machine=machine
+        )
+        for prediction in predictions
+        if world_size and trains_in_parallel(prediction.step)
+    }
     if as_json:
         rows = [
             {"step": prediction.step.name, "stage": prediction.step.stage.name, "runs": prediction.runs,
              "memory": memory.get(prediction.step.name),
+             "layout": vars(layout) if (layout := layouts.get(prediction.step.name)) else None,
              "reason": prediction.reason, "key": prediction.key, "artifact": prediction.artifact,
              "warnings": [warning for warning in advice if warning.startswith(f"{prediction.step.name}: ")]}
             for prediction in predictions
@@ -137,6 +153,10 @@ def plan(
     )
     for name, planned in memory.items():
         workspace.console.print(memory_line(name, planned), soft_wrap=True)
+    for name, layout in layouts.items():
+        unknown = [f"{name}: no forecast of {world_size} processes before its blueprint or its model exists"]
+        for line in layout_lines(name, layout) if layout else unknown:
+            workspace.console.print(line, soft_wrap=True)
     for doubt in advice:
         workspace.console.print(Text(f"warning: {doubt}", style="yellow"), soft_wrap=True)
 

@@ -151,6 +151,17 @@ def _divided(layouts: Sequence[TensorLayout], world: ProcessMesh) -> list[Divide
     return matrices
 
 
+def sent_numbers(layouts: Sequence[TensorLayout], world: ProcessMesh) -> int:
+    """Return the numbers that this process sends to others in a step."""
+    total, process = 0, world.process
+    for matrix in _divided(layouts, world):
+        if matrix.owner == process:
+            total += sum(matrix.numel_of(holder) for holder in matrix.boxes if holder != process)
+        elif process in matrix.senders:
+            total += matrix.numel_of(process)
+    return total
+
+
 def assign_owners(matrices: Sequence[DividedMatrix], world: ProcessMesh) -> None:
     """Assign the most expensive matrix to the process with the least work so far (longest processing time first)."""
     work = [0] * world.processes

@@ -105,12 +105,17 @@ def train_model(
 
 def run_cases(folder: Path, cases: dict[str, dict[str, Any]], *, processes: int) -> dict[str, dict[str, torch.Tensor]]:
     """Run cases in several processes; return their results by name."""
+    run_program("tests.train.parallel.curves", str(folder), json.dumps(cases), processes=processes)
+    return {name: load_file(folder / f"{name}.safetensors") for name in cases}
+
+
+def run_program(module: str, *arguments: str, processes: int) -> None:
+    """Run a module in several processes with gloo."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     settings = {"OMP_NUM_THREADS": "1", "VITA_DEVICE": "cpu", "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    command += ["-m", "tests.train.parallel.curves", str(folder), json.dumps(cases)]
+    command += ["-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    return {name: load_file(folder / f"{name}.safetensors") for name in cases}
 
 
 def main(folder: Path, cases: dict[str, dict[str, Any]]) -> None:

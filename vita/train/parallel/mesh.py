@@ -94,8 +94,8 @@ class ProcessMesh:
         return mesh["replicate", name] if self.sizes["replicate"] > 1 else mesh[name]
 
     def group_name(self, name: str) -> str:
-        """Return the name of a process group, for functional collectives."""
-        return self.group(name).group_name
+        """Return the name of a process group, for functional collectives; empty if the mesh is not connected."""
+        return self.group(name).group_name if self._meshes else ""
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over all processes that compute different tokens (all-reduce)."""
