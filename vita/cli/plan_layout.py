@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vita.reporting.wording import size
 from vita.spine.errors import VitaError
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def planned_layout(
 
 def layout_lines(step: str, forecast: LayoutForecast) -> list[str]:
     """Return the forecast in two lines: memory and communication of a process."""
+    from vita.reporting.wording import size
+
     axes = " x ".join(f"{axis} {size}" for axis, size in forecast.sizes.items() if size > 1) or "one process"
     memory, sent = (_sizes(part) for part in (forecast.memory, forecast.communication))
     return [
@@ -62,6 +63,8 @@ def layout_lines(step: str, forecast: LayoutForecast) -> list[str]:
 
 
 def _sizes(parts: Mapping[str, int]) -> str:
+    from vita.reporting.wording import size
+
     shown = [f"{name} {size(amount)}" for name, amount in parts.items() if name != "total" and amount]
     return ", ".join(shown) or "nothing"
 
