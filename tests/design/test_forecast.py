@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vita.design.forecast import LAWS, bytes_per_token, effective_tokens, prediction, warnings
+from vita.design.forecast import bytes_per_token, effective_tokens, prediction, warnings
+from vita.design.scaling_law import LAWS
 from vita.design.scaling_rules import shape_of_depth, training_plan
 
 SHAPE = shape_of_depth(4, vocabulary=8192, context=512)

@@ -6,56 +6,12 @@ The predictions depend on the plan alone. Time, speed and cost depend on the mac
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
+from vita.design.scaling_law import LAWS, Law
 from vita.design.scaling_rules import USEFUL_EPOCHS, WIDTH_PER_LAYER, TrainingPlan, shape_of_depth
 from vita.nn.architecture import Architecture
 from vita.train.microbatches import logit_memory, micro_batch_size
-
-
-@dataclass(frozen=True, slots=True)
-class ScalingLaw:
-    """A scaling law for held-out bits per byte: floor + capacity term + data term (Hoffmann et al. 2022, eq. 2).
-
-    Data is measured in bytes of text instead of tokens, so that the law is independent of the vocabulary.
-    """
-
-    floor: float
-    """Irreducible bits per byte."""
-    size_bits: float
-    """Capacity term of a model with 5 million matrix parameters, in bits per byte."""
-    size_power: float
-    """Exponent of the capacity term."""
-    data_bits: float
-    """Data term after 20 MB of text, in bits per byte."""
-    data_power: float
-    """Exponent of the data term."""
-    uncertainty: float
-    """Half the width of the 95 % range, relative to the prediction, for similar text and settings."""
-
-    def bits_per_byte(self, parameters: int, text_bytes: float) -> float:
-        """Evaluate the law."""
-        size = self.size_bits * (parameters / 5e6) ** -self.size_power
-        return self.floor + size + self.data_bits * (text_bytes / 20e6) ** -self.data_power
-
-
-LAWS = {
-    "english": ScalingLaw(
-        floor=0.86, size_bits=0.243, size_power=0.30, data_bits=0.60, data_power=0.30, uncertainty=0.10
-    ),
-    "world": ScalingLaw(
-        floor=0.20, size_bits=0.015, size_power=0.30, data_bits=0.02, data_power=0.60, uncertainty=0.15
-    ),
-}
-"""Laws by kind of text: English (encyclopedia and books), and the built-in world, which is far more predictable.
-
-They are fitted to few runs, listed in docs/experiments.md: English from 1 to 76 MB of text at 1M to 5M matrix
-parameters, the world at one size; the exponents are close to those of larger studies. `uncertainty` accounts for this.
-"""
-
-UNCERTAINTY_PER_FACTOR = 0.03
-"""Additional uncertainty for each factor of e between the text size of a plan and 20 MB."""
 
 
 def bytes_per_token(vocabulary: int) -> float:
@@ -75,7 +31,7 @@ def effective_tokens(tokens: int, available: int | None) -> float:
 
 
 def best_shape(
-    flops: float, *, vocabulary: int, context: int, text: str, available: int | None = None, encoder: bool = False
+    flops: float, *, vocabulary: int, context: int, law: Law, available: int | None = None, encoder: bool = False
 ) -> Architecture:
     """Return the architecture with the lowest predicted loss for a budget of `flops`.
 
@@ -86,7 +42,7 @@ def best_shape(
     def bits(shape: Architecture) -> float:
         tokens = flops / shape.flops_per_token(context)
         text_bytes = effective_tokens(round(tokens), available) * bytes_per_token(vocabulary)
-        return LAWS[text].bits_per_byte(shape.matrix_parameters(), max(text_bytes, 1.0))
+        return law.bits_per_byte(shape.matrix_parameters(), max(text_bytes, 1.0))
 
     shapes = [
         shape_of_depth(
@@ -114,10 +70,12 @@ def prediction(
     text: str,
     available: int | None = None,
     token_bytes: float | None = None,
+    law: Law | None = None,
 ) -> dict[str, Any]:
     """Return all predictions that do not depend on the machine, as plain values for `blueprint.json`.
 
-    `token_bytes` are the bytes per token of the actual tokenizer, if there is one.
+    `token_bytes` are the bytes per token of the actual tokenizer, if there is one. `law` is a law that was fitted to
+    the user's text, instead of the one for the kind `text`.
     """
     text_bytes = token_bytes or bytes_per_token(shape.vocabulary)
     head = 0 if shape.tied else shape.vocabulary * shape.width
@@ -135,7 +93,7 @@ def prediction(
         "memory": _memory(shape, plan, logits=logits),
     }
     if shape.causal:  # the laws were fitted to predictions of the next token
-        answer["bits_per_byte"] = _bits(LAWS[text], shape, effective_tokens(plan.tokens, available) * text_bytes)
+        answer["bits_per_byte"] = _bits(law or LAWS[text], shape, effective_tokens(plan.tokens, available) * text_bytes)
     answer["text"] = text
     if available is not None:
         answer["epochs"] = round(plan.tokens / available, 2)
@@ -167,12 +125,6 @@ def warnings(answer: dict[str, Any]) -> list[str]:
     return messages
 
 
-def _bits(law: ScalingLaw, shape: Architecture, text_bytes: float) -> dict[str, float]:
-    value = min(law.bits_per_byte(shape.matrix_parameters(), text_bytes), WORST)
-    uncertainty = law.uncertainty + UNCERTAINTY_PER_FACTOR * abs(math.log(text_bytes / 20e6))
-    low, high = value * (1 - min(uncertainty, 0.9)), min(value * (1 + uncertainty), WORST)
-    return {"value": round(value, 3), "low": round(low, 3), "high": round(high, 3)}
-
-
-WORST = 8.0
-"""Bits per byte of a uniform prediction, the upper limit."""
+def _bits(law: Law, shape: Architecture, text_bytes: float) -> dict[str, float]:
+    interval = law.interval(shape.matrix_parameters(), text_bytes)
+    return {"value": round(interval.value, 3), "low": round(interval.low, 3), "high": round(interval.high, 3)}

@@ -21,11 +21,12 @@ from vita.design.attention_choice import AttentionSettings, with_attention
 from vita.design.forecast import MASK_RATE, best_shape, prediction, warnings
 from vita.design.mixture import MixtureSettings, with_experts
 from vita.design.plan_vs_actual import plan_vs_actual
+from vita.design.scaling_law import LAWS, Law, read_law
 from vita.design.scaling_rules import TrainingPlan, training_plan
 from vita.nn.architecture import Architecture
 from vita.nn.requirements import model_traits
 from vita.reporting.page import page_text
-from vita.spine.config import neutral
+from vita.spine.config import InputPath, neutral
 from vita.spine.stage import Context, Draft
 from vita.spine.store import Traits
 from vita.stages.kinds import Blueprint, Tokens
@@ -67,6 +68,9 @@ class Config(AttentionSettings, MixtureSettings):
     attention except in every third layer, a gate with GELU, no biases."""
     text: Literal["english", "world"] = "english"
     """Kind of text for the predicted loss: English, or the built-in world."""
+    law: InputPath | None = neutral(None)
+    """The `law.json` of `vita scaling`, which was fitted to the user's text, for the predicted loss instead of the law
+    for the kind of `text`."""
     price_per_hour: float | None = neutral(None, ge=0)
     """Price of an hour of this machine, in any currency, for the predicted cost."""
     timed_steps: int = neutral(6, ge=0)
@@ -122,7 +126,12 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
     text = _known_text(config, inputs)
     shape, plan, speed = _design(config, text, context)
     predicted = prediction(
-        shape, plan, text=config.text, available=text.tokens_available, token_bytes=text.bytes_per_token
+        shape,
+        plan,
+        text=config.text,
+        available=text.tokens_available,
+        token_bytes=text.bytes_per_token,
+        law=_law(config),
     )
     folder = context.draft_folder()
     blueprint = {"architecture": shape.as_json(), "training": plan.as_json(), "prediction": predicted}
@@ -241,10 +250,15 @@ def _shape_within_budget(config: Config, text: KnownText, context: Context) -> A
         flops,
         vocabulary=vocabulary,
         context=config.context or 512,
-        text=config.text,
+        law=_law(config),
         available=text.tokens_available,
         encoder=_is_encoder(config),
     )
+
+
+def _law(config: Config) -> Law:
+    """Return the law of the settings: the fitted one, or that of the kind of text."""
+    return LAWS[config.text] if config.law is None else read_law(Path(config.law))
 
 
 def _usual_speed(context: Context) -> float:

@@ -256,6 +256,7 @@ class _Throughput:
         self.peak = matmul_peak(trainer.precision.dtype, device=self.device) if probes else 0.0
         reset_peak_memory(self.device)  # after the measurement above, whose matrices do not belong to the training
         self._start = self._last = time.perf_counter()
+        self._cpu_start = time.process_time()
         self._last_report = 0.0
         self._first: float | None = None
         self._steps: list[float] = []
@@ -300,6 +301,7 @@ class _Throughput:
             "seconds_to_first_step": round(self._first or 0.0, 3),
             "seconds_per_step": round(seconds, 5),
             "training_seconds": round(self._last - self._start, 3),
+            "cpu_seconds": round(time.process_time() - self._cpu_start, 3),
             "peak_memory_bytes": peak_memory(self.device),
         }
         if self.tokens:
