@@ -59,6 +59,10 @@ class Workspace:
 
         return Ledger(self._ledger or self.store.root / "ledger.db")
 
+    def child_environment(self) -> dict[str, str]:
+        """Return the environment of another `vita` process with this store and this ledger."""
+        return machine.environment_of_vita(store=self._store, ledger=self._ledger)
+
     @cached_property
     def machine(self) -> Machine:
         return Machine.detect()

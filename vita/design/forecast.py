@@ -90,7 +90,7 @@ def prediction(
         "text_bytes": round(plan.tokens * text_bytes),
         "flops_per_token": flops,
         "flops": flops * plan.tokens,
-        "memory": _memory(shape, plan, logits=logits),
+        "memory": plan_memory(shape, plan, logits=logits),
     }
     if shape.causal:  # the laws were fitted to predictions of the next token
         answer["bits_per_byte"] = _bits(law or LAWS[text], shape, effective_tokens(plan.tokens, available) * text_bytes)
@@ -104,8 +104,11 @@ MASK_RATE = 0.3
 """Share of tokens for which an encoder computes logits, the default of `pretrain.mask_rate`."""
 
 
-def _memory(shape: Architecture, plan: TrainingPlan, *, logits: float) -> dict[str, int]:
-    """Return the memory in bytes by purpose, for the micro-batches and chunks of the trainer."""
+def plan_memory(shape: Architecture, plan: TrainingPlan, *, logits: float = 1.0) -> dict[str, int]:
+    """Return the memory in bytes by purpose, for the micro-batches and chunks of the trainer.
+
+    `logits` is the share of tokens for which logits are computed.
+    """
     tokens = plan.context * micro_batch_size(plan.rows, tokens_per_row=plan.context)
     predicted = tokens if logits == 1.0 else round(tokens * logits)
     return shape.memory(tokens=tokens, logits=logit_memory(predicted, vocabulary=shape.vocabulary))

@@ -63,7 +63,7 @@ def ladder(budgets: Iterable[float], *, sizes: int, vocabulary: int, context: in
             raise ConfigError("ladder", expected=f"{sizes} sizes with {MIN_STEPS} steps or more", got=got, hint=hint)
         rungs_of_budget: list[Rung] = []
         for ratio in ratios:
-            rung = min(candidates, key=lambda rung: _distance(rung, ratio))  # noqa: B023 (called at once)
+            rung = min(candidates, key=lambda rung: _distance(rung, ratio))
             candidates.remove(rung)
             rungs_of_budget.append(rung)
         rungs += sorted(rungs_of_budget, key=lambda rung: rung.shape.matrix_parameters())

@@ -4,9 +4,9 @@
     law = fit_law(runs, seed=0)
     optima(runs)                      # minimum of the parabola of each budget
 
-The fit minimizes the Huber loss of the log residuals (Hoffmann et al. 2022, sec. 3.3). A ladder has few runs and the law
-five parameters. Weak priors therefore hold the exponents near those of large studies; the data override them where it
-determines the exponents.
+The fit minimizes the Huber loss of the log residuals (Hoffmann et al. 2022, sec. 3.3). A ladder has few runs, and the
+law has five parameters. Weak priors therefore keep the exponents near those of large studies where the runs do not
+determine them.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _check(runs: Sequence[MeasuredLoss]) -> None:
         raise DataError(where, expected=f"at least {MIN_RUNS} runs", got=len(runs), hint="add budgets or sizes")
     if wrong := [run for run in runs if not math.isfinite(run.bits_per_byte) or run.bits_per_byte <= 0]:
         raise DataError(where, expected="a positive finite loss of each run", got=wrong[0].bits_per_byte)
-    for name, values in {"sizes": {run.parameters for run in runs}, "amounts of text": {run.text_bytes for run in runs}}.items():  # fmt: skip
+    quantities = {"sizes": {run.parameters for run in runs}, "amounts of text": {run.text_bytes for run in runs}}
+    for name, values in quantities.items():
         if len(values) < 2:
             raise DataError(where, expected=f"runs with at least two {name}", got="one", hint="add budgets or sizes")
 

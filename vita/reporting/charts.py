@@ -34,10 +34,20 @@ class Span(NamedTuple):
     colour: str
 
 
-def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str) -> str:
-    """Draw lines through points; each line is named above the plot in its colour."""
-    finite = {name: [point for point in points if all(map(math.isfinite, point))] for name, points in lines.items()}
-    points = [point for line in finite.values() for point in line]
+def line_chart(
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    dots: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+) -> str:
+    """Draw lines through points; each line is named above the plot in its colour.
+
+    `dots` are single points of a line, such as the measurements to which it was fitted, in the colour of the line.
+    """
+    finite = {name: _finite(points) for name, points in lines.items()}
+    single = {name: _finite(points) for name, points in (dots or {}).items()}
+    points = [point for line in (*finite.values(), *single.values()) for point in line]
     across, x_ticks = _axis([point[0] for point in points], _LEFT, _RIGHT)
     up, y_ticks = _axis([point[1] for point in points], 214, 32)
     drawing = _Drawing(250)
@@ -46,13 +56,20 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y:
         drawing.text(_LEFT - 6, up(tick) + 4, _tick_label(tick), anchor="end")
     for tick in x_ticks[:: -(-len(x_ticks) // 8)]:
         drawing.text(across(tick), 230, _tick_label(tick), anchor="middle")
-    for index, line in enumerate(finite.values()):
+    for index, (name, line) in enumerate(finite.items()):
         path = " ".join(f"{across(px):.1f},{up(py):.1f}" for px, py in line)
-        drawing.add("polyline", points=path, fill="none", stroke=COLOURS[index % len(COLOURS)], stroke_width="2")
+        colour = COLOURS[index % len(COLOURS)]
+        drawing.add("polyline", points=path, fill="none", stroke=colour, stroke_width="2")
+        for px, py in single.get(name, ()):
+            drawing.add("circle", cx=across(px), cy=up(py), r="3.5", fill=colour)
     drawing.legend(list(finite), left=_LEFT if not y else max(_LEFT, 24 + _LETTER * len(y)))
     drawing.text(WIDTH / 2, 246, x, anchor="middle")
     drawing.text(4, 14, y)
     return str(drawing)
+
+
+def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [point for point in points if all(map(math.isfinite, point))]
 
 
 def interval_chart(rows: Mapping[str, Sequence[Interval]], *, unit: str, series: Sequence[str] = ()) -> str:

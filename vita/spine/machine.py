@@ -114,6 +114,11 @@ def _config_folder() -> Path:
     return (Path(base) if base else Path.home() / ".config") / "vita"
 
 
+def environment_of_vita(*, store: str, ledger: str | None) -> dict[str, str]:
+    """Return the environment of a `vita` process that uses this store and this ledger."""
+    return {**os.environ, "VITA_STORE": store} | ({} if ledger is None else {"VITA_LEDGER": ledger})
+
+
 def environment_of_replica(secret: str) -> dict[str, str]:
     """Return the environment of this process with the secret that a replica requires from its callers."""
     return {**os.environ, "VITA_REPLICA_SECRET": secret}

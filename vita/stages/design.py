@@ -262,10 +262,13 @@ def _law(config: Config) -> Law:
 
 
 def _usual_speed(context: Context) -> float:
+    return usual_speed(context.machine.device)
+
+
+def usual_speed(device: str) -> float:
     """Estimate the operations per second of training on this machine, to a factor of two."""
     from vita.train.hardware import choose_precision, matmul_peak
 
-    device = context.machine.device
     share = USUAL_UTILISATION.get(device.partition(":")[0], min(USUAL_UTILISATION.values()))
     return share * matmul_peak(choose_precision(device).dtype, device=device)
 
