@@ -49,6 +49,47 @@ def test_rates_warmup_and_decay_are_in_stable_ranges(tokens: int) -> None:
     assert 0.005 <= plan.matrix_rate <= 0.05 and 0 < plan.scalar_rate <= plan.head_rate <= plan.embedding_rate <= 0.3
 
 
+@pytest.mark.parametrize(
+    ("parameters", "vocabulary", "width", "layers", "heads", "tokens_per_step", "warmup", "rate"),
+    [
+        # 12 x 2 x 160^2 + 2 x 1024 x 160 = 0.94M; 9.6M tokens between the points (8e6, 3200) and (32e6, 2^13)
+        (1_000_000, 1024, 160, 2, (5, 5), 3584, 40, 0.02),
+        # 12 x 6 x 320^2 + 2 x 4096 x 320 = 10.0M
+        (10_000_000, 4096, 320, 6, (5, 5), 31_744, 40, 0.02),
+        # 12 x 14 x 768^2 + 2 x 16384 x 768 = 124M; 1.34B tokens, nanochat with 12 layers has 2^19 per step
+        (124_000_000, 16_384, 768, 14, (12, 12), 527_360, 40, 0.02),
+        # 1.13e10 tokens: 2^19 (1.13e10 / 1.32e9)^0.383 = 1.19M per step, 9,447 steps, warmup over 1/100 of them
+        (1_000_000_000, 32_768, 1792, 26, (28, 7), 1_191_936, 94, 0.02 * 2**0.5),
+    ],
+)
+def test_plans_at_each_size_have_the_values_worked_out_by_hand(
+    parameters: int, vocabulary: int, width: int, layers: int, heads: tuple[int, int], tokens_per_step: int,
+    warmup: int, rate: float,
+) -> None:  # fmt: skip
+    assert vocabulary_of(parameters) == vocabulary
+    shape = shape_of_parameters(parameters, vocabulary=vocabulary, context=512)
+    assert (shape.width, shape.layers, (shape.heads, shape.kv_heads)) == (width, layers, heads)
+    shape = shape.model_copy(update={"context": scaling_rules.context_of(width)})
+    plan = training_plan(shape, tokens=scaling_rules.compute_optimal_tokens(shape))
+    assert plan.tokens_per_step == pytest.approx(tokens_per_step, rel=0.01)
+    assert plan.warmup == warmup
+    assert plan.matrix_rate == pytest.approx(rate, rel=0.01)
+
+
+def test_ten_billion_parameters_have_grouped_heads_and_bounded_rates() -> None:
+    shape = shape_of_parameters(10**10, vocabulary=vocabulary_of(10**10), context=2048)
+    assert shape.vocabulary == 65_536
+    assert shape.parameters() == pytest.approx(1e10, rel=0.05)
+    assert shape.width % 512 == 0 and shape.heads == 4 * shape.kv_heads and shape.head_dim == 128
+    assert 0.5 < shape.width / (64 * shape.layers) < 2
+    plan = training_plan(shape, tokens=scaling_rules.compute_optimal_tokens(shape))
+    # 1.2e11 tokens: 2^19 x (1.2e11 / 1.32e9)^0.383 = 2.9M tokens per step, 40,000 steps, 400 of them warmup
+    assert plan.tokens_per_step == pytest.approx(2.93e6, rel=0.03)
+    assert plan.warmup == pytest.approx(400, rel=0.05)
+    assert plan.matrix_rate == pytest.approx(0.02 * 2**0.5)  # as at 2^20 tokens per step
+    assert plan.weight_decay == pytest.approx(2 / (plan.matrix_rate * plan.steps))
+
+
 def test_weight_decay_is_bounded_where_the_published_rule_is_not() -> None:
     tokens, batch = 14e6, 8192
     published = 0.28 * (batch / 2**19) ** 0.5 * (1.32e9 / tokens)

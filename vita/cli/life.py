@@ -13,6 +13,7 @@ from vita.cli.app import app, open_workspace
 from vita.cli.options import LIVES, JsonOption, print_json
 from vita.cli.plan_layout import layout_lines, planned_layout, trains_in_parallel
 from vita.cli.plan_memory import memory_line, planned_memory
+from vita.cli.plan_quality import planned_quality, quality_lines
 from vita.cli.workspace import Workspace
 from vita.spine.config import read_yaml, unknown_name
 from vita.spine.console import print_table
@@ -103,7 +104,7 @@ def plan(
     world_size: WorldSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which steps of a life file would run, and why. Nothing is run.
+    """Show which steps of a life file would run and why, their memory, and the quality to expect. Nothing is run.
 
     With --world-size, memory and communication per process are forecast for this number of processes.
     """
@@ -130,9 +131,16 @@ def plan(
         for prediction in predictions
         if world_size and trains_in_parallel(prediction.step)
     }
+    quality = {
+        prediction.step.name: expectation
+        for prediction in predictions
+        if prediction.runs
+        and (expectation := planned_quality(read.plan, prediction.step, artifacts, workspace.store, machine=machine))
+    }
     if as_json:
         rows = [
             {"step": prediction.step.name, "stage": prediction.step.stage.name, "runs": prediction.runs,
+             "quality": quality[prediction.step.name].as_json() if prediction.step.name in quality else None,
              "memory": memory.get(prediction.step.name),
              "layout": vars(layout) if (layout := layouts.get(prediction.step.name)) else None,
              "reason": prediction.reason, "key": prediction.key, "artifact": prediction.artifact,
@@ -151,6 +159,9 @@ def plan(
     workspace.console.print(
         f"{running} of {len(predictions)} steps would run" if running else "nothing to do: all steps have a result"
     )
+    for name, expectation in quality.items():
+        for text in quality_lines(name, expectation):
+            workspace.console.print(text, soft_wrap=True)
     for name, planned in memory.items():
         workspace.console.print(memory_line(name, planned), soft_wrap=True)
     for name, layout in layouts.items():

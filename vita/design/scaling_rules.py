@@ -2,7 +2,8 @@
 
 Each rule is a pure function with its source. Rules published for 100M parameters and more fail far below that (batches
 of 100,000 tokens leave a small run a hundred steps, weight decay grows without bound). Where these rules differ, they
-fit measurements at 1M to 10M parameters and agree with the published rules at the sizes those were fitted to.
+fit measurements at 1M to 10M parameters and agree with the published rules at the sizes those were fitted to. From 2B
+to 10B parameters they follow published runs and are not measured; docs/stages/design.md lists the values by size.
 
     shape = shape_of_depth(6, vocabulary=4096, context=512)
     plan = training_plan(shape, tokens=compute_optimal_tokens(shape))
@@ -159,7 +160,10 @@ def shape_of_parameters(parameters: int, *, vocabulary: int, context: int, encod
     best = shape_of_depth(1, vocabulary=vocabulary, context=context, encoder=encoder)
     lowest_cost = float("inf")
     for depth in range(1, 129):
-        for width in [*range(32, 256, 32), *range(256, 2 * WIDTH_PER_LAYER * depth + 1, 64)]:
+        widest = 2 * WIDTH_PER_LAYER * depth
+        # From width 2048 on a multiple of four heads of 128, so that four query heads share a key-value head.
+        widths = [*range(32, 256, 32), *range(256, min(2048, widest + 1), 64), *range(2048, widest + 1, 512)]
+        for width in widths:
             shape = shape_of_depth(depth, vocabulary=vocabulary, context=context, width=width, encoder=encoder)
             size_error = abs(shape.parameters() / parameters - 1)
             # An error of 1/20 in parameters costs as much as an error of 1/4 in the ratio of width to depth.
@@ -193,9 +197,12 @@ def context_of(width: int) -> int:
 
 
 def vocabulary_of(parameters: int) -> int:
-    """Return the vocabulary size, for which embedding and head are between 1/10 and 1/3 of the parameters."""
-    limits = ((1024, 1.5e6), (2048, 3e6), (4096, 12e6), (8192, 50e6), (16384, 200e6))
-    return next((size for size, limit in limits if parameters < limit), 32768)
+    """Return the vocabulary size, for which embedding and head are between 1/10 and 1/3 of the parameters.
+
+    From 2 billion parameters on it is 65,536, near the optimum of Tao et al. (2024) at 3 to 7 billion.
+    """
+    limits = ((1024, 1.5e6), (2048, 3e6), (4096, 12e6), (8192, 50e6), (16384, 200e6), (32768, 2e9))
+    return next((size for size, limit in limits if parameters < limit), 65536)
 
 
 # -- tokens
@@ -245,6 +252,8 @@ with document masking 60 % reached 1.840, 40 % reached 1.827, 25 % reached 1.828
 
 def matrix_rate(batch: int) -> float:
     """Return Muon's peak learning rate: 0.02 for all batches below nanochat's reference, then growing with its root.
+
+    Beyond `LARGEST_BATCH` it stays constant.
 
     At 2.5M tokens in steps of 4,096: 2.025 bits per byte with 0.013, 2.008 with 0.02, 2.027 with 0.03.
     """
@@ -307,13 +316,20 @@ def adapter_rate(full_rate: float) -> float:
     return ADAPTER_FACTOR * full_rate
 
 
+LARGEST_BATCH = 2**20
+"""Largest tokens per step for which the growth of the rates was tested (nanochat with 24 layers)."""
+
+
 def _wide_batch(batch: int) -> float:
-    return max(1.0, (batch / BATCHES[-1][1]) ** 0.5)
+    return max(1.0, (min(batch, LARGEST_BATCH) / BATCHES[-1][1]) ** 0.5)
 
 
 def warmup_steps(steps: int) -> int:
-    """Return the warmup steps: 40 as in nanochat, but at most 1/20 of the run."""
-    return max(1, min(40, steps // 20))
+    """Return the warmup steps: 40 as in nanochat, but at most 1/20 of the run.
+
+    Runs of more than 4,000 steps warm up over 1/100 of the steps, at most 2,000 as in Llama 2 and OLMo 2.
+    """
+    return max(1, min(40, steps // 20), min(2000, steps // 100))
 
 
 def weight_decay(rate: float, steps: int) -> float:

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vita.design import scaling_rules
 from vita.design.attention_choice import AttentionSettings, with_attention
+from vita.design.expectations import Expectation, expected_quality
 from vita.design.forecast import MASK_RATE, best_shape, prediction, warnings
 from vita.design.mixture import MixtureSettings, with_experts
 from vita.design.plan_vs_actual import plan_vs_actual
@@ -139,17 +140,20 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
     note = "The range of bits per byte contains 95 of 100 runs on text like that of the fit."
     if not shape.causal:
         note = "The loss of an encoder is not predicted: the scaling laws are those of predictions of the next token."
+    quality = _quality(config, shape, plan)
     sections = {
         "Shape": blueprint["architecture"],
         "Training": blueprint["training"],
         "Prediction": [predicted, note],
+        "Expected quality": [quality.sentence, f"Basis: {quality.basis}."] if quality else [],
         "Notes": [f"{warning}." for warning in warnings(predicted)],
     }
     page = page_text("page.md.jinja", title="Blueprint", lead=_LEAD, sections=sections)
     (folder / "report.md").write_text(page, encoding="utf-8")
     if speed:
         context.record |= cost(plan, speed, price_per_hour=config.price_per_hour)
-    for note in [_headline(shape, plan, context.record), *warnings(predicted)]:
+    sentences = [quality.sentence] if quality else []
+    for note in [_headline(shape, plan, context.record), *sentences, *warnings(predicted)]:
         context.emit("note", text=note)
     return Draft(Blueprint, folder, _facts(shape, plan, predicted))
 
@@ -281,6 +285,20 @@ TIMED_PART = 0.02
 """Maximum duration of the timing, as a share of the budget."""
 LONGEST_TIMING = 20.0
 """Maximum duration of the timing in seconds."""
+
+
+def estimate(config: Config, context: Context) -> tuple[Architecture, TrainingPlan]:
+    """Return the architecture and the plan of the settings without timing; a time budget uses a usual speed."""
+    untimed = config.model_copy(update={"timed_steps": 0})
+    shape, plan, _ = _design(untimed, KnownText(config.vocabulary, config.tokens_available), context)
+    return shape, plan
+
+
+def _quality(config: Config, shape: Architecture, plan: TrainingPlan) -> Expectation | None:
+    """Return the expected quality of a decoder; encoders do not answer."""
+    if not shape.causal:
+        return None
+    return expected_quality(parameters=shape.matrix_parameters(), tokens=plan.tokens, text=config.text)
 
 
 def cost(plan: TrainingPlan, speed: TrainingSpeed, *, price_per_hour: float | None = None) -> dict[str, Any]:

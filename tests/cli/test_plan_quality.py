@@ -1,0 +1,48 @@
+"""`vita plan` states the quality to expect of a pretraining step, before and after its design is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.test_cli import Vita
+from tests.cli.test_cli import vita as vita
+
+LIFE = """
+name: small
+stages:
+  design: {depth: 1, width: 32, vocabulary: 300, context: 32, tokens_per_step: 64, steps: 1000, timed_steps: 0}
+  curate: {sources: [{world: {things: 20, documents: 200}}], filters: []}
+  tokenize: {vocabulary: 300}
+  initialize: {}
+  pretrain: {}
+"""
+
+
+def test_the_plan_advises_an_open_weight_model_for_a_small_budget(vita: Vita, tmp_path: Path) -> None:
+    (tmp_path / "life.yaml").write_text(LIFE)
+    rows = json.loads(vita("plan", "life.yaml", "--json")[1])
+    quality = {row["step"]: row["quality"] for row in rows}
+    assert [name for name, value in quality.items() if value] == ["pretrain"]
+    # 4 x 32^2 + 3 x 32 x 128 in the layer and 300 x 32 in the head; 64,000 tokens
+    assert quality["pretrain"]["parameters"] == 4096 + 12_288 + 9600
+    assert quality["pretrain"]["tokens"] == 64_000
+    assert (quality["pretrain"]["level"], quality["pretrain"]["answers"]) == ("fragments", "none")
+
+    code, out, err = vita("plan", "life.yaml", "--set", "pretrain.steps=10")
+    assert code == 0 and not err
+    assert "pretrain: 25,984 matrix parameters, 640 tokens" in out and "start from an open-weight model (`vita adopt`)" in out
+    assert "basis: 0.0 tokens per parameter" in out
+
+    assert vita("live", "life.yaml", "--until", "design")[0] == 0
+    rows = json.loads(vita("plan", "life.yaml", "--json")[1])
+    assert next(row["quality"] for row in rows if row["step"] == "pretrain") == quality["pretrain"]
+
+
+def test_a_large_design_and_the_built_in_world_have_other_expectations(vita: Vita, tmp_path: Path) -> None:
+    (tmp_path / "life.yaml").write_text(LIFE)
+    large = "design={parameters: 7B, timed_steps: 0}"
+    code, out, err = vita("plan", "life.yaml", "--set", large)
+    assert code == 0 and not err
+    assert "an open-weight model (`vita adopt`) is a better start" in out and "tokens per parameter; " in out
+    assert "answers questions about its objects" in vita("plan", "life.yaml", "--set", "design.text=world")[1]
