@@ -10,7 +10,7 @@ from rich.text import Text
 
 from vita.cli import life_summary
 from vita.cli.app import app, open_workspace
-from vita.cli.options import LIVES, JsonOption, print_json
+from vita.cli.options import LIVES, TRACKER_HELP, JsonOption, print_json
 from vita.cli.plan_layout import layout_lines, planned_layout, trains_in_parallel
 from vita.cli.plan_memory import memory_line, planned_memory
 from vita.cli.plan_quality import planned_quality, quality_lines
@@ -42,9 +42,7 @@ def live(
         list[str] | None, typer.Option(metavar="STEP", help="Run this step again, even if it is finished.")
     ] = None,
     rerun_all: Annotated[bool, typer.Option("--rerun-all", help="Run all steps again.")] = False,
-    tracker: Annotated[
-        list[str] | None, typer.Option(help="Also log to this tracker: tensorboard, mlflow or wandb.")
-    ] = None,
+    tracker: Annotated[list[str] | None, typer.Option(help=TRACKER_HELP)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run all steps of a life file. Finished steps are skipped, and interrupted steps are resumed."""

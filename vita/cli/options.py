@@ -24,6 +24,7 @@ GATES, SERVICES, RIGHTS = "Gates and approvals", "Serve and monitor", "Review, s
 STAGES = "Run one stage"
 """Panels of `vita --help`."""
 
+TRACKER_HELP = "Also log the metrics of training to this tracker: tensorboard, mlflow or wandb."
 JSON_HELP = "Print one JSON document instead of text."
 JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 ByOption = Annotated[str, typer.Option("--by", metavar="NAME", help="Your name, for the record.")]

@@ -166,10 +166,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the rating page. Each rater gets a personal link."""
-    import socket
-
-    import uvicorn
-
+    from vita.reporting.web import local_socket, serve_application
     from vita.review import web
 
     workspace = open_workspace(ctx)
@@ -178,18 +175,12 @@ def serve(
     people = [name for name, kind in desk.raters(review_task).items() if kind == "human"]
     names = list(rater or ()) or people or [f"rater-{number}" for number in range(1, review_task.raters + 1)]
     tokens = {name: desk.enter(review_task, name) for name in dict.fromkeys([*names, *people])}
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ConfigError("review.port", f"{port} cannot be used: {error.strerror}", hint="give another") from None
+    with local_socket(port, where="review.port") as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         for name, token in tokens.items():
             workspace.console.print(f"{name}  {address}/r/{token}", soft_wrap=True)
         workspace.console.print("Each link is for one rater only. Ctrl-C stops the server; all ratings are stored.")
-        config = uvicorn.Config(web.review_app(desk, task), log_level="warning", access_log=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        serve_application(web.review_app(desk, task), listener)
 
 
 @review_app.command()

@@ -21,7 +21,7 @@ import yaml
 from vita.cli.app import open_workspace
 from vita.cli.curate_folder import FOLDER_OPTIONS, folder_workspace, limit_workers, write_folder
 from vita.cli.model_reference import is_external
-from vita.cli.options import JsonOption, print_json
+from vita.cli.options import TRACKER_HELP, JsonOption, print_json
 from vita.cli.workspace import Workspace
 from vita.spine.config import Settings, override, read_yaml, yaml_value
 from vita.spine.errors import PlanError
@@ -99,6 +99,8 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
             "--set", metavar="NAME=VALUE", help="Override any setting, nested ones with dots: sources.0.path=..."
         ),
     )
+    if _trains(stage):
+        options["tracker"] = (list[str] | None, typer.Option(help=TRACKER_HELP))
     options["config"] = (str | None, typer.Option("--config", metavar="FILE", help="Read settings from a YAML file."))
     has_name = "name" in stage.config.model_fields  # then `--name` is this setting, and also the default of `--life`
     default = "default: that of --name" if has_name else "default: my"
@@ -167,7 +169,8 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
         if digest:
             input_sources[slot.name] = f"@{digest}"
     plan = Plan(life, (Step(stage.name, stage, config, input_sources),))
-    events = workspace.events(life, quiet=options["as_json"])
+    trackers = tuple(options.get("tracker") or ())
+    events = workspace.events(life, trackers=trackers, quiet=options["as_json"])
     try:
         artifacts = execute(plan, workspace.store, workspace.ledger, machine=workspace.machine, events=events,
                        rerun=(stage.name,) if options["rerun"] else ())  # fmt: skip
@@ -177,6 +180,11 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
         write_folder(workspace, artifacts[stage.name], out, options["shards"])
     elif workspace.machine.leads:
         _print_artifact(workspace, artifacts[stage.name], f"{life}/{stage.name}", as_json=options["as_json"])
+
+
+def _trains(stage: Stage) -> bool:
+    """Return True if the stage has a training loop, whose metrics a tracker receives."""
+    return "checkpoint_seconds" in stage.config.model_fields
 
 
 def _numbered_models(stage: Stage, references: list[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from vita.cli import model_reference
 from vita.cli.folders import check_folder, remember_user_path
 from vita.spine import machine
 from vita.spine.config import nearest
-from vita.spine.console import open_console
+from vita.spine.console import line, open_console
 from vita.spine.disk import explain_disk
 from vita.spine.errors import StoreError
 from vita.spine.events import Events, JsonLines
@@ -80,6 +80,11 @@ class Workspace:
             return Events()
         log = self.log_path(life)
         sinks = [TRACKERS[name](life, log.parent) for name in trackers]  # first, since a name may be unknown
+        if not quiet:
+            for sink in sinks:
+                if destination := getattr(sink, "destination", ""):
+                    text = f"  tracker {getattr(sink, 'tracker', '')} writes to {destination}"
+                    self.console.print(line((text, "dim")), soft_wrap=True)
         return Events([*([] if quiet else [Screen(self.console, notes=notes)]), JsonLines(log), *sinks])
 
     def log_path(self, life: str) -> Path:

@@ -30,6 +30,8 @@ _TIMES = {"at", "expires"}
 """Columns with times in seconds since 1970."""
 _COLUMN = re.compile(r"(?:(heldout|domain|general|value)_)?(.+?)(?:/(chosen|rejected))?")
 """A column of the metrics: the data, the metric, and the answer of a pair."""
+FAMILIES = {"source_loss": "source", "gradient_norm": "part", "weight_rms": "part", "activation_rms": "layer"}
+"""Metrics with a value for each part, as in `source_loss/books`, and the kind of parts; a chart has a line for each."""
 _DEEPEST = 8
 """Largest number of levels of nested details that a page shows."""
 _POINTS = 200
@@ -186,6 +188,11 @@ def curve_figures(curve: Sequence[Mapping[str, Any]]) -> list[Figure]:
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
     columns = dict.fromkeys(name for row in curve for name in row if name != "step")
     for column in sorted(columns, key=lambda name: name.startswith("heldout_")):
+        family, slash, part = column.partition("/")
+        if slash and family in FAMILIES:
+            points = [(float(row["step"]), row[column]) for row in curve if isinstance(row.get(column), (int, float))]
+            lines.setdefault(f"{family} by {FAMILIES[family]}", {})[part] = _averaged(points)
+            continue
         match = _COLUMN.fullmatch(column)
         data, metric, answer = match.groups(default="") if match else ("", column, "")
         label = f"{data} {answer}".replace("heldout", "held out").strip() or "training"

@@ -14,16 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vita.reporting.render import served_page
+from vita.reporting.web import LOCAL_HOSTS, page_application
 from vita.review.desk import ReviewItem, ReviewStore, ReviewTask
 from vita.spine.errors import VitaError
 
@@ -44,13 +41,11 @@ class RatingRequest(BaseModel):
     milliseconds: int | None = Field(None, ge=0, le=86_400_000)
 
 
-def review_app(
-    desk: ReviewStore, name: str, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "testserver")
-) -> Starlette:
+def review_app(desk: ReviewStore, name: str, *, hosts: tuple[str, ...] = LOCAL_HOSTS) -> Starlette:
     """Create the application for one task; it accepts only these host names, so that no other site can reach it."""
     endpoints = _ReviewRoutes(desk, desk.task(name))
-    return Starlette(
-        routes=[
+    return page_application(
+        [
             Route("/", endpoints.no_token),
             Route("/r/{token}", endpoints.page),
             Route("/r/{token}/task", endpoints.task),
@@ -58,28 +53,9 @@ def review_app(
             Route("/r/{token}/last", endpoints.last_item),
             Route("/r/{token}/rate", endpoints.rate, methods=["POST"]),
         ],
-        middleware=[Middleware(_PageHeaders), Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+        hosts=hosts,
         exception_handlers={HTTPException: _http_exception, VitaError: _vita_error},
     )
-
-
-class _PageHeaders:
-    """Adds the security headers that every response of the review page has."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.setdefault("Content-Security-Policy", "default-src 'none'")
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"  # the address holds the token
-                headers["Cache-Control"] = "no-store"
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
 
 
 async def _http_exception(_: Request, error: Exception) -> Response:

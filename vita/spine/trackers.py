@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from vita.spine.errors import MissingExtra, VitaError
 from vita.spine.events import Sink
@@ -40,7 +41,7 @@ def tensorboard(title: str, folder: Path) -> Sink:
         values = [Summary.Value(tag=f"{stage}/{name}", simple_value=value) for name, value in figures.items()]
         writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
-    return MetricsSink("tensorboard", write, writer.close, errors=OSError)
+    return MetricsSink("tensorboard", write, writer.close, errors=OSError, destination=str(logs))
 
 
 @TRACKERS.add("mlflow")
@@ -69,7 +70,8 @@ def mlflow(title: str, folder: Path) -> Sink:
     def write(stage: str, step: int, figures: Mapping[str, float]) -> None:
         library.log_metrics({f"{stage}/{name}": value for name, value in figures.items()}, step=step)
 
-    return MetricsSink("mlflow", write, library.end_run, errors=MlflowException)
+    uri = _without_password(library.get_tracking_uri())
+    return MetricsSink("mlflow", write, library.end_run, errors=MlflowException, destination=uri)
 
 
 @TRACKERS.add("wandb")
@@ -94,7 +96,8 @@ def wandb(title: str, folder: Path) -> Sink:
             run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
         run.log({f"{stage}/{name}": value for name, value in {**figures, "step": step}.items()})
 
-    return MetricsSink("wandb", write, run.finish, errors=Error)
+    destination = f"{folder / 'wandb'} (offline; `wandb sync` uploads it)" if offline else str(run.url or PROJECT)
+    return MetricsSink("wandb", write, run.finish, errors=Error, destination=destination)
 
 
 PROJECT = "vita"
@@ -111,7 +114,10 @@ class MetricsSink:
         close: Callable[[], object],
         *,
         errors: type[Exception],
+        destination: str = "",
     ) -> None:
+        """`destination` is the folder or address that the tracker writes to, for the user."""
+        self.tracker, self.destination = tracker, destination
         self._tracker, self._write, self._close, self._errors = tracker, write, close, errors
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
@@ -128,6 +134,12 @@ class MetricsSink:
     def close(self) -> None:
         with explained(self._tracker, self._errors):
             self._close()
+
+
+def _without_password(uri: str) -> str:
+    """Return an address without its user name and password."""
+    parts = urlsplit(uri)
+    return uri if "@" not in parts.netloc else urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 @contextmanager

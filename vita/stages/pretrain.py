@@ -32,7 +32,7 @@ from vita.train.schedule import Schedule
 from vita.train.settings import BatchedTrainingSettings, Count, MatrixOptimizerSettings, TextSettings
 
 if TYPE_CHECKING:
-    from vita.train.trainer import TrainerConfig
+    from vita.train.trainer import Trainer, TrainerConfig
 
 VERSION = 3
 PARALLEL = True
@@ -68,7 +68,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.train.losses import language_modelling
     from vita.train.masked import MaskedBatches, masked_language_modelling, read_heldout
     from vita.train.routing import pretraining_values
-    from vita.train.text import is_masked, text_tensors
+    from vita.train.source_losses import SourceLosses
+    from vita.train.text import HeldOutText, is_masked, text_tensors
     from vita.train.trainer import StepBatch
     from vita.train.validation import loss_evidence
 
@@ -121,7 +122,18 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             masked=masked,
             world=world,
         )
-        evaluate = heldout.evaluate if heldout else None
+        by_source = None
+        if isinstance(heldout, HeldOutText) and config.statistics:
+            by_source = SourceLosses.read(
+                heldout, Shards.open(inputs.tokens.path / "heldout"), length=length, world=world
+            )
+
+        def evaluate_text(trainer: Trainer) -> dict[str, float]:
+            assert heldout is not None
+            figures = heldout.evaluate(trainer)
+            return figures | by_source.evaluate(trainer) if by_source else figures
+
+        evaluate = evaluate_text if heldout else None
         trained = run.train(trainer, batch, evaluate=evaluate, tokens_per_step=rows * length)
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
@@ -131,6 +143,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         trained.facts(loss_evidence(trained.result, control=config.shuffle_targets)),
         trained.result.curve,
     )
+    steps = trained.result.steps  # fewer than planned if a rule stopped the run
     folder = trained.save(tokens=steps * rows * length)
     facts = {
         "steps": steps,

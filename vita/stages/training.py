@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.page import curve_figures, report_sections, settings_table, write_page
+from vita.reporting.page import Sample, curve_figures, report_sections, settings_table, write_page
 from vita.spine.errors import ConfigError
 from vita.spine.events import Emit
 from vita.spine.model_files import ModelFiles, ModelFolder, base_reference
@@ -133,21 +133,24 @@ class TrainingRun:
         """
         from vita.nn import hf
         from vita.nn.adapters.attach import adapter_of
-        from vita.train.loop import EvalHook, train
+        from vita.train.loop import train
         from vita.train.validation import RunCheck
 
         self._predict_memory(trainer, tokens_per_step)
+        settings = self.settings
         interval = self.settings.eval_interval(self.steps // steps_per_round) * steps_per_round
         train_result = train(
             trainer,
             batches,
             folder=self.context.scratch,
             emit=emit or self.context.emit,
-            hooks=[*hooks, *([EvalHook(interval, evaluate, at_start=True)] if evaluate else [])],
+            hooks=[*hooks, *self._eval_hooks(trainer, evaluate, interval)],
             tokens_per_step=tokens_per_step,
             flops_per_token=self.flops_per_token,
             should_stop=should_stop,
-            checkpoint_seconds=self.settings.checkpoint_seconds,
+            stop_rules=settings.stop_when,
+            start_from=None if settings.start_from is None else Path(settings.start_from),
+            checkpoint_seconds=settings.checkpoint_seconds,
             checkpoint_steps=steps_per_round,
         )
         model = select_model(trainer.trained())
@@ -157,6 +160,54 @@ class TrainingRun:
         allow = self.settings.allow_no_improvement
         check = RunCheck(self.stage, train_result, model, self.before, self.context.scratch, allow)
         return TrainedModel(self, train_result, model, check)
+
+    def _eval_hooks(
+        self, trainer: Trainer, evaluate: Callable[[Trainer], Mapping[str, float]] | None, interval: int
+    ) -> list[EvalHook]:
+        """Return the hooks of the evaluations: statistics of gradients and activations, held-out data, and samples."""
+        from vita.train.loop import EvalHook
+        from vita.train.statistics import observed_activations, parameter_statistics
+
+        def evaluate_with_statistics(trainer: Trainer) -> Mapping[str, float]:
+            assert evaluate is not None
+            with observed_activations(trainer) as activations:
+                figures = evaluate(trainer)
+            return {**figures, **activations.figures()}
+
+        hooks: list[EvalHook] = []
+        if self.settings.statistics:
+            hooks.append(EvalHook(interval, parameter_statistics))
+        if evaluate:
+            observed = evaluate_with_statistics if self.settings.statistics else evaluate
+            hooks.append(EvalHook(interval, observed, at_start=True))
+        if self.settings.sample_prompts:
+            hooks.append(EvalHook(interval, self._sampler(trainer), at_start=True))
+        return hooks
+
+    def _sampler(self, trainer: Trainer) -> Callable[[Trainer], Mapping[str, float]]:
+        """Return an evaluation that continues the prompts of the settings and returns no figures."""
+        from vita.evals.training_samples import SAMPLES, TrainingSamples
+        from vita.infer.pretrained import PretrainedText
+
+        where = f"{self.stage}.sample_prompts"
+        if self.stage in WITHOUT_TEXT or not self.model.architecture.causal:
+            raise ConfigError(where, "the trained model does not generate text", hint="leave `sample_prompts` out")
+        if trainer.world.size > 1:
+            raise ConfigError(where, "needs one process", hint="leave `sample_prompts` out")
+        samples = TrainingSamples(
+            trainer.model,
+            PretrainedText.load(self.source).tokenizer,
+            prompts=self.settings.sample_prompts,
+            tokens=self.settings.sample_tokens,
+            path=self.context.scratch / SAMPLES,
+            device=self.context.machine.device,
+        )
+
+        def write(trainer: Trainer) -> Mapping[str, float]:
+            samples.write(step=trainer.done)
+            return {}
+
+        return write
 
     def _predict_memory(self, trainer: Trainer, tokens_per_step: int) -> None:
         """Record the predicted peak of the memory; `peak_memory_bytes` is the measured one."""
@@ -207,6 +258,7 @@ class TrainedModel:
             "learning_rate": self.run.training.optimization.matrix_rate,
             **self._adapter_facts(),
             "skipped_steps": self.result.skipped_steps,
+            **({} if self.result.stop_reason is None else {"stopped": self.result.stop_reason}),
             **(self.check.improvement(evidence) if self.run.context.machine.leads else {}),
         }
 
@@ -289,9 +341,25 @@ class TrainedModel:
             "Results": facts,
             **report_sections(report or ReportContent.of(self.run.stage), content or {}),
             "Training curves": curve_figures(self.result.curve),
+            "Samples during training": self._sample_blocks(),
             "Settings": settings_table(resolved),
         }
         write_page(folder, title=title, lead=lead, sections=sections)
+
+    def _sample_blocks(self) -> list[Sample]:
+        """Return the samples of the run, each prompt with its continuations by step."""
+        from vita.evals.training_samples import SAMPLES, read_samples
+
+        rows = read_samples(self.run.context.scratch / SAMPLES) if self.run.settings.sample_prompts else []
+        prompts = dict.fromkeys(row["prompt"] for row in rows)
+        return [
+            Sample(prompt, [(f"step {row['step']:,}", row["text"]) for row in rows if row["prompt"] == prompt])
+            for prompt in prompts
+        ]
+
+
+WITHOUT_TEXT = ("reward", "classify", "contrastive")
+"""Stages whose trained models do not generate text."""
 
 
 def last_value(curve: Sequence[Mapping[str, Any]], name: str) -> float | None:

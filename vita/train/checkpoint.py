@@ -123,6 +123,16 @@ class Checkpoints:
             self.passed_over.append(problem or f"{folder} is damaged, as another process reports")
         return None
 
+    def newest_folder(self) -> Path | None:
+        """Return the folder of the latest intact checkpoint, or None."""
+        for folder in sorted(self._all(), reverse=True):
+            try:
+                read(folder)
+                return folder
+            except StoreError:
+                continue
+        return None
+
     def clear(self) -> None:
         """Remove all checkpoints."""
         self.wait()

@@ -22,15 +22,18 @@ from statistics import median
 from typing import Any
 
 from vita.spine.disk import explain_disk, write_atomically
-from vita.spine.errors import StoreError
+from vita.spine.errors import ConfigError, StoreError
 from vita.spine.events import Emit
 from vita.spine.interrupts import Interruption, deferred_interrupts
 from vita.train.checkpoint import Checkpoint, Checkpoints
-from vita.train.hardware import matmul_peak, peak_memory, reset_peak_memory
+from vita.train.checkpoint import read as read_checkpoint
+from vita.train.hardware import matmul_peak, memory_in_use, peak_memory, reset_peak_memory
+from vita.train.run_control import Action, RunControl, wait_for_control
+from vita.train.stop_rules import StopRule, stop_reason
 from vita.train.trainer import StepBatch, StepResult, Trainer
 
 METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
-TIMING_METRICS = ("tokens_per_second", "mfu")
+TIMING_METRICS = ("tokens_per_second", "mfu", "memory_bytes")
 """Figures in `metrics.jsonl` that differ from run to run; `TrainResult.curve` leaves them out."""
 PROGRESS_SECONDS = 0.25
 CONTINUES = "the same command continues from its checkpoint"
@@ -62,6 +65,8 @@ class TrainResult:
     """The metrics of every step without timings; they are equal after any number of crashes."""
     record: dict[str, Any] = field(default_factory=dict)
     """Values that differ between runs: speeds, machine, restarts."""
+    stop_reason: str | None = None
+    """The reason of the rule that ended the run before the end of the schedule, if one did."""
 
 
 def train(
@@ -74,6 +79,8 @@ def train(
     tokens_per_step: int = 0,
     flops_per_token: float = 0.0,
     should_stop: Callable[[Mapping[str, Any]], bool] = lambda row: False,
+    stop_rules: Sequence[StopRule] = (),
+    start_from: Path | None = None,
     checkpoint_seconds: float = 30.0,
     checkpoint_steps: int = 1,
     keep: int = 2,
@@ -81,7 +88,9 @@ def train(
     """Train to the end of the schedule, from the last intact checkpoint in `folder` if there is one.
 
     Every process calls it; the leading process writes. The run ends early when `should_stop` returns True for the
-    metrics of the last step. `checkpoint_seconds` limits the work that a crash costs and does not affect the result.
+    metrics of the last step, or a rule of `stop_rules` applies. Without a checkpoint in `folder`, the run starts with
+    the checkpoint in `start_from`. `checkpoint_seconds` limits the work that a crash costs and does not affect the
+    result. Another process can pause and stop the run (`vita.train.run_control`).
 
     SIGINT or SIGTERM in any process ends the run after the current step (after the next multiple of
     `checkpoint_steps`) with a checkpoint and a `KeyboardInterrupt`; a second signal ends it at once.
@@ -97,6 +106,8 @@ def train(
             tokens_per_step=tokens_per_step,
             flops_per_token=flops_per_token,
             should_stop=should_stop,
+            stop_rules=stop_rules,
+            start_from=start_from,
             checkpoint_seconds=checkpoint_seconds,
             checkpoint_steps=checkpoint_steps,
             keep=keep,
@@ -114,21 +125,30 @@ def _train(
     tokens_per_step: int,
     flops_per_token: float,
     should_stop: Callable[[Mapping[str, Any]], bool],
+    stop_rules: Sequence[StopRule],
+    start_from: Path | None,
     checkpoint_seconds: float,
     checkpoint_steps: int,
     keep: int,
 ) -> TrainResult:
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=keep, world=trainer.world)
     resumed = _resume(trainer, checkpoints, emit)
+    if resumed is None and start_from is not None:
+        _start_from(start_from, trainer, emit)
+    control = RunControl(folder) if trainer.world.leads else None
     metrics = _MetricsFile(folder / METRICS, upto=trainer.done if resumed else -1, writes=trainer.world.leads)
     throughput = _Throughput(trainer, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
     _report_setup(trainer, throughput, emit)
     steps = trainer.training.schedule.steps
     saved = time.monotonic()
+    stopped: str | None = None
     try:
-        if trainer.done == 0:
-            metrics.add({"step": 0, **_evaluate(trainer, [hook for hook in hooks if hook.at_start])})
-        while trainer.done < steps and not _leader_decides(trainer, should_stop(metrics.last)):
+        if resumed is None:
+            metrics.add({"step": trainer.done, **_evaluate(trainer, [hook for hook in hooks if hook.at_start])})
+        while trainer.done < steps:
+            stopped = stop_reason(stop_rules, metrics.rows())
+            if _leader_decides(trainer, should_stop(metrics.last) or stopped is not None):
+                break
             result = trainer.step(batches(trainer.done))
             throughput.end_step()
             metrics_row = {"step": trainer.done, **_step_metrics(result, trainer), **throughput.figures()}
@@ -138,13 +158,19 @@ def _train(
             metrics.add(metrics_row)
             _report_step(emit, metrics_row, result, trainer, throughput)
             boundary = trainer.done % checkpoint_steps == 0 and trainer.done < steps
-            if boundary and _any_process(trainer, interruption.requested):
+            action = control.action() if control else None
+            if boundary and _any_process(trainer, interruption.requested or action == "stop"):
                 _save(trainer, checkpoints, metrics)
-                checkpoints.wait()
-                emit("note", text=f"stopped after step {trainer.done} of {steps}; {CONTINUES}", level="status")
-                raise KeyboardInterrupt
-            if _leader_decides(trainer, boundary and time.monotonic() - saved >= checkpoint_seconds):
+                _end(trainer, checkpoints, emit)
+            due = action == "pause" or time.monotonic() - saved >= checkpoint_seconds
+            if _leader_decides(trainer, boundary and due):
                 _save(trainer, checkpoints, metrics)
+                if _leader_decides(trainer, action == "pause"):
+                    checkpoints.wait()
+                    _pause(trainer, control, interruption, emit)
+                    if _any_process(trainer, interruption.requested or _action(control) == "stop"):
+                        _end(trainer, checkpoints, emit)
+                    throughput.end_pause()
                 saved = time.monotonic()
         _save(trainer, checkpoints, metrics)
         checkpoints.wait()
@@ -155,7 +181,9 @@ def _train(
         metrics.close()
     curve = [{name: value for name, value in row.items() if name not in TIMING_METRICS} for row in metrics.rows()]
     record = {**trainer.numerics(), **throughput.record(), "resumed_at_step": resumed}
-    return TrainResult(trainer.done, trainer.step_filter.skipped, curve, record)
+    if stopped is not None:
+        emit("note", text=f"stopped by a rule after step {trainer.done} of {steps}: {stopped}", level="status")
+    return TrainResult(trainer.done, trainer.step_filter.skipped, curve, record, stopped)
 
 
 # -- resuming
@@ -202,6 +230,54 @@ def _save(trainer: Trainer, checkpoints: Checkpoints, metrics: _MetricsFile) -> 
     checkpoints.save(trainer.done, trainer.tensors(), state, trainer.tensor_layouts())
 
 
+def _start_from(folder: Path, trainer: Trainer, emit: Emit) -> None:
+    """Load a checkpoint of another run."""
+    checkpoint, steps = read_checkpoint(folder), trainer.training.schedule.steps
+    step = checkpoint.state["step"]
+    if step >= steps:
+        hint = "set more `steps`; they count from the beginning of the run that wrote the checkpoint"
+        raise ConfigError("start_from", expected=f"a checkpoint before step {steps}", got=f"step {step}", hint=hint)
+    _compare_numerics(checkpoint, trainer, emit)
+    try:
+        trainer.load(checkpoint.tensors, checkpoint.state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        hint = "the model and the optimizer must be those of the run that wrote it"
+        problem = f"the checkpoint does not fit the model or the optimizer ({' '.join(str(error).split())[:120]})"
+        raise ConfigError("start_from", problem, hint=hint) from None
+    emit("note", text=f"starts from a checkpoint after step {step}", level="status")
+
+
+# -- pause and stop
+
+
+def _action(control: RunControl | None) -> Action | None:
+    return control.action() if control else None
+
+
+def _pause(trainer: Trainer, control: RunControl | None, interruption: Interruption, emit: Emit) -> None:
+    """Wait until the request to pause is withdrawn, or the run is interrupted."""
+    emit("note", text=f"paused after step {trainer.done}; `vita runs resume` continues", level="status")
+    if control:
+        control.mark_paused(True)
+    try:
+        while _leader_decides(trainer, _action(control) == "pause"):
+            if _any_process(trainer, interruption.requested):
+                return
+            wait_for_control()
+    finally:
+        if control:
+            control.mark_paused(False)
+    emit("note", text=f"continues after step {trainer.done}", level="status")
+
+
+def _end(trainer: Trainer, checkpoints: Checkpoints, emit: Emit) -> None:
+    """End the run, whose checkpoint is written."""
+    checkpoints.wait()
+    steps = trainer.training.schedule.steps
+    emit("note", text=f"stopped after step {trainer.done} of {steps}; {CONTINUES}", level="status")
+    raise KeyboardInterrupt
+
+
 # -- metrics and progress
 
 
@@ -233,7 +309,8 @@ def _report_step(
     if result.skip_reason:
         emit("note", text=f"step {trainer.done} was skipped: {result.skip_reason}", level="warning")
     if trainer.done % (steps // 1000 + 1) == 0 or trainer.done == steps:
-        emit("metrics", **{name: value for name, value in row.items() if isinstance(value, (int, float))})
+        numbers = {name: value for name, value in row.items() if isinstance(value, (int, float))}
+        emit("metrics", **numbers, skipped_steps=trainer.step_filter.skipped)
     if throughput.progress_is_due() or trainer.done == steps:
         metrics = {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "step"}
         remaining = {"seconds_left": throughput.seconds_left(steps - trainer.done)}
@@ -271,11 +348,15 @@ class _Throughput:
             self._steps.append(now - self._last)
         self._last = now
 
+    def end_pause(self) -> None:
+        """Leave the time of a pause out of the next step."""
+        self._last = time.perf_counter()
+
     def figures(self) -> dict[str, float]:
         if not self._steps or not self.tokens:
             return {}
         seconds = self._steps[-1]
-        figures = {"tokens_per_second": round(self.tokens / seconds, 1)}
+        figures = {"tokens_per_second": round(self.tokens / seconds, 1), "memory_bytes": memory_in_use(self.device)}
         return figures | ({"mfu": round(self.flops / seconds / self.peak, 4)} if self.peak else {})
 
     def seconds_left(self, steps: int) -> float:

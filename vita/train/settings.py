@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from vita.nn.adapters.settings import ADAPTER_TYPES, AdapterChoice, AdapterSettings
-from vita.spine.config import Settings, build, neutral, operational
+from vita.spine.config import InputPath, Settings, build, neutral, operational
 from vita.spine.errors import ConfigError
 from vita.train.choices import Masking, PrecisionChoice
 from vita.train.microbatches import MICRO_TOKENS
 from vita.train.parallel.settings import ParallelSettings
 from vita.train.schedule import SCHEDULES
+from vita.train.stop_rules import StopRule
 
 Auto = Literal["auto"]
 Uncompiled = Literal["auto", "no"]
@@ -127,7 +128,25 @@ class EvaluationSettings(Settings):
         return self.eval_every or max(1, steps // (self.num_evals or 1))
 
 
-class TrainingSettings(OptimizerSettings, StepSettings, EvaluationSettings):
+class MonitoringSettings(Settings):
+    """The observation and the control of a run."""
+
+    statistics: bool = neutral(True)
+    """Record the norms of gradients and weights by part of the model, and the activations of some layers, with each
+    evaluation."""
+    sample_prompts: tuple[str, ...] = neutral(())
+    """Prompts that the model continues at each evaluation, for readers; not in reward, classify and contrastive, nor
+    with several processes."""
+    sample_tokens: Count = neutral(48)
+    """Maximum number of tokens of each continuation."""
+    stop_when: tuple[StopRule, ...] = neutral(())
+    """Rules that end the run early, such as `[{metric: heldout_loss, patience: 3}, {metric: loss, above: 20}]`."""
+    start_from: InputPath | None = neutral(None)
+    """Folder of a checkpoint (`vita runs checkpoint`) with whose weights, optimizer and step the run starts: a fork of
+    the run that wrote it, which may have other settings."""
+
+
+class TrainingSettings(OptimizerSettings, StepSettings, EvaluationSettings, MonitoringSettings):
     """The settings of every training stage."""
 
     seed: int = 0

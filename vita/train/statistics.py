@@ -1,0 +1,120 @@
+"""Statistics of a training run at its evaluations: gradients and weights by part, and activations by layer.
+
+    figures |= parameter_statistics(trainer)                  # after a step, while its gradients exist
+    with observed_activations(trainer) as activations:
+        heldout.evaluate(trainer)
+    figures |= activations.figures()
+
+They read values that a step or an evaluation computes in any case, and do not change the run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vita.train.parallel import full_tensor
+from vita.train.trainer import Trainer
+
+MOST_LAYERS = 6
+"""Maximum number of layers whose activations are recorded: the first, the last, and layers between them."""
+_PARTS = (
+    ("embedding", re.compile(r"embed_")),
+    ("attention", re.compile(r"\.self_attn\.(?!.*norm)")),
+    ("feed-forward", re.compile(r"\.mlp\.")),
+    ("norms", re.compile(r"norm")),
+    ("head", re.compile(r"head")),
+)
+"""Part of the model -> pattern of the names of its parameters; the first match counts."""
+
+
+@torch.no_grad()
+def parameter_statistics(trainer: Trainer) -> dict[str, float]:
+    """Return the norm of the gradients and the root mean square of the weights of each part of the model.
+
+    Gradients are those of the last step after clipping; without gradients, only the weights are returned. All processes
+    must call it together.
+    """
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in trainer.master_params.items():
+        groups.setdefault(part_of(name), []).append(parameter)
+    figures: dict[str, float] = {}
+    for part, parameters in groups.items():
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if gradients:
+            figures[f"gradient_norm/{part}"] = _norm(gradients)
+        count = sum(parameter.numel() for parameter in parameters)
+        figures[f"weight_rms/{part}"] = _norm([parameter.detach() for parameter in parameters]) / count**0.5
+    return {name: float(f"{value:.6g}") for name, value in figures.items()}
+
+
+def part_of(name: str) -> str:
+    """Return the part of the model that a parameter belongs to."""
+    return next((part for part, pattern in _PARTS if pattern.search(name)), "other")
+
+
+def _norm(tensors: list[Any]) -> float:
+    return full_tensor(torch.nn.utils.get_total_norm(tensors)).item()
+
+
+class ActivationStatistics:
+    """The root mean square of the residual stream after some layers, over all tokens of an evaluation."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._sums: dict[int, Tensor] = {}
+        self._counts: dict[int, int] = {}
+
+    def add(self, layer: int, states: Tensor) -> None:
+        """Add the output of a layer."""
+        square = states.detach().float().pow(2).sum().double()
+        self._sums[layer] = self._sums[layer] + square if layer in self._sums else square
+        self._counts[layer] = self._counts.get(layer, 0) + states.numel()
+
+    def figures(self) -> dict[str, float]:
+        """Return the values by layer, over all processes; {} if no layer was computed."""
+        if not self._sums:
+            return {}
+        layers = sorted(self._sums)
+        values = [self._sums[layer] for layer in layers]
+        counts = [
+            torch.tensor(float(self._counts[layer]), dtype=torch.float64, device=values[0].device) for layer in layers
+        ]
+        totals = self._trainer.world.total(torch.stack([*values, *counts])).tolist()
+        squares, numbers = totals[: len(layers)], totals[len(layers) :]
+        return {
+            f"activation_rms/layer {layer + 1}": float(f"{(square / max(1.0, number)) ** 0.5:.6g}")
+            for layer, square, number in zip(layers, squares, numbers, strict=True)
+        }
+
+
+@contextmanager
+def observed_activations(trainer: Trainer) -> Iterator[ActivationStatistics]:
+    """Record the outputs of some layers while the model computes."""
+    statistics = ActivationStatistics(trainer)
+    layers = list(trainer.learner.model.model.layers)
+
+    def hook_of(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def add_output(module: nn.Module, inputs: Any, output: Any) -> None:
+            statistics.add(layer, output[0] if isinstance(output, tuple) else output)
+
+        return add_output
+
+    handles = [layers[layer].register_forward_hook(hook_of(layer)) for layer in observed_layers(len(layers))]
+    try:
+        yield statistics
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def observed_layers(count: int) -> list[int]:
+    """Return the indices of at most `MOST_LAYERS` evenly spaced layers, with the first and the last."""
+    if count <= MOST_LAYERS:
+        return list(range(count))
+    return sorted({round(index * (count - 1) / (MOST_LAYERS - 1)) for index in range(MOST_LAYERS)})
