@@ -111,7 +111,7 @@ def checkpoint(
     """Copy the newest checkpoint of an unfinished run, from which another run can start (`--start-from FOLDER`)."""
     from vita.monitoring.training_runs import find_run
     from vita.train.checkpoint import Checkpoints, read
-    from vita.train.loop import CHECKPOINTS
+    from vita.train.run_files import CHECKPOINTS
 
     workspace = open_workspace(ctx)
     files = find_run(workspace.ledger, workspace.store, run)

@@ -17,8 +17,7 @@ from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.sampling import Sampling
 from vita.nn.transformer import Transformer
 from vita.spine.disk import write_atomically
-
-SAMPLES = "samples.jsonl"
+from vita.train.run_files import json_lines
 
 
 class TrainingSamples:
@@ -40,14 +39,7 @@ class TrainingSamples:
             {"step": step, "prompt": prompt, "text": answer.text}
             for prompt, answer in zip(self._prompts, answers, strict=True)
         ]
-        earlier = [row for row in read_samples(self._path) if row["step"] < step]
+        earlier = [row for row in json_lines(self._path) if row["step"] < step]
         text = "".join(json.dumps(row) + "\n" for row in [*earlier, *rows])
         write_atomically(self._path, text.encode())
         return rows
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Return the samples of a run; [] without a file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -7,7 +7,7 @@ The page asks for `/state` every two seconds. Charts are drawn by the server.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,33 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from vita.monitoring.training_runs import TrainingRunFiles, read_metrics, run_state
+from vita.monitoring.training_runs import TrainingRunFiles, run_state
 from vita.reporting.page import curve_figures
 from vita.reporting.render import served_page
 from vita.reporting.web import page_application
-from vita.reporting.wording import words
 from vita.spine.errors import VitaError
 from vita.spine.store import Store
+from vita.train.run_files import read_metrics
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_FORMS = {
-    "learning_rate": "{:.3g}", "mfu": "{:.1%}", "tokens_per_second": "{:,.0f}", "gradient_norm": "{:.3g}",
-    "memory_bytes": "",
+_TILES = {
+    "loss": ("loss", "{:.4g}"), "heldout_loss": ("held-out loss", "{:.4g}"),
+    "heldout_bits_per_byte": ("held-out bits per byte", "{:.4g}"), "learning_rate": ("learning rate", "{:.3g}"),
+    "gradient_norm": ("gradient norm", "{:.3g}"), "tokens_per_second": ("tokens/s", "{:,.0f}"),
+    "mfu": ("MFU", "{:.1%}"), "memory_bytes": ("memory", "{:.2f} GB"),
 }  # fmt: skip
+"""Metric -> its name and its format among the key figures."""
+_FIRST = (
+    "loss",
+    "bits_per_byte",
+    "source_loss",
+    "tokens_per_second",
+    "mfu",
+    "memory_GB",
+    "learning_rate",
+    "gradient_norm",
+)
+"""Order of the charts, by the beginnings of their metrics; the others follow."""
 
 
 def run_application(find: Callable[[], TrainingRunFiles], store: Store) -> Starlette:
@@ -49,18 +63,27 @@ def run_application(find: Callable[[], TrainingRunFiles], store: Store) -> Starl
 def page_state(files: TrainingRunFiles, store: Store) -> dict[str, Any]:
     """Return the state of a run with its charts as SVG."""
     state = run_state(files, store)
-    figures = curve_figures(read_metrics(files.folder))
+    figures = curve_figures([_with_gigabytes(row) for row in read_metrics(files.folder)])
+    figures.sort(key=lambda figure: _position(figure.name))
     state["charts"] = [{"name": figure.name, "svg": figure.svg, "caption": figure.caption} for figure in figures]
     state["tiles"] = [
-        {"name": words(name), "value": _formatted(name, value)} for name, value in state["figures"].items()
+        {"name": _TILES[name][0], "value": _TILES[name][1].format(value / 1e9 if name == "memory_bytes" else value)}
+        for name, value in state["figures"].items()
     ]
     return state
 
 
-def _formatted(name: str, value: float) -> str:
-    if name == "memory_bytes":
-        return f"{value / 1e9:.2f} GB"
-    return _FORMS.get(name, "{:.4g}").format(value)
+def _with_gigabytes(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with the memory in units that an axis has room for."""
+    return {
+        "memory_GB" if name == "memory_bytes" else name: value / 1e9 if name == "memory_bytes" else value
+        for name, value in row.items()
+    }
+
+
+def _position(name: str) -> int:
+    metric = name.partition(" by ")[0]
+    return _FIRST.index(metric) if metric in _FIRST else len(_FIRST)
 
 
 async def _error(_: Request, error: Exception) -> Response:

@@ -10,21 +10,19 @@ artifact.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vita.evals.training_samples import SAMPLES, read_samples
 from vita.spine import machine
 from vita.spine.config import nearest
 from vita.spine.errors import StoreError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.store import Store
-from vita.train.loop import METRICS
 from vita.train.run_control import is_paused
+from vita.train.run_files import json_lines, read_metrics, read_samples
 
 LOG_BYTES = 2_000_000
 """Bytes at the end of an event log that are read."""
@@ -88,11 +86,6 @@ def _folder(run: Run, store: Store) -> Path:
     return store.root / "scratch" / run.key
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the complete rows of the metrics of a run; [] before its first step."""
-    return list(_json_lines(folder / METRICS))
-
-
 def run_state(files: TrainingRunFiles, store: Store) -> dict[str, Any]:
     """Return the state of a run as plain values, without its curves."""
     rows, log = read_metrics(files.folder), list(_log(files.run, store))
@@ -114,7 +107,7 @@ def run_state(files: TrainingRunFiles, store: Store) -> dict[str, Any]:
         "seconds_left": progress.get("seconds_left") if state == "running" else None,
         "figures": {name: figures[name] for name in TILES if name in figures},
         "skipped_steps": len(skipped), "skipped": skipped[-MOST_SKIPPED:],
-        "samples": read_samples(files.folder / SAMPLES),
+        "samples": read_samples(files.folder),
         "notes": [
             {"at": event["at"], "level": event.get("level", "info"), "text": event.get("text", "")}
             for event in log if event.get("event") == "note" and event.get("level") != "detail"
@@ -126,24 +119,6 @@ def _log(run: Run, store: Store) -> Iterator[Mapping[str, Any]]:
     """Yield the events of a run from the end of the log of its life."""
     path = store.root / "events" / f"{run.life}.jsonl"
     until = run.ended or float("inf")
-    for event in _json_lines(path, last_bytes=LOG_BYTES):
+    for event in json_lines(path, last_bytes=LOG_BYTES):
         if event.get("life_step") == run.step and run.began - 1 <= event.get("at", 0) <= until + 1:
             yield event
-
-
-def _json_lines(path: Path, *, last_bytes: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the complete JSON objects of a file that another process may be writing."""
-    try:
-        with path.open("rb") as file:
-            if last_bytes is not None and (size := path.stat().st_size) > last_bytes:
-                file.seek(size - last_bytes)
-                file.readline()
-            for line in file:
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(value, dict):
-                    yield value
-    except FileNotFoundError:
-        return

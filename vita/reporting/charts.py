@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from vita.spine.plain_text import printable
 from vita.stats.intervals import Interval
 
-COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7c3aed", "#b45309")
+COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7c3aed", "#b45309", "#0e7490", "#db2777", "#4d7c0f", "#6b7280")
 GREY = "#808a94"  # contrast above 3:1 on white and on black
 WIDTH = 440
 """Width of a drawing in its own units: 12-unit text stays readable on a screen of 390 pixels."""

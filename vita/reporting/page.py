@@ -30,8 +30,13 @@ _TIMES = {"at", "expires"}
 """Columns with times in seconds since 1970."""
 _COLUMN = re.compile(r"(?:(heldout|domain|general|value)_)?(.+?)(?:/(chosen|rejected))?")
 """A column of the metrics: the data, the metric, and the answer of a pair."""
-FAMILIES = {"source_loss": "source", "gradient_norm": "part", "weight_rms": "part", "activation_rms": "layer"}
-"""Metrics with a value for each part, as in `source_loss/books`, and the kind of parts; a chart has a line for each."""
+FAMILIES = {
+    "source_loss": ("source", "Held-out loss per token of each source, in nats."),
+    "gradient_norm": ("part", "Norm of the gradients of each part of the model, after clipping."),
+    "weight_rms": ("part", "Root mean square of the weights of each part of the model."),
+    "activation_rms": ("layer", "Root mean square of the residual stream after some layers, on held-out data."),
+}
+"""Metrics with a value for each part, as in `source_loss/books`: the kind of parts, and the caption of their chart."""
 _DEEPEST = 8
 """Largest number of levels of nested details that a page shows."""
 _POINTS = 200
@@ -191,7 +196,7 @@ def curve_figures(curve: Sequence[Mapping[str, Any]]) -> list[Figure]:
         family, slash, part = column.partition("/")
         if slash and family in FAMILIES:
             points = [(float(row["step"]), row[column]) for row in curve if isinstance(row.get(column), (int, float))]
-            lines.setdefault(f"{family} by {FAMILIES[family]}", {})[part] = _averaged(points)
+            lines.setdefault(f"{family} by {FAMILIES[family][0]}", {})[part] = _averaged(points)
             continue
         match = _COLUMN.fullmatch(column)
         data, metric, answer = match.groups(default="") if match else ("", column, "")
@@ -206,6 +211,8 @@ def curve_figures(curve: Sequence[Mapping[str, Any]]) -> list[Figure]:
 
 
 def _caption(metric: str) -> str:
+    if (family := metric.partition(" by ")[0]) != metric and family in FAMILIES:
+        return FAMILIES[family][1]
     text = capitalized(words(metric))
     return f"{text}: {known}." if (known := description(metric)) else f"{text} by step."
 

@@ -28,6 +28,7 @@ from vita.spine.events import Emit
 from vita.spine.model_files import ModelFiles, ModelFolder, base_reference
 from vita.spine.plan import Context
 from vita.spine.store import REQUIRES
+from vita.train.run_files import SAMPLES, read_samples
 from vita.train.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class TrainingRun:
 
     def _sampler(self, trainer: Trainer) -> Callable[[Trainer], Mapping[str, float]]:
         """Return an evaluation that continues the prompts of the settings and returns no figures."""
-        from vita.evals.training_samples import SAMPLES, TrainingSamples
+        from vita.evals.training_samples import TrainingSamples
         from vita.infer.pretrained import PretrainedText
 
         where = f"{self.stage}.sample_prompts"
@@ -348,9 +349,7 @@ class TrainedModel:
 
     def _sample_blocks(self) -> list[Sample]:
         """Return the samples of the run, each prompt with its continuations by step."""
-        from vita.evals.training_samples import SAMPLES, read_samples
-
-        rows = read_samples(self.run.context.scratch / SAMPLES) if self.run.settings.sample_prompts else []
+        rows = read_samples(self.run.context.scratch) if self.run.settings.sample_prompts else []
         prompts = dict.fromkeys(row["prompt"] for row in rows)
         return [
             Sample(prompt, [(f"step {row['step']:,}", row["text"]) for row in rows if row["prompt"] == prompt])

@@ -29,10 +29,10 @@ from vita.train.checkpoint import Checkpoint, Checkpoints
 from vita.train.checkpoint import read as read_checkpoint
 from vita.train.hardware import matmul_peak, memory_in_use, peak_memory, reset_peak_memory
 from vita.train.run_control import Action, RunControl, wait_for_control
+from vita.train.run_files import CHECKPOINTS, METRICS
 from vita.train.stop_rules import StopRule, stop_reason
 from vita.train.trainer import StepBatch, StepResult, Trainer
 
-METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 TIMING_METRICS = ("tokens_per_second", "mfu", "memory_bytes")
 """Figures in `metrics.jsonl` that differ from run to run; `TrainResult.curve` leaves them out."""
 PROGRESS_SECONDS = 0.25
