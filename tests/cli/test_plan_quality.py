@@ -31,7 +31,10 @@ def test_the_plan_advises_an_open_weight_model_for_a_small_budget(vita: Vita, tm
 
     code, out, err = vita("plan", "life.yaml", "--set", "pretrain.steps=10")
     assert code == 0 and not err
-    assert "pretrain: 25,984 matrix parameters, 640 tokens" in out and "start from an open-weight model (`vita adopt`)" in out
+    assert (
+        "pretrain: 25,984 matrix parameters, 640 tokens" in out
+        and "start from an open-weight model (`vita adopt`)" in out
+    )
     assert "basis: 0.0 tokens per parameter" in out
 
     assert vita("live", "life.yaml", "--until", "design")[0] == 0

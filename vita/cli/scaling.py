@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +20,6 @@ from vita.spine.errors import ConfigError
 if TYPE_CHECKING:
     from vita.design.ladder import Rung
     from vita.design.recommendation import LadderRun, Recommendation, ScalingStudy, Target
-    from vita.reporting.page import Table
 
 TRAINING = {"num_evals": 1, "eval_tokens": 65_536, "compile": "no"}
 """Settings of pretraining in a ladder: an evaluation at the end, and no compilation, which short runs do not repay."""
@@ -151,13 +150,13 @@ def _report(
         law = {name: value for name, value in document["law"].items() if name not in ("draws", "residuals")}
         print_json({**document, "law": law, "files": files})
         return
-    tables = {"recommendation": scaling_page.recommendation_table(recommendation)}
+    tables = {"recommendation": scaling_page.recommendation_rows(recommendation)}
     if check is not None:
-        tables["prediction and actual run"] = scaling_page.check_table(recommendation, check)
+        tables["prediction and actual run"] = scaling_page.check_rows(recommendation, check)
     if any(study.errors.values()):
-        tables["errors for sizes that were left out of the fit"] = scaling_page.error_table(study)
-    for title, table in tables.items():
-        print_table(workspace.console, _screen_table(title, table))
+        tables["errors for sizes that were left out of the fit"] = scaling_page.error_rows(study)
+    for title, rows in tables.items():
+        print_table(workspace.console, _screen_table(title, rows))
     console = workspace.console
     console.print(scaling_page.law_sentence(study), soft_wrap=True)
     for warning in recommendation.warnings:
@@ -206,8 +205,8 @@ def _run_json(run: LadderRun) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _screen_table(title: str, table: Table) -> ScreenTable:
-    screen = ScreenTable(*table.columns, box=None, pad_edge=False, title=title, title_justify="left")
-    for row in table.rows:
-        screen.add_row(*row)
+def _screen_table(title: str, rows: Sequence[Mapping[str, str]]) -> ScreenTable:
+    screen = ScreenTable(*rows[0], box=None, pad_edge=False, title=title, title_justify="left")
+    for row in rows:
+        screen.add_row(*row.values())
     return screen

@@ -68,8 +68,8 @@ def fit_law(runs: Sequence[MeasuredLoss], *, seed: int = 0, samples: int = SAMPL
     best = solutions[int(np.argmin(objectives))]
     fitted = problem.predict(best[None])[0]
     residuals = (losses - fitted) * math.sqrt(len(runs) / max(1, len(runs) - 5))
-    random = np.random.default_rng(seed)
-    resampled = fitted + random.choice(residuals, (samples, len(runs)))
+    generator = np.random.default_rng(seed)
+    resampled = fitted + generator.choice(residuals, (samples, len(runs)))
     draws, _ = problem.minimize(np.tile(best, (samples, 1)), resampled)
     terms = [_terms(draw, centre) for draw in draws]
     law = _terms(best, centre)

@@ -11,7 +11,7 @@ from vita.design.ladder import compact
 from vita.design.law_fit import optima, size_exponent
 from vita.design.recommendation import LadderRun, Recommendation, ScalingStudy, measured_loss
 from vita.reporting.charts import line_chart
-from vita.reporting.page import Figure, Table, write_page
+from vita.reporting.page import Figure, write_page
 from vita.stats.intervals import Interval
 
 LEAD = (
@@ -19,26 +19,28 @@ LEAD = (
     "larger runs on the same text with the same settings."
 )
 _POINTS = 40
+Rows = list[dict[str, str]]
+"""The rows of a table: column -> text."""
 
 
 def write_scaling_page(
     folder: Path, study: ScalingStudy, recommendation: Recommendation, check: LadderRun | None
 ) -> None:
     """Write `report.html`, `report.md` and the figures below `folder`."""
-    sections: dict[str, Any] = {"Recommendation": recommendation_table(recommendation)}
+    sections: dict[str, Any] = {"Recommendation": [recommendation_rows(recommendation), *recommendation.warnings]}
     if check is not None:
-        sections["Prediction and actual run"] = check_table(recommendation, check)
+        sections["Prediction and actual run"] = check_rows(recommendation, check)
     sections |= {
-        "Law": [law_sentence(study), law_table(study)],
-        "IsoFLOP curves": [_isoflop_chart(study), *_optimum_table(study)],
+        "Law": [law_sentence(study), law_rows(study)],
+        "IsoFLOP curves": [_isoflop_chart(study), _optimum_rows(study)],
         "Loss by compute": _compute_chart(study, recommendation, check),
-        "Errors for sizes that were left out": error_table(study),
-        "Runs": runs_table(study),
+        "Errors for sizes that were left out": error_rows(study),
+        "Runs": run_rows(study),
     }
     write_page(folder, title="Scaling study", lead=LEAD, sections=sections)
 
 
-def recommendation_table(recommendation: Recommendation) -> Table:
+def recommendation_rows(recommendation: Recommendation) -> Rows:
     """Return the plan with the lowest predicted loss, and its predictions."""
     rung = recommendation.rung
     memory = recommendation.memory_bytes
@@ -51,16 +53,15 @@ def recommendation_table(recommendation: Recommendation) -> Table:
         ("training time", duration(recommendation.seconds)),
         ("peak memory", "not measured" if memory is None else f"{memory / 1e9:.2f} GB"),
     ]
-    return Table(("", "value"), rows, note=". ".join(recommendation.warnings))
+    return [{"": name, "value": value} for name, value in rows]
 
 
-def check_table(recommendation: Recommendation, check: LadderRun) -> Table:
+def check_rows(recommendation: Recommendation, check: LadderRun) -> Rows:
     """Return the predictions beside the results of the run."""
-    rows = [
-        (figure, predicted, actual, f"{error:+.1%}")
+    return [
+        {"": figure, "predicted": predicted, "actual": actual, "error": f"{error:+.1%}"}
         for figure, (predicted, actual, error) in check_errors(recommendation, check).items()
     ]
-    return Table(("", "predicted", "actual", "error"), rows)
 
 
 def check_errors(recommendation: Recommendation, check: LadderRun) -> dict[str, tuple[str, str, float]]:
@@ -87,7 +88,7 @@ def law_sentence(study: ScalingStudy) -> str:
     )
 
 
-def law_table(study: ScalingStudy) -> Table:
+def law_rows(study: ScalingStudy) -> Rows:
     """Return the terms of the law with their bootstrap intervals."""
     names = {
         "floor": "floor", "size_bits": "capacity term at 5M parameters", "size_power": "exponent of the size",
@@ -97,33 +98,43 @@ def law_table(study: ScalingStudy) -> Table:
     for name, title in names.items():
         draws = sorted(getattr(draw, name) for draw in study.law.draws)
         low, high = draws[round(0.025 * (len(draws) - 1))], draws[round(0.975 * (len(draws) - 1))]
-        rows.append((title, str(Interval(getattr(study.law, name), low, high, len(study.runs)))))
-    return Table(("term", "value (95% bootstrap interval)"), rows)
+        interval = Interval(getattr(study.law, name), low, high, len(study.runs))
+        rows.append({"term": title, "value (95% bootstrap interval)": str(interval)})
+    return rows
 
 
-def error_table(study: ScalingStudy) -> Table:
+def error_rows(study: ScalingStudy) -> Rows:
     """Return the mean and the largest relative error of the predictions for sizes that were left out of the fit."""
     rows = []
     for name, errors in study.errors.items():
         sizes = [abs(error) for error in errors]
         if sizes:
-            rows.append((name, f"{sum(sizes) / len(sizes):.1%}", f"{max(sizes):.1%}", str(len(sizes))))
-    return Table(("", "mean error", "largest error", "runs"), rows)
+            mean, largest = sum(sizes) / len(sizes), max(sizes)
+            rows.append(
+                {"": name, "mean error": f"{mean:.1%}", "largest error": f"{largest:.1%}", "runs": str(len(sizes))}
+            )
+    return rows
 
 
-def runs_table(study: ScalingStudy) -> Table:
+def run_rows(study: ScalingStudy) -> Rows:
     """Return the runs with their actual and fitted losses."""
     rows = []
     for run in study.runs:
         plan, shape = run.rung.plan, run.rung.shape
         memory = "" if run.memory_bytes is None else f"{run.memory_bytes / 1e9:.2f}"
         rows.append(
-            (run.rung.name, f"{shape.matrix_parameters():,}", f"{plan.tokens:,}",
-             f"{plan.tokens / shape.matrix_parameters():.1f}", f"{run.bits_per_byte:.4f}",
-             f"{study.bits_per_byte(run.rung):.4f}", f"{run.training_seconds:.0f}", memory)
-        )  # fmt: skip
-    columns = ("run", "matrix parameters", "tokens", "tokens per parameter", "bits per byte", "fitted", "seconds", "GB")
-    return Table(columns, rows)
+            {
+                "run": run.rung.name,
+                "matrix parameters": f"{shape.matrix_parameters():,}",
+                "tokens": f"{plan.tokens:,}",
+                "tokens per parameter": f"{plan.tokens / shape.matrix_parameters():.1f}",
+                "bits per byte": f"{run.bits_per_byte:.4f}",
+                "fitted": f"{study.bits_per_byte(run.rung):.4f}",
+                "seconds": f"{run.training_seconds:.0f}",
+                "GB": memory,
+            }
+        )
+    return rows
 
 
 def duration(seconds: float) -> str:
@@ -133,14 +144,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _optimum_table(study: ScalingStudy) -> Iterator[Table]:
-    """Yield the minimum of the parabola of each budget."""
-    rows = [
-        (compact(optimum.flops), f"{optimum.parameters:,.0f}", f"{optimum.bits_per_byte:.3f}")
+def _optimum_rows(study: ScalingStudy) -> Rows:
+    """Return the minimum of the parabola of each budget."""
+    return [
+        {
+            "FLOPs": compact(optimum.flops),
+            "matrix parameters of the minimum of a parabola": f"{optimum.parameters:,.0f}",
+            "bits per byte": f"{optimum.bits_per_byte:.3f}",
+        }
         for optimum in optima([measured_loss(run, study.text) for run in study.runs])
     ]
-    if rows:
-        yield Table(("FLOPs", "optimal matrix parameters", "bits per byte"), rows, note="Minima of parabolas.")
 
 
 def _isoflop_chart(study: ScalingStudy) -> Figure:

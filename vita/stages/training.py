@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.page import Sample, curve_figures, report_sections, settings_table, write_page
+from vita.reporting.page import curve_figures, report_sections, settings_table, write_page
 from vita.spine.errors import ConfigError
 from vita.spine.events import Emit
 from vita.spine.model_files import ModelFiles, ModelFolder, base_reference
@@ -342,19 +342,15 @@ class TrainedModel:
             "Results": facts,
             **report_sections(report or ReportContent.of(self.run.stage), content or {}),
             "Training curves": curve_figures(self.result.curve),
-            "Samples during training": self._sample_blocks(),
+            "Samples during training": self._samples(),
             "Settings": settings_table(resolved),
         }
         write_page(folder, title=title, lead=lead, sections=sections)
 
-    def _sample_blocks(self) -> list[Sample]:
-        """Return the samples of the run, each prompt with its continuations by step."""
+    def _samples(self) -> list[dict[str, str]]:
+        """Return the samples of the run, as a page shows them."""
         rows = read_samples(self.run.context.scratch) if self.run.settings.sample_prompts else []
-        prompts = dict.fromkeys(row["prompt"] for row in rows)
-        return [
-            Sample(prompt, [(f"step {row['step']:,}", row["text"]) for row in rows if row["prompt"] == prompt])
-            for prompt in prompts
-        ]
+        return [{"prompt": row["prompt"], "how": f"step {row['step']:,}", "text": row["text"]} for row in rows]
 
 
 WITHOUT_TEXT = ("reward", "classify", "contrastive")
