@@ -1,4 +1,4 @@
-"""Training runs on the command line: pause, resume, stop and fork, rules that stop a run, samples, and the live page."""
+"""Training runs on the command line: pause, resume, stop, fork, rules that stop a run, samples, and the live page."""
 
 from __future__ import annotations
 
