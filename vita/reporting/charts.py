@@ -15,7 +15,9 @@ from xml.etree import ElementTree
 from vita.spine.plain_text import printable
 from vita.stats.intervals import Interval
 
-COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7c3aed", "#b45309", "#0e7490", "#db2777", "#4d7c0f", "#6b7280")
+COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7c3aed", "#b45309")
+LINE_COLOURS = (*COLOURS, "#0e7490", "#db2777", "#4d7c0f", "#6b7280")
+"""Colours of the lines of a chart, which may be more than the series of other charts."""
 GREY = "#808a94"  # contrast above 3:1 on white and on black
 WIDTH = 440
 """Width of a drawing in its own units: 12-unit text stays readable on a screen of 390 pixels."""
@@ -58,7 +60,7 @@ def line_chart(
         drawing.text(across(tick), 230, _tick_label(tick), anchor="middle")
     for index, (name, line) in enumerate(finite.items()):
         path = " ".join(f"{across(px):.1f},{up(py):.1f}" for px, py in line)
-        colour = COLOURS[index % len(COLOURS)]
+        colour = LINE_COLOURS[index % len(LINE_COLOURS)]
         drawing.add("polyline", points=path, fill="none", stroke=colour, stroke_width="2")
         for px, py in single.get(name, ()):
             drawing.add("circle", cx=across(px), cy=up(py), r="3.5", fill=colour)
@@ -184,8 +186,8 @@ class _Drawing:
         for index, name in enumerate(filter(None, names)):
             if x + 12 + _LETTER * len(name) > WIDTH:
                 x, y = left, y + 13
-            self.add("circle", cx=x + 4, cy=y, r="4", fill=COLOURS[index % len(COLOURS)])
-            self.text(x + 12, y + 4, name, colour=COLOURS[index % len(COLOURS)])
+            self.add("circle", cx=x + 4, cy=y, r="4", fill=LINE_COLOURS[index % len(LINE_COLOURS)])
+            self.text(x + 12, y + 4, name, colour=LINE_COLOURS[index % len(LINE_COLOURS)])
             x += 28 + _LETTER * len(name)
 
 
