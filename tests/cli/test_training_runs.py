@@ -8,13 +8,19 @@ import re
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
+
+from tests.cli.test_cli import Vita
+from tests.cli.test_cli import vita as vita_in_process
+from vita.monitoring.run_page import run_application
+from vita.monitoring.training_runs import find_run
+from vita.spine.ledger import Ledger
+from vita.spine.store import Store
 
 VITA = [sys.executable, "-c", "import vita.cli; vita.cli.main()", "--store", "store"]
 LIFE = """
@@ -28,12 +34,15 @@ stages:
 """
 
 
+vita = vita_in_process
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a life whose data and initial model are ready."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "life.yaml").write_text(LIFE)
-    assert vita(folder, "live", "life.yaml", "--until", "initialize").returncode == 0
+    assert run_vita(folder, "live", "life.yaml", "--until", "initialize").returncode == 0
     return folder
 
 
@@ -42,12 +51,12 @@ def environment() -> dict[str, str]:
     return {**clean, "VITA_THREADS": "1"}
 
 
-def vita(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_vita(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*VITA, *words], cwd=folder, env=environment(), text=True, capture_output=True, timeout=200)
 
 
 def state(folder: Path) -> dict[str, Any]:
-    return json.loads(vita(folder, "watch", "my/pretrain", "--json").stdout)
+    return json.loads(run_vita(folder, "watch", "my/pretrain", "--json").stdout)
 
 
 @pytest.fixture
@@ -66,30 +75,31 @@ def training(folder: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_run_is_paused_forked_resumed_and_stopped(folder: Path, training: subprocess.Popen[str]) -> None:
-    paused = vita(folder, "runs", "pause", "my/pretrain", "--json")
+    paused = run_vita(folder, "runs", "pause", "my/pretrain", "--json")
     assert paused.returncode == 0, paused.stderr
     first = json.loads(paused.stdout)
     assert first["state"] == "paused" and 0 < first["step"] < 20_000
     time.sleep(1)
     assert state(folder)["step"] == first["step"]
 
-    copied = vita(folder, "runs", "checkpoint", "my/pretrain", "--output", "fork", "--json")
+    copied = run_vita(folder, "runs", "checkpoint", "my/pretrain", "--output", "fork", "--json")
     assert json.loads(copied.stdout) == {"run": "my/pretrain", "step": first["step"], "folder": "fork"}
-    assert "exists already" in vita(folder, "runs", "checkpoint", "my/pretrain", "-o", "fork").stderr
+    assert "exists already" in run_vita(folder, "runs", "checkpoint", "my/pretrain", "-o", "fork").stderr
 
-    assert json.loads(vita(folder, "runs", "resume", "my/pretrain", "--json").stdout)["state"] == "running"
-    stopped = vita(folder, "runs", "stop", "my/pretrain")
+    assert json.loads(run_vita(folder, "runs", "resume", "my/pretrain", "--json").stdout)["state"] == "running"
+    stopped = run_vita(folder, "runs", "stop", "my/pretrain")
     assert "my/pretrain is stopped after step" in stopped.stdout, stopped.stderr
     output, _ = training.communicate(timeout=100)
     assert training.returncode == 130
     assert f"paused after step {first['step']}" in output and f"continues after step {first['step']}" in output
     assert state(folder)["step"] > first["step"]
-    refused = vita(folder, "runs", "pause", "my/pretrain")
+    refused = run_vita(folder, "runs", "pause", "my/pretrain")
     assert refused.returncode == 4 and "expected a run that is running or paused, got stopped" in refused.stderr
 
     steps = first["step"] + 5
-    forked = vita(
+    forked = run_vita(
         folder, "pretrain", "--life", "my", "--start-from", "fork", "--steps", str(steps), "--learning-rate", "0.005",
         "--allow-no-improvement", "true", "--json",
     )  # fmt: skip
@@ -102,23 +112,22 @@ def test_a_run_is_paused_forked_resumed_and_stopped(folder: Path, training: subp
     assert [row["step"] for row in rows] == list(range(first["step"], steps + 1))
     assert made["facts"]["learning_rate"] == 0.005
 
-    short = vita(folder, "pretrain", "--life", "my", "--start-from", "fork", "--steps", str(first["step"]))
+    short = run_vita(folder, "pretrain", "--life", "my", "--start-from", "fork", "--steps", str(first["step"]))
     assert short.returncode == 2 and f"expected a checkpoint before step {first['step']}" in short.stderr
-    other = vita(folder, "pretrain", "--life", "my", "--start-from", "fork", "--optimizer", "adamw")
+    other = run_vita(folder, "pretrain", "--life", "my", "--start-from", "fork", "--optimizer", "adamw")
     assert other.returncode == 2 and "the checkpoint does not fit the model or the optimizer" in other.stderr
 
 
-def test_a_rule_stops_a_run_whose_samples_and_statistics_are_shown(folder: Path) -> None:
-    command = ("--life", "my", "--steps", "40", "--num-evals", "10", "--set", 'sample_prompts=["A cat is"]')
-    done = vita(
-        folder, "pretrain", *command, "--set", "stop_when=[{metric: loss, below: 100, from_step: 12}]", "--json",
-        "--allow-no-improvement", "true",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    made = json.loads(done.stdout)
+def test_a_rule_stops_a_run_whose_samples_and_statistics_are_shown(vita: Vita, tmp_path: Path) -> None:
+    (tmp_path / "life.yaml").write_text(LIFE.replace("20000", "40"))
+    rules = "pretrain.stop_when=[{metric: loss, below: 100, from_step: 12}]"
+    settings = ("--set", rules, "--set", "pretrain.allow_no_improvement=true", "--set", "pretrain.num_evals=10")
+    code, _, err = vita("live", "life.yaml", *settings)
+    assert code == 0, err
+    made = json.loads(vita("show", "my/pretrain", "--json")[1])
     assert made["facts"]["steps"] == 12 and made["facts"]["tokens"] == 12 * 64
     assert re.fullmatch(r"loss [\d.]+ is below 100", made["facts"]["stopped"])
-    report = Path(folder / made["folder"]) / "report"
+    report = Path(made["folder"]) / "report"
     rows = [json.loads(line) for line in (report / "metrics.jsonl").read_text().splitlines()]
     assert {"gradient_norm/attention", "weight_rms/head", "activation_rms/layer 1"} <= rows[12].keys()
     assert any(name.startswith("source_loss/world") for name in rows[4])
@@ -126,47 +135,41 @@ def test_a_rule_stops_a_run_whose_samples_and_statistics_are_shown(folder: Path)
     page = (report / "report.md").read_text()
     assert "Samples during training" in page and "step 8:" in page
 
-    summary = state(folder)
+    summary = json.loads(vita("watch", "my/pretrain", "--json")[1])
     assert (summary["state"], summary["step"], summary["skipped_steps"]) == ("done", 12, 0)
-    listed = json.loads(vita(folder, "runs", "list", "--json").stdout)
-    assert [row["run"] for row in listed] == ["my/pretrain"]
+    assert [row["run"] for row in json.loads(vita("runs", "list", "--json")[1])] == ["my/pretrain"]
+    assert "12 of 40" in vita("runs")[1]
+    _check_page(Store(tmp_path / "vita-store"), Ledger(tmp_path / "vita-store" / "ledger.db"))
+
+    code, _, err = vita("watch", "my/pretrian")
+    assert code == 4 and "did you mean `my/pretrain`?" in err
+    code, _, err = vita("runs", "checkpoint", "my/pretrain", "-o", "x")
+    assert code == 4 and "has no checkpoint" in err
+    code, _, err = vita("runs", "pause", "my/pretrain")
+    assert code == 4 and "expected a run that is running or paused, got done" in err
+    code, _, err = vita("pretrain", "--life", "my", "--set", "stop_when=[{metric: loss}]")
+    assert code == 2 and "set one of below, above and patience" in err
+    code, _, err = vita("pretrain", "--life", "my", "--start-from", "nowhere")
+    assert code != 0 and "nowhere" in err and len(err.splitlines()) == 1
 
 
-def test_the_live_page_shows_the_run_on_this_machine_only(folder: Path) -> None:
-    page = subprocess.Popen(
-        [*VITA, "watch", "my/pretrain", "--port", "0"], cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE
-    )
-    try:
-        assert page.stdout is not None
-        address = page.stdout.readline().split(" is at ")[1].split()[0]
-        assert address.startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(address, timeout=60) as response:
-            policy, html = response.headers["Content-Security-Policy"], response.read().decode()
-        assert "default-src 'none'" in policy and "connect-src 'self'" in policy and 'id="charts"' in html
-        with urllib.request.urlopen(f"{address}/state", timeout=60) as response:
-            shown = json.loads(response.read())
-        charts = [chart["name"] for chart in shown["charts"]]
-        assert charts[0] == "loss" and "gradient_norm by part" in charts and "source_loss by source" in charts
-        assert all(chart["svg"].startswith("<svg") for chart in shown["charts"])
-        assert shown["samples"] and {tile["name"] for tile in shown["tiles"]} >= {
-            "loss",
-            "held-out loss",
-            "gradient norm",
-        }
-        foreign = urllib.request.Request(address, headers={"Host": "example.org"})
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            urllib.request.urlopen(foreign, timeout=60)
-    finally:
-        page.terminate()
-        page.wait(30)
+def _check_page(store: Store, ledger: Ledger) -> None:
+    """Check the live page of the run, which accepts requests to this machine only."""
+    client = TestClient(run_application(lambda: find_run(ledger, store, "my/pretrain"), store))
+    page = client.get("/")
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "connect-src 'self'" in policy and 'id="charts"' in page.text
+    shown = client.get("/state").json()
+    charts = [chart["name"] for chart in shown["charts"]]
+    assert charts[0] == "loss" and "gradient_norm by part" in charts and "source_loss by source" in charts
+    assert all(chart["svg"].startswith("<svg") for chart in shown["charts"])
+    assert shown["samples"] and {tile["name"] for tile in shown["tiles"]} >= {"loss", "held-out loss", "gradient norm"}
+    assert client.get("/", headers={"Host": "example.org"}).status_code == 400
+    missing = TestClient(run_application(lambda: find_run(ledger, store, "my/x"), store)).get("/state")
+    assert missing.status_code == 404 and "is not a run" in missing.json()["detail"]
 
 
-def test_an_unknown_run_and_samples_of_a_stage_without_text_are_refused(folder: Path) -> None:
-    unknown = vita(folder, "watch", "my/pretrian")
-    assert unknown.returncode == 4 and "did you mean `my/pretrain`?" in unknown.stderr
-    finished = vita(folder, "runs", "checkpoint", "my/initialize", "-o", "x")
-    assert finished.returncode == 4 and "has no checkpoint" in finished.stderr
-    wrong = vita(folder, "pretrain", "--life", "my", "--set", "stop_when=[{metric: loss}]")
-    assert wrong.returncode == 2 and "set one of below, above and patience" in wrong.stderr
-    missing = vita(folder, "pretrain", "--life", "my", "--start-from", "nowhere")
-    assert missing.returncode != 0 and "nowhere" in missing.stderr and len(missing.stderr.splitlines()) == 1
+def test_samples_of_a_stage_without_text_are_refused(vita: Vita, tmp_path: Path) -> None:
+    (tmp_path / "life.yaml").write_text(LIFE.replace("design: {", "design: {objective: masked, "))
+    code, _, err = vita("live", "life.yaml", "--set", "pretrain.objective=masked", "--set", "design.width=64")
+    assert code == 2 and "pretrain.sample_prompts: the trained model does not generate text" in err
