@@ -27,7 +27,7 @@ LIFE = """
 name: my
 stages:
   design: {depth: 1, width: 32, vocabulary: 300, context: 32, tokens_per_step: 64, steps: 20000, timed_steps: 0}
-  curate: {sources: [{world: {things: 20, documents: 300}}], filters: []}
+  curate: {sources: [{world: {things: 20, documents: 300}}], filters: [], held_out: 0.1}
   tokenize: {vocabulary: 300}
   initialize: {}
   pretrain: {num_evals: 4, eval_tokens: 256, sample_prompts: ["A cat is"], sample_tokens: 4}
@@ -96,7 +96,7 @@ def test_a_run_is_paused_forked_resumed_and_stopped(folder: Path, training: subp
     assert f"paused after step {first['step']}" in output and f"continues after step {first['step']}" in output
     assert state(folder)["step"] > first["step"]
     refused = run_vita(folder, "runs", "pause", "my/pretrain")
-    assert refused.returncode == 4 and "expected a run that is running or paused, got stopped" in refused.stderr
+    assert refused.returncode == 4 and "expected a run that is running or paused, got 'stopped'" in refused.stderr
 
     steps = first["step"] + 5
     forked = run_vita(
@@ -146,7 +146,7 @@ def test_a_rule_stops_a_run_whose_samples_and_statistics_are_shown(vita: Vita, t
     code, _, err = vita("runs", "checkpoint", "my/pretrain", "-o", "x")
     assert code == 4 and "has no checkpoint" in err
     code, _, err = vita("runs", "pause", "my/pretrain")
-    assert code == 4 and "expected a run that is running or paused, got done" in err
+    assert code == 4 and "expected a run that is running or paused, got 'done'" in err
     code, _, err = vita("pretrain", "--life", "my", "--set", "stop_when=[{metric: loss}]")
     assert code == 2 and "set one of below, above and patience" in err
     code, _, err = vita("pretrain", "--life", "my", "--start-from", "nowhere")
@@ -171,5 +171,5 @@ def _check_page(store: Store, ledger: Ledger) -> None:
 
 def test_samples_of_a_stage_without_text_are_refused(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_text(LIFE.replace("design: {", "design: {objective: masked, "))
-    code, _, err = vita("live", "life.yaml", "--set", "pretrain.objective=masked", "--set", "design.width=64")
+    code, _, err = vita("live", "life.yaml", "--set", "pretrain.objective=masked", "--set", "tokenize.objective=masked")
     assert code == 2 and "pretrain.sample_prompts: the trained model does not generate text" in err

@@ -13,6 +13,7 @@ import pytest
 from tests.train.runs import EAGER, batch, run_training
 from vita.spine.errors import ConfigError
 from vita.testing import tiny_model
+from vita.train import run_control
 from vita.train.checkpoint import Checkpoints
 from vita.train.loop import TrainResult, train
 from vita.train.losses import language_modelling
@@ -39,7 +40,13 @@ def when(condition: Callable[[], bool], then: Callable[[], None]) -> threading.T
     return thread
 
 
-STEPS = 400
+STEPS = 40
+
+
+@pytest.fixture(autouse=True)
+def often_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run read its control file before each step, so that short runs see the requests."""
+    monkeypatch.setattr(run_control, "CHECK_SECONDS", 0.0)
 
 
 def test_a_paused_run_waits_and_ends_with_the_same_bytes(tmp_path: Path) -> None:

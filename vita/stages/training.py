@@ -28,7 +28,7 @@ from vita.spine.events import Emit
 from vita.spine.model_files import ModelFiles, ModelFolder, base_reference
 from vita.spine.plan import Context
 from vita.spine.store import REQUIRES
-from vita.train.run_files import SAMPLES, read_samples
+from vita.train.run_files import METRICS, SAMPLES, read_samples
 from vita.train.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ class TrainedModel:
         settings: Mapping[str, Any] | None = None,
         content: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write `report.json`, the pages with charts, and the metrics of every step in `metrics.jsonl`.
+        """Write `report.json`, the pages with charts, the metrics in `metrics.jsonl`, and samples in `samples.jsonl`.
 
         The page has sections for the facts, the report and `content`. It lists the settings of the schedule and the
         optimizers, and `settings`, which take precedence.
@@ -334,7 +334,11 @@ class TrainedModel:
         training, folder = self.run.training, folder / "report"
         folder.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps(dict(row)) + "\n" for row in self.result.curve)
-        (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+        (folder / METRICS).write_text("".join(lines), encoding="utf-8")
+        samples = read_samples(self.run.context.scratch) if self.run.settings.sample_prompts else []
+        if samples:
+            lines = (json.dumps(row) + "\n" for row in samples)
+            (folder / SAMPLES).write_text("".join(lines), encoding="utf-8")
         if report:
             write_report(report, folder)
         resolved = {**training.schedule.model_dump(), **training.optimization.model_dump(), **(settings or {})}
@@ -342,15 +346,12 @@ class TrainedModel:
             "Results": facts,
             **report_sections(report or ReportContent.of(self.run.stage), content or {}),
             "Training curves": curve_figures(self.result.curve),
-            "Samples during training": self._samples(),
+            "Samples during training": [
+                {"prompt": row["prompt"], "how": f"step {row['step']:,}", "text": row["text"]} for row in samples
+            ],
             "Settings": settings_table(resolved),
         }
         write_page(folder, title=title, lead=lead, sections=sections)
-
-    def _samples(self) -> list[dict[str, str]]:
-        """Return the samples of the run, as a page shows them."""
-        rows = read_samples(self.run.context.scratch) if self.run.settings.sample_prompts else []
-        return [{"prompt": row["prompt"], "how": f"step {row['step']:,}", "text": row["text"]} for row in rows]
 
 
 WITHOUT_TEXT = ("reward", "classify", "contrastive")

@@ -240,7 +240,7 @@ def _start_from(folder: Path, trainer: Trainer, emit: Emit) -> None:
     _compare_numerics(checkpoint, trainer, emit)
     try:
         trainer.load(checkpoint.tensors, checkpoint.state)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError, StoreError) as error:
         hint = "the model and the optimizer must be those of the run that wrote it"
         problem = f"the checkpoint does not fit the model or the optimizer ({' '.join(str(error).split())[:120]})"
         raise ConfigError("start_from", problem, hint=hint) from None
