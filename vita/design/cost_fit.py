@@ -10,7 +10,7 @@ Both are sums of a few quantities of a plan with coefficients of at least 0: a m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ class MeasuredCost:
     rung: Rung
     seconds_per_step: float
     memory_bytes: float | None
+    cpu_seconds: float | None = None
+    """Processor time of all steps, over all threads."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class Costs:
     """Seconds for each entry of `step_quantities`."""
     memory: tuple[float, ...] | None
     """Bytes for each entry of `memory_quantities`; None without measurements."""
+    cpu_time: tuple[float, ...] | None = None
+    """Processor seconds of a step for each entry of `step_quantities`; None without measurements."""
+
+    def cpu_seconds(self, rung: Rung) -> float | None:
+        """Return the processor time of a run in seconds, which depends less on other programs than the time."""
+        return None if self.cpu_time is None else rung.plan.steps * float(np.dot(step_quantities(rung), self.cpu_time))
 
     def seconds(self, rung: Rung) -> float:
         """Return the training time of a run in seconds, without the startup."""
@@ -49,13 +57,11 @@ class Costs:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values for `law.json`."""
-        return {"time": list(self.time), "memory": None if self.memory is None else list(self.memory)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Costs:
-        """Read the values of `as_json`."""
-        memory = values["memory"]
-        return cls(tuple(values["time"]), None if memory is None else tuple(memory))
+        return {
+            "time": list(self.time),
+            "memory": None if self.memory is None else list(self.memory),
+            "cpu_time": None if self.cpu_time is None else list(self.cpu_time),
+        }
 
 
 def step_quantities(rung: Rung) -> list[float]:
@@ -80,10 +86,13 @@ def fit_costs(runs: Sequence[MeasuredCost]) -> Costs:
     """Fit the coefficients by least squares of the relative errors."""
     time = non_negative_fit([step_quantities(run.rung) for run in runs], [run.seconds_per_step for run in runs])
     measured = [(run.rung, run.memory_bytes) for run in runs if run.memory_bytes]
-    if len(measured) < 2:
-        return Costs(time, None)
-    memory = non_negative_fit([memory_quantities(rung) for rung, _ in measured], [size for _, size in measured])
-    return Costs(time, memory)
+    memory = cpu_time = None
+    if len(measured) > 1:
+        memory = non_negative_fit([memory_quantities(rung) for rung, _ in measured], [size for _, size in measured])
+    timed = [(run.rung, run.cpu_seconds / run.rung.plan.steps) for run in runs if run.cpu_seconds]
+    if len(timed) > 1:
+        cpu_time = non_negative_fit([step_quantities(rung) for rung, _ in timed], [seconds for _, seconds in timed])
+    return Costs(time, memory, cpu_time)
 
 
 def non_negative_fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> tuple[float, ...]:

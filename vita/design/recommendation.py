@@ -62,7 +62,7 @@ class LadderRun:
 
     @property
     def cost(self) -> MeasuredCost:
-        return MeasuredCost(self.rung, self.seconds_per_step, self.memory_bytes)
+        return MeasuredCost(self.rung, self.seconds_per_step, self.memory_bytes, self.cpu_seconds)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class ScalingStudy:
     law: FittedLaw
     costs: Costs
     errors: dict[str, list[float]] = field(default_factory=dict)
-    """Relative errors of the predictions of each size by the runs of the other sizes: `loss`, `time` and `memory`."""
+    """Relative errors of the predictions of each size by the runs of the other sizes: `loss`, `time`, `processor time`
+    and `memory`."""
 
     @classmethod
     def of(cls, runs: Sequence[LadderRun], text: LadderText, *, seed: int = 0) -> ScalingStudy:
@@ -87,6 +88,9 @@ class ScalingStudy:
                 costs,
                 lambda fitted, run: fitted.seconds(run.rung) / run.rung.plan.steps,
                 lambda run: run.seconds_per_step,
+            ),
+            "processor time": left_out_cost_errors(
+                costs, lambda fitted, run: fitted.cpu_seconds(run.rung), lambda run: run.cpu_seconds
             ),
             "memory": left_out_cost_errors(
                 costs, lambda fitted, run: fitted.memory_bytes(run.rung), lambda run: run.memory_bytes
@@ -116,6 +120,7 @@ class Recommendation:
     rung: Rung
     bits: Interval
     seconds: float
+    cpu_seconds: float | None
     memory_bytes: float | None
     epochs: float
     extrapolation: float
@@ -142,6 +147,7 @@ class Recommendation:
             "steps": plan.steps, "tokens_per_step": plan.tokens_per_step, "epochs": round(self.epochs, 3),
             "flops": shape.flops_per_token(plan.context) * plan.tokens,
             "bits_per_byte": self.bits.as_json(), "training_seconds": round(self.seconds, 1),
+            "cpu_seconds": None if self.cpu_seconds is None else round(self.cpu_seconds, 1),
             "memory_bytes": None if self.memory_bytes is None else round(self.memory_bytes),
             "warnings": self.warnings,
         }  # fmt: skip
@@ -175,6 +181,7 @@ def predict(rung: Rung, study: ScalingStudy) -> Recommendation:
         rung,
         study.interval(rung),
         study.costs.seconds(rung),
+        study.costs.cpu_seconds(rung),
         study.costs.memory_bytes(rung),
         rung.plan.tokens / study.text.tokens,
         flops / max(run.rung.flops for run in study.runs),

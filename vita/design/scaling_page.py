@@ -51,6 +51,7 @@ def recommendation_rows(recommendation: Recommendation) -> Rows:
         ("FLOPs", compact(rung.shape.flops_per_token(rung.plan.context) * rung.plan.tokens)),
         ("bits per byte (95% prediction interval)", str(recommendation.bits)),
         ("training time", duration(recommendation.seconds)),
+        ("processor time", duration(recommendation.cpu_seconds) if recommendation.cpu_seconds else "not measured"),
         ("peak memory", "not measured" if memory is None else f"{memory / 1e9:.2f} GB"),
     ]
     return [{"": name, "value": value} for name, value in rows]
@@ -72,6 +73,9 @@ def check_errors(recommendation: Recommendation, check: LadderRun) -> dict[str, 
         "bits per byte": (str(bits), f"{check.bits_per_byte:.3f}", check.bits_per_byte / bits.value - 1),
         "training time": (duration(recommendation.seconds), duration(seconds), seconds / recommendation.seconds - 1),
     }
+    if recommendation.cpu_seconds and check.cpu_seconds:
+        error = check.cpu_seconds / recommendation.cpu_seconds - 1
+        rows["processor time"] = (duration(recommendation.cpu_seconds), duration(check.cpu_seconds), error)
     if recommendation.memory_bytes and check.memory_bytes:
         predicted, actual = recommendation.memory_bytes, check.memory_bytes
         rows["peak memory"] = (f"{predicted / 1e9:.3f} GB", f"{actual / 1e9:.3f} GB", actual / predicted - 1)
