@@ -12,7 +12,7 @@ from tests.train.runs import EAGER, batch
 from vita.data.tokens.shards import write_shards
 from vita.testing import tiny_model
 from vita.train.losses import language_modelling
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.source_losses import SourceLosses
 from vita.train.statistics import observed_activations, observed_layers, parameter_statistics, part_of
 from vita.train.text import HeldOutText, text_tensors
@@ -87,7 +87,7 @@ def test_the_losses_of_the_sources_average_to_the_held_out_loss(tmp_path: Path) 
     stream = shards.read(0, rows * length + 1).astype(np.int64)
     ids = np.lib.stride_tricks.sliding_window_view(stream, length + 1)[::length]
     heldout = HeldOutText(text_tensors(np.ascontiguousarray(ids), document=258), rows * length, 1)
-    by_source = SourceLosses.read(heldout, shards, length=length, world=DataParallelGroup())
+    by_source = SourceLosses.read(heldout, shards, length=length, world=ProcessMesh())
     assert by_source is not None
     running = trainer(precision="float32")
     losses = by_source.evaluate(running)
@@ -105,4 +105,4 @@ def test_one_source_has_no_losses_by_source(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, documents, vocabulary=259, document=258)
     ids = shards.read(0, 33).astype(np.int64)[None]
     heldout = HeldOutText(text_tensors(ids), 32, 1)
-    assert SourceLosses.read(heldout, shards, length=32, world=DataParallelGroup()) is None
+    assert SourceLosses.read(heldout, shards, length=32, world=ProcessMesh()) is None

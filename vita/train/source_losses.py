@@ -18,7 +18,7 @@ from torch import Tensor
 from vita.data.tokens.shards import Shards
 from vita.nn.transformer import Transformer
 from vita.train.losses import Tensors
-from vita.train.parallel import DataParallelGroup
+from vita.train.parallel.mesh import ProcessMesh
 from vita.train.policy_losses import token_logprobs
 from vita.train.text import HeldOutText
 from vita.train.trainer import Trainer
@@ -38,8 +38,13 @@ class SourceLosses:
     """Source -> number of targets over all processes."""
 
     @classmethod
-    def read(cls, heldout: HeldOutText, shards: Shards, *, length: int, world: DataParallelGroup) -> Self | None:
-        """Find the sources of the held-out text; None if there is only one source."""
+    def read(cls, heldout: HeldOutText, shards: Shards, *, length: int, world: ProcessMesh) -> Self | None:
+        """Find the sources of the held-out text.
+
+        None if there is only one source, or if processes divide rows or the vocabulary (axes `context` and `tensor`).
+        """
+        if world.sizes["context"] * world.sizes["tensor"] > 1:
+            return None
         rows = heldout.targets // length
         spans = shards.documents_between(0, rows * length + 1)
         tokens = Counter[str]()

@@ -10,6 +10,7 @@ They read values that a step or an evaluation computes in any case, and do not c
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vita.train.parallel import full_tensor
+from vita.train.parallel.sharding import gradient_norm, joint_norm
 from vita.train.trainer import Trainer
 
 MOST_LAYERS = 6
@@ -40,26 +41,21 @@ def parameter_statistics(trainer: Trainer) -> dict[str, float]:
     Gradients are those of the last step after clipping; without gradients, only the weights are returned. All processes
     must call it together.
     """
-    groups: dict[str, list[nn.Parameter]] = {}
+    groups: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in trainer.master_params.items():
-        groups.setdefault(part_of(name), []).append(parameter)
+        groups.setdefault(part_of(name), {})[name] = parameter
     figures: dict[str, float] = {}
     for part, parameters in groups.items():
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if gradients:
-            figures[f"gradient_norm/{part}"] = _norm(gradients)
-        count = sum(parameter.numel() for parameter in parameters)
-        figures[f"weight_rms/{part}"] = _norm([parameter.detach() for parameter in parameters]) / count**0.5
+        if any(parameter.grad is not None for parameter in parameters.values()):
+            figures[f"gradient_norm/{part}"] = gradient_norm(parameters, trainer.layouts, trainer.world)
+        count = sum(math.prod(trainer.layouts[name].shape) for name in parameters)
+        figures[f"weight_rms/{part}"] = joint_norm(parameters, trainer.layouts, trainer.world) / count**0.5
     return {name: float(f"{value:.6g}") for name, value in figures.items()}
 
 
 def part_of(name: str) -> str:
     """Return the part of the model that a parameter belongs to."""
     return next((part for part, pattern in _PARTS if pattern.search(name)), "other")
-
-
-def _norm(tensors: list[Any]) -> float:
-    return full_tensor(torch.nn.utils.get_total_norm(tensors)).item()
 
 
 class ActivationStatistics:
