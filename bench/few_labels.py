@@ -95,8 +95,8 @@ def word_accuracies(sentences: Sequence[str], targets: Int[np.ndarray, "N"], par
     from sklearn.linear_model import LogisticRegression
     from sklearn.naive_bayes import MultinomialNB
 
-    counter: Any = CountVectorizer(token_pattern=r"\S+", dtype=np.float64)
-    counts = counter.fit_transform(sentences)
+    matrix: Any = CountVectorizer(token_pattern=r"\S+").fit_transform(sentences)
+    counts = matrix.astype(np.float64)
     classifiers: Mapping[str, Callable[[float], Any]] = {
         "naive Bayes": lambda strength: MultinomialNB(alpha=strength),
         "logistic regression": lambda strength: LogisticRegression(C=strength, max_iter=1000),
