@@ -48,15 +48,15 @@ class Extracted:
 
 # -- web pages
 
-_MIN_SHARE = 0.1
-"""Share of all text of a page below which the fast extraction is repeated with all fallbacks."""
+_MIN_CHARACTERS = 500
+"""Length of a text below which the fast extraction is repeated with all fallbacks."""
 
 
 def extract_html(data: bytes, options: Options) -> Extracted:
     """Extract the main content of a web page, or all of its text.
 
     trafilatura runs without its comparison to other extractors, which lowers the precision on articles, and with it
-    only where nearly nothing was extracted. See `bench/extraction.py` for the measurement.
+    only where little was extracted. See `bench/extraction.py` for the measurement.
     """
     from resiliparse.extract.html2text import extract_plain_text
 
@@ -68,7 +68,7 @@ def extract_html(data: bytes, options: Options) -> Extracted:
     import trafilatura
 
     text = trafilatura.extract(page, include_comments=False, fast=True) or ""
-    if len(text) < _MIN_SHARE * len(extract_plain_text(page, main_content=True, alt_texts=False)):
+    if len(text) < _MIN_CHARACTERS:
         text = max(text, trafilatura.extract(page, include_comments=False) or "", key=len)
     return Extracted(text, _title(page), encoding)
 

@@ -13,7 +13,7 @@ class ExtractionSettings(Settings):
     """The tool that extracts the text of web pages, and the limits of one page or document."""
 
     tool: Literal["trafilatura", "resiliparse"] = "trafilatura"
-    """`trafilatura` is more precise, `resiliparse` about eight times as fast. Both are in the extra `web`."""
+    """`trafilatura` is more precise, `resiliparse` about six times as fast. Both are in the extra `web`."""
     seconds: float = Field(default=10.0, gt=0)
     """Maximum processor time of one document; the process that extracts it is then killed."""
     megabytes: int = Field(default=16, ge=1)
