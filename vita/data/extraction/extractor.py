@@ -55,7 +55,7 @@ class Extractor:
             return Failure("too_large", detail)
         request = {
             "format": format,
-            "options": asdict(Options(self._settings.tool, charset, is_article, format)),
+            "options": asdict(Options(self._settings.tool, charset, is_article)),
             "seconds": self._settings.seconds,
             "memory_bytes": self._settings.memory_megabytes * 2**20,
             "size": len(data),

@@ -29,12 +29,6 @@ class Options:
     """The encoding that the HTTP header or the settings state."""
     is_article: bool = True
     """True to extract the main content of a page, False for all of its text."""
-    format: str = "html"
-
-    @property
-    def needs_trafilatura(self) -> bool:
-        """Return True if trafilatura extracts the text."""
-        return self.format == "html" and self.tool == "trafilatura" and self.is_article
 
 
 @dataclass(frozen=True)
