@@ -5,7 +5,8 @@
 writes `reviews.jsonl` (app, film, product and restaurant reviews of `p3_t0_subset`) and `web.jsonl` (other prompts of
 that collection, web pages, instructions, preferences). Punctuation is separated from words, as in SST-2. Answers to
 prompts about reviews, which contain the labels, are left out, and so are all prompts of Rotten Tomatoes, the source of
-SST-2. A text that shares 8 words in a row with a test sentence is dropped and counted.
+SST-2. A text that shares 8 words in a row with a test sentence is dropped and counted. `spans.jsonl` contains pairs of
+neighbouring spans of 5 to 9 words, in random order, for the stage `contrastive`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import zstandard
@@ -33,6 +36,7 @@ WEB = (
     "redteam/xstest_completions_labelled.jsonl.zst",
     "instruct/sgd_dialogues.jsonl.zst",
 )
+FILES = ("reviews", "web")
 REVIEWS, EXCLUDED = ("imdb", "amazon", "yelp", "app_rev"), "rotten"
 MINIMUM_LENGTH = 60
 """Characters from which a line is used."""
@@ -111,17 +115,34 @@ def grams(text: str) -> set[str]:
     return {" ".join(words[start : start + GRAM]) for start in range(len(words) - GRAM + 1)}
 
 
+def write_spans(folder: Path, *, count: int) -> None:
+    """Write `count` pairs of neighbouring spans of both files."""
+    random, pairs = Random(0), list[tuple[str, str]]()
+    for name in FILES:
+        for row in map(json.loads, (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()):
+            words, start, spans = row["text"].split(), 0, list[str]()
+            while start < len(words):
+                length = random.randint(5, 9)
+                spans.append(" ".join(words[start : start + length]))
+                start += length
+            pairs += [pair for pair in pairwise(spans) if pair[0] != pair[1]]
+    random.shuffle(pairs)
+    rows = ({"anchor": anchor, "positive": positive} for anchor, positive in pairs[:count])
+    (folder / "spans.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def main() -> None:
     """Write both files, and print the numbers of texts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=78_000)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     tested: set[str] = set().union(*(grams(row["sentence"]) for row in read_rows(arguments.test)))
     counts, seen = Counter[str](), set[str]()
-    files = {name: (arguments.output / f"{name}.jsonl").open("w", encoding="utf-8") for name in ("reviews", "web")}
+    files = {name: (arguments.output / f"{name}.jsonl").open("w", encoding="utf-8") for name in FILES}
     for name, text in documents(arguments.data):
         start = text.lower()[:120]
         if start in seen:
@@ -134,6 +155,7 @@ def main() -> None:
         seen.add(start)
     for file in files.values():
         file.close()
+    write_spans(arguments.output, count=arguments.pairs)
     print(json.dumps(counts))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.few_labels import difference, divisions, sentence_accuracies, standardized, word_accuracies
-from bench.opinion_text import grams, review, separated
+from bench.opinion_text import grams, review, separated, write_spans
 
 
 class FirstLabel:
@@ -49,3 +51,14 @@ def test_reviews_lose_their_questions_and_answers_and_test_sentences_are_recogni
     assert review("amazon_polarity_Is_this_review", row) == "Fine . It doesn't break."
     assert separated("It doesn't break; it's FINE.") == "it does n't break ; it 's fine ."
     assert grams("a b c d e f g h i") == {"a b c d e f g h", "b c d e f g h i"} and not grams("a b c d e f g")
+
+
+def test_pairs_are_neighbouring_spans_of_one_text(tmp_path: Path) -> None:
+    words = [f"w{number}" for number in range(30)]
+    (tmp_path / "reviews.jsonl").write_text(json.dumps({"text": " ".join(words)}) + "\n")
+    (tmp_path / "web.jsonl").write_text(json.dumps({"text": "too short"}) + "\n")
+    write_spans(tmp_path, count=100)
+    pairs = [json.loads(line) for line in (tmp_path / "spans.jsonl").read_text().splitlines()]
+    assert 3 <= len(pairs) <= 5
+    assert all(f"{pair['anchor']} {pair['positive']}" in " ".join(words) for pair in pairs)
+    assert all(5 <= len(pair["anchor"].split()) <= 9 for pair in pairs)
