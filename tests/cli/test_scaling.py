@@ -53,7 +53,7 @@ def test_a_ladder_is_trained_once_and_predicts_a_size_that_was_not_fitted(vita: 
         for n in range(800)
     ]
     write(tmp_path / "notes.jsonl", *rows)
-    command = ("scaling", "notes.jsonl", "--budget", "1.5e11", "--ladder", "5e10,1e11", *SMALL)
+    command = ("scaling", "notes.jsonl", "--budget", "8e11", "--ladder", "2e11,4e11", *SMALL)
     code, out, err = vita(*command, "--check", "--set", "eval_tokens=512", "--json")
     assert code == 0, err
     document = json.loads(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import pytest
 
@@ -20,10 +21,12 @@ TEXT = LadderText(vocabulary=1024, context=256, tokens=20_000_000, bytes_per_tok
 TIME, MEMORY = (0.002, 2e-11, 1e-10, 1e-9), (4e8, 1.1, 1.5)
 
 
+@cache
 def rungs() -> list[Rung]:
     return ladder([3e12, 6e12, 1.2e13], sizes=4, vocabulary=1024, context=256)
 
 
+@cache
 def study() -> ScalingStudy:
     """Return a study of runs that follow a known law and known costs exactly."""
     costs = Costs(TIME, MEMORY)
@@ -55,6 +58,11 @@ def test_the_life_of_a_ladder_is_a_valid_life_file() -> None:
     assert len(file.stages) == 2 + 3 * 12
     assert file.stages["pretrain-w64-l1-3e12"] == {"stage": "pretrain", "compile": "no"}
     assert (file.stages["design-w64-l1-3e12"] or {})["steps"] == 1313
+
+
+def test_sufficient_budgets_have_no_models_with_fewer_than_four_heads() -> None:
+    runs = ladder([5e13, 1e14], sizes=4, vocabulary=1024, context=256)
+    assert min(run.shape.width for run in runs) >= 128 and min(run.shape.heads for run in runs) >= 4
 
 
 def test_a_budget_that_is_too_small_for_the_sizes_is_refused() -> None:
@@ -121,7 +129,9 @@ def test_sizes_of_the_ladder_can_be_left_out_of_the_recommendation() -> None:
 def test_far_extrapolation_and_repeated_text_have_warnings() -> None:
     warnings = recommend(Target(flops=3e15), study()).warnings
     assert any("times the largest one of the ladder" in warning for warning in warnings)
-    assert recommend(Target(flops=2e13), study()).warnings == []
+    near = recommend(Target(flops=2e13), study())
+    assert [warning for warning in near.warnings if "narrower than 128" not in warning] == []
+    assert near.narrow is (near.rung.shape.width >= 128)
 
 
 def test_errors_for_sizes_that_were_left_out_are_small_for_exact_runs() -> None:

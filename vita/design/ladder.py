@@ -23,8 +23,11 @@ LADDER_FRACTIONS = (1 / 100, 1 / 40, 1 / 16)
 """Budgets of the ladder relative to the target budget; four sizes take about two fifths of its compute."""
 WIDTHS_PER_LAYER = (32, 96)
 """Range of the width per layer; ratios from 40 to 100 are about equally good (Kaplan et al. 2020)."""
-MIN_WIDTH = 64
-"""Minimum width; narrower models are mostly overhead."""
+MIN_WIDTH = 128
+"""Minimum width where the budget allows it. Narrower models have fewer than four heads, and then fewer previous-token
+heads (`previous_token_heads`): wider models have a lower loss than a law predicts that was fitted to them."""
+NARROWEST_WIDTH = 64
+"""Minimum width for smaller budgets."""
 MIN_STEPS = 100
 """Minimum number of optimizer steps of a run: the noise of a shorter one is larger than the differences of sizes."""
 
@@ -55,8 +58,14 @@ def ladder(budgets: Iterable[float], *, sizes: int, vocabulary: int, context: in
     for flops in sorted(budgets):
         # A model with r tokens per parameter has about the root of C / 6r parameters.
         counts = [math.sqrt(flops / (6 * ratio)) for ratio in TOKENS_PER_PARAMETER]
-        shapes = shapes_between(counts[0] / 2, counts[1] * 2, vocabulary=vocabulary, context=context)
-        candidates = [rung for shape in shapes if (rung := rung_of(shape, flops))]
+        candidates: list[Rung] = []
+        for min_width in (MIN_WIDTH, NARROWEST_WIDTH):
+            shapes = shapes_between(
+                counts[0] / 2, counts[1] * 2, vocabulary=vocabulary, context=context, min_width=min_width
+            )
+            candidates = [rung for shape in shapes if (rung := rung_of(shape, flops)) and _is_usual(rung)]
+            if len(candidates) >= sizes:
+                break
         if len(candidates) < sizes:
             got = f"{len(candidates)} sizes at {compact(flops)} FLOPs"
             hint = "use larger budgets, fewer sizes or a smaller vocabulary"
@@ -70,13 +79,21 @@ def ladder(budgets: Iterable[float], *, sizes: int, vocabulary: int, context: in
     return rungs
 
 
+def _is_usual(rung: Rung) -> bool:
+    """Return True if the tokens per parameter are within twice the range of a ladder."""
+    most, fewest = TOKENS_PER_PARAMETER
+    return fewest / 2 <= rung.plan.tokens / rung.shape.matrix_parameters() <= 2 * most
+
+
 def rung_of(shape: Architecture, flops: float) -> Rung | None:
     """Return the run of a shape at a budget; None if the budget allows fewer than `MIN_STEPS` steps."""
     plan = training_plan(shape, tokens=max(1, round(flops / shape.flops_per_token(shape.context))))
     return Rung(flops, shape, plan) if plan.steps >= MIN_STEPS else None
 
 
-def shapes_between(low: float, high: float, *, vocabulary: int, context: int) -> list[Architecture]:
+def shapes_between(
+    low: float, high: float, *, vocabulary: int, context: int, min_width: int = MIN_WIDTH
+) -> list[Architecture]:
     """Return the shapes with a number of matrix parameters between `low` and `high`, smallest first.
 
     Widths are multiples of 32, or of 64 from 256 on, and within `WIDTHS_PER_LAYER` times the depth.
@@ -84,7 +101,7 @@ def shapes_between(low: float, high: float, *, vocabulary: int, context: int) ->
     shapes: list[Architecture] = []
     for depth in range(1, 129):
         narrowest, widest = (limit * depth for limit in WIDTHS_PER_LAYER)
-        for width in [*range(MIN_WIDTH, 256, 32), *range(256, widest + 1, 64)]:
+        for width in [*range(min_width, 256, 32), *range(256, widest + 1, 64)]:
             count = 12 * depth * width**2 + vocabulary * width  # without the rounding of the feed-forward size
             if not narrowest <= width <= widest or not low / 2 <= count <= high * 2:
                 continue

@@ -12,7 +12,7 @@ from typing import Any
 
 from vita.design.cost_fit import Costs, MeasuredCost, fit_costs, left_out_cost_errors
 from vita.design.forecast import effective_tokens
-from vita.design.ladder import MIN_STEPS, Rung, rung_of, shapes_between
+from vita.design.ladder import MIN_STEPS, MIN_WIDTH, Rung, rung_of, shapes_between
 from vita.design.law_fit import MeasuredLoss, fit_law, left_out_errors
 from vita.design.scaling_law import FittedLaw
 from vita.design.scaling_rules import training_plan
@@ -98,6 +98,11 @@ class ScalingStudy:
         }
         return cls(text, runs, fit_law(losses, seed=seed), fit_costs(costs), errors)
 
+    @property
+    def min_width(self) -> int:
+        """The width of the narrowest model of the ladder."""
+        return min(run.rung.shape.width for run in self.runs)
+
     def bits_per_byte(self, rung: Rung) -> float:
         """Return the predicted bits per byte of a run."""
         return self.law.bits_per_byte(rung.shape.matrix_parameters(), self.text.bytes_of(rung.plan.tokens))
@@ -125,6 +130,8 @@ class Recommendation:
     epochs: float
     extrapolation: float
     """FLOPs relative to the largest budget of the ladder."""
+    narrow: bool = False
+    """True if the ladder has models that are narrower than `MIN_WIDTH`, and this model is not."""
 
     @property
     def warnings(self) -> list[str]:
@@ -133,6 +140,11 @@ class Recommendation:
         if self.extrapolation > FAR:
             messages.append(
                 f"the budget is {self.extrapolation:,.0f} times the largest one of the ladder; add larger ones"
+            )
+        if self.narrow:
+            messages.append(
+                f"the ladder has models narrower than {MIN_WIDTH}, with fewer than four heads; this model may have a "
+                "lower loss than predicted; use larger budgets in the ladder"
             )
         if self.epochs > 4:
             messages.append(f"the text is repeated for {self.epochs:.1f} epochs; more text would help")
@@ -161,7 +173,11 @@ def recommend(target: Target, study: ScalingStudy, *, without: Container[int] = 
     """
     sizes = [run.rung.shape.matrix_parameters() for run in study.runs]
     candidates = shapes_between(
-        min(sizes), LARGEST_FACTOR * max(sizes), vocabulary=study.text.vocabulary, context=study.text.context
+        min(sizes),
+        LARGEST_FACTOR * max(sizes),
+        vocabulary=study.text.vocabulary,
+        context=study.text.context,
+        min_width=study.min_width,
     )
     rungs = [
         rung
@@ -185,6 +201,7 @@ def predict(rung: Rung, study: ScalingStudy) -> Recommendation:
         study.costs.memory_bytes(rung),
         rung.plan.tokens / study.text.tokens,
         flops / max(run.rung.flops for run in study.runs),
+        study.min_width < MIN_WIDTH <= rung.shape.width,
     )
 
 

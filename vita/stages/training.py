@@ -193,7 +193,7 @@ class TrainingRun:
         where = f"{self.stage}.sample_prompts"
         if self.stage in WITHOUT_TEXT or not self.model.architecture.causal:
             raise ConfigError(where, "the trained model does not generate text", hint="leave `sample_prompts` out")
-        if trainer.world.size > 1:
+        if trainer.world.processes > 1:
             raise ConfigError(where, "needs one process", hint="leave `sample_prompts` out")
         samples = TrainingSamples(
             trainer.model,

@@ -232,14 +232,14 @@ def _save(trainer: Trainer, checkpoints: Checkpoints, metrics: _MetricsFile) -> 
 
 def _start_from(folder: Path, trainer: Trainer, emit: Emit) -> None:
     """Load a checkpoint of another run."""
-    checkpoint, steps = read_checkpoint(folder), trainer.training.schedule.steps
+    checkpoint, steps = read_checkpoint(folder, world=trainer.world), trainer.training.schedule.steps
     step = checkpoint.state["step"]
     if step >= steps:
         hint = "set more `steps`; they count from the beginning of the run that wrote the checkpoint"
         raise ConfigError("start_from", expected=f"a checkpoint before step {steps}", got=f"step {step}", hint=hint)
     _compare_numerics(checkpoint, trainer, emit)
     try:
-        trainer.load(checkpoint.tensors, checkpoint.state)
+        trainer.load(checkpoint.parts(trainer.tensor_layouts(), trainer.world), checkpoint.state)
     except (KeyError, ValueError, RuntimeError, StoreError) as error:
         hint = "the model and the optimizer must be those of the run that wrote it"
         problem = f"the checkpoint does not fit the model or the optimizer ({' '.join(str(error).split())[:120]})"

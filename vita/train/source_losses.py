@@ -39,11 +39,8 @@ class SourceLosses:
 
     @classmethod
     def read(cls, heldout: HeldOutText, shards: Shards, *, length: int, world: ProcessMesh) -> Self | None:
-        """Find the sources of the held-out text.
-
-        None if there is only one source, or if processes divide rows or the vocabulary (axes `context` and `tensor`).
-        """
-        if world.sizes["context"] * world.sizes["tensor"] > 1:
+        """Find the sources of the held-out text; None if there is only one, or if processes divide a row or a layer."""
+        if world.processes != world.size:
             return None
         rows = heldout.targets // length
         spans = shards.documents_between(0, rows * length + 1)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vita.train.parallel.sharding import gradient_norm, joint_norm
+from vita.train.parallel.sharding import gradient_norm
 from vita.train.trainer import Trainer
 
 MOST_LAYERS = 6
@@ -38,8 +38,8 @@ _PARTS = (
 def parameter_statistics(trainer: Trainer) -> dict[str, float]:
     """Return the norm of the gradients and the root mean square of the weights of each part of the model.
 
-    Gradients are those of the last step after clipping; without gradients, only the weights are returned. All processes
-    must call it together.
+    Gradients are those of the last step after clipping; without gradients, only the weights are returned. Several
+    processes call it together, and return no values of the weights, which they divide.
     """
     groups: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in trainer.master_params.items():
@@ -48,8 +48,10 @@ def parameter_statistics(trainer: Trainer) -> dict[str, float]:
     for part, parameters in groups.items():
         if any(parameter.grad is not None for parameter in parameters.values()):
             figures[f"gradient_norm/{part}"] = gradient_norm(parameters, trainer.layouts, trainer.world)
-        count = sum(math.prod(trainer.layouts[name].shape) for name in parameters)
-        figures[f"weight_rms/{part}"] = joint_norm(parameters, trainer.layouts, trainer.world) / count**0.5
+        if trainer.world.processes == 1:
+            count = sum(parameter.numel() for parameter in parameters.values())
+            norm = torch.nn.utils.get_total_norm(parameters.values()).item()
+            figures[f"weight_rms/{part}"] = norm / count**0.5
     return {name: float(f"{value:.6g}") for name, value in figures.items()}
 
 
