@@ -50,33 +50,42 @@ class Rung:
 def ladder(budgets: Iterable[float], *, sizes: int, vocabulary: int, context: int) -> list[Rung]:
     """Return `sizes` runs for each budget, smallest model first.
 
-    The sizes of a budget have evenly spaced logarithms of the tokens per parameter, within `TOKENS_PER_PARAMETER`.
+    The sizes of a budget have evenly spaced logarithms of the tokens per parameter, within `TOKENS_PER_PARAMETER`. All
+    models have `MIN_WIDTH` if each budget allows it. Raises a `ConfigError` if a budget has too few sizes.
     """
-    rungs: list[Rung] = []
+    ordered = sorted(budgets)
+    candidates = [_candidates(flops, MIN_WIDTH, vocabulary=vocabulary, context=context) for flops in ordered]
+    if not all(_brackets_optimum(choices, sizes) for choices in candidates):
+        candidates = [_candidates(flops, NARROWEST_WIDTH, vocabulary=vocabulary, context=context) for flops in ordered]
     first, last = map(math.log, TOKENS_PER_PARAMETER)
     ratios = [math.exp(first + (last - first) * (index + 0.5) / sizes) for index in range(sizes)]
-    for flops in sorted(budgets):
-        # A model with r tokens per parameter has about the root of C / 6r parameters.
-        counts = [math.sqrt(flops / (6 * ratio)) for ratio in TOKENS_PER_PARAMETER]
-        candidates: list[Rung] = []
-        for min_width in (MIN_WIDTH, NARROWEST_WIDTH):
-            shapes = shapes_between(
-                counts[0] / 2, counts[1] * 2, vocabulary=vocabulary, context=context, min_width=min_width
-            )
-            candidates = [rung for shape in shapes if (rung := rung_of(shape, flops)) and _is_usual(rung)]
-            if len(candidates) >= sizes:
-                break
-        if len(candidates) < sizes:
-            got = f"{len(candidates)} sizes at {compact(flops)} FLOPs"
+    rungs: list[Rung] = []
+    for flops, choices in zip(ordered, candidates, strict=True):
+        if len(choices) < sizes:
+            got = f"{len(choices)} sizes at {compact(flops)} FLOPs"
             hint = "use larger budgets, fewer sizes or a smaller vocabulary"
             raise ConfigError("ladder", expected=f"{sizes} sizes with {MIN_STEPS} steps or more", got=got, hint=hint)
         rungs_of_budget: list[Rung] = []
         for ratio in ratios:
-            rung = min(candidates, key=lambda rung: _distance(rung, ratio))
-            candidates.remove(rung)
+            rung = min(choices, key=lambda rung: _distance(rung, ratio))
+            choices.remove(rung)
             rungs_of_budget.append(rung)
         rungs += sorted(rungs_of_budget, key=lambda rung: rung.shape.matrix_parameters())
     return rungs
+
+
+def _brackets_optimum(choices: Sequence[Rung], sizes: int) -> bool:
+    """Return True if there are enough sizes, and small ones among them."""
+    ratios = [rung.plan.tokens / rung.shape.matrix_parameters() for rung in choices]
+    return len(choices) >= sizes and max(ratios) >= math.sqrt(math.prod(TOKENS_PER_PARAMETER)) / 2
+
+
+def _candidates(flops: float, min_width: int, *, vocabulary: int, context: int) -> list[Rung]:
+    """Return the runs of all suitable shapes at a budget."""
+    # A model with r tokens per parameter has about the root of C / 6r parameters.
+    low, high = (math.sqrt(flops / (6 * ratio)) for ratio in TOKENS_PER_PARAMETER)
+    shapes = shapes_between(low / 2, high * 2, vocabulary=vocabulary, context=context, min_width=min_width)
+    return [rung for shape in shapes if (rung := rung_of(shape, flops)) and _is_usual(rung)]
 
 
 def _is_usual(rung: Rung) -> bool:
