@@ -24,8 +24,8 @@ LADDER_FRACTIONS = (1 / 100, 1 / 40, 1 / 16)
 WIDTHS_PER_LAYER = (32, 96)
 """Range of the width per layer; ratios from 40 to 100 are about equally good (Kaplan et al. 2020)."""
 MIN_WIDTH = 128
-"""Minimum width where the budget allows it. Narrower models have fewer than four heads, and then fewer previous-token
-heads (`previous_token_heads`): wider models have a lower loss than a law predicts that was fitted to them."""
+"""Minimum width where the budgets allow it: models with two layers and four heads or more, like those that the law is
+for. A law from narrower ones was wrong by 4 % at 2.5 times the compute (docs/experiments.md)."""
 NARROWEST_WIDTH = 64
 """Minimum width for smaller budgets."""
 MIN_STEPS = 100

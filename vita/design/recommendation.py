@@ -143,8 +143,8 @@ class Recommendation:
             )
         if self.narrow:
             messages.append(
-                f"the ladder has models narrower than {MIN_WIDTH}, with fewer than four heads; this model may have a "
-                "lower loss than predicted; use larger budgets in the ladder"
+                f"the ladder is small: it has models narrower than {MIN_WIDTH}; the loss of a run with more compute "
+                "may be lower than predicted (docs/scaling.md); use larger budgets in the ladder"
             )
         if self.epochs > 4:
             messages.append(f"the text is repeated for {self.epochs:.1f} epochs; more text would help")
