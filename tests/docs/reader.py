@@ -16,7 +16,12 @@ import yaml
 from tests.docs.blocks import ROOT, SHELL, Block, Command, output_matches, page_blocks
 from tests.docs.terminal import Server, Terminal
 
-SERVERS = ("vita serve ", "vita review serve ", "python -m vita.server.replica.main ")
+SERVERS = (
+    "vita serve ",
+    "vita review serve ",
+    "vita watch mine/pretrain --port ",
+    "python -m vita.server.replica.main ",
+)
 """Commands that run until Ctrl-C; the commands below them on the page are typed in a second terminal."""
 SMALLER = {"design: {budget: 30 min}": "design: {depth: 1, steps: 20}"}
 """The only change to shown files: the README's budget, in the small form that the README recommends for a first run."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from vita.design.throughput import TrainingSpeed
 
-VERSION = 6
+VERSION = 7
 
 _COUNT = re.compile(r"^\s*([0-9.]+)\s*([kmb]?)\s*$", re.IGNORECASE)
 _SPAN = re.compile(r"^\s*([0-9.]+)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)?\s*$", re.IGNORECASE)
