@@ -10,7 +10,6 @@ They read values that a step or an evaluation computes in any case, and do not c
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

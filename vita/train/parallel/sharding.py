@@ -64,15 +64,11 @@ def gradient_reduction(learner: nn.Module, *, enabled: bool) -> Iterator[None]:
 
 def gradient_norm(parameters: Mapping[str, Tensor], layouts: Mapping[str, TensorLayout], world: ProcessMesh) -> float:
     """Return the norm of all gradients together; the parts of all processes count once."""
-    gradients = {name: parameter.grad for name, parameter in parameters.items()}
-    return joint_norm({name: grad for name, grad in gradients.items() if grad is not None}, layouts, world)
-
-
-def joint_norm(tensors: Mapping[str, Tensor], layouts: Mapping[str, TensorLayout], world: ProcessMesh) -> float:
-    """Return the norm of all tensors together, named as their parameters; the parts of all processes count once."""
     norms: dict[bool, list[Tensor]] = {False: [], True: []}
-    for name, tensor in tensors.items():
-        norms["tensor" in layouts[name].axes].append(torch.linalg.vector_norm(local_shard(tensor)))
+    for name, parameter in parameters.items():
+        if parameter.grad is not None:
+            norm = torch.linalg.vector_norm(local_shard(parameter.grad))
+            norms["tensor" in layouts[name].axes].append(norm)
     if world.processes == 1:
         return _joined_norm(norms[False], world).item()
     total = torch.zeros((), dtype=torch.float64, device=world.device)
