@@ -38,7 +38,8 @@ def _epilog() -> str:
 
 
 _ORDER = (
-    "live", "plan", "scaling", "recipes", "ls", "show", "data", "report", "card", "trace", "verify", "restore", "clean",
+    "live", "plan", "launch", "scaling", "recipes", "ls", "show", "data", "report", "card", "trace", "verify", "restore",
+    "clean",
     "chat", "generate", "embed", "export", "push", "gate", "approve", "waive", "people", "serve", "fleet", "keys",
     "monitor", "retest", "deprecate", "review", "feedback", "findings", "trace-document", "erasures",
 )  # fmt: skip

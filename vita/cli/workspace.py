@@ -49,6 +49,11 @@ class Workspace:
         """Create a workspace from the options, else the environment, else the working folder."""
         return cls(store or machine.store_location() or "vita-store", ledger or machine.ledger_location())
 
+    @property
+    def store_location(self) -> str:
+        """The location of the store, which may not exist yet."""
+        return self._store
+
     @cached_property
     def store(self) -> Store:
         return Store(self._store, cache=machine.cache_folder())
