@@ -94,6 +94,30 @@ def test_an_error_names_the_location_and_the_fix(tmp_path: Path, old: str, new: 
         read_life(_file(tmp_path, **{old: new}))
 
 
+def test_curation_reads_the_files_of_the_test_stages_as_benchmarks(tmp_path: Path) -> None:
+    path = tmp_path / "life.yaml"
+    path.write_text("""
+name: small
+stages:
+  curate: {sources: [{path: notes}], decontaminate: tests}
+  tokenize: {}
+  design: {depth: 2}
+  initialize: {}
+  test: {tasks: {arc_easy: arc.jsonl}, instructions: ifeval.jsonl}
+  test_again: {stage: test, tasks: {arc_easy: arc.jsonl, quiz: {path: quiz.jsonl, task: multiple_choice}}}
+""")
+    config = read_life(str(path), until="curate").plan.steps[0].config.model_dump()
+    benchmarks = {name: str(file["path"]) for name, file in config["decontaminate"]["benchmarks"].items()}
+    assert benchmarks == {
+        "arc_easy": str(tmp_path / "arc.jsonl"),
+        "instructions": str(tmp_path / "ifeval.jsonl"),
+        "quiz": str(tmp_path / "quiz.jsonl"),
+    }
+    path.write_text("name: small\nstages: {curate: {sources: [{path: notes}], decontaminate: tests}}\n")
+    with pytest.raises(PlanError, match=r"curate.decontaminate.tests: no test stage of the life reads a file"):
+        read_life(str(path))
+
+
 def test_the_error_for_an_unknown_life_lists_the_recipes() -> None:
     assert {"cat", "wiki"} <= set(recipes())
     with pytest.raises(ConfigError, match=r"`cta` is not known here; did you mean `cat`\?"):

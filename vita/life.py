@@ -25,6 +25,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def read_life(
         if any(step.name == name for step in steps):
             raise ConfigError(f"{path.name}.stages.{name}", "is the name of the step that adopts the model already")
         steps.append(_step(name, dict(settings or {}), file, models, start, where=path.name))
+    steps = _link_steps(steps)
     unused = [name for name in file.settings if not any(name in step.stage.config.model_fields for step in steps)]
     if unused:
         fields = {field for step in steps for field in step.stage.config.model_fields}
@@ -274,6 +276,12 @@ def _step(
     if gate is not None and (model := input_sources.get("model", file.gates[gate].model)) != file.gates[gate].model:
         raise PlanError(f"{at}.gate", f"`{gate}` is for `{file.gates[gate].model}`, and this step takes `{model}`")
     return Step(name, declaration, config, input_sources, gate=f"{file.name}/{gate}" if gate else None)
+
+
+def _link_steps(steps: Sequence[Step]) -> list[Step]:
+    """Complete the settings of stages that use the settings of other steps."""
+    settings = [(step.stage.name, step.config) for step in steps]
+    return [replace(step, config=step.stage.link(step.config, settings)) if step.stage.link else step for step in steps]
 
 
 def _unknown_stage(where: str, name: str, *, is_step: bool) -> ConfigError:

@@ -127,12 +127,13 @@ def test_json_with_nan_and_lone_surrogates_is_read(vita: Vita, tmp_path: Path) -
     (tmp_path / "b.json").write_text(json.dumps([{"id": "array", "text": "In an array.", "score": float("-inf")}]))
     curate(vita, "a.jsonl", "b.json")
     documents = {row["id"]: row for row in rows(vita, "x/curate")}
-    assert documents["nan"]["metadata"] == {"score": None, "more": [None, 1.5]}
+    assert documents["nan"]["metadata"] == {"score": None, "more": [None, 1.5], "language": "unknown"}
     assert documents["half"]["text"] == "Half a pair \ufffd here." and documents["half"]["metadata"] == {
-        "tag \ufffd": {"deep": ["\ufffd"]}
+        "tag \ufffd": {"deep": ["\ufffd"]},
+        "language": "unknown",
     }
     assert documents["pair"]["text"] == "A whole pair \U0001f600 here."
-    assert documents["array"]["metadata"] == {"score": None}
+    assert documents["array"]["metadata"] == {"score": None, "language": "unknown"}
     assert report_of(vita)["sources"]["a"]["normalized"] == 1, "repaired texts are counted"
 
 

@@ -66,8 +66,8 @@ def test_documents_keep_their_id_source_licence_and_metadata(tmp_path: Path) -> 
     rows = [{"id": "x", "text": "One.\r\n", "license": "CC0", "metadata": {"year": 1}}, {"text": "Two.", "url": "u"}]
     draft = run(tmp_path, sources={"web": {"path": str(write(tmp_path / "a.jsonl", rows)), "licence": "MIT"}}, **PLAIN)
     assert list(read_corpus(draft.folder, "train")) == [
-        Document("x", "One.\n", "web", "CC0", {"year": 1}),
-        Document("a.jsonl:2", "Two.", "web", "MIT", {"url": "u"}),
+        Document("x", "One.\n", "web", "CC0", {"year": 1, "language": "unknown"}),
+        Document("a.jsonl:2", "Two.", "web", "MIT", {"url": "u", "language": "unknown"}),
     ]
     assert draft.facts["licences"] == {"CC0": {"documents": 1, "bytes": 5}, "MIT": {"documents": 1, "bytes": 4}}
 
@@ -121,6 +121,99 @@ def test_the_counts_of_the_sources_add_up_to_the_totals(tmp_path: Path) -> None:
         dropped = sum(count["documents"] for count in source["dropped"].values())
         assert source["read"]["documents"] == source["train"]["documents"] + source["held_out"]["documents"] + dropped
     assert draft.facts["dropped"] == {"duplicate": 20}
+
+
+# -- personal data
+
+
+def test_personal_data_is_masked_dropped_or_kept_and_counted(tmp_path: Path) -> None:
+    rows = [
+        {"id": "mail", "text": "Write to ann@mail.net or joe@mail.net."},
+        {"id": "address", "text": "It came from 93.184.216.34."},
+        {"id": "phone", "text": "Call +49 30 901820."},
+    ]
+    settings = {"ip": "drop", "phone": "keep"}
+    draft = run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", rows))], personal_data=settings, **PLAIN)
+    assert texts(draft) == ["Write to <EMAIL> or <EMAIL>.", "Call +49 30 901820."]
+    assert drops(draft) == [("address", "personal_data.ip", "contains 1 of this kind")]
+    report = json.loads((draft.folder / "report.json").read_text())["details"]["personal_data"]
+    assert report["email"] == {"action": "mask", "values": 2, "documents": 1, "dropped_documents": 0}
+    assert report["ip"] == {"action": "drop", "values": 1, "documents": 1, "dropped_documents": 1}
+    assert "phone" not in report
+    assert "| email | mask | 2 | 1 | 0 |" in (draft.folder / "report.md").read_text()
+
+
+def test_texts_that_differ_only_in_masked_values_are_duplicates(tmp_path: Path) -> None:
+    rows = [{"id": name, "text": f"Write to {name}@mail.net."} for name in ("ann", "joe")]
+    draft = run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", rows))], **PLAIN)
+    assert texts(draft) == ["Write to <EMAIL>."] and drops(draft) == [("joe", "duplicate", "repeats ann")]
+
+
+# -- encodings, languages and benchmarks
+
+GERMAN = "Das ist ein Satz in deutscher Sprache, und er ist lang genug, damit seine Sprache erkannt wird. " * 2
+ENGLISH = "This is a sentence in the English language, and it is long enough for its language to be identified. " * 2
+
+
+def test_encodings_are_repaired_before_normalization_and_counted(tmp_path: Path) -> None:
+    text = "He went to l’Étoile and Åland."  # its wrong decoding contains U+0085, which is a line end in Unicode
+    rows = [{"text": text.encode().decode("latin-1")}, {"text": "Plain text."}]
+    draft = run(tmp_path, sources={"web": str(write(tmp_path / "a.jsonl", rows))}, **PLAIN)
+    assert texts(draft) == [text, "Plain text."]
+    report = json.loads((draft.folder / "report.json").read_text())["details"]
+    assert report["sources"]["web"]["repaired"] == 1
+    draft = run(tmp_path / "raw", sources=[str(tmp_path / "a.jsonl")], repair_encoding=False, **PLAIN)
+    assert texts(draft) != [text, "Plain text."]
+
+
+def test_the_language_is_recorded_and_selects_documents(tmp_path: Path) -> None:
+    rows = [
+        {"id": "de", "text": GERMAN, "metadata": {"language": "nl"}},
+        {"id": "en", "text": ENGLISH},
+        {"id": "short", "text": "Short."},
+    ]
+    sources = [str(write(tmp_path / "a.jsonl", rows))]
+    draft = run(tmp_path, sources=sources, **PLAIN)
+    assert [dict(document.metadata) for document in read_corpus(draft.folder, "train")] == [
+        {"language": "de", "stated_language": "nl"}, {"language": "en"}, {"language": "unknown"},
+    ]  # fmt: skip
+    draft = run(tmp_path / "selected", sources=sources, languages=["en", "unknown"], **PLAIN)
+    assert drops(draft) == [("de", "language.other", "de, not en or unknown")]
+    languages = json.loads((draft.folder / "report.json").read_text())["details"]["languages"]
+    size = len(GERMAN)
+    assert languages["de"] == {"read": {"documents": 1, "bytes": size}, "corpus": {"documents": 0, "bytes": 0}}
+    assert languages["en"]["corpus"]["documents"] == 1
+    draft = run(tmp_path / "none", sources=sources, languages="none", **PLAIN)
+    assert [dict(document.metadata) for document in read_corpus(draft.folder, "train")][1:] == [{}, {}]
+
+
+def test_documents_with_a_passage_of_a_benchmark_are_dropped_and_counted(tmp_path: Path) -> None:
+    items = [{"question": " ".join(f"{name}{number}" for number in range(15))} for name in ("first", "second", "third")]
+    benchmark = write(tmp_path / "quiz.jsonl", items)
+    rows = [*numbered_rows(3), {"id": "copy", "text": f"Before. {items[1]['question'].upper()} After."}]
+    settings = {"decontaminate": {"benchmarks": {"quiz": str(benchmark)}}, "deduplicate": "none"}
+    draft = run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", rows))], **settings, **PLAIN)
+    assert drops(draft) == [("copy", "contaminated", "contains 1.00 of a passage of quiz, item 2")]
+    assert len(texts(draft)) == 3
+    report = json.loads((draft.folder / "report.json").read_text())["details"]
+    assert report["contamination"]["quiz"] == {
+        "items": 3, "passages": 3, "short_passages": 0, "items_found": 1, "share": 0.3333, "documents_dropped": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"languages": ["en", "xx"]}, r"curate.languages: `xx` is not the code of a language that is identified"),
+        ({"languages": "english"}, r"curate.languages: expected a list or `all` or `none`, got 'english'"),
+        ({"decontaminate": "test"}, r"curate.decontaminate: expected `tests` or .*, got `test`"),
+        ({"decontaminate": "tests"}, r"curate.decontaminate.tests: a single stage has no test stages"),
+    ],
+)
+def test_unusable_languages_and_benchmarks_are_refused(tmp_path: Path, settings: Any, message: str) -> None:
+    sources = [str(write(tmp_path / "a.jsonl", numbered_rows(3)))]
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path, sources=sources, **settings, **PLAIN)
 
 
 # -- held out

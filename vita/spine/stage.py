@@ -7,6 +7,7 @@ class Inputs: model: Model; corpus: Corpus | None = None
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]: ...
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None: ...  # optional: reject inputs
 def advise(config: Config) -> list[str]: ...    # optional: warnings about settings
+def link(config: Config, steps: Sequence[tuple[str, Settings]]) -> Config: ...    # optional: settings of other steps
 NEEDS = {"model": (generates_text,)}            # optional: requirements on inputs (`vita.spine.traits`)
 def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None: ...        # optional: by settings
 def traits(config: Config, inputs: Mapping[str, Traits | None]) -> Traits | None: ...   # optional: of the output
@@ -100,6 +101,8 @@ class Stage:
     """Raises an error if these inputs must not be used; called before each run, in a life and for a single stage."""
     advise: Callable[[Any], list[str]] | None = None
     """Returns warnings about the settings before the run: `advise(config)`."""
+    link: Callable[[Any, Sequence[tuple[str, Settings]]], Any] | None = None
+    """Returns the settings, completed by those of all steps of the life: `link(config, [(stage, settings), ...])`."""
     needs: Mapping[str, Sequence[Callable[[Traits], str | None]]] = field(default_factory=dict)
     """Requirements on the artifact of a slot: each returns the reason why it is not met, or None."""
     unsupported: Callable[[Any, Mapping[str, Traits]], str | None] | None = None
@@ -125,7 +128,7 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
     return Stage(
         name, module.VERSION, summary, module.Config, module.Inputs, slots, kinds[0], module.run,
         record=getattr(module, "record", None), admit=getattr(module, "admit", None),
-        advise=getattr(module, "advise", None),
+        advise=getattr(module, "advise", None), link=getattr(module, "link", None),
         needs=getattr(module, "NEEDS", {}), unsupported=getattr(module, "unsupported", None),
         traits=getattr(module, "traits", None),
         lineage=getattr(module, "LINEAGE", False), parallel=parallel,

@@ -7,8 +7,8 @@ by content hash, so that equal texts are never in both splits.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,17 +17,20 @@ import orjson
 from pydantic import Field, field_validator, model_validator
 
 from vita.data.curation.corpus import TextShardWriter, ZstdLineWriter, dump, read_lines
+from vita.data.curation.decontamination import BenchmarkIndex, Decontamination, with_test_files
+from vita.data.curation.empty_corpus import nothing_left, nothing_to_train_on
 from vita.data.curation.filter_pass import (
     FilterJob,
     FilterResult,
-    FilterStats,
-    PartTable,
+    FilterSteps,
     filter_slice,
-    is_filter_rule,
-    is_row_problem,
 )
+from vita.data.curation.filter_stats import FilterStats
 from vita.data.curation.filters import DEFAULT_FILTERS, FilterUse
+from vita.data.curation.language import Languages
 from vita.data.curation.near_duplicates import Sketches
+from vita.data.curation.part_files import PartTable
+from vita.data.curation.personal_data import PersonalData
 from vita.data.curation.report import build_report, held_out_advice
 from vita.data.curation.shingles import SketchOptions
 from vita.data.curation.split_pass import (
@@ -44,12 +47,12 @@ from vita.data.sources.read import Source, is_single_text, skipped_files, split_
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
 from vita.spine.config import Settings, neutral
-from vita.spine.errors import DataError
+from vita.spine.errors import ConfigError
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus
 
-VERSION = 4
+VERSION = 5
 
 _SLICE_BYTES = 8 * 2**20  # on disk: small enough to share the work and to lose little when killed
 _MIN_PARALLEL_BYTES = 6 * 2**20  # on disk: under this, starting processes takes longer than the work
@@ -72,10 +75,21 @@ class Config(Settings):
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """Sources of text: a list, or a mapping of names to sources. Of equal documents the first is kept."""
+    repair_encoding: bool = True
+    """Revert wrong decodings, such as `rÃ´le` for `rôle`."""
+    languages: Languages = "all"
+    """`all` to identify the language of each document, `none` not to, or the codes of the languages to keep, such as
+    `[en, de]`."""
     filters: tuple[FilterUse, ...] = Field(DEFAULT_FILTERS, validate_default=True)
     """Quality filters in order, by name or as `{name: {setting: value}}`; `[]` keeps all documents."""
     deduplicate: Deduplication = Deduplication()
     """Dropping of duplicates: `near`, `exact`, `none`, or the settings in full. Of duplicates the first is kept."""
+    personal_data: PersonalData = PersonalData()
+    """Personal data and secrets: `mask`, `drop` (drop the document) or `keep`, for all kinds or by kind. A mask is a
+    placeholder such as `<EMAIL>`."""
+    decontaminate: Decontamination = Decontamination()
+    """Benchmarks whose passages must not be in the corpus: `tests` for the files of the life's test stages, or
+    `{benchmarks: {name: file}}`. Documents with a passage are dropped."""
     held_out: float = Field(0.01, ge=0)
     """Documents held out for evaluation: a share (at least one document) below 1, a number from 1, 0 for none. Of a
     single text, a share is its end, in up to 20 pieces. Confidence intervals need two held-out documents."""
@@ -129,7 +143,8 @@ class Inputs:
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     """Filter all sources, assign all documents to splits, and write the corpus with its report."""
     start = time.monotonic()
-    jobs, owners = _tasks(config, context.scratch / "sifted")
+    benchmarks = _benchmark_index(config)
+    jobs, owners = _tasks(config, context.scratch / "sifted", benchmarks)
     use_processes = len(jobs) > 1 and sum(job.source_slice.size for job in jobs) > _MIN_PARALLEL_BYTES
     workers = min(context.machine.threads, len(jobs)) if use_processes else 1
     with WorkerPool(workers) as pool:
@@ -148,6 +163,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         _write(split_tasks, results, stats, folder, pool, context)
     report = build_report(
         stats, tables, assignments, filters=[use.model_dump() for use in config.filters],
+        personal_data=config.personal_data.actions,
+        benchmarks=dict(zip(benchmarks.names, benchmarks.counts, strict=True)) if benchmarks else {},
         repeats={source.name or f"source {number}": source.repeat for number, source in enumerate(config.sources, 1)},
         held_out_setting=config.held_out,
         skipped_files=[name for source in config.sources for name in skipped_files(source)],
@@ -172,6 +189,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     write_report_pages(content, folder, title="Corpus", lead=lead)
     _record(context, report, time.monotonic() - start, workers)
     return Draft(Corpus, folder, _facts(report))
+
+
+def link(config: Config, steps: Sequence[tuple[str, Settings]]) -> Config:
+    """Return the settings with the files of the life's test stages as benchmarks; `steps` are (stage, settings)."""
+    if not config.decontaminate.tests:
+        return config
+    tests = [settings for stage, settings in steps if stage == "test"]
+    return config.model_copy(update={"decontaminate": with_test_files(config.decontaminate, tests)})
 
 
 def advise(config: Config) -> list[str]:
@@ -203,7 +228,7 @@ def _decide(
     end_pieces: int,
 ) -> SplitAssignments:
     if not parts:
-        raise _nothing_left(stats)
+        raise nothing_left(stats)
     assignments = assign_splits(
         tables,
         SplitOptions(
@@ -214,19 +239,39 @@ def _decide(
         sketches=Sketches([part for part, _ in parts]) if config.deduplicate.documents == "near" else None,
     )
     if not assignments.repeat_counts.any():
-        raise _nothing_to_train_on(assignments)
+        raise nothing_to_train_on(int(assignments.held_out.sum()))
     return assignments
 
 
 # -- the two passes
 
 
-def _tasks(config: Config, folder: Path) -> tuple[list[FilterJob], list[Source]]:
+def _benchmark_index(config: Config) -> BenchmarkIndex | None:
+    if config.decontaminate.tests:
+        hint = "name the files in `decontaminate.benchmarks`, or add a test stage to a life file"
+        raise ConfigError("curate.decontaminate.tests", "a single stage has no test stages", hint=hint)
+    if not config.decontaminate.benchmarks:
+        return None
+    return BenchmarkIndex.build(config.decontaminate, where="curate.decontaminate")
+
+
+def _tasks(config: Config, folder: Path, benchmarks: BenchmarkIndex | None) -> tuple[list[FilterJob], list[Source]]:
     """Return a task for each slice of a source, and the source of each task."""
     folder.mkdir(parents=True, exist_ok=True)
-    part_bytes = config.shard_megabytes * 2**20
     search = config.deduplicate
-    sketches = SketchOptions(search.shingle_words, search.threshold) if search.documents == "near" else None
+    steps = FilterSteps(
+        filters=config.filters,
+        repair_encoding=config.repair_encoding,
+        languages=config.languages,
+        personal_data=config.personal_data,
+        decontamination=benchmarks.save(folder / "benchmarks.npz") if benchmarks else None,
+        part_bytes=config.shard_megabytes * 2**20,
+        sketches=SketchOptions(search.shingle_words, search.threshold) if search.documents == "near" else None,
+        dropped_text=config.dropped_text,
+    )
+    unfiltered = replace(
+        steps, filters=(), decontamination=None, languages="none" if config.languages == "none" else "all"
+    )
     slices = [
         (source, source_slice)
         for source in config.sources
@@ -236,11 +281,8 @@ def _tasks(config: Config, folder: Path) -> tuple[list[FilterJob], list[Source]]
         FilterJob(
             number,
             source_slice,
-            () if source.name in config.held_out_sources else config.filters,
+            unfiltered if source.name in config.held_out_sources else steps,
             folder,
-            part_bytes,
-            sketches,
-            config.dropped_text,
         )
         for number, (source, source_slice) in enumerate(slices)
     ]
@@ -323,50 +365,6 @@ def _facts(report: dict[str, Any]) -> dict[str, Any]:
         "dropped": {reason: counts["documents"] for reason, counts in report["dropped"].items()},
         "sources": {name: counts["train"] for name, counts in report["sources"].items()},
     }
-
-
-def _nothing_left(stats: FilterStats) -> DataError:
-    read = sum(count.documents for count in stats.read.values())
-    if not read and not stats.dropped:
-        return DataError("curate", "the sources hold no document at all", hint="look into the files that are named")
-    reasons: dict[str, int] = {}
-    for counts in stats.dropped.values():
-        for reason, count in counts.items():
-            reasons[reason] = reasons.get(reason, 0) + count.documents
-    reason_list = ", ".join(
-        f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:5]
-    )
-    unreadable = [reason for reason in reasons if is_row_problem(reason)]
-    got = f"{counted(sum(reasons.values()), 'document')} dropped ({reason_list})"
-    examples = [
-        f"{sample['id']} from {sample['source']} ({sample['reason']}): {sample['detail']}"
-        for reason in unreadable
-        for sample in stats.samples[reason]
-    ]
-    if examples:
-        remaining = sum(reasons[reason] for reason in unreadable) - len(examples[:5])
-        got += f"; rows that cannot be read: {'; '.join(examples[:5])}" + (
-            f"; and {remaining} more" if remaining else ""
-        )
-    return DataError("curate", f"no document is left: {got}", hint=_advice_on_drops(reasons))
-
-
-def _advice_on_drops(reasons: Mapping[str, int]) -> str:
-    """Return what to do when all documents were dropped for these reasons."""
-    advice = {
-        "correct the rows and files that cannot be read": any(map(is_row_problem, reasons)),
-        "loosen or take out these filters in `filters`": any(map(is_filter_rule, reasons)),
-        "add text: documents without text are dropped": "empty" in reasons,
-        "add other documents: `vita erasures` lists what was erased": "erased" in reasons,
-    }
-    return "; ".join(text for text, applies in advice.items() if applies)
-
-
-def _nothing_to_train_on(assignments: SplitAssignments) -> DataError:
-    return DataError(
-        "curate", f"all {int(assignments.held_out.sum())} documents that are left are held out, none is to train on",
-        hint="set `held_out: 0`, or cut the text into more documents (`cut_at`)",
-    )  # fmt: skip
 
 
 def _record(context: Context, report: dict[str, Any], seconds: float, workers: int) -> None:

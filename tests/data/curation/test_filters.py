@@ -21,11 +21,11 @@ from vita.data.sources.read import Source, documents
 from vita.spine.config import Settings, build, canonical
 from vita.spine.errors import ConfigError
 
-PROSE = """The harbour lies below the old town, and in the morning the boats come back with what the night gave them.
+PROSE = """The harbour lies below the old town. In the morning the boats come back with what the night gave them.
 People wait on the stones, some to buy and some to be with those who have been out on the water since dusk.
 
-When the last boat is in, the women who mend the nets sit down along the wall that keeps the sea out of the market,
-and they talk of the weather and of the price of rope until the sun has dried everything that hangs there.
+When the last boat is in, the women who mend the nets sit down along the wall that keeps the sea out of the market.
+They talk of the weather and of the price of rope until the sun has dried everything that hangs there.
 """
 
 
@@ -68,6 +68,12 @@ DROPPED = {
     "repetition.top_2_words": " ".join(f"extraordinary circumstances {word}" for word in WORDS[:10]),
     "repetition.repeated_5_words": " ".join([SENTENCE, *WORDS[:25], SENTENCE, *WORDS[25:50], SENTENCE]),
     "boilerplate.placeholder": PROSE + "Lorem ipsum dolor sit amet.",
+    "c4.curly_bracket": PROSE + "if (x) { return; }",
+    "c4.few_sentences": "One is here. Two are there. Three. Four.\nPlease enable JavaScript. It is off.",
+    "fineweb.punctuated_lines": "\n".join(f"the {word} has a long line without an end" for word in WORDS[:20]),
+    "fineweb.short_lines": "\n".join(f"the {word} is short." for word in WORDS[:20]),
+    "fineweb.duplicate_lines": f"{SENTENCE}.\n{' '.join(WORDS[:90])}.\n{SENTENCE}.",
+    "fineweb.line_ends": "\n\n\n\n".join(f"extraordinary {word} circumstances." for word in WORDS[:20]),
     "boilerplate.notices": "We have a privacy policy and the terms of use that you have to read.\n" + PROSE,
 }  # fmt: skip
 
@@ -79,6 +85,10 @@ def test_each_rule_drops_its_example(reason: str) -> None:
 
 def test_the_reason_gives_the_value_and_the_limit() -> None:
     assert filter_chain("length")(page("one two three")) == ("length.short", "3 words, under 50")
+    # 1 of 4 lines is longer than 30 characters, and 3 of 4 end with punctuation
+    lines = "Short.\nAlso short.\nNot a long line\nThis line is longer than thirty characters."
+    assert filter_chain("fineweb")(page(lines)) == ("fineweb.short_lines", "0.75 of the lines, over 0.67")
+    assert filter_chain("c4")(page(lines)) == ("c4.few_sentences", "1 sentences, under 5")
 
 
 def test_the_share_of_the_most_frequent_ngram_counts_characters_in_every_script() -> None:

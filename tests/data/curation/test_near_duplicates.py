@@ -10,6 +10,7 @@ import pytest
 from vita.data.content import comparable_bytes, normalize_text
 from vita.data.curation.near_duplicates import Sketches, find_near_duplicates, jaccard_index, save_sketches
 from vita.data.curation.shingles import rows_per_band, shingle_sets, signatures
+from vita.data.curation.word_batch import WordBatch
 
 
 def comparable(text: str) -> bytes:
@@ -17,7 +18,7 @@ def comparable(text: str) -> bytes:
 
 
 def shingles_of(text: str, size: int = 2) -> np.ndarray:
-    return shingle_sets([comparable(text)], size=size).hashes
+    return shingle_sets(WordBatch.of([comparable(text)]), size=size).hashes
 
 
 def plain_jaccard(first: str, second: str, size: int = 5) -> float:
@@ -32,7 +33,7 @@ def search(folder: Path, texts: list[str], *, parts: int = 1, threshold: float =
     paths = []
     for number, indices in enumerate(np.array_split(np.arange(len(texts)), parts)):
         paths.append(folder / f"{number}.zst")
-        batch = shingle_sets([comparable(texts[index]) for index in indices], size=5)
+        batch = shingle_sets(WordBatch.of([comparable(texts[index]) for index in indices]), size=5)
         save_sketches(paths[-1], batch, rows=rows_per_band(threshold))
     result = find_near_duplicates(Sketches(paths), np.arange(len(texts)), threshold=threshold)
     return result.copy_of.tolist(), result.jaccard.tolist()
@@ -59,13 +60,13 @@ def test_case_punctuation_and_spaces_are_not_compared(text: str, other: str) -> 
 
 
 def test_a_shingle_does_not_extend_over_two_documents() -> None:
-    together = shingle_sets([b"a b c", b"", b"d e", b"f"], size=2)
+    together = shingle_sets(WordBatch.of([b"a b c", b"", b"d e", b"f"]), size=2)
     assert together.counts.tolist() == [2, 0, 1, 0]
     assert np.array_equal(together.hashes, np.concatenate([shingles_of("a b c"), shingles_of("d e")]))
 
 
 def test_the_signature_has_no_empty_bin_unless_the_document_has_no_shingle() -> None:
-    values = signatures(shingle_sets([b"a b c", b"", b"d"], size=2))
+    values = signatures(shingle_sets(WordBatch.of([b"a b c", b"", b"d"]), size=2))
     assert len(np.unique(values[0])) == 2 and len(np.unique(values[1:])) == 1
 
 

@@ -1,34 +1,39 @@
-"""The first pass of curation: read one slice of a source, normalize and filter its text, and store content keys.
+"""The first pass of curation: read one slice of a source, normalize and filter its text, and mask personal data.
 
-Documents that pass the filters are written to part files on disk; dropped documents are written to a second file with
-their reason. A finished slice is not processed again after the run was killed.
+Documents that pass are written to part files on disk; dropped documents are written to a second file with their reason.
+A finished slice is not processed again after the run was killed. Steps that are faster for many documents at once
+process batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import orjson
-import xxhash
-import zstandard
 
-from vita.data.content import as_keys, comparable_bytes, key_of_comparable, normalize_text
-from vita.data.curation.corpus import ZstdLineWriter, dump, dump_document, dump_drop
+from vita.data.content import comparable_bytes, normalize_text
+from vita.data.curation.corpus import ZstdLineWriter, dump, dump_drop
+from vita.data.curation.decontamination import SavedIndex
+from vita.data.curation.encoding_repair import repair_encoding
+from vita.data.curation.filter_stats import DocumentCount, FilterStats
 from vita.data.curation.filters import FilterChain, FilterUse
-from vita.data.curation.near_duplicates import save_sketches
+from vita.data.curation.language import Languages, identify_language
 from vita.data.curation.page_features import PageFeatures
-from vita.data.curation.shingles import SketchOptions, SketchWriter
+from vita.data.curation.part_files import PartWriter
+from vita.data.curation.personal_data import PersonalData, PersonalDataScanner
+from vita.data.curation.shingles import SketchOptions
+from vita.data.curation.word_batch import WordBatch
 from vita.data.records import Document, DroppedRecord
 from vita.data.sources.read import SourceSlice, documents
 from vita.data.sources.readers import DAMAGED_FILE, PART_BYTES, Row, cut_parts
 
-SAMPLES = 3
-"""Number of sample documents in the report for each drop reason."""
-_OTHER_REASONS = ("empty", "erased")
+BATCH_BYTES = 2**21
+"""Bytes of text that are processed at once; limits the memory of the arrays."""
+_OTHER_REASONS = ("empty", "erased", "contaminated")
 _DOCUMENTS_PER_TICK = 200  # documents between two calls of `tick`
 
 
@@ -43,13 +48,15 @@ def is_row_problem(reason: str) -> bool:
 
 
 @dataclass(frozen=True)
-class FilterJob:
-    """A slice of a source to filter, and the folder for the output."""
+class FilterSteps:
+    """The steps of the first pass and their settings."""
 
-    number: int
-    source_slice: SourceSlice
     filters: tuple[FilterUse, ...]
-    folder: Path
+    repair_encoding: bool
+    languages: Languages
+    personal_data: PersonalData
+    decontamination: SavedIndex | None
+    """The index of the benchmarks; None if there are none."""
     part_bytes: int
     """Bytes of text in a part file; limits the memory of the second pass."""
     sketches: SketchOptions | None = None
@@ -58,74 +65,14 @@ class FilterJob:
     """True to store the text of dropped documents."""
 
 
-@dataclass
-class DocumentCount:
-    """A number of documents and the bytes of their text."""
+@dataclass(frozen=True)
+class FilterJob:
+    """A slice of a source to filter, the steps, and the folder for the output."""
 
-    documents: int = 0
-    bytes: int = 0
-
-    def add(self, size: int, documents: int = 1) -> None:
-        self.documents += documents
-        self.bytes += size
-
-
-@dataclass
-class FilterStats:
-    """Counts of read and dropped documents by source, with sample drops that do not depend on the order of work."""
-
-    read: dict[str, DocumentCount] = field(default_factory=dict)
-    normalized: dict[str, int] = field(default_factory=dict)
-    encodings: dict[str, dict[str, int]] = field(default_factory=dict)
-    """source -> encoding other than UTF-8 -> number of documents."""
-    dropped: dict[str, dict[str, DocumentCount]] = field(default_factory=dict)
-    """source -> drop reason -> count."""
-    samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """drop reason -> the samples with the smallest hash of their id."""
-    damaged: list[str] = field(default_factory=list)
-    """Files that could not be read to the end, each with its problem."""
-
-    def drop(self, drop: DroppedRecord, *, size: int, text: str) -> None:
-        """Count a drop, and store it as a sample if its hash is among the smallest."""
-        self.dropped.setdefault(drop.source, {}).setdefault(drop.reason, DocumentCount()).add(size)
-        rank = hash_of_id(drop.source, drop.id)
-        reason_samples = self.samples.setdefault(drop.reason, [])
-        if len(reason_samples) < SAMPLES or rank < reason_samples[-1]["rank"]:
-            reason_samples.append({"rank": rank, **asdict(drop), "text": " ".join(text[:600].split())[:160]})
-            reason_samples.sort(key=lambda sample: (sample["rank"], sample["id"]))
-            del reason_samples[SAMPLES:]
-
-    def merge(self, other: FilterStats) -> None:
-        """Add the counts and samples of another slice."""
-        for source, count in other.read.items():
-            self.read.setdefault(source, DocumentCount()).add(count.bytes, count.documents)
-        for source, count in other.normalized.items():
-            self.normalized[source] = self.normalized.get(source, 0) + count
-        for source, encodings in other.encodings.items():
-            counts = self.encodings.setdefault(source, {})
-            for encoding, number in encodings.items():
-                counts[encoding] = counts.get(encoding, 0) + number
-        for source, reasons in other.dropped.items():
-            for reason, count in reasons.items():
-                self.dropped.setdefault(source, {}).setdefault(reason, DocumentCount()).add(
-                    count.bytes, count.documents
-                )
-        self.damaged += other.damaged
-        for reason, samples in other.samples.items():
-            candidates = self.samples.get(reason, []) + samples
-            self.samples[reason] = sorted(candidates, key=lambda sample: (sample["rank"], sample["id"]))[:SAMPLES]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> FilterStats:
-        read = {source: DocumentCount(**count) for source, count in value["read"].items()}
-        dropped = {
-            source: {reason: DocumentCount(**count) for reason, count in reasons.items()}
-            for source, reasons in value["dropped"].items()
-        }
-        return cls(read, value["normalized"], value["encodings"], dropped, value["samples"], value["damaged"])
+    number: int
+    source_slice: SourceSlice
+    steps: FilterSteps
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -153,43 +100,139 @@ def _drops_path(job: FilterJob) -> Path:
 
 
 def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]) -> None:
-    stats, filters = FilterStats(), FilterChain(job.filters)
-    unreported = 0
-    with ZstdLineWriter(_drops_path(job), level=1) as drops, PartWriter(job) as parts:
-
-        def drop(record: DroppedRecord, size: int = 0, text: str = "") -> None:
-            stats.drop(record, size=size, text=text)
-            if record.reason == DAMAGED_FILE:
-                stats.damaged.append(f"{record.id.rpartition(':')[0]}: {record.detail}")
-            drops.write(dump_drop(record, text if job.dropped_text else None))
-
+    stats, unreported = FilterStats(), 0
+    parts = PartWriter(job.folder, job.number, part_bytes=job.steps.part_bytes, sketches=job.steps.sketches)
+    with ZstdLineWriter(_drops_path(job), level=1) as drops, parts:
+        slice_filter = _SliceFilter(job.steps, stats, drops, parts)
         row: Row | None = None
 
         def note_row(converted: Row) -> None:
             nonlocal row
             row = converted
 
-        for document in _without_long_texts(documents(job.source_slice, dropped=drop, converted=note_row)):
-            text, data = normalize_text(document.text)
-            stats.read.setdefault(document.source, DocumentCount()).add(len(data))
-            if text is not document.text or (row and row.repaired):
-                stats.normalized[document.source] = stats.normalized.get(document.source, 0) + 1
-            if row and row.encoding:
-                encodings = stats.encodings.setdefault(document.source, {})
-                encodings[row.encoding] = encodings.get(row.encoding, 0) + 1
-            if text is not document.text:
-                document = replace(document, text=text)
-            verdict = filters(PageFeatures(document, data)) if data.strip() else ("empty", "no text")
-            if verdict is None:
-                parts.add(document, data)
-            else:
-                drop(DroppedRecord(document.id, document.source, *verdict), len(data), text)
+        rows = documents(job.source_slice, dropped=slice_filter.drop, converted=note_row)
+        for document in _without_long_texts(rows):
+            slice_filter.add(document, row)
             unreported += 1
             if unreported == _DOCUMENTS_PER_TICK:
                 tick(unreported)
                 unreported = 0
+        slice_filter.process_batch()
     tick(unreported)
     _write_atomically(result_path, dump({"parts": parts.names, "stats": stats.to_json()}))
+
+
+class _SliceFilter:
+    """Applies the steps to the documents of a slice; documents that pass the filters wait for a batch."""
+
+    def __init__(self, steps: FilterSteps, stats: FilterStats, drops: ZstdLineWriter, parts: PartWriter) -> None:
+        self._steps, self._stats, self._drops, self._parts = steps, stats, drops, parts
+        self._filters = FilterChain(steps.filters)
+        self._scanner = PersonalDataScanner(steps.personal_data)
+        self._benchmarks = steps.decontamination.load() if steps.decontamination else None
+        self._waiting: list[tuple[Document, bytes]] = []
+        self._waiting_bytes = 0
+
+    def drop(self, record: DroppedRecord, size: int = 0, text: str = "") -> None:
+        """Count and record a drop."""
+        self._stats.drop(record, size=size, text=text)
+        if record.reason == DAMAGED_FILE:
+            self._stats.damaged.append(f"{record.id.rpartition(':')[0]}: {record.detail}")
+        self._drops.write(dump_drop(record, text if self._steps.dropped_text else None))
+
+    def add(self, document: Document, row: Row | None = None) -> None:
+        """Repair, normalize and filter a document; its row states what the reader has changed."""
+        # The repair comes first, because wrong decodings contain characters that normalization replaces.
+        repaired = repair_encoding(document.text) if self._steps.repair_encoding else document.text
+        if repaired is not document.text:
+            self._stats.repaired[document.source] = self._stats.repaired.get(document.source, 0) + 1
+        text, data = normalize_text(repaired)
+        self._stats.read.setdefault(document.source, DocumentCount()).add(len(data))
+        if text is not repaired or (row and row.repaired):
+            self._stats.normalized[document.source] = self._stats.normalized.get(document.source, 0) + 1
+        if row and row.encoding:
+            encodings = self._stats.encodings.setdefault(document.source, {})
+            encodings[row.encoding] = encodings.get(row.encoding, 0) + 1
+        if text is not document.text:
+            document = replace(document, text=text)
+        if self._steps.languages != "none":
+            document = self._with_language(document, len(data))
+        verdict = self._verdict(document, data)
+        if verdict is not None:
+            self.drop(DroppedRecord(document.id, document.source, *verdict), len(data), text)
+            return
+        self._waiting.append((document, data))
+        self._waiting_bytes += len(data)
+        # A batch ends with its part, so that batches do not change the size of the parts.
+        if self._waiting_bytes >= min(BATCH_BYTES, self._parts.free_bytes):
+            self.process_batch()
+
+    def _with_language(self, document: Document, size: int) -> Document:
+        """Return the document with its language in the metadata; a different one that the source states is kept."""
+        language, stated = identify_language(document.text), document.metadata.get("language")
+        self._stats.languages.setdefault(language, DocumentCount()).add(size)
+        metadata = {**document.metadata, "language": language}
+        if stated is not None and stated != language:
+            metadata["stated_language"] = stated
+        return replace(document, metadata=metadata)
+
+    def _verdict(self, document: Document, data: bytes) -> tuple[str, str] | None:
+        """Return the reason to drop the document and its detail, or None."""
+        if not data.strip():
+            return "empty", "no text"
+        wanted = self._steps.languages
+        if isinstance(wanted, tuple) and (language := document.metadata["language"]) not in wanted:
+            return "language.other", f"{language}, not {' or '.join(wanted)}"
+        return self._filters(PageFeatures(document, data))
+
+    def process_batch(self) -> None:
+        """Mask personal data in the waiting documents, drop those with passages of benchmarks, and write the others."""
+        batch = self._drop_contaminated(self._mask_personal_data())
+        self._parts.add(batch.documents, batch.comparable, batch.words)
+        self._waiting, self._waiting_bytes = [], 0
+
+    def _mask_personal_data(self) -> list[tuple[Document, bytes]]:
+        data = [data for _, data in self._waiting]
+        scans = self._scanner([document.text for document, _ in self._waiting], data)
+        if not scans:
+            return self._waiting
+        masked = []
+        for index, (document, data) in enumerate(self._waiting):
+            if (scan := scans.get(index)) is not None:
+                kind = self._scanner.dropped_kind(scan)
+                self._stats.count_personal_data(scan.counts, dropped=kind is not None)
+                if kind is not None:
+                    verdict = f"personal_data.{kind}", f"contains {scan.counts[kind]} of this kind"
+                    self.drop(DroppedRecord(document.id, document.source, *verdict), len(data), document.text)
+                    continue
+                document, data = replace(document, text=scan.text), scan.text.encode()
+            masked.append((document, data))
+        return masked
+
+    def _drop_contaminated(self, pages: list[tuple[Document, bytes]]) -> _Batch:
+        documents = [document for document, _ in pages]
+        comparable = [comparable_bytes(document.text, data) for document, data in pages]
+        needs_words = self._steps.sketches is not None or self._benchmarks is not None
+        words = WordBatch.of(comparable) if needs_words else None
+        if self._benchmarks is None or words is None:
+            return _Batch(documents, comparable, words)
+        stays = np.ones(len(pages), bool)
+        for index, matches in self._benchmarks.search(words).items():
+            document, data = pages[index]
+            stays[index] = False
+            self._stats.count_contamination(matches)
+            verdict = "contaminated", f"contains {matches[0]}"
+            self.drop(DroppedRecord(document.id, document.source, *verdict), len(data), document.text)
+        kept = np.flatnonzero(stays).tolist()
+        return _Batch([documents[i] for i in kept], [comparable[i] for i in kept], words.select(stays))
+
+
+class _Batch(NamedTuple):
+    """Documents that are written together, their texts in the form of `comparable_bytes`, and the words of these."""
+
+    documents: list[Document]
+    comparable: list[bytes]
+    words: WordBatch | None
 
 
 def _without_long_texts(rows: Iterable[Document]) -> Iterator[Document]:
@@ -206,102 +249,6 @@ def _without_long_texts(rows: Iterable[Document]) -> Iterator[Document]:
         del document
         for number, (part, _) in enumerate(cut_parts([data]), 1):
             yield replace(empty, id=f"{empty.id}#part{number}", text=part.decode("utf-8", "surrogatepass"))
-
-
-# -- parts
-
-
-@dataclass(frozen=True)
-class PartTable:
-    """The columns of a part's documents, in order, that split assignment needs; the text stays on disk."""
-
-    keys: np.ndarray
-    id_hashes: np.ndarray
-    sizes: np.ndarray
-    sources: list[str]
-    source_of: np.ndarray
-    licences: list[str | None]
-    licence_of: np.ndarray
-    ids: list[str]
-
-    @classmethod
-    def load(cls, part: Path) -> PartTable:
-        with np.load(part.with_suffix(".npz")) as arrays:
-            names = orjson.loads(zstandard.decompress(arrays["names"].tobytes()))
-            return cls(
-                arrays["keys"], arrays["id_hashes"], arrays["sizes"], names["sources"], arrays["source_of"],
-                names["licences"], arrays["licence_of"], names["ids"],
-            )  # fmt: skip
-
-
-class PartWriter:
-    """A writer of documents into part files of bounded size."""
-
-    def __init__(self, job: FilterJob) -> None:
-        self._job = job
-        self.names: list[str] = []
-        self._open: ZstdLineWriter | None = None
-
-    def __enter__(self) -> PartWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def add(self, document: Document, data: bytes) -> None:
-        if self._open is None:
-            self._begin()
-        assert self._open is not None
-        self._open.write(dump_document(document))
-        comparable = comparable_bytes(document.text, data)
-        self._keys.append(key_of_comparable(comparable))
-        if self._sketches:
-            self._sketches.add(comparable)
-        self._sizes.append(len(data))
-        self._ids.append(document.id)
-        self._sources.append(document.source)
-        self._licences.append(document.licence)
-        self._bytes += len(data)
-        if self._bytes >= self._job.part_bytes:
-            self.close()
-
-    def _begin(self) -> None:
-        self.names.append(f"{self._job.number:06d}-{len(self.names):04d}.zst")
-        self._open = ZstdLineWriter(self._job.folder / self.names[-1], level=1)
-        self._keys: list[bytes] = []
-        self._sizes: list[int] = []
-        self._ids: list[str] = []
-        self._sources: list[str] = []
-        self._licences: list[str | None] = []
-        self._bytes = 0
-        self._sketches = SketchWriter(self._job.sketches) if self._job.sketches else None
-
-    def close(self) -> None:
-        if self._open is None:
-            return
-        self._open.close()
-        self._open = None
-        if self._sketches and self._job.sketches:
-            save_sketches(self._job.folder / self.names[-1], self._sketches.finish(), rows=self._job.sketches.rows)
-        sources, source_of = _codes(self._sources)
-        licences, licence_of = _codes(self._licences)
-        names = zstandard.compress(dump({"sources": sources, "licences": licences, "ids": self._ids}), level=1)
-        id_hashes = list(map(hash_of_id, self._sources, self._ids))
-        np.savez(
-            (self._job.folder / self.names[-1]).with_suffix(".npz"),
-            keys=as_keys(self._keys), id_hashes=np.array(id_hashes, np.uint64), sizes=np.array(self._sizes, np.int64),
-            source_of=source_of, licence_of=licence_of, names=np.frombuffer(names, np.uint8),
-        )  # fmt: skip
-
-
-def _codes(values: list[Any]) -> tuple[list[Any], np.ndarray]:
-    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    return list(numbers), np.array([numbers[value] for value in values], np.int32)
-
-
-def hash_of_id(source: str, id: str) -> int:
-    """Return a 64-bit hash that is equal for equal ids of a source."""
-    return xxhash.xxh64_intdigest(f"{source}\0{id}".encode())
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

@@ -6,8 +6,8 @@ The settings of a filter are its keyword arguments. They are validated like all 
 
     filters: [length, {gopher_quality: {min_stop_words: 0}}, repetition]
 
-The rules are those of Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al. 2020, section 2.2). They count words
-between white space: on tokens that split off punctuation, the same thresholds would drop good prose.
+The rules are those of Gopher (Rae et al. 2021, table A1); `web_filters` contains those of C4 and FineWeb. They count
+words between white space: on tokens that split off punctuation, the same thresholds would drop good prose.
 """
 
 from __future__ import annotations
@@ -15,27 +15,18 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 from pydantic import create_model, model_validator
 
+from vita.data.curation import web_filters as _web_filters  # noqa: F401 (adds filters to the table)
+from vita.data.curation.filter_table import FILTERS as FILTERS
+from vita.data.curation.filter_table import DropReason as DropReason
 from vita.data.curation.page_features import PageFeatures, repeated_share, word_hash
 from vita.data.curation.scripts import is_alphabetic, scripts_of
 from vita.spine.config import Settings, build
-from vita.spine.registry import Registry
-
-
-class DropReason(NamedTuple):
-    """The reason for a drop: the violated rule, by which drops are counted, and the value for this page."""
-
-    rule: str
-    detail: str
-
-
-Filter = Callable[..., DropReason | None]
-FILTERS: Registry[Filter] = Registry("filter")
 
 
 class FilterUse(Settings):
@@ -172,17 +163,6 @@ def repetition(
     return _top_runs(page, max_top_ngram_ratio) or _repeated_runs(page, max_duplicate_ngram_ratio)
 
 
-@FILTERS.add("boilerplate")
-def boilerplate(page: PageFeatures, *, max_notice_ratio: float = 0.3) -> DropReason | None:
-    """Drop placeholder text, and pages that are mostly web notices (phrases of C4, which removed only the lines)."""
-    if b"lorem ipsum" in page.lowered:
-        return DropReason("placeholder", "contains `lorem ipsum`")
-    notices = sum(page.lowered.count(phrase) for phrase in _NOTICES)
-    if notices > max_notice_ratio * len(page.lines):
-        return DropReason("notices", f"{notices} web notices in {len(page.lines)} lines")
-    return None
-
-
 DEFAULT_FILTERS = ("length", "gopher_quality", "repetition", "boilerplate")
 
 
@@ -191,14 +171,6 @@ DEFAULT_FILTERS = ("length", "gopher_quality", "repetition", "boilerplate")
 _BULLETS = ("•", "‣", "▶", "◀", "◦", "■", "□", "▪", "▫", "–", "- ", "* ")
 _HEADING = re.compile(r"^#{1,6}(?= \S)", re.MULTILINE)
 _ELLIPSES = ("...", "…")
-_NOTICES = (
-    b"enable javascript",
-    b"terms of use",
-    b"privacy policy",
-    b"cookie policy",
-    b"use of cookies",
-    b"uses cookies",
-)
 
 
 def _share(lines: list[str], predicate: Callable[[str], bool]) -> float:

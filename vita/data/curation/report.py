@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from vita.data.curation.filter_pass import FilterStats, PartTable
+from vita.data.curation.decontamination import BenchmarkCounts
+from vita.data.curation.filter_stats import BenchmarkHits, FilterStats, ValueCount
+from vita.data.curation.part_files import PartTable
 from vita.data.curation.split_pass import SplitAssignments
 
 NO_LICENCE = "not stated"
@@ -20,6 +23,8 @@ def build_report(
     assignments: SplitAssignments,
     *,
     filters: Sequence[Mapping[str, Any]],
+    personal_data: Mapping[str, str],
+    benchmarks: Mapping[str, BenchmarkCounts],
     repeats: Mapping[str, float],
     held_out_setting: float,
     skipped_files: Sequence[str],
@@ -52,6 +57,7 @@ def build_report(
                 "read": _plain(stats.read.get(source)),
                 "normalized": stats.normalized.get(source, 0),
                 **({"encodings": dict(sorted(stats.encodings[source].items()))} if source in stats.encodings else {}),
+                **({"repaired": stats.repaired[source]} if source in stats.repaired else {}),
                 "train": _count(sizes, by_source.get(source), is_train),
                 "share": _share(training_bytes, by_source.get(source)),
                 "held_out": _count(sizes, by_source.get(source), is_held_out),
@@ -66,13 +72,46 @@ def build_report(
             for licence, indices in sorted(by_licence.items(), key=lambda item: item[0] or "")
             if (is_train | is_held_out)[indices].any()
         },
+        **_languages(stats, tables, sizes, is_train | is_held_out),
         "dropped": dropped,
+        **_personal_data(stats, personal_data),
+        **_contamination(stats, benchmarks),
         "filters": list(filters),
         "repeats": dict(repeats),
         "skipped_files": sorted(skipped_files),
         "damaged_files": sorted(stats.damaged),
         "advice": [held_out_advice(num_held_out)] if held_out_setting and num_held_out < MIN_HELD_OUT else [],
     }  # fmt: skip
+
+
+def _languages(
+    stats: FilterStats, tables: Sequence[PartTable], sizes: np.ndarray, is_kept: np.ndarray
+) -> dict[str, Any]:
+    """Return the documents of each language that were read, and those in the corpus; nothing if none was identified."""
+    by_language = _indices_by_name([table.languages for table in tables], [table.language_of for table in tables])
+    rows = {
+        language: {"read": _plain(count), "corpus": _count(sizes, by_language.get(language), is_kept)}
+        for language, count in sorted(stats.languages.items(), key=lambda item: (-item[1].documents, item[0]))
+    }
+    return {"languages": rows} if rows else {}
+
+
+def _personal_data(stats: FilterStats, actions: Mapping[str, str]) -> dict[str, Any]:
+    """Return the action and the counts of each kind that was searched; nothing if none was searched."""
+    searched = {kind: action for kind, action in actions.items() if action != "keep"}
+    counts = {kind: stats.personal_data.get(kind, ValueCount()) for kind in searched}
+    rows = {kind: {"action": action, **asdict(counts[kind])} for kind, action in searched.items()}
+    return {"personal_data": rows} if rows else {}
+
+
+def _contamination(stats: FilterStats, benchmarks: Mapping[str, BenchmarkCounts]) -> dict[str, Any]:
+    """Return the size of each benchmark, the items that were found in documents, and the documents."""
+    rows: dict[str, Any] = {}
+    for name, counts in benchmarks.items():
+        hits = stats.contamination.get(name, BenchmarkHits())
+        found = {"items_found": len(hits.items), "share": round(len(hits.items) / max(1, counts.items), 4)}
+        rows[name] = {**asdict(counts), **found, "documents_dropped": hits.documents}
+    return {"contamination": rows} if rows else {}
 
 
 MIN_HELD_OUT = 2

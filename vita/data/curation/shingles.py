@@ -1,7 +1,6 @@
 """Shingle sets and MinHash bands of documents, for the search of near duplicates.
 
-A shingle is a run of `size` words, represented by a 32-bit hash. Words are runs of letters and digits without regard to
-case and punctuation; in scripts without spaces between words, each character is a word.
+A shingle is a run of `size` words (see `word_batch`), represented by a 32-bit hash.
 
 The signature is a one-permutation MinHash (Li, Owen and Zhang 2012): the hashes of a document are distributed to bins,
 and the smallest of each bin is its value. Empty bins take the value of another bin (optimal densification, Shrivastava
@@ -10,7 +9,6 @@ and the smallest of each bin is its value. Empty bins take the value of another 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,17 +16,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt32
 
-from vita.data.curation.scripts import has_unspaced, separate_unspaced
-from vita.data.curation.words import MIX_A, MIX_B, hash_words, word_boundaries
+from vita.data.curation.word_batch import WordBatch
+from vita.data.curation.words import MIX_A, MIX_B
 
 BINS = 256
 """Number of values in a signature."""
-BATCH_BYTES = 2**21
-"""Bytes of text that are processed at once; limits the memory of the arrays."""
 _MIN_DETECTION = 0.9999
 """Probability with which a pair of documents at the threshold must share a band."""
-_PUNCTUATION = re.compile(rb"\xc2[\x80-\xbf]|\xe2[\x80-\xaf].|\xe3\x80.|\xef[\xb8-\xbd].|\xf0\x9f..", re.DOTALL)
-"""UTF-8 of U+0080-00BF, U+2000-2BFF, U+3000-303F, U+FE00-FF7F and U+1F000-1FFFF: punctuation, symbols and emoji."""
 
 
 @dataclass(frozen=True)
@@ -53,69 +47,19 @@ class ShingleSets(NamedTuple):
     """Number of distinct shingles of each document."""
 
 
-def shingle_sets(texts: Sequence[bytes], *, size: int) -> ShingleSets:
-    """Return the shingles of texts, which are in the form of `comparable_bytes`."""
-    plain = list(map(_plain_words, texts))
-    data = b"\n".join(plain)
-    starts, stops = word_boundaries(np.frombuffer(data, np.uint8))
-    hashes = hash_words(data, starts, stops - starts)
-    ends = np.cumsum([len(words) + 1 for words in plain])
-    document = np.searchsorted(ends, starts, side="right")
-    runs = len(hashes) - size + 1
-    if runs <= 0:
-        return ShingleSets(np.zeros(0, np.uint32), np.zeros(len(texts), np.int64))
-    combined = hashes[:runs].copy()
-    for offset in range(1, size):
-        combined *= MIX_A
-        combined ^= combined >> np.uint64(31)
-        combined += hashes[offset : offset + runs]
-    combined *= MIX_B
-    inside = document[:runs] == document[size - 1 :]  # a shingle does not extend over two documents
-    keys = (document[:runs].astype(np.uint64) << np.uint64(32)) | (combined >> np.uint64(32))
-    keys = np.sort(keys[inside])
+def shingle_sets(batch: WordBatch, *, size: int) -> ShingleSets:
+    """Return the distinct shingles of the documents of a batch."""
+    grams = batch.ngrams(size)
+    documents = batch.documents[grams.starts].astype(np.uint64)
+    keys = np.sort((documents << np.uint64(32)) | (grams.hashes >> np.uint64(32)))
     keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
-    counts = np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(texts))
+    counts = np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=batch.num_documents)
     return ShingleSets(keys.astype(np.uint32), counts)
 
 
-class SketchWriter:
-    """Collects documents and computes their shingles in batches."""
-
-    def __init__(self, options: SketchOptions) -> None:
-        self._options = options
-        self._sets: list[ShingleSets] = []
-        self._texts: list[bytes] = []
-        self._bytes = 0
-
-    def add(self, comparable: bytes) -> None:
-        """Add a document in the form of `comparable_bytes`."""
-        self._texts.append(comparable)
-        self._bytes += len(comparable)
-        if self._bytes >= BATCH_BYTES:
-            self._flush()
-
-    def finish(self) -> ShingleSets:
-        """Return the shingles of all documents in order."""
-        self._flush()
-        return ShingleSets(*(np.concatenate(columns) for columns in zip(*self._sets, strict=True)))
-
-    def _flush(self) -> None:
-        if self._texts:
-            self._sets.append(shingle_sets(self._texts, size=self._options.size))
-        self._texts, self._bytes = [], 0
-
-
-def _plain_words(text: bytes) -> bytes:
-    """Return the words separated by spaces."""
-    if not text.isascii():
-        text = _PUNCTUATION.sub(b" ", text)
-        if has_unspaced(text):
-            text = separate_unspaced(text.decode("utf-8")).encode("utf-8")
-    return text.translate(_WORD_BYTES)
-
-
-_WORD_BYTES = bytes(code if code >= 128 or chr(code).isalnum() else 32 for code in range(256))
-"""Translation of ASCII characters that are neither letters nor digits to spaces."""
+def concatenate(sets: Sequence[ShingleSets]) -> ShingleSets:
+    """Return the shingles of all batches in order."""
+    return ShingleSets(*(np.concatenate(columns) for columns in zip(*sets, strict=True)))
 
 
 def signatures(shingles: ShingleSets) -> UInt32[np.ndarray, "D 256"]:

@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float64, Int64, UInt64
 
 from vita.data.curation.corpus import ZstdLineWriter, dump, dump_drop, read_lines
 from vita.data.curation.dedup import first_equal
-from vita.data.curation.filter_pass import FilterStats, PartTable, hash_of_id
+from vita.data.curation.filter_stats import FilterStats
 from vita.data.curation.near_duplicates import Sketches, find_near_duplicates
+from vita.data.curation.part_files import PartTable, hash_of_id
 from vita.data.hash_sampling import hash_fractions, held_out_mask, repeat_counts
 from vita.data.records import DroppedRecord
 

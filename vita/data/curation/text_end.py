@@ -13,7 +13,8 @@ from pathlib import Path
 import orjson
 
 from vita.data.curation.corpus import read_lines
-from vita.data.curation.filter_pass import FilterJob, PartWriter
+from vita.data.curation.filter_pass import FilterJob
+from vita.data.curation.part_files import PartWriter
 from vita.data.records import Document
 
 END = "#end"
@@ -69,11 +70,11 @@ def hold_out_end(parts: list[Path], job: FilterJob, *, total_bytes: int, share: 
     pieces = cut_pieces(end)
     folder = job.folder / "end"
     folder.mkdir(exist_ok=True)
-    with PartWriter(replace(job, folder=folder)) as writer:
+    steps = job.steps
+    with PartWriter(folder, job.number, part_bytes=steps.part_bytes, sketches=steps.sketches) as writer:
         for line in lines[:-1]:
-            earlier = Document(**orjson.loads(line))
-            writer.add(earlier, earlier.text.encode())
-        writer.add(replace(document, text=begin), begin.encode())
+            writer.add_document(Document(**orjson.loads(line)))
+        writer.add_document(replace(document, text=begin))
         for number, piece in enumerate(pieces, 1):
-            writer.add(replace(document, id=f"{document.id}{END}{number}", text=piece), piece.encode())
+            writer.add_document(replace(document, id=f"{document.id}{END}{number}", text=piece))
     return [*parts[:-1], *(folder / name for name in writer.names)], len(pieces)

@@ -1,0 +1,56 @@
+"""The errors for a corpus without training documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vita.data.curation.filter_pass import is_filter_rule, is_row_problem
+from vita.data.curation.filter_stats import FilterStats
+from vita.spine.errors import DataError
+from vita.spine.plain_text import counted
+
+
+def nothing_left(stats: FilterStats) -> DataError:
+    """Return the error for a corpus all of whose documents were dropped, with the reasons and rows as examples."""
+    read = sum(count.documents for count in stats.read.values())
+    if not read and not stats.dropped:
+        return DataError("curate", "the sources hold no document at all", hint="look into the files that are named")
+    reasons: dict[str, int] = {}
+    for counts in stats.dropped.values():
+        for reason, count in counts.items():
+            reasons[reason] = reasons.get(reason, 0) + count.documents
+    reason_list = ", ".join(
+        f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:5]
+    )
+    unreadable = [reason for reason in reasons if is_row_problem(reason)]
+    got = f"{counted(sum(reasons.values()), 'document')} dropped ({reason_list})"
+    examples = [
+        f"{sample['id']} from {sample['source']} ({sample['reason']}): {sample['detail']}"
+        for reason in unreadable
+        for sample in stats.samples[reason]
+    ]
+    if examples:
+        remaining = sum(reasons[reason] for reason in unreadable) - len(examples[:5])
+        got += f"; rows that cannot be read: {'; '.join(examples[:5])}" + (
+            f"; and {remaining} more" if remaining else ""
+        )
+    return DataError("curate", f"no document is left: {got}", hint=_advice_on_drops(reasons))
+
+
+def _advice_on_drops(reasons: Mapping[str, int]) -> str:
+    """Return what to do when all documents were dropped for these reasons."""
+    advice = {
+        "correct the rows and files that cannot be read": any(map(is_row_problem, reasons)),
+        "loosen or take out these filters in `filters`": any(map(is_filter_rule, reasons)),
+        "add text: documents without text are dropped": "empty" in reasons,
+        "add other documents: `vita erasures` lists what was erased": "erased" in reasons,
+    }
+    return "; ".join(text for text, applies in advice.items() if applies)
+
+
+def nothing_to_train_on(held_out: int) -> DataError:
+    """Return the error for a corpus all of whose documents are held out."""
+    return DataError(
+        "curate", f"all {held_out} documents that are left are held out, none is to train on",
+        hint="set `held_out: 0`, or cut the text into more documents (`cut_at`)",
+    )  # fmt: skip
