@@ -63,7 +63,7 @@ def test_chat_computes_with_quantized_weights_and_refuses_other_formats_and_devi
     assert code == 0, err
     assert out.strip()
     code, _, err = vita("generate", "model", "a cat", "--quantization", "q8_0")
-    assert code == 2 and "'q8_0' is not one of 'int8', 'int4'" in err
+    assert code == 2 and "'q8_0' is not one of 'bf16', 'int8', 'int4'" in err
     monkeypatch.setenv("VITA_DEVICE", "cuda")
     code, _, err = vita("generate", "model", "a cat", "--quantization", "int8")
     assert code == 6 and "int8 weights are computed on a CPU only, got 'cuda'; set VITA_DEVICE=cpu" in err

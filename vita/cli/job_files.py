@@ -1,6 +1,6 @@
 """Job files that run a life on several machines: for Slurm, Kubernetes and SkyPilot.
 
-    text = slurm(Job(life="life.yaml", store="/shared/store", machines=2, processes=8))
+    text = slurm(ClusterJob(life="life.yaml", store="/shared/store", machines=2, processes=8))
 
 Every machine starts `torchrun`, whose processes meet at the first machine. All machines need the store and the life
 file at the same path, on a shared file system.
@@ -23,7 +23,7 @@ PORT = 29500
 
 
 @dataclass(frozen=True)
-class Job:
+class ClusterJob:
     """A life that runs on several machines."""
 
     life: str
@@ -52,7 +52,7 @@ class Job:
         return f'{shlex.join(words)} --rdzv-endpoint "{address}:{PORT}" --node-rank "{rank}" {program}'
 
 
-def slurm(job: Job) -> str:
+def slurm(job: ClusterJob) -> str:
     """Return a batch script for `sbatch`."""
     run = job.command(address="$FIRST", rank="$SLURM_NODEID")
     return f"""#!/bin/bash
@@ -69,7 +69,7 @@ srun --kill-on-bad-exit=1 bash -c {shlex.quote(run)}
 """
 
 
-def kubernetes(job: Job) -> str:
+def kubernetes(job: ClusterJob) -> str:
     """Return an indexed job and the service that gives its pods names, for `kubectl apply`."""
     if job.image is None or job.claim is None:
         missing = "--image" if job.image is None else "--claim"
@@ -106,7 +106,7 @@ def kubernetes(job: Job) -> str:
     return yaml.safe_dump_all(documents, sort_keys=False)
 
 
-def skypilot(job: Job) -> str:
+def skypilot(job: ClusterJob) -> str:
     """Return a task for `sky jobs launch`."""
     run = job.command(address='$(echo "$SKYPILOT_NODE_IPS" | head -n 1)', rank="$SKYPILOT_NODE_RANK")
     accelerators = {"accelerators": f"{job.accelerator}:{job.processes}"} if job.accelerator else {}
@@ -120,6 +120,6 @@ def skypilot(job: Job) -> str:
     return yaml.safe_dump(task, sort_keys=False)
 
 
-SCHEDULERS: dict[str, Callable[[Job], str]] = {"slurm": slurm, "kubernetes": kubernetes, "skypilot": skypilot}
+SCHEDULERS: dict[str, Callable[[ClusterJob], str]] = {"slurm": slurm, "kubernetes": kubernetes, "skypilot": skypilot}
 SUFFIXES = {"slurm": ".sbatch", "kubernetes": ".yaml", "skypilot": ".sky.yaml"}
 SUBMIT = {"slurm": "sbatch", "kubernetes": "kubectl apply -f", "skypilot": "sky jobs launch"}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vita.cli.app import app, open_workspace
-from vita.cli.job_files import SCHEDULERS, SUBMIT, SUFFIXES, Job
+from vita.cli.job_files import SCHEDULERS, SUBMIT, SUFFIXES, ClusterJob
 from vita.cli.options import LIVES, JsonOption, print_json
 from vita.spine.disk import write_atomically
 from vita.spine.errors import ConfigError
@@ -39,7 +39,7 @@ def launch(
     workspace, scheduler = open_workspace(ctx), chosen[0]
     store = str(Path(workspace.store_location).absolute())
     path = Path(life)
-    job = Job(
+    job = ClusterJob(
         life=str(path.absolute()) if path.exists() else life,
         store=store,
         machines=machines,

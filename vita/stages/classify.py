@@ -149,6 +149,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         training=training,
         initial=inputs.model.digest,
         row_length=length,
+        logits=0.0,
     )
 
     with run.trainer(ClassificationLoss(scheme.problem)) as trainer:

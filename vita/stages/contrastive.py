@@ -120,6 +120,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         training=training,
         initial=inputs.model.digest,
         row_length=length,
+        logits=0.0,
     )
     loss = ContrastiveLoss(embedding.pooling, config.temperature, config.dimensions, config.symmetric)
     negatives = max((len(pair.negatives) for pair in (*pairs.train, *pairs.heldout)), default=0)

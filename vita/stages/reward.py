@@ -105,6 +105,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
         training=training,
         initial=inputs.model.digest,
         row_length=length,
+        logits=0.0,
     )
 
     with run.trainer(RewardModelLoss(config.centering_coef)) as trainer:

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import model_validator
 
 from vita.data.curation.personal_data_kinds import CANDIDATE, KINDS, PersonalDataKind
@@ -94,6 +92,9 @@ def _scan(text: str, kinds: Sequence[PersonalDataKind]) -> Scan:
 
 def _matches(data: Sequence[bytes], pattern: str) -> np.ndarray:
     """Return the indices of the byte strings in which an RE2 pattern occurs."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     offsets = np.zeros(len(data) + 1, np.int64)
     np.cumsum([len(item) for item in data], out=offsets[1:])
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(data))]
