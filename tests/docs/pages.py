@@ -68,6 +68,8 @@ def model_folder(folder: Path) -> None:
     shutil.copytree(models[0], folder / "models" / "mine", ignore=shutil.ignore_patterns("report"))
 
 
+SCALING = "vita scaling notes/ --budget 8e11 --ladder 2e11,4e11 --sizes 3 --vocabulary 300 --context 32 --check"
+LADDER = "it trains for minutes; tests/cli/test_scaling.py runs it"
 SUITE = "it runs the test suite, which contains this test"
 LIFE = "it installs Vita and trains for ten minutes"
 HUB = "it needs the Hugging Face Hub; tests/formats/test_open_weight_example.py runs it with a local one"
@@ -109,6 +111,12 @@ PAGES = {
     "docs/review.md": Page(files=prompt_files, typed={"vita review rate": "1\n2\nt\nq\n"}),
     "docs/serving.md": Page(not_run={HARNESS: "it downloads the task; tests/server/test_harness.py runs a local one"}),
     "docs/long-context.md": Page(files=long_files),
+    "docs/scaling.md": Page(
+        not_run={
+            SCALING: LADDER,
+            "vita design --depth 2 --timed-steps 0 --law vita-store/lives/scaling/law.json": LADDER,
+        }
+    ),
     "docs/stages/adapt.md": Page(files=law_files),
     "docs/stages/upcycle.md": Page(files=law_files),
     "docs/stages/adopt.md": Page(
