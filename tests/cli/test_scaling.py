@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.cli.corpora import write
 from tests.cli.test_cli import Vita
 from tests.cli.test_cli import vita as vita
+from tests.docs import material
 
 SMALL = ("--vocabulary", "300", "--context", "32", "--sizes", "3")
 
@@ -47,13 +46,8 @@ def test_missing_data_ends_with_the_error_of_the_stage(vita: Vita) -> None:
 
 @pytest.mark.slow
 def test_a_ladder_is_trained_once_and_predicts_a_size_that_was_not_fitted(vita: Vita, tmp_path: Path) -> None:
-    words = ["cat", "dog", "house", "friend", "rain", "sat", "ran", "the", "a", "of", "to", "and"]
-    rows: list[dict[str, Any]] = [
-        {"text": " ".join(words[(n * k * k + 7 * k) % len(words)] for k in range(60)) + f" number {n}."}
-        for n in range(800)
-    ]
-    write(tmp_path / "notes.jsonl", *rows)
-    command = ("scaling", "notes.jsonl", "--budget", "8e11", "--ladder", "2e11,4e11", *SMALL)
+    material.write_notes(tmp_path / "notes", files=400)
+    command = ("scaling", "notes/", "--budget", "8e11", "--ladder", "2e11,4e11", *SMALL)
     code, out, err = vita(*command, "--check", "--set", "eval_tokens=512", "--json")
     assert code == 0, err
     document = json.loads(out)
