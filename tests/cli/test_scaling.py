@@ -69,5 +69,6 @@ def test_a_ladder_is_trained_once_and_predicts_a_size_that_was_not_fitted(vita: 
     predicted = json.loads(out)["facts"]["bits_per_byte"]
     code, out, err = vita("design", "--depth", "2", "--timed-steps", "0", "--json")
     assert predicted != json.loads(out)["facts"]["bits_per_byte"]
-    code, out, err = vita("design", "--depth", "2", "--law", "notes.jsonl")
+    (tmp_path / "other.jsonl").write_text("{}\n")
+    code, out, err = vita("design", "--depth", "2", "--law", "other.jsonl")
     assert code == 2 and "expected a law.json of `vita scaling`" in err
