@@ -51,7 +51,7 @@ class PersonalData(Settings):
 
 
 class Scan(NamedTuple):
-    """A text with its masks, and the number of masked or found values by kind."""
+    """A text with its masks, and the number of values by kind."""
 
     text: str
     counts: Mapping[str, int]

@@ -109,8 +109,8 @@ def _contamination(stats: FilterStats, benchmarks: Mapping[str, BenchmarkCounts]
     rows: dict[str, Any] = {}
     for name, counts in benchmarks.items():
         hits = stats.contamination.get(name, BenchmarkHits())
-        found = {"items_found": len(hits.items), "share": round(len(hits.items) / max(1, counts.items), 4)}
-        rows[name] = {**asdict(counts), **found, "documents_dropped": hits.documents}
+        coverage = {"items_found": len(hits.items), "share": round(len(hits.items) / max(1, counts.items), 4)}
+        rows[name] = {**asdict(counts), **coverage, "documents_dropped": hits.documents}
     return {"contamination": rows} if rows else {}
 
 
