@@ -69,6 +69,10 @@ def test_a_ladder_is_trained_once_and_predicts_a_size_that_was_not_fitted(vita: 
     predicted = json.loads(out)["facts"]["bits_per_byte"]
     code, out, err = vita("design", "--depth", "2", "--timed-steps", "0", "--json")
     assert predicted != json.loads(out)["facts"]["bits_per_byte"]
-    (tmp_path / "other.jsonl").write_text("{}\n")
-    code, out, err = vita("design", "--depth", "2", "--law", "other.jsonl")
-    assert code == 2 and "expected a law.json of `vita scaling`" in err
+
+
+@pytest.mark.filterwarnings("default")  # torch warns of its own code when it is imported
+def test_a_file_that_is_no_law_is_refused(vita: Vita, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("{}\n")
+    code, out, err = vita("design", "--depth", "2", "--law", "other.json")
+    assert "expected a law.json of `vita scaling`" in err and code == 2 and not out
