@@ -148,7 +148,7 @@ def test_binary_and_truncated_input_is_a_one_line_error(vita: Vita, tmp_path: Pa
     (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n{"id": 3, "body_": "x"}\n')
     (tmp_path / "c.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x24\x00")
     (tmp_path / "d.txt").write_text("")
-    expected = {"a.txt": "a.txt", "b.jsonl": "b.jsonl", "c.jsonl.zst": "c.jsonl.zst", "d.txt": "no document is left"}
+    expected = {"a.txt": "a.txt", "b.jsonl": "b.jsonl", "c.jsonl.zst": "c.jsonl.zst", "d.txt": "hold no text (d.txt)"}
     for name, message in expected.items():
         code, out, err = vita("curate", name)
         assert code == 3 and message in err, out + err

@@ -488,7 +488,7 @@ def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) ->
 
 
 def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="curate: the sources hold no document at all"):
+    with pytest.raises(DataError, match=r"curate: no document is left: the sources hold no text \(.*a.jsonl\)"):
         run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", []))])
 
 

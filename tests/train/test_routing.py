@@ -187,8 +187,8 @@ def shared_training(router: str, world: ProcessMesh) -> dict[str, Any]:
     trainer = Trainer(model_of(router=router), language_modelling, training, world=world, threads=1)
     rows = ROWS[world.rank * 8 // world.size : (world.rank + 1) * 8 // world.size]
     steps = [trainer.step(StepBatch({"ids": rows}, targets=8 * 12)) for _ in range(2)]
-    trained = trainer.trained()
-    correction = router_of(trained).e_score_correction_bias
+    trained = trainer.trained()  # on the meta device, but for the leading process
+    correction = router_of(trained).e_score_correction_bias if world.leads else None
     return {
         "norms": [step.gradient_norm for step in steps],
         "figures": [

@@ -228,7 +228,7 @@ def _decide(
     end_pieces: int,
 ) -> SplitAssignments:
     if not parts:
-        raise nothing_left(stats)
+        raise nothing_left(stats, [str(source.name or source.path) for source in config.sources])
     assignments = assign_splits(
         tables,
         SplitOptions(

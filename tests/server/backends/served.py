@@ -61,6 +61,20 @@ class ServiceCommands:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
 
+    def engine_processes(self, marker: str) -> list[int]:
+        """Return the ids of the processes of this folder whose command line has this text, without their guardians."""
+        processes = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                environment = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            is_engine = any(marker in word for word in command) and not any("guardian" in word for word in command)
+            if is_engine and any(str(self.folder) in word for word in (*command, *environment)):
+                processes.append(int(process.name))
+        return processes
+
     def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
         return httpx.post(self.url + path, json=body, headers=headers, timeout=90, trust_env=False)
 
@@ -75,18 +89,3 @@ def stream_events(text: str) -> list[dict[str, Any]]:
     lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]", text
     return [json.loads(line) for line in lines[:-1]]
-
-
-def engine_processes(marker: str) -> list[int]:
-    """Return the ids of the processes whose command line has this text, and that are not their guardians."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if any(marker in word for word in command) and not any("guardian" in word for word in command):
-            found.append(int(folder.name))
-    return found

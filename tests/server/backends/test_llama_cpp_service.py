@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.server.backends.programs import LLAMA_CPP_OPTIONS, save_model
-from tests.server.backends.served import ServiceCommands, engine_processes, stream_events
+from tests.server.backends.served import ServiceCommands, stream_events
 from vita.formats.gguf.write import write_gguf
 from vita.monitoring.request_log import requests_since
 from vita.server.release import GGUF, read_release, write_description
@@ -85,12 +85,12 @@ def test_a_canary_of_llama_cpp_is_served_like_every_version(service: ServiceComm
     with closing(Ledger(service.folder / "store" / "ledger.db")) as ledger:
         rows = requests_since(ledger)
     assert {row["figures"].get("backend") for row in rows if row["status"] == 200} == {"vita", "llama.cpp"}
-    assert not engine_processes(MARKER)
+    assert not service.engine_processes(MARKER)
 
 
 def test_requests_survive_a_killed_llama_cpp(service: ServiceCommands) -> None:
     with service.serving("a", "--name", "x", "--ungated", "a test", *LLAMA_CPP_OPTIONS):
-        (engine,) = engine_processes(MARKER)
+        (engine,) = service.engine_processes(MARKER)
         responses: list[Any] = []
 
         def ask(number: int) -> None:
@@ -115,15 +115,15 @@ def test_requests_survive_a_killed_llama_cpp(service: ServiceCommands) -> None:
             assert time.monotonic() < deadline, replica
             time.sleep(0.1)
         assert replica["starts"] == 2
-        assert engine_processes(MARKER) and engine not in engine_processes(MARKER)
+        assert service.engine_processes(MARKER) and engine not in service.engine_processes(MARKER)
         os.kill(replica["pid"], signal.SIGKILL)
         deadline = time.monotonic() + 60
-        while service.status()["replicas"][0]["starts"] < 3 or len(engine_processes(MARKER)) != 1:
+        while service.status()["replicas"][0]["starts"] < 3 or len(service.engine_processes(MARKER)) != 1:
             assert time.monotonic() < deadline, "the program of the killed replica has not ended"
             time.sleep(0.1)
         assert service.post("/v1/chat/completions", CHAT).status_code == 200
     assert "VITA_ENGINE_SECRET" not in service.log.read_text()
-    assert not engine_processes(MARKER)
+    assert not service.engine_processes(MARKER)
 
 
 @pytest.fixture
@@ -155,4 +155,4 @@ def test_a_gguf_file_with_other_bytes_or_of_other_weights_is_refused(
     assert main(["--release", str(release), "--port", "1"]) == 6
     error = capfd.readouterr().err
     assert "release.golden 1: expected" in error and "computes another model" in error
-    assert not engine_processes(MARKER)
+    assert not service.engine_processes(MARKER)

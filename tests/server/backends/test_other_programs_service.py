@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.server.backends.programs import VLLM, VLLM_OPTIONS, save_model
-from tests.server.backends.served import ServiceCommands, engine_processes, stream_events
+from tests.server.backends.served import ServiceCommands, stream_events
 
 pytestmark = pytest.mark.slow
 
@@ -86,8 +86,8 @@ def test_vllm_answers_like_vita_and_starts_again_when_it_is_killed(tmp_path: Pat
         response = service.post("/v1/chat/completions", {**CHAT, "model": version})
         assert response.json()["choices"] == expected["choices"]
         assert service.models()[version]["backend_details"]["golden"]["difference"] < 0.001
-        (server,) = engine_processes("vllm.entrypoints.openai.api_server")
+        (server,) = service.engine_processes("vllm.entrypoints.openai.api_server")
         os.kill(server, signal.SIGKILL)
         assert service.post("/v1/chat/completions", {**CHAT, "model": version, "max_tokens": 100}).status_code == 200
         assert re.search(r"vllm has ended unexpectedly: by signal 9", service.log.read_text())
-    assert not engine_processes("vllm.entrypoints.openai.api_server")
+    assert not service.engine_processes("vllm.entrypoints.openai.api_server")

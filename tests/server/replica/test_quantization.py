@@ -190,4 +190,4 @@ def test_a_service_serves_a_model_with_8_bit_weights_beside_the_float32_model(tm
             body = {**CONTINUE, "model": name, "prompt": "a cat"}
             assert http.post("/v1/completions", json=body).status_code == 200
         code, out = fleet.vita("fleet", "roll", "a", "--ungated", "a test", "--backend-set", "quantization=int5")
-        assert code == 2 and "is int8 or int4, not `int5`" in out
+        assert code == 2 and "is one of float32, bf16, int8, int4, not `int5`" in out

@@ -60,7 +60,7 @@ class Replica:
 
 @contextmanager
 def running_replica(folder: Path, **limits: int) -> Iterator[Replica]:
-    base = save_chat_model(folder / "base")
+    base = save_chat_model(folder / "base", context=512)
     folders = {"base": base}
     for seed, (name, options) in enumerate(KINDS.items(), start=1):
         folders[name] = save_adapter_of(base, folder / name, seed=seed, **options)
@@ -116,7 +116,7 @@ def test_answers_equal_those_of_each_adapter_in_an_engine_of_its_own(tmp_path: P
 
 @pytest.mark.slow
 def test_an_adapter_is_removed_while_others_answer_and_the_limits_hold_for_all_together(tmp_path: Path) -> None:
-    unending = {"logit_bias": {"65": 100}, "max_tokens": 90}
+    unending = {"logit_bias": {"65": 100}, "max_tokens": 400}
     with running_replica(tmp_path, max_batch_size=2, max_queue_size=2) as replica:
         polite, brief = replica.add("polite"), replica.add("brief")
         with concurrent.futures.ThreadPoolExecutor(8) as pool:

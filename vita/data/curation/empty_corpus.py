@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vita.data.curation.filter_pass import is_filter_rule, is_row_problem
 from vita.data.curation.filter_stats import FilterStats
@@ -10,11 +10,15 @@ from vita.spine.errors import DataError
 from vita.spine.plain_text import counted
 
 
-def nothing_left(stats: FilterStats) -> DataError:
+def nothing_left(stats: FilterStats, sources: Sequence[str]) -> DataError:
     """Return the error for a corpus all of whose documents were dropped, with the reasons and rows as examples."""
     read = sum(count.documents for count in stats.read.values())
     if not read and not stats.dropped:
-        return DataError("curate", "the sources hold no document at all", hint="look into the files that are named")
+        names = ", ".join(sources[:5]) + (f" and {len(sources) - 5} more" if len(sources) > 5 else "")
+        return DataError(
+            "curate", f"no document is left: the sources hold no text ({names})",
+            hint="check that these are the intended files and that they are not empty",
+        )  # fmt: skip
     reasons: dict[str, int] = {}
     for counts in stats.dropped.values():
         for reason, count in counts.items():
