@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vita.nn import hf
+from vita.spine.events import Emit
 from vita.testing import tiny_model
 from vita.train.loop import EvalHook, TrainResult, train
 from vita.train.losses import language_modelling
@@ -36,6 +37,7 @@ def run_training(
     world: ProcessMesh | None = None,
     checkpoint_seconds: float = 0.0,
     threads: int = 1,
+    emit: Emit = lambda event, **fields: None,
 ) -> TrainResult:
     """Train to the end and save the model; `stop_at` interrupts the run after that step."""
     training = TrainerConfig.model_validate({"schedule": {"steps": steps, "warmup": 2}, **settings})
@@ -52,7 +54,7 @@ def run_training(
         trainer,
         lambda step: batch(step, rank=group.rank, size=group.size),
         folder=folder,
-        emit=lambda event, **fields: None,
+        emit=emit,
         hooks=[EvalHook(1 if stop_at else 5, evaluate, at_start=True)],
         tokens_per_step=ROWS * LENGTH,
         flops_per_token=1e5,

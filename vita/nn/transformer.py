@@ -19,7 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vita.nn import blocked  # noqa: F401 - registers its backend
+from vita.nn import (
+    blocked,  # noqa: F401 - registers its backend
+    row_sums,
+)
 from vita.nn.architecture import Architecture, MaskedHead
 from vita.nn.attention import (
     BACKENDS,
@@ -519,6 +522,11 @@ class SelfAttention(nn.Module):
 
 class Embedding(nn.Embedding):
     """An embedding, initialized to zero."""
+
+    def forward(self, input: Int[Tensor, "*N"]) -> Float[Tensor, "*N D"]:
+        if row_sums.sums_in_order(self.weight):
+            return row_sums.embed(input, self.weight)
+        return super().forward(input)
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)

@@ -10,6 +10,9 @@ from typing import Literal
 PrecisionChoice = Literal["auto", "bfloat16", "float32"]
 """The number format of matrix products; auto takes the fastest that the device has units for."""
 
+Determinism = Literal["exact", "fast"]
+"""The order of sums: `exact` gives the same bits in every run; `fast` permits sums in any order on a GPU."""
+
 Masking = bool | Literal["auto"]
 """Restricts the attention of a token to its own document; auto where that costs little."""
 

@@ -204,7 +204,7 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, emit: Emit) -> int | Non
 
 def _compare_numerics(checkpoint: Checkpoint, trainer: Trainer, emit: Emit) -> None:
     before, now = checkpoint.state["numerics"], trainer.numerics()
-    changed = [f"{name}: {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+    changed = [f"{name}: {before[name]} -> {value}" for name, value in now.items() if before.get(name, value) != value]
     if changed:
         emit(
             "note",

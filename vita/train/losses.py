@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vita.nn.row_sums import add_rows
 from vita.nn.transformer import OutputHead, Transformer
 from vita.train.microbatches import loss_chunk_size
 
@@ -151,7 +152,7 @@ def _chunk_loss(
     if not head_needed:  # a frozen head: its gradient would be the largest tensor of the step
         return loss, correct, grad_hidden.to(hidden.dtype), None
     grad_head = (cast_exponentials.mT @ (hidden.to(compute_dtype) * scale).to(hidden.dtype)).to(compute_dtype)
-    grad_head = grad_head.index_add(0, targets, -weights[:, None] * hidden.to(compute_dtype))
+    grad_head = add_rows(grad_head, targets, -weights[:, None] * hidden.to(compute_dtype))
     return loss, correct, grad_hidden.to(hidden.dtype), grad_head
 
 

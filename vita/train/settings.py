@@ -17,7 +17,7 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 from vita.nn.adapters.settings import ADAPTER_TYPES, AdapterChoice, AdapterSettings
 from vita.spine.config import InputPath, Settings, build, neutral, operational
 from vita.spine.errors import ConfigError
-from vita.train.choices import Masking, PrecisionChoice
+from vita.train.choices import Determinism, Masking, PrecisionChoice
 from vita.train.microbatches import MICRO_TOKENS
 from vita.train.parallel.settings import ParallelSettings
 from vita.train.schedule import SCHEDULES
@@ -55,6 +55,9 @@ class StepSettings(RouterSettings):
     more time, and does not change the result."""
     precision: PrecisionChoice = "auto"
     """Data type of matrix products: bfloat16, float32, or auto (bfloat16 if the device supports it natively)."""
+    determinism: Determinism = neutral("exact")
+    """`exact` gives the same result in every run on the same machine. `fast` permits kernels of a GPU that add in any
+    order: faster, but two runs, or an interrupted and an uninterrupted one, differ in the last bits."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Compile the model: yes, no, or auto (only if the run is long enough to benefit). reward, dpo and rlhf do not
     support `yes`, because the shapes of their batches vary."""

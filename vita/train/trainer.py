@@ -26,6 +26,7 @@ from vita.nn.blocked import blocked
 from vita.nn.experts import CORRECTION, ExpertRouter
 from vita.nn.transformer import Decoder, SelfAttention, Transformer
 from vita.train.compilation import compile_layers, should_compile
+from vita.train.determinism import summation_order
 from vita.train.fingerprint import fingerprint_of
 from vita.train.hardware import choose_precision, keep_freed_memory
 from vita.train.losses import Loss, Tensors
@@ -168,7 +169,7 @@ class Trainer:
 
         `loss` replaces that of the trainer, and is not compiled.
         """
-        with _deterministic_sums():
+        with summation_order(self.training.determinism):
             return self._gradients(batch, loss)
 
     def gradient_norm(self) -> float:
@@ -199,7 +200,7 @@ class Trainer:
     @torch.no_grad()
     def map_rows(self, tensors: Tensors, function: Callable[[Transformer, Tensors], Tensor]) -> Tensor:
         """Return the values of `function` for each row under the current weights, computed in micro-batches."""
-        with _deterministic_sums():
+        with summation_order(self.training.determinism):
             return torch.cat([self.learner(micro_batch, function) for micro_batch in self._micro_batches(tensors)])
 
     def numerics(self) -> dict[str, Any]:
@@ -209,6 +210,7 @@ class Trainer:
             "device": torch.device(self.world.device).type,
             "precision": self.precision.name,
             "compiled": self.compiled,
+            "determinism": self.training.determinism,
             "threads": torch.get_num_threads(),
             "world_size": self.world.processes,
         }
@@ -394,17 +396,3 @@ def _with_rounded_matrices(model: Transformer, *, attention: Attention) -> Trans
     if rounded.architecture.token_types:
         rounded.model.embed_types.register_forward_hook(lambda module, inputs, states: states.bfloat16())
     return rounded
-
-
-@contextmanager
-def _deterministic_sums() -> Iterator[None]:
-    """Use deterministic algorithms, so that two runs of a step give the same bits with any order of threads."""
-    before = torch.are_deterministic_algorithms_enabled()
-    memory: Any = torch.utils.deterministic
-    filling, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        memory.fill_uninitialized_memory = filling
