@@ -24,6 +24,7 @@ from vita.stages import curate
 from vita.stages.kinds import Corpus
 
 PLAIN = {"filters": [], "held_out": 0}
+CUTS = {"paragraphs": True, "lines": {"min_characters": 10}, "substrings": {"min_words": 5}}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -51,6 +52,10 @@ def drops(draft: Draft[Corpus]) -> list[tuple[str, str, str]]:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def report(draft: Draft[Corpus]) -> dict[str, Any]:
+    return json.loads((draft.folder / "report.json").read_text())["details"]
 
 
 def numbered_rows(count: int, start: int = 0) -> list[dict[str, Any]]:
@@ -354,7 +359,9 @@ def test_duplicate_ids_of_a_source_get_a_suffix(tmp_path: Path) -> None:
 
 def corpus_of_several_files(tmp_path: Path) -> str:
     for number in range(6):
-        rows = numbered_rows(80, start=60 * number) + near_copies(6)[number : number + 6]
+        own_words = " ".join(f"own{number}x{position}" for position in range(20))
+        quote = {"id": "quote", "text": f"{own_words} the same seven words in every file"}
+        rows = numbered_rows(80, start=60 * number) + near_copies(6)[number : number + 6] + [quote]
         (tmp_path / "in").mkdir(exist_ok=True)
         data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         (tmp_path / "in" / f"{number}.jsonl.zst").write_bytes(zstandard.compress(data))
@@ -409,11 +416,13 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, monk
     monkeypatch.setattr(curate, "_SLICE_BYTES", 1)
     monkeypatch.setattr(curate, "_MIN_PARALLEL_BYTES", 0)
     sources = [{"path": corpus_of_several_files(tmp_path), "repeat": 1.5}]
-    single_process = run(tmp_path / "alone", sources=sources, filters=[], held_out=0.1)
-    two_processes = run(tmp_path / "together", threads=2, sources=sources, filters=[], held_out=0.1)
+    settings = {"filters": [], "held_out": 0.1, "deduplicate": CUTS}
+    single_process = run(tmp_path / "alone", sources=sources, **settings)
+    two_processes = run(tmp_path / "together", threads=2, sources=sources, **settings)
     assert files(single_process.folder) == files(two_processes.folder)
     assert single_process.facts == two_processes.facts
     assert single_process.facts["dropped"]["near_duplicate"] > 0
+    assert report(single_process)["repeated_text"]["substrings"]["documents"] == 5
     distinct = dict.fromkeys(text for text in texts(single_process) if text.startswith("Text"))
     numbers = [int(text.split()[-1][:-1]) for text in distinct]
     assert numbers == sorted(numbers)
@@ -421,7 +430,8 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, monk
 
 def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curate, "_SLICE_BYTES", 1)
-    settings = {"sources": [corpus_of_several_files(tmp_path)], "filters": [], "held_out": 0.1}
+    sources = [corpus_of_several_files(tmp_path)]
+    settings = {"sources": sources, "filters": [], "held_out": 0.1, "deduplicate": CUTS}
     uninterrupted = run(tmp_path / "whole", **settings)
     read_documents, started_slices = sifting.documents, []
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vita.data.curation.corpus import TextShardWriter, ZstdLineWriter, dump, read_lines
 from vita.data.curation.decontamination import BenchmarkIndex, Decontamination, with_test_files
+from vita.data.curation.deduplication import Deduplication
 from vita.data.curation.empty_corpus import nothing_left, nothing_to_train_on
 from vita.data.curation.filter_pass import (
     FilterJob,
@@ -31,6 +32,7 @@ from vita.data.curation.language import Languages
 from vita.data.curation.near_duplicates import Sketches
 from vita.data.curation.part_files import PartTable
 from vita.data.curation.personal_data import PersonalData
+from vita.data.curation.repeated_text import PartCuts
 from vita.data.curation.report import build_report, held_out_advice
 from vita.data.curation.shingles import SketchOptions
 from vita.data.curation.split_pass import (
@@ -41,6 +43,7 @@ from vita.data.curation.split_pass import (
     split_jobs,
     write_splits,
 )
+from vita.data.curation.text_cuts import find_cuts, with_sizes
 from vita.data.curation.text_end import hold_out_end
 from vita.data.curation.worker_pool import WorkerPool
 from vita.data.sources.read import Source, is_single_text, skipped_files, split_source
@@ -52,22 +55,10 @@ from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus
 
-VERSION = 5
+VERSION = 6
 
 _SLICE_BYTES = 8 * 2**20  # on disk: small enough to share the work and to lose little when killed
 _MIN_PARALLEL_BYTES = 6 * 2**20  # on disk: under this, starting processes takes longer than the work
-
-
-class Deduplication(Settings):
-    """The duplicates that are dropped, and the measure of similarity of near duplicates."""
-
-    documents: Literal["near", "exact", "none"] = "near"
-    """`near` drops equal texts and near copies; `exact` only texts that are equal except for case, white space and
-    Unicode normalization; `none` drops no duplicates."""
-    threshold: float = Field(default=0.7, ge=0.3, le=1)
-    """Jaccard index of the sets of shingles, from which a document is a near copy."""
-    shingle_words: int = Field(default=5, ge=1, le=50)
-    """Number of consecutive words in a shingle."""
 
 
 class Config(Settings):
@@ -102,13 +93,6 @@ class Config(Settings):
     """Maximum megabytes of text per corpus file, and approximate memory of a worker process."""
     dropped_text: bool = neutral(False)
     """Store the text of dropped documents in `drops.jsonl.zst`."""
-
-    @field_validator("deduplicate", mode="before")
-    @classmethod
-    def _deduplication(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            return {"documents": "near" if value else "none"}
-        return {"documents": value} if isinstance(value, str) else value
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -157,15 +141,20 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         tables = [PartTable.load(part) for part, _ in parts]
         assignments = _decide(config, parts, tables, stats, end_pieces)
         folder = context.draft_folder()
+        cuts = _cuts(config, parts, tables, assignments)
         split_tasks = split_jobs(
-            [part for part, _ in parts], tables, assignments, folder, dropped_text=config.dropped_text
+            [part for part, _ in parts], tables, assignments, folder, dropped_text=config.dropped_text, cuts=cuts
         )
-        _write(split_tasks, results, stats, folder, pool, context)
+        sizes = _write(split_tasks, results, stats, folder, pool, context)
+        tables, assignments = with_sizes(tables, assignments, sizes)
+        if not assignments.repeat_counts.any():
+            raise nothing_to_train_on(int(assignments.held_out.sum()))
     report = build_report(
         stats, tables, assignments, filters=[use.model_dump() for use in config.filters],
         personal_data=config.personal_data.actions,
         benchmarks=dict(zip(benchmarks.names, benchmarks.counts, strict=True)) if benchmarks else {},
         repeats={source.name or f"source {number}": source.repeat for number, source in enumerate(config.sources, 1)},
+        repeats_cut=config.deduplicate.repeats.as_settings() if config.deduplicate.repeats else {},
         held_out_setting=config.held_out,
         skipped_files=[name for source in config.sources for name in skipped_files(source)],
     )  # fmt: skip
@@ -243,6 +232,16 @@ def _decide(
     return assignments
 
 
+def _cuts(
+    config: Config, parts: list[tuple[Path, Source]], tables: list[PartTable], assignments: SplitAssignments
+) -> list[PartCuts]:
+    options = config.deduplicate.repeats
+    if options is None:
+        return []
+    reserved = np.array([owner.name in config.held_out_sources for _, owner in parts])
+    return find_cuts([part for part, _ in parts], tables, assignments, options, reserved=reserved)
+
+
 # -- the two passes
 
 
@@ -267,6 +266,7 @@ def _tasks(config: Config, folder: Path, benchmarks: BenchmarkIndex | None) -> t
         decontamination=benchmarks.save(folder / "benchmarks.npz") if benchmarks else None,
         part_bytes=config.shard_megabytes * 2**20,
         sketches=SketchOptions(search.shingle_words, search.threshold) if search.documents == "near" else None,
+        repeats=search.repeats,
         dropped_text=config.dropped_text,
     )
     unfiltered = replace(
@@ -337,11 +337,13 @@ def _write(
     folder: Path,
     pool: WorkerPool,
     context: Context,
-) -> None:
+) -> dict[int, int]:
+    """Write the splits; return the sizes of the documents from which repeated text was cut."""
     (folder / "train").mkdir()
     (folder / "heldout").mkdir()
     total = sum(len(task.assignments.first) for task in split_tasks)
     held_out = TextShardWriter(folder / "heldout")
+    sizes: dict[int, int] = {}
     with ZstdLineWriter(folder / "drops.jsonl.zst") as drops:
         for result in results:
             for line in read_lines(result.drops):
@@ -352,11 +354,13 @@ def _write(
 
         for answer in pool.in_order(write_splits, split_tasks, watch=watch):
             stats.merge(answer.stats)
+            sizes |= answer.sizes
             for line in answer.drops:
                 drops.write(line)
             for line in answer.held_out:
                 held_out.write(line)
     held_out.close()
+    return sizes
 
 
 def _facts(report: dict[str, Any]) -> dict[str, Any]:

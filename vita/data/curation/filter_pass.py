@@ -18,6 +18,7 @@ import orjson
 from vita.data.content import comparable_bytes, normalize_text
 from vita.data.curation.corpus import ZstdLineWriter, dump, dump_drop
 from vita.data.curation.decontamination import SavedIndex
+from vita.data.curation.deduplication import RepeatOptions
 from vita.data.curation.encoding_repair import repair_encoding
 from vita.data.curation.filter_stats import DocumentCount, FilterStats
 from vita.data.curation.filters import FilterChain, FilterUse
@@ -61,6 +62,8 @@ class FilterSteps:
     """Bytes of text in a part file; limits the memory of the second pass."""
     sketches: SketchOptions | None = None
     """Options of the sketches for the search of near duplicates; None if there is no search."""
+    repeats: RepeatOptions | None = None
+    """The kinds of repeated text that are cut from documents; None if nothing is cut."""
     dropped_text: bool = False
     """True to store the text of dropped documents."""
 
@@ -101,9 +104,12 @@ def _drops_path(job: FilterJob) -> Path:
 
 def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]) -> None:
     stats, unreported = FilterStats(), 0
-    parts = PartWriter(job.folder, job.number, part_bytes=job.steps.part_bytes, sketches=job.steps.sketches)
+    steps = job.steps
+    parts = PartWriter(
+        job.folder, job.number, part_bytes=steps.part_bytes, sketches=steps.sketches, repeats=steps.repeats
+    )
     with ZstdLineWriter(_drops_path(job), level=1) as drops, parts:
-        slice_filter = _SliceFilter(job.steps, stats, drops, parts)
+        slice_filter = _SliceFilter(steps, stats, drops, parts)
         row: Row | None = None
 
         def note_row(converted: Row) -> None:

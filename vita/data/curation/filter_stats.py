@@ -53,6 +53,23 @@ class BenchmarkHits:
 
 
 @dataclass
+class CutCount:
+    """The ranges of repeated text of a kind that were cut, the documents that contain them, and sample texts."""
+
+    ranges: int = 0
+    documents: int = 0
+    bytes: int = 0
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """The samples with the smallest hash of the document's id."""
+
+    def add(self, other: CutCount) -> None:
+        self.ranges += other.ranges
+        self.documents += other.documents
+        self.bytes += other.bytes
+        self.samples = _smallest(self.samples + other.samples)
+
+
+@dataclass
 class FilterStats:
     """Counts of read and dropped documents by source, with sample drops that do not depend on the order of work."""
 
@@ -74,6 +91,8 @@ class FilterStats:
     """Kind of personal data -> count."""
     contamination: dict[str, BenchmarkHits] = field(default_factory=dict)
     """Benchmark -> hits."""
+    cuts: dict[str, CutCount] = field(default_factory=dict)
+    """Kind of repeated text -> count."""
 
     def count_personal_data(self, counts: Mapping[str, int], *, dropped: bool) -> None:
         """Count the personal data of a document, by kind."""
@@ -86,15 +105,20 @@ class FilterStats:
             items = [match.item for match in matches if match.benchmark == benchmark]
             self.contamination.setdefault(benchmark, BenchmarkHits()).add(1, items)
 
+    def count_cuts(self, kind: str, *, id: str, source: str, texts: Sequence[str]) -> None:
+        """Count the repeated texts of a kind that were cut from a document."""
+        size = sum(len(text.encode()) for text in texts)
+        sample = {"rank": hash_of_id(source, id), "id": id, "source": source, "text": _excerpt(texts[0])}
+        self.cuts.setdefault(kind, CutCount()).add(CutCount(len(texts), 1, size, [sample]))
+
     def drop(self, drop: DroppedRecord, *, size: int, text: str) -> None:
         """Count a drop, and store it as a sample if its hash is among the smallest."""
         self.dropped.setdefault(drop.source, {}).setdefault(drop.reason, DocumentCount()).add(size)
         rank = hash_of_id(drop.source, drop.id)
         reason_samples = self.samples.setdefault(drop.reason, [])
         if len(reason_samples) < SAMPLES or rank < reason_samples[-1]["rank"]:
-            reason_samples.append({"rank": rank, **asdict(drop), "text": " ".join(text[:600].split())[:160]})
-            reason_samples.sort(key=lambda sample: (sample["rank"], sample["id"]))
-            del reason_samples[SAMPLES:]
+            reason_samples.append({"rank": rank, **asdict(drop), "text": _excerpt(text)})
+            self.samples[drop.reason] = _smallest(reason_samples)
 
     def merge(self, other: FilterStats) -> None:
         """Add the counts and samples of another slice."""
@@ -121,8 +145,9 @@ class FilterStats:
         for benchmark, hits in other.contamination.items():
             self.contamination.setdefault(benchmark, BenchmarkHits()).add(hits.documents, hits.items)
         for reason, samples in other.samples.items():
-            candidates = self.samples.get(reason, []) + samples
-            self.samples[reason] = sorted(candidates, key=lambda sample: (sample["rank"], sample["id"]))[:SAMPLES]
+            self.samples[reason] = _smallest(self.samples.get(reason, []) + samples)
+        for kind, count in other.cuts.items():
+            self.cuts.setdefault(kind, CutCount()).add(count)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -144,5 +169,14 @@ class FilterStats:
             samples=value["samples"],
             damaged=value["damaged"],
             personal_data={kind: ValueCount(**count) for kind, count in value["personal_data"].items()},
+            cuts={kind: CutCount(**count) for kind, count in value["cuts"].items()},
             contamination={name: BenchmarkHits(**hits) for name, hits in value["contamination"].items()},
         )
+
+
+def _smallest(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(samples, key=lambda sample: (sample["rank"], sample["id"]))[:SAMPLES]
+
+
+def _excerpt(text: str) -> str:
+    return " ".join(text[:600].split())[:160]

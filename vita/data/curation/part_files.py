@@ -14,7 +14,9 @@ import zstandard
 
 from vita.data.content import as_keys, comparable_bytes, key_of_comparable
 from vita.data.curation.corpus import ZstdLineWriter, dump, dump_document
+from vita.data.curation.deduplication import RepeatOptions
 from vita.data.curation.near_duplicates import save_sketches
+from vita.data.curation.repeat_index import RepeatIndexWriter
 from vita.data.curation.shingles import ShingleSets, SketchOptions, concatenate, shingle_sets
 from vita.data.curation.word_batch import WordBatch
 from vita.data.records import Document
@@ -48,9 +50,17 @@ class PartTable:
 class PartWriter:
     """A writer of documents into part files of bounded size."""
 
-    def __init__(self, folder: Path, number: int, *, part_bytes: int, sketches: SketchOptions | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        number: int,
+        *,
+        part_bytes: int,
+        sketches: SketchOptions | None,
+        repeats: RepeatOptions | None = None,
+    ) -> None:
         self._folder, self._number = folder, number
-        self._part_bytes, self._sketch_options = part_bytes, sketches
+        self._part_bytes, self._sketch_options, self._repeat_options = part_bytes, sketches, repeats
         self.names: list[str] = []
         self._open: ZstdLineWriter | None = None
 
@@ -79,6 +89,8 @@ class PartWriter:
         if self._sketch_options:
             assert words is not None, "sketches are computed from the words"
             self._shingles.append(shingle_sets(words, size=self._sketch_options.size))
+        if self._repeats:
+            self._repeats.add(documents)
         self._keys += map(key_of_comparable, comparable)
         sizes = [len(document.text.encode()) for document in documents]
         self._sizes += sizes
@@ -105,6 +117,8 @@ class PartWriter:
         self._licences: list[str | None] = []
         self._languages: list[str | None] = []
         self._shingles: list[ShingleSets] = []
+        part = self._folder / self.names[-1]
+        self._repeats = RepeatIndexWriter(part, self._repeat_options) if self._repeat_options else None
         self._bytes = 0
 
     def close(self) -> None:
@@ -115,6 +129,8 @@ class PartWriter:
         if self._sketch_options:
             shingles = concatenate(self._shingles)
             save_sketches(self._folder / self.names[-1], shingles, rows=self._sketch_options.rows)
+        if self._repeats:
+            self._repeats.close()
         sources, source_of = _codes(self._sources)
         licences, licence_of = _codes(self._licences)
         languages, language_of = _codes(self._languages)

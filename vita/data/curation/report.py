@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vita.data.curation.decontamination import BenchmarkCounts
-from vita.data.curation.filter_stats import BenchmarkHits, FilterStats, ValueCount
+from vita.data.curation.filter_stats import BenchmarkHits, CutCount, FilterStats, ValueCount
 from vita.data.curation.part_files import PartTable
 from vita.data.curation.split_pass import SplitAssignments
 
@@ -26,6 +26,7 @@ def build_report(
     personal_data: Mapping[str, str],
     benchmarks: Mapping[str, BenchmarkCounts],
     repeats: Mapping[str, float],
+    repeats_cut: Mapping[str, Mapping[str, Any]],
     held_out_setting: float,
     skipped_files: Sequence[str],
 ) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def build_report(
         "dropped": dropped,
         **_personal_data(stats, personal_data),
         **_contamination(stats, benchmarks),
+        **_repeated_text(stats, repeats_cut),
         "filters": list(filters),
         "repeats": dict(repeats),
         "skipped_files": sorted(skipped_files),
@@ -112,6 +114,16 @@ def _contamination(stats: FilterStats, benchmarks: Mapping[str, BenchmarkCounts]
         coverage = {"items_found": len(hits.items), "share": round(len(hits.items) / max(1, counts.items), 4)}
         rows[name] = {**asdict(counts), **coverage, "documents_dropped": hits.documents}
     return {"contamination": rows} if rows else {}
+
+
+def _repeated_text(stats: FilterStats, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings and counts of each kind of repeated text that was searched; nothing if none was."""
+    rows = {}
+    for kind, values in settings.items():
+        count = stats.cuts.get(kind, CutCount())
+        samples = [{name: sample[name] for name in ("id", "source", "text")} for sample in count.samples]
+        rows[kind] = {**values, **asdict(count), "samples": samples}
+    return {"repeated_text": rows} if rows else {}
 
 
 MIN_HELD_OUT = 2

@@ -21,7 +21,9 @@ _CHARACTERS_PER_WORD = {
 }
 """Mean characters of a word -> the scripts' characters. For Chinese 1.5 is what word segmenters find in news text."""
 _UNSPACED = {length: re.compile(f"[{characters}]+") for length, characters in _CHARACTERS_PER_WORD.items()}
-_ANY_UNSPACED = re.compile(f"[{''.join(_CHARACTERS_PER_WORD.values())}]+")
+UNSPACED_CHARACTERS = "".join(_CHARACTERS_PER_WORD.values())
+"""The characters of scripts without spaces between words, as in a class of a regular expression."""
+_ANY_UNSPACED = re.compile(f"[{UNSPACED_CHARACTERS}]+")
 _LEAD_BYTES = (b"\xe0", b"\xe1", b"\xe3", b"\xe4", b"\xe5", b"\xe6", b"\xe7", b"\xe8", b"\xe9", b"\xef", b"\xf0")
 """First bytes in UTF-8 of the characters above, and of others."""
 _SAMPLE = 2000

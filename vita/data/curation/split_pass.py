@@ -21,6 +21,7 @@ from vita.data.curation.dedup import first_equal
 from vita.data.curation.filter_stats import FilterStats
 from vita.data.curation.near_duplicates import Sketches, find_near_duplicates
 from vita.data.curation.part_files import PartTable, hash_of_id
+from vita.data.curation.repeated_text import PartCuts, cut_document
 from vita.data.hash_sampling import hash_fractions, held_out_mask, repeat_counts
 from vita.data.records import DroppedRecord
 
@@ -109,7 +110,7 @@ def _unique_ids(tables: Sequence[PartTable], is_first: Bool[np.ndarray, "N"]) ->
     if not len(duplicates):
         return {}
     used_hashes = np.unique(hashes)  # includes dropped documents, so that an id in the drops is unique
-    part_starts = _part_starts(tables)
+    part_starts = part_starts_of(tables)
     new_ids: dict[int, str] = {}
     assigned: set[int] = set()
     counts: dict[int, int] = {}
@@ -131,7 +132,7 @@ def _unique_ids(tables: Sequence[PartTable], is_first: Bool[np.ndarray, "N"]) ->
     return new_ids
 
 
-def _part_starts(tables: Sequence[PartTable]) -> list[int]:
+def part_starts_of(tables: Sequence[PartTable]) -> list[int]:
     """Return the index of the first document of each part, followed by the total."""
     return [0, *itertools.accumulate(len(table.sizes) for table in tables)]
 
@@ -164,15 +165,19 @@ class SplitJob:
     """Index of a first document -> its (source, id), for each duplicate in this part."""
     dropped_text: bool = False
     """True to store the text of dropped documents."""
+    cuts: PartCuts | None = None
+    """The repeated text to cut."""
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """The lines that are written to files shared by all parts, and the counts."""
+    """The lines that are written to files shared by all parts, the counts, and the sizes of changed documents."""
 
     held_out: list[bytes]
     drops: list[bytes]
     stats: FilterStats
+    sizes: dict[int, int] = field(default_factory=dict)
+    """Index among all documents -> bytes of text after the cuts; 0 for a document of which no text is left."""
 
 
 def split_jobs(
@@ -182,9 +187,10 @@ def split_jobs(
     folder: Path,
     *,
     dropped_text: bool = False,
+    cuts: Sequence[PartCuts] = (),
 ) -> list[SplitJob]:
     """Return the job of each part; training files are numbered over all parts and repetitions."""
-    part_starts = _part_starts(tables)
+    part_starts = part_starts_of(tables)
     repeated = np.flatnonzero(assignments.repeated)
     first_ids = _ids_of(np.unique(assignments.first[repeated]), tables, part_starts)
     first_ids |= {
@@ -205,7 +211,10 @@ def split_jobs(
             part_assignments.first != np.arange(part_starts[index], part_starts[index + 1])
         ]
         ids = {int(first): first_ids[int(first)] for first in repeated_documents}
-        jobs.append(SplitJob(part, tuple(files[index]), part_assignments, part_starts[index], ids, dropped_text))
+        part_cuts = cuts[index] if cuts else None
+        jobs.append(
+            SplitJob(part, tuple(files[index]), part_assignments, part_starts[index], ids, dropped_text, part_cuts)
+        )
     return jobs
 
 
@@ -227,6 +236,14 @@ def write_splits(job: SplitJob, tick: Callable[[int], None]) -> SplitResult:
         first, repeat_count = int(assignments.first[number]), int(assignments.repeat_counts[number])
         if (new_id := assignments.new_ids.get(job.start_index + number)) is not None:
             line = _renamed(line, new_id)
+        if job.cuts and number in job.cuts:
+            row = cut_document(orjson.loads(line), job.cuts, number, result.stats)
+            result.sizes[job.start_index + number] = len(row["text"].encode())
+            if not row["text"]:
+                detail = "all of its text occurs in documents before it"
+                _record_drop(result, line, "repeated_text", detail, keep_text=job.dropped_text)
+                continue
+            line = dump(row)
         if first != job.start_index + number:
             original, jaccard = job.first_ids[first], float(assignments.jaccard[number])
             reason, detail = "duplicate", f"repeats {original[1]}"

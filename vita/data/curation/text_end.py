@@ -71,7 +71,9 @@ def hold_out_end(parts: list[Path], job: FilterJob, *, total_bytes: int, share: 
     folder = job.folder / "end"
     folder.mkdir(exist_ok=True)
     steps = job.steps
-    with PartWriter(folder, job.number, part_bytes=steps.part_bytes, sketches=steps.sketches) as writer:
+    with PartWriter(
+        folder, job.number, part_bytes=steps.part_bytes, sketches=steps.sketches, repeats=steps.repeats
+    ) as writer:
         for line in lines[:-1]:
             writer.add_document(Document(**orjson.loads(line)))
         writer.add_document(replace(document, text=begin))
