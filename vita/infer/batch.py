@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Container, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vita.infer.batch_adapters import BatchAdapter, computed_alone, computed_together
@@ -46,10 +46,11 @@ from vita.infer.request import (
 from vita.infer.row_cache import RowCache
 from vita.infer.sampler import Sampler
 from vita.infer.sampling import Sampling
+from vita.infer.step_graphs import Recorder, StepGraphs
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ModelError
 
-# B row, V vocabulary
+# B row, W row of a pass, V vocabulary
 
 
 class GenerationBatch:
@@ -66,10 +67,12 @@ class GenerationBatch:
         drafter: Drafter | None = None,
         clock: Callable[[], float] = time.monotonic,
         release: Callable[[int], None] = lambda answers: None,
+        recorder: Recorder | None = None,
     ) -> None:
         """`tokens` is the size of the tokenizer; `release` is called with a number of answers when they have ended.
 
-        With a `drafter`, a step may append several tokens to an answer: the same ones, in fewer steps.
+        With a `drafter`, a step may append several tokens to an answer: the same ones, in fewer steps. Steps are
+        recorded (`vita.infer.step_graphs`) on a CUDA device, or with a `recorder`.
         """
         self.model, self.rows, self.widths, self.tokens = model, rows, widths, tokens
         self.begun: deque[Job] = deque()
@@ -77,8 +80,14 @@ class GenerationBatch:
         self.answers: dict[int, ActiveAnswer] = {}
         """The answer of each taken row."""
         weight, architecture = model.head_weight, model.architecture
-        single = architecture.latent is not None  # a step may expand the latent vectors of all texts together
-        self.cache = RowCache(architecture, dtype=weight.dtype, device=weight.device, single=single)
+        is_recorded = (weight.device.type == "cuda" or recorder is not None) and StepGraphs.supports(model)
+        group = self._group = GROUP if widths.required else 1
+        self._graphs = StepGraphs(model, group=group, recorder=recorder) if is_recorded else None
+        # A step may expand the latent vectors of all texts together; a recorded step reads a single class.
+        single = architecture.latent is not None or is_recorded
+        self.cache = RowCache(
+            architecture, dtype=weight.dtype, device=weight.device, single=single, shrinks=not is_recorded
+        )
         self._reader = reader or PromptReader(model)
         self._sampler = Sampler([_IDLE] * rows, device=self.device, tokens=tokens)
         # Without batch-invariant widths, the bits of a token would depend on the draft.
@@ -256,7 +265,7 @@ class GenerationBatch:
         self._read_again()
         drafts = self._drafts()
         new_tokens = {row: 1 + len(drafts.get(row, ())) for row in self.answers}
-        step = DecodingPass(self.cache, new_tokens, group=GROUP if self.widths.required else 1)
+        step = DecodingPass(self.cache, new_tokens, group=self._group)
         width = self._width(len(step.places))
         tokens = torch.zeros(width, 1, dtype=torch.int64)
         by_row: dict[int, list[int]] = {}
@@ -267,18 +276,27 @@ class GenerationBatch:
             tokens[index] = drafts[row][offset - 1] if offset else answer.last_token
             by_row.setdefault(row, []).append(index)
         with computed_together(adapters, width, device=self.device):
-            attention = step.attention(self.model.attention)
-            hidden = self.model.hidden(tokens.to(self.device), cache=step, attention=attention)[:, -1]
-            logits = head_logits(self.model, hidden)
+            has_adapters = any(adapter is not None for adapter in adapters.values())
+            logits = self._step_logits(step, tokens, recorded=not has_adapters)
         logits = logits[: max(2, len(step.places))]  # two, because sums over a single row are those of a vector
         places = (step.places * 2)[: len(logits)]
         chosen, logprobs = self._sampler.choose(self._adjusted(logits, step.places), places)
-        choices = list(zip(chosen.tolist(), logprobs.tolist(), strict=True))
+        choices = _on_host(chosen, logprobs)
         for row, indices in by_row.items():
             answer = self.answers.get(row)
             if answer is not None:  # otherwise another answer of its job failed
                 row_choices = [choices[index] for index in indices]
                 self._append_choices(answer, row, drafts.get(row, ()), logits[indices], row_choices)
+
+    def _step_logits(self, step: DecodingPass, tokens: Int[Tensor, "W 1"], *, recorded: bool) -> Float[Tensor, "W V"]:
+        """Return the logits of each row of a pass."""
+        if recorded and self._graphs is not None:
+            logits = self._graphs.logits(step, tokens)
+            if logits is not None:
+                return logits
+        attention = step.attention(self.model.attention)
+        hidden = self.model.hidden(tokens.to(self.device), cache=step, attention=attention)[:, -1]
+        return head_logits(self.model, hidden)
 
     def _drafts(self) -> dict[int, list[int]]:
         """Return the draft of each row that has one."""
@@ -402,6 +420,14 @@ class GenerationBatch:
             self._speculation.forget(answer)
         self.cache.remove(row)
         self._sampler.put(row, Sampler([_IDLE], device=self.device))
+
+
+def _on_host(tokens: Int[Tensor, "B"], logprobs: Float[Tensor, "B"]) -> list[tuple[int, float]]:
+    """Return the numbers of both tensors in pairs; a CUDA device is waited for once."""
+    if tokens.device.type == "cuda":
+        rows = torch.stack([tokens.double(), logprobs.double()], dim=1).tolist()
+        return [(int(token), logprob) for token, logprob in rows]
+    return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
 
 
 _IDLE = Sampling(temperature=0)

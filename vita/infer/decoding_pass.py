@@ -58,10 +58,27 @@ class DecodingPass:
         self._padded = self._positions[:, None]
         self._layer = 0
 
+    @property
+    def regular_class(self) -> SizeClass | None:
+        """The size class of all texts, if the rows of the pass are its texts in order, each with one token."""
+        part = self._parts[0]
+        texts = slice(0, len(part.size_class.rows))
+        is_regular = len(self._parts) == 1 and part.runs == ((texts, texts),)
+        return part.size_class if is_regular else None
+
+    @property
+    def slots(self) -> int:
+        """Number of slots that attention computes for the longest text."""
+        return max(part.end for part in self._parts)
+
+    def padded_positions(self, rows: int) -> Int[Tensor, "W"]:
+        """Return the position of the token in each row; 0 in the rows without a token."""
+        return F.pad(self._positions, (0, rows - len(self.places)))
+
     def begin(self, rows: int, tokens: int) -> tuple[Int[Tensor, "W 1"], Bool[Tensor, "P 1 1 S"]]:
         """Return the positions and the mask of one token in each row of the pass."""
         assert tokens == 1 and rows >= len(self.places), "each token has a row of its own"
-        self._padded = F.pad(self._positions, (0, rows - len(self.places)))[:, None]
+        self._padded = self.padded_positions(rows)[:, None]
         return self._padded, self._slots <= self._queries
 
     def window_mask(self, window: int) -> Bool[Tensor, "P 1 1 S"]:
@@ -152,7 +169,7 @@ class DecodingPass:
 
     @property
     def _slots(self) -> Int[Tensor, "S"]:
-        return torch.arange(max(part.end for part in self._parts), device=self.cache.device)
+        return torch.arange(self.slots, device=self.cache.device)
 
     @property
     def _queries(self) -> Int[Tensor, "P 1 1 1"]:

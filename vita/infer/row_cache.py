@@ -37,9 +37,14 @@ BLOCK = 64
 class SizeClass:
     """Texts of up to `slots` tokens, one after the other without gaps."""
 
-    def __init__(self, keys: Float[Tensor, "L C K S E"], values: Float[Tensor, "L C K S V"]) -> None:
-        """The tensors determine sizes, dtype and device; they hold no texts."""
-        self.keys, self.values = keys, values
+    def __init__(
+        self, keys: Float[Tensor, "L C K S E"], values: Float[Tensor, "L C K S V"], *, shrinks: bool = True
+    ) -> None:
+        """The tensors determine sizes, dtype and device; they hold no texts.
+
+        Without `shrinks`, memory is kept for the most texts that there were, at the same address.
+        """
+        self.keys, self.values, self._shrinks = keys, values, shrinks
         self.rows: list[int] = []
         """The row of each text."""
 
@@ -70,13 +75,18 @@ class SizeClass:
                 states[:, index] = states[:, last]
             self.rows[index] = self.rows[last]
         del self.rows[last]
-        if 4 * len(self.rows) <= self.keys.shape[1]:
+        if self._shrinks and 4 * len(self.rows) <= self.keys.shape[1]:
             self._resize(len(self.rows))
+
+    def reserve(self, texts: int) -> None:
+        """Allocate memory for at least `texts` texts."""
+        if texts > self.keys.shape[1]:
+            self._resize(texts)
 
     def _resize(self, texts: int) -> None:
         """Allocate memory for `texts` texts, in steps of half, so that texts are copied a few times in total."""
         capacity = self.keys.shape[1]
-        if capacity // 4 < texts <= capacity:
+        if (capacity // 4 < texts or not self._shrinks) and texts <= capacity:
             return
         new_capacity = max(texts, capacity * 3 // 2) if texts > capacity else texts
         self.keys, self.values = (
@@ -95,9 +105,13 @@ class RowCache:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         single: bool = False,
+        shrinks: bool = True,
     ) -> None:
-        """With `single`, all texts are in one class, that of the longest one."""
-        self.context, self.single = architecture.context, single
+        """With `single`, all texts are in one class, that of the longest one.
+
+        Without `shrinks`, a class keeps its memory and its address when texts leave.
+        """
+        self.context, self.single, self.shrinks = architecture.context, single, shrinks
         sizes = architecture.cache_shape
         shape = architecture.layers, 0, sizes.heads, 0
         self._empty = (
@@ -179,7 +193,7 @@ class RowCache:
         """Remove a row from its class."""
         slots = self._class_of.pop(row)
         self._classes[slots].remove(row)
-        if not self._classes[slots].rows:
+        if self.shrinks and not self._classes[slots].rows:
             del self._classes[slots]
 
     def _widen(self, slots: int) -> None:
@@ -193,4 +207,4 @@ class RowCache:
 
     def _new_class(self, slots: int) -> SizeClass:
         keys, values = (F.pad(states, (0, 0, 0, slots)) for states in self._empty)
-        return SizeClass(keys, values)
+        return SizeClass(keys, values, shrinks=self.shrinks)

@@ -28,6 +28,7 @@ class Sampler:
         self._device = device
         self._numbers = [_RandomNumbers(request.seed) for request in requests]
         self._current = False
+        self._last_requests: tuple[tuple[int, ...], Tensor] | None = None
 
     def __call__(self, logits: Float[Tensor, "B V"]) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
         """Choose the next token of the first B requests; also the model's own log-probability, before temperature."""
@@ -48,10 +49,9 @@ class Sampler:
         logits = logits.float()
         allowed = logits[:, : self.tokens]
         chosen = allowed.argmax(-1)
-        requests = torch.tensor([request for request, _ in places], device=self._device)
-        greedy = self._greedy[requests]
-        if not greedy.all():
-            chosen = torch.where(greedy, chosen, self._draw(allowed, requests, places))
+        if any(self.requests[request].temperature > 0 for request, _ in places):
+            requests = self._requests_on_device(places)
+            chosen = torch.where(self._greedy[requests], chosen, self._draw(allowed, requests, places))
         logprobs = logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
         return chosen, logprobs
 
@@ -80,6 +80,13 @@ class Sampler:
         self._top_p = self._column([request.top_p for request in requests])
         self._filters = any(request.top_k or request.top_p < 1 for request in requests)
         self._current = True
+
+    def _requests_on_device(self, places: Sequence[tuple[int, int]]) -> Int[Tensor, "B"]:
+        """Return the request of each place; the tensor is kept, because most steps have the places of the last one."""
+        requests = tuple(request for request, _ in places)
+        if self._last_requests is None or self._last_requests[0] != requests:
+            self._last_requests = requests, torch.tensor(requests, device=self._device)
+        return self._last_requests[1]
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self._device)[:, None]

@@ -1,0 +1,187 @@
+"""CUDA graphs of decoding steps: all kernels of a step are launched at once, which saves the time of the host.
+
+    graphs = StepGraphs(model)
+    logits = graphs.logits(step, tokens)          # a shape is recorded at its fifth step
+
+A graph has fixed shapes and fixed addresses. It is recorded for a number of rows, a number of slots (the next power of
+two) and the tensors of one size class of the cache. Rows without a text are computed, too: they write into places of
+the cache that hold no text. The numbers of a text are those of a step without a graph, because batch-invariant numbers
+depend on neither the other rows nor the number of slots (`vita.infer.batch_invariance`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vita.infer.batch_attention import grouped_attention
+from vita.infer.decoding_pass import DecodingPass
+from vita.infer.logprobs import head_logits
+from vita.infer.row_cache import BLOCK, SizeClass
+from vita.nn.attention import PLAIN, Attention, AttentionOptions
+from vita.nn.transformer import Transformer
+
+# W row of the pass, K key head, H query head, S slot, E numbers of a key, V of a value or vocabulary
+
+Recorder = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
+"""Records a computation: returns its output tensor, and a function that computes the content of this tensor again."""
+MAX_GRAPHS = 64
+"""Graphs that are kept; the least recently used one is dropped."""
+UNRECORDED_STEPS = 4
+"""Steps of a shape before it is recorded: a recording costs as much as a few steps."""
+
+_Shape = tuple[int, int, int, int]
+"""Rows, slots and the addresses of keys and values."""
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A recorded step: its inputs, its output and the function that computes the output."""
+
+    tokens: Int[Tensor, "W 1"]
+    positions: Int[Tensor, "W"]
+    logits: Float[Tensor, "W V"]
+    replay: Callable[[], None]
+
+
+class StepGraphs:
+    """The recorded steps of a model, by shape."""
+
+    def __init__(self, model: Transformer, *, group: int, recorder: Recorder | None = None) -> None:
+        """`group` is that of `DecodingPass`; `recorder` is by default that of CUDA graphs."""
+        self._model, self._group = model, group
+        self._record = recorder or cuda_recorder()
+        self._graphs: OrderedDict[_Shape, _Graph] = OrderedDict()
+        self._counts: Counter[_Shape] = Counter()
+
+    @staticmethod
+    def supports(model: Transformer) -> bool:
+        """Return True if the shapes of a step depend on nothing but the number of rows and slots.
+
+        Experts get varying numbers of tokens, latent keys are expanded by text, and rotary frequencies that depend on
+        the length of a text are chosen by the host.
+        """
+        architecture = model.architecture
+        return not (architecture.experts or architecture.latent or architecture.rope_depends_on_length)
+
+    def logits(self, step: DecodingPass, tokens: Int[Tensor, "W 1"]) -> Float[Tensor, "W V"] | None:
+        """Return the logits of a step, valid until the next call, or None if its shape is irregular.
+
+        A regular step has one token for each text of a single size class.
+        """
+        size_class = step.regular_class
+        if size_class is None:
+            return None
+        width = len(tokens)
+        size_class.reserve(width)  # so that the step may write into rows without a text
+        slots = min(size_class.slots, max(BLOCK, 1 << (step.slots - 1).bit_length()))
+        key = width, slots, size_class.keys.data_ptr(), size_class.values.data_ptr()
+        graph = self._graphs.get(key)
+        if graph is None:
+            self._counts[key] += 1
+            inputs, positions = tokens.to(size_class.keys.device, copy=True), step.padded_positions(width).clone()
+            compute = self._computation(size_class, inputs, positions, slots)
+            if self._counts[key] <= UNRECORDED_STEPS:
+                return compute()
+            graph = self._graphs[key] = _Graph(inputs, positions, *self._record(compute))
+            if len(self._graphs) > MAX_GRAPHS:
+                dropped, _ = self._graphs.popitem(last=False)
+                del self._counts[dropped]
+        self._graphs.move_to_end(key)
+        graph.tokens.copy_(tokens, non_blocking=True)
+        graph.positions.copy_(step.padded_positions(width))
+        graph.replay()
+        return graph.logits
+
+    def _computation(
+        self, size_class: SizeClass, inputs: Int[Tensor, "W 1"], positions: Int[Tensor, "W"], slots: int
+    ) -> Callable[[], Float[Tensor, "W V"]]:
+        """Return the function that computes the logits of a step from the present content of its inputs."""
+        keys, values = (states[:, : len(inputs), :, :slots] for states in (size_class.keys, size_class.values))
+
+        def compute() -> Float[Tensor, "W V"]:
+            fixed = _FixedPass(keys, values, positions, group=self._group)
+            attention = fixed.attention(self._model.attention)
+            hidden = self._model.hidden(inputs, cache=fixed, attention=attention)[:, -1]
+            return head_logits(self._model, hidden)
+
+        return compute
+
+
+class _FixedPass:
+    """The keys and values of a step with a text in each row (`vita.nn.transformer.KeysAndValues`)."""
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "L W K S E"],
+        values: Float[Tensor, "L W K S V"],
+        positions: Int[Tensor, "W"],
+        *,
+        group: int,
+    ) -> None:
+        self._keys, self._values, self._positions, self._group = keys, values, positions, group
+        self._rows = torch.arange(len(positions), device=positions.device)
+        self._slots = torch.arange(keys.shape[3], device=positions.device)
+
+    def begin(self, rows: int, tokens: int) -> tuple[Int[Tensor, "W 1"], Bool[Tensor, "W 1 1 S"]]:
+        """Return the positions and the mask of one token in each row."""
+        assert tokens == 1 and rows == len(self._positions), "each row has one token"
+        return self._positions[:, None], self._slots <= self._queries
+
+    def window_mask(self, window: int) -> Bool[Tensor, "W 1 1 S"]:
+        """Return the mask of the layers in which queries attend to the last `window` tokens."""
+        return (self._slots <= self._queries) & (self._slots > self._queries - window)
+
+    def text_lengths(self) -> Int[Tensor, "W"]:
+        """Return the length of each text, with the token of the pass."""
+        return self._positions + 1
+
+    def write(
+        self, layer: int, keys: Float[Tensor, "W K 1 E"], values: Float[Tensor, "W K 1 V"]
+    ) -> tuple[Float[Tensor, "W K S E"], Float[Tensor, "W K S V"]]:
+        """Store the new keys and values of a layer; return those of all texts."""
+        self._keys[layer][self._rows, :, self._positions] = keys[:, :, 0]
+        self._values[layer][self._rows, :, self._positions] = values[:, :, 0]
+        return self._keys[layer], self._values[layer]
+
+    def attention(self, backend: Attention) -> Attention:
+        """Return an attention function for one query in each row."""
+
+        def attention(
+            queries: Float[Tensor, "W H 1 E"],
+            keys: Float[Tensor, "W K S E"],
+            values: Float[Tensor, "W K S E"],
+            visible: Bool[Tensor, "W 1 1 S"] | None = None,
+            options: AttentionOptions = PLAIN,
+        ) -> Float[Tensor, "W H 1 E"]:
+            assert visible is not None, "a decoding step has a mask"
+            return grouped_attention(backend, queries, keys, values, visible, options, group=self._group)
+
+        return attention
+
+    @property
+    def _queries(self) -> Int[Tensor, "W 1 1 1"]:
+        return self._positions[:, None, None, None]
+
+
+def cuda_recorder() -> Recorder:
+    """Return the recorder of CUDA graphs, which share the memory of their intermediate results."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(compute: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            compute()  # libraries allocate their work space outside of the graph
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            output = compute()
+        return output, graph.replay
+
+    return record
