@@ -26,6 +26,7 @@ from vita.nn.architecture import Architecture, MaskedHead
 from vita.nn.families import family_of, read_architecture
 from vita.nn.families.config_reader import ConfigReader
 from vita.nn.init import generator
+from vita.nn.meta_device import allocate
 from vita.nn.pooling import Pooling, pooled, text_states
 from vita.nn.transformer import Linear, MaskedTransform, Transformer
 from vita.spine.errors import ModelError
@@ -138,7 +139,7 @@ class SequenceClassifier(Transformer):
         classifier.model = model.model
         device = model.head_weight.device
         for part in filter(None, (classifier.pooler, classifier.score)):
-            part.to_empty(device=device)
+            allocate(part, device)
             for parameter in part.parameters():
                 nn.init.zeros_(parameter)
         classifier.start_pooler(model, seed)

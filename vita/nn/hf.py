@@ -30,6 +30,7 @@ from vita.nn.experts import CORRECTION
 from vita.nn.families import read_architecture, weight_map, write_config
 from vita.nn.families.successor import successor_config
 from vita.nn.families.weight_map import WeightMap, expert_slices
+from vita.nn.meta_device import allocate
 from vita.nn.rotary import Rotary
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ModelError
@@ -89,7 +90,8 @@ def load_structure(folder: ModelFolder, *, attention: str = "sdpa") -> Transform
 
 def load_weights(model: M, folder: ModelFolder, *, dtype: torch.dtype, device: str | torch.device) -> M:
     """Load the weights in a folder into a model on the meta device."""
-    model = model.to(dtype).to_empty(device=device)
+    model = model.to(dtype)
+    allocate(model, device)
     for module in model.modules():
         if isinstance(module, Rotary):
             module.reset_parameters()

@@ -16,17 +16,25 @@ from vita.train.choices import Determinism
 
 
 @contextmanager
-def summation_order(determinism: Determinism) -> Iterator[None]:
-    """Use deterministic algorithms in the block if `determinism` is `exact`."""
+def summation_order(determinism: Determinism, *, compiled: bool) -> Iterator[None]:
+    """Use deterministic algorithms in the block if `determinism` is `exact`.
+
+    For compiled models this includes the compiler, whose import takes a second of CPU time.
+    """
     if determinism == "fast":
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled()
+    before = torch.get_deterministic_debug_mode()
     memory: Any = torch.utils.deterministic
     filling, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if compiled:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    else:
+        torch.set_deterministic_debug_mode("warn")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        if compiled:
+            torch.use_deterministic_algorithms(False)  # also that of the compiler
+        torch.set_deterministic_debug_mode(before)
         memory.fill_uninitialized_memory = filling

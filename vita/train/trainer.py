@@ -169,7 +169,7 @@ class Trainer:
 
         `loss` replaces that of the trainer, and is not compiled.
         """
-        with summation_order(self.training.determinism):
+        with summation_order(self.training.determinism, compiled=self.compiled):
             return self._gradients(batch, loss)
 
     def gradient_norm(self) -> float:
@@ -200,7 +200,7 @@ class Trainer:
     @torch.no_grad()
     def map_rows(self, tensors: Tensors, function: Callable[[Transformer, Tensors], Tensor]) -> Tensor:
         """Return the values of `function` for each row under the current weights, computed in micro-batches."""
-        with summation_order(self.training.determinism):
+        with summation_order(self.training.determinism, compiled=self.compiled):
             return torch.cat([self.learner(micro_batch, function) for micro_batch in self._micro_batches(tensors)])
 
     def numerics(self) -> dict[str, Any]:
