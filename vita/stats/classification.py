@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from vita.stats.intervals import CONFIDENCE, Interval
 
@@ -64,6 +64,25 @@ def ranks(values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]
+
+
+def area_under_curve(is_positive: Bool[np.ndarray, "N"], scores: Float[np.ndarray, "N"]) -> float:
+    """Return the area under the ROC curve: the probability that a positive item has the higher score of a random pair.
+
+    Ties count half (Hanley and McNeil 1982). NaN if a class has no items.
+    """
+    positives = int(is_positive.sum())
+    pairs = positives * (len(is_positive) - positives)
+    if not pairs:
+        return math.nan
+    return float(ranks(scores)[is_positive].sum() - positives * (positives + 1) / 2) / pairs
+
+
+def cohen_kappa(matrix: Matrix) -> float:
+    """Return Cohen's kappa (1960) of a confusion matrix: the agreement above that of independent labels."""
+    total = matrix.sum()
+    expected = float((matrix.sum(axis=0) * matrix.sum(axis=1)).sum()) / float(total) ** 2
+    return (float(np.trace(matrix)) / float(total) - expected) / (1 - expected) if expected < 1 else math.nan
 
 
 def bootstrap(

@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 from pydantic import create_model, model_validator
 
-from vita.data.curation import web_filters as _web_filters  # noqa: F401 (adds filters to the table)
+from vita.data.curation import classifier_filter as _classifier_filter  # noqa: F401 (adds filters to the table)
+from vita.data.curation import web_filters as _web_filters  # noqa: F401
 from vita.data.curation.filter_table import FILTERS as FILTERS
 from vita.data.curation.filter_table import DropReason as DropReason
 from vita.data.curation.page_features import PageFeatures, repeated_share, word_hash
@@ -51,7 +52,8 @@ class FilterUse(Settings):
     def _complete(self) -> FilterUse:
         # All settings are stored, so that a changed default changes the identity of a run.
         complete = build(filter_settings(self.name), self.settings, where=f"filter {self.name}")
-        object.__setattr__(self, "settings", complete.model_dump())
+        values = {name: getattr(complete, name) for name in type(complete).model_fields}
+        object.__setattr__(self, "settings", values)
         return self
 
 
@@ -60,7 +62,7 @@ def filter_settings(name: str) -> type[Settings]:
     function = FILTERS[name]
     hints = get_type_hints(function)
     fields: dict[str, Any] = {
-        parameter.name: (hints[parameter.name], parameter.default)
+        parameter.name: (hints[parameter.name], ... if parameter.default is parameter.empty else parameter.default)
         for parameter in inspect.signature(function).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
