@@ -160,7 +160,7 @@ def test_training_lowers_the_loss(tied):
 
 
 def test_only_long_runs_are_compiled(monkeypatch):
-    monkeypatch.setattr("vita.train.compilation._can_compile", lambda device: True)
+    monkeypatch.setattr("vita.train.compilation.can_compile", lambda device: True)
     settings = TrainerConfig(schedule=Schedule(steps=1))
     assert not Trainer(tiny_model(), language_modelling, settings, flops=1e9).compiled
     assert Trainer(tiny_model(), language_modelling, settings, flops=1e15).compiled

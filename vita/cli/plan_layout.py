@@ -43,7 +43,7 @@ def planned_layout(
     workload = Workload(
         rows=config.batch_size or batch.get("rows", processes),
         row_length=batch.get("context") or chosen or min(architecture.context, ROW_TOKENS),
-        micro_batch_tokens=config.micro_batch_tokens,
+        micro_batch_tokens=config.planned_micro_tokens,
         number_bytes=choose_precision(machine.device, config.precision).dtype.itemsize,
         muon=getattr(config, "optimizer", "adamw") == "muon",
     )

@@ -41,7 +41,7 @@ def planned_memory(
     longer = _first(config, "longer_context")
     context = longer or model.architecture.context
     length = min(_first(config, "max_length", "sequence_length") or longer or ROW_TOKENS, context)
-    tokens = min((_first(config, "batch_size", "prompts_per_step") or 1) * length, config.micro_batch_tokens)
+    tokens = min((_first(config, "batch_size", "prompts_per_step") or 1) * length, config.planned_micro_tokens)
     number_bytes = choose_precision(machine.device, config.precision).dtype.itemsize
     memory = tuning_memory(
         model, tokens=max(tokens, length), number_bytes=number_bytes, recomputes=config.recompute_activations

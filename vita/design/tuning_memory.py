@@ -35,13 +35,19 @@ def meta_model(architecture: Architecture, adapter: AdapterSettings | None) -> T
 
 
 def tuning_memory(
-    model: Transformer, *, tokens: int, number_bytes: int, optimizer: int | None = None, recomputes: bool = False
+    model: Transformer,
+    *,
+    tokens: int,
+    number_bytes: int,
+    optimizer: int | None = None,
+    recomputes: bool = False,
+    logit_bytes: int | None = None,
 ) -> dict[str, int]:
     """Return the bytes by purpose, and their sum in `total`.
 
     `tokens` is the size of a micro-batch, `number_bytes` the size of the numbers of matrix products: 4 or 2.
     `optimizer` is the size of the optimizer state, by default that of AdamW. With `recomputes`, the activations of a
-    layer are computed again in the backward pass.
+    layer are computed again in the backward pass. `logit_bytes` limits a chunk of logits (`vita.train.hardware`).
     """
     parameters = list(model.parameters())
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
@@ -61,7 +67,9 @@ def tuning_memory(
         "gradients": GRADIENT_BYTES * trainable,
         "optimizer": ADAMW_BYTES * trainable if optimizer is None else optimizer,
         "activations": tokens * number_bytes * activations,
-        "logits": logit_memory(tokens, vocabulary=model.architecture.vocabulary, number_bytes=number_bytes),
+        "logits": logit_memory(
+            tokens, vocabulary=model.architecture.vocabulary, number_bytes=number_bytes, logit_bytes=logit_bytes
+        ),
         "dequantized": number_bytes * largest,
     }
     return {**purposes, "total": sum(purposes.values())}

@@ -8,7 +8,7 @@ build masks of their own, and for the computation in blocks of queries, each wit
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -45,11 +45,14 @@ class Attention(Protocol):
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        visible: Tensor | None = None,
+        visible: Any = None,
         options: AttentionOptions = PLAIN,
         /,
     ) -> Tensor:
-        """Return the weighted sums of the values, [B, H, T, D]."""
+        """Return the weighted sums of the values, [B, H, T, D].
+
+        `visible` is None, a mask [B, 1, T, S], or for `flex` also `vita.nn.flex.VisibleBlocks`.
+        """
         ...
 
 

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vita.nn import (
     blocked,  # noqa: F401 - registers its backend
+    flex,
     row_sums,
 )
 from vita.nn.architecture import Architecture, MaskedHead
@@ -45,6 +46,10 @@ from vita.nn.rotary import Rotary, Turn, rotate
 from vita.spine.errors import ModelError
 
 # B batch, T position, V vocabulary, H head, D width; E numbers in a head, F half of them
+
+
+LayerInputs = tuple[Turn | None, Tensor | flex.VisibleBlocks | None]
+"""The rotation and the mask of a layer."""
 
 
 class KeysAndValues(Protocol):
@@ -104,6 +109,8 @@ class OutputHead(NamedTuple):
     """The quantized weight, which replaces the others."""
     division: DividedVocabulary | None = None
     """The division of the vocabulary among processes; `weight` has the rows of this process then."""
+    compiles: bool = False
+    """True to compile the loss of a chunk of positions by itself."""
 
     def linear(self, hidden: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N E"], OutputHead]:
         """Return hidden states and a head without transform and bias that give the same logits.
@@ -113,10 +120,10 @@ class OutputHead(NamedTuple):
         if self.transform is not None:
             hidden = self.transform(hidden)
         if self.bias is None:
-            return hidden, OutputHead(self.weight, self.scale, self.softcap, division=self.division)
+            return hidden, self._replace(bias=None, transform=None)
         hidden = torch.cat((hidden, torch.ones_like(hidden[..., :1])), dim=-1)
         weight = torch.cat((self.weight, self.bias[:, None].to(self.weight.dtype)), dim=1)
-        return hidden, OutputHead(weight, self.scale, self.softcap, division=self.division)
+        return hidden, OutputHead(weight, self.scale, self.softcap, division=self.division, compiles=self.compiles)
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Return the logits, in the dtype of `hidden`."""
@@ -170,6 +177,8 @@ class Transformer(nn.Module):
     quantized_head: FrozenLinear | None
     divided_vocabulary: DividedVocabulary | None = None
     """The division of embedding and head among processes; None without it."""
+    compiles_loss = False
+    """True to compile the loss of a chunk of positions by itself."""
 
     def __init__(self, architecture: Architecture, *, attention: str = "sdpa") -> None:
         super().__init__()
@@ -246,6 +255,7 @@ class Transformer(nn.Module):
                 quantized=self.quantized_head,
                 adapters=self.batched_head,
                 division=self.divided_vocabulary,
+                compiles=self.compiles_loss,
             )
         if architecture.masked_head is None:
             hint = "classify and embed with it, or use a model with a masked-language head"
@@ -254,7 +264,12 @@ class Transformer(nn.Module):
             )
         bias = self.lm_head.bias if architecture.masked_head.output_bias else None
         return OutputHead(
-            *scaled, bias=bias, transform=self.masked_head, packed=self.packed_head, division=self.divided_vocabulary
+            *scaled,
+            bias=bias,
+            transform=self.masked_head,
+            packed=self.packed_head,
+            division=self.divided_vocabulary,
+            compiles=self.compiles_loss,
         )
 
     def pack(self) -> None:
@@ -309,6 +324,8 @@ class Decoder(nn.Module):
         if architecture.window_rope_base is not None:
             self.window_rotary = Rotary(architecture, base=architecture.window_rope_base, scaled=False)
         self.context = architecture.context
+        self.block_masks = False
+        """True to pass masks of blocks to the layers, whose attention is `flex`, instead of dense masks."""
         self.recomputes = False
         """True to compute the activations of each layer again in the backward pass, which saves memory."""
 
@@ -328,7 +345,7 @@ class Decoder(nn.Module):
         types: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         visible = None
-        if documents is not None:
+        if documents is not None and not self.block_masks:
             visible = causal_within(documents) if self.architecture.causal else within(documents)
         if cache is not None:
             if not self.architecture.causal:
@@ -343,6 +360,8 @@ class Decoder(nn.Module):
             positions = positions_within(documents)
         states = self._embed(ids, positions, types)
         full, windowed = self._layer_inputs(ids.shape[1], positions, visible, cache)
+        if self.block_masks and cache is None:
+            full, windowed = self._with_block_masks(ids, documents, full, windowed)
         for index, layer in enumerate(self.layers):
             inputs = windowed if index in self.architecture.window_layers else full
             if self.recomputes and torch.is_grad_enabled() and cache is None:
@@ -367,7 +386,7 @@ class Decoder(nn.Module):
 
     def _layer_inputs(
         self, tokens: int, positions: Int[Tensor, "#B T"] | None, visible: Tensor | None, cache: KeysAndValues | None
-    ) -> tuple[tuple[Turn | None, Tensor | None], tuple[Turn | None, Tensor | None]]:
+    ) -> tuple[LayerInputs, LayerInputs]:
         """Return the rotation and the mask of layers without a window and of those with one."""
         architecture, turn = self.architecture, None
         if architecture.positions == "rotary":
@@ -381,13 +400,32 @@ class Decoder(nn.Module):
             turn = self.window_rotary(tokens, positions)
         if cache is not None:
             return full, (turn, cache.window_mask(architecture.window))
-        if tokens > architecture.window:
+        if tokens > architecture.window and not self.block_masks:
             device = self.embed_tokens.weight.device
             band = in_window(tokens, architecture.window, device=device, two_sided=not architecture.causal)
             if visible is None and architecture.causal:
                 visible = causal(tokens, device=device)
             visible = band if visible is None else band & visible
         return full, (turn, visible)
+
+    def _with_block_masks(
+        self,
+        ids: Int[Tensor, "B T"],
+        documents: Int[Tensor, "B T"] | None,
+        full: LayerInputs,
+        windowed: LayerInputs,
+    ) -> tuple[LayerInputs, LayerInputs]:
+        """Return the inputs of the layers with masks of blocks, where the mask is more than causality."""
+        architecture = self.architecture
+        window = architecture.window if architecture.window_layers else None
+        texts = torch.zeros_like(ids) if documents is None else documents
+        if documents is not None:
+            full = full[0], flex.visible_blocks(texts, causal=architecture.causal)
+        if window is not None and window < ids.shape[1]:
+            windowed = windowed[0], flex.visible_blocks(texts, causal=architecture.causal, window=window)
+        elif documents is not None:
+            windowed = windowed[0], full[1]
+        return full, windowed
 
 
 @lru_cache
@@ -423,7 +461,7 @@ class Layer(nn.Module):
         self,
         states: Float[Tensor, "B T D"],
         turn: Turn | None,
-        visible: Tensor | None,
+        visible: Tensor | flex.VisibleBlocks | None,
         cache: KeysAndValues | None,
         attention: Attention | None = None,
     ) -> Float[Tensor, "B T D"]:
@@ -477,7 +515,7 @@ class SelfAttention(nn.Module):
         self,
         states: Float[Tensor, "B T D"],
         turn: Turn | None,
-        visible: Tensor | None,
+        visible: Tensor | flex.VisibleBlocks | None,
         cache: KeysAndValues | None,
         attention: Attention | None = None,
     ) -> Float[Tensor, "B T D"]:

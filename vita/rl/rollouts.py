@@ -151,7 +151,7 @@ class Rollouts:
         scores = torch.tensor(
             [math.nan if reward is None else reward for reward in rewards.total], device=answers.ids.device
         )
-        rows = max(1, self.trainer.training.micro_batch_tokens // max(1, answers.mask.shape[1]))
+        rows = max(1, self.trainer.micro_tokens // max(1, answers.mask.shape[1]))
         policy = self.trainer.learner.model
         assert isinstance(policy, Transformer)
         old = token_stats_in_chunks(policy, answers.ids, answers.mask, rows=rows)

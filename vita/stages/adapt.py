@@ -142,7 +142,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             if shards
         }
         trained = run.train(
-            trainer, batches, evaluate=lambda trainer: _evaluate(heldout, trainer), tokens_per_step=rows * length
+            trainer,
+            batches,
+            evaluate=lambda trainer: _evaluate(heldout, trainer),
+            tokens_per_step=rows * length,
+            prefetch=True,
         )
     if original is None:
         return Draft(Model, context.scratch, {})

@@ -134,7 +134,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             return figures | by_source.evaluate(trainer) if by_source else figures
 
         evaluate = evaluate_text if heldout else None
-        trained = run.train(trainer, batch, evaluate=evaluate, tokens_per_step=rows * length)
+        trained = run.train(trainer, batch, evaluate=evaluate, tokens_per_step=rows * length, prefetch=True)
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 

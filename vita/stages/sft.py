@@ -108,7 +108,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         batches = _Batches(config, dialogues.train, replay, rank=world.rank, size=world.size)
         heldout = _HeldOut.of(dialogues.heldout, rank=world.rank, size=world.size)
         evaluate = heldout.evaluate if heldout else None
-        trained = run.train(trainer, batches, evaluate=evaluate, tokens_per_step=config.batch_size * length)
+        tokens = config.batch_size * length
+        trained = run.train(trainer, batches, evaluate=evaluate, tokens_per_step=tokens, prefetch=True)
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 

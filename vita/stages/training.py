@@ -122,6 +122,7 @@ class TrainingRun:
         evaluate: Callable[[Trainer], Mapping[str, float]] | None = None,
         hooks: Sequence[EvalHook] = (),
         tokens_per_step: int = 0,
+        prefetch: bool = False,
         should_stop: Callable[[Mapping[str, Any]], bool] = lambda row: False,
         steps_per_round: int = 1,
         emit: Emit | None = None,
@@ -130,7 +131,8 @@ class TrainingRun:
         """Train to the end of the schedule, with evaluations before the first step and at the interval of the settings.
 
         Checkpoints are written at the end of a round of `steps_per_round` steps. `select_model` returns the model to
-        save from the trained one. `should_stop` gets the metrics of a step and ends the training early.
+        save from the trained one. `should_stop` gets the metrics of a step and ends the training early. `prefetch`
+        prepares batches in a thread on a GPU; they must depend on the step only.
         """
         from vita.nn import hf
         from vita.nn.adapters.attach import adapter_of
@@ -149,6 +151,7 @@ class TrainingRun:
             tokens_per_step=tokens_per_step,
             flops_per_token=self.flops_per_token,
             should_stop=should_stop,
+            prefetch=prefetch,
             stop_rules=settings.stop_when,
             start_from=None if settings.start_from is None else Path(settings.start_from),
             checkpoint_seconds=settings.checkpoint_seconds,
@@ -212,11 +215,14 @@ class TrainingRun:
 
     def _predict_memory(self, trainer: Trainer, tokens_per_step: int) -> None:
         """Record the predicted peak of the memory; `peak_memory_bytes` is the measured one."""
+        import torch
+
         from vita.design.tuning_memory import tuning_memory
+        from vita.train.hardware import logit_bytes
 
         if trainer.world.processes > 1 or not tokens_per_step:
             return
-        tokens = min(tokens_per_step, trainer.training.micro_batch_tokens)
+        tokens = min(tokens_per_step, trainer.micro_tokens)
         number_bytes = trainer.precision.dtype.itemsize
         state = sum(tensor.numel() * tensor.element_size() for tensor in trainer.optimizer.state().values())
         memory = tuning_memory(
@@ -225,6 +231,7 @@ class TrainingRun:
             number_bytes=number_bytes,
             optimizer=state,
             recomputes=self.training.recompute_activations,
+            logit_bytes=logit_bytes(torch.device(trainer.world.device)),
         )
         total = memory["total"] + self._other_memory
         self.context.record["predicted_memory"] = {**memory, "other": self._other_memory, "total": total}

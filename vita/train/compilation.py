@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,38 +23,69 @@ def should_compile(model: Transformer, settings: StepSettings, *, device: str, f
     """Decide by the settings and the operations of the run; raise `ConfigError` if `compile: yes` is impossible."""
     if settings.compile == "no":
         return False
-    if problem := _obstacle(model, settings):
+    if problem := obstacle(model, settings, device):
         if settings.compile == "yes":
             raise ConfigError("compile", problem, hint="set `compile: no`")
         return False
     if settings.compile == "yes":
-        if not _can_compile(device):
+        if not can_compile(device):
             hint = "install a C++ compiler and Python's headers, or set `compile: no`"
             raise ConfigError("compile", "this machine cannot compile", hint=hint)
         return True
     pays = flops >= MIN_COMPILE_FLOPS.get(torch.device(device).type, float("inf"))
-    return pays and _can_compile(device)
+    return pays and can_compile(device)
 
 
-def _obstacle(model: Transformer, settings: StepSettings) -> str | None:
+def obstacle(model: Transformer, settings: StepSettings, device: str) -> str | None:
     """Return the reason why the model cannot be compiled, or None."""
     adapter = adapter_of(model)
     if adapter and (adapter.config.dropout or adapter.quantization.kind != "none"):
         return "an adapter with dropout or a quantized base cannot be compiled"
-    if settings.recompute_activations:
+    if settings.recompute_activations and not compiles_by_layer(device):
         return "cannot be combined with `recompute_activations`"
     if model.architecture.experts:  # the number of tokens of an expert differs between batches
         return "a mixture of experts cannot be compiled"
     return None
 
 
+def compiles_by_layer(device: str) -> bool:
+    """Return True if layers and the loss are compiled by themselves on this device.
+
+    A GPU runs the layers one after the other anyway, and the first step of a model of 12 layers came after more than
+    130 seconds when it was compiled as a whole. On a CPU the compiler of the whole model saves passes over memory.
+    """
+    return torch.device(device).type == "cuda"
+
+
+MAX_VARIANTS = 64
+"""Maximum number of variants of a compiled function: shapes of micro-batches, layers with windows, and stages of a life
+in one process. PyTorch's limit of 8 is for functions whose shapes change all the time."""
+
+
 def compile_layers(model: Transformer) -> None:
-    """Compile each layer by itself, because FSDP gathers and releases parameters between them."""
+    """Compile the layers by themselves; equal layers share their code.
+
+    FSDP gathers and releases parameters between layers, so it needs this too.
+    """
+    _allow_variants()
     for layer in model.model.layers:
         layer.compile(fullgraph=True, dynamic=False)
 
 
-def _can_compile(device: str) -> bool:
+@lru_cache
+def compiled_region(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is compiled by itself."""
+    _allow_variants()
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def _allow_variants() -> None:
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, MAX_VARIANTS)
+
+
+@lru_cache
+def can_compile(device: str) -> bool:
     """Return True if a small function compiles and runs; headers or a compiler may be missing."""
     if torch.device(device).type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
         return False

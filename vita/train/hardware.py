@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from vita.spine.errors import ConfigError
+from vita.train import microbatches
 from vita.train.choices import PrecisionChoice
 
 
@@ -125,6 +126,9 @@ def _finish(tensor: torch.Tensor) -> None:
 
 # -- memory
 
+LOGIT_SHARE = 128
+"""A chunk of logits takes at most this part of the memory of a GPU; its loss needs six times as much in bfloat16."""
+
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # the names of malloc.h
@@ -137,6 +141,16 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, 2**31 - 1), mallopt(_TOP_PAD, _STEP)])
+
+
+def logit_bytes(device: torch.device) -> int:
+    """Return the maximum bytes of a chunk of logits in the loss, in the matmul dtype.
+
+    On a GPU it is a share of its memory, for few large kernels instead of many small ones.
+    """
+    if device.type != "cuda":
+        return microbatches.LOGIT_BYTES
+    return max(microbatches.LOGIT_BYTES, torch.cuda.get_device_properties(device).total_memory // LOGIT_SHARE)
 
 
 def reset_peak_memory(device: str) -> None:

@@ -15,11 +15,13 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import torch
 
 from vita.spine.disk import explain_disk, write_atomically
 from vita.spine.errors import ConfigError, StoreError
@@ -28,6 +30,8 @@ from vita.spine.interrupts import Interruption, deferred_interrupts
 from vita.train.checkpoint import Checkpoint, Checkpoints
 from vita.train.checkpoint import read as read_checkpoint
 from vita.train.hardware import matmul_peak, memory_in_use, peak_memory, reset_peak_memory
+from vita.train.peaks import device_peak
+from vita.train.prefetch import PrefetchedBatches
 from vita.train.run_control import Action, RunControl, wait_for_control
 from vita.train.run_files import CHECKPOINTS, METRICS
 from vita.train.stop_rules import StopRule, stop_reason
@@ -77,6 +81,7 @@ def train(
     emit: Emit,
     hooks: Sequence[EvalHook] = (),
     tokens_per_step: int = 0,
+    prefetch: bool = False,
     flops_per_token: float = 0.0,
     should_stop: Callable[[Mapping[str, Any]], bool] = lambda row: False,
     stop_rules: Sequence[StopRule] = (),
@@ -90,12 +95,16 @@ def train(
     Every process calls it; the leading process writes. The run ends early when `should_stop` returns True for the
     metrics of the last step, or a rule of `stop_rules` applies. Without a checkpoint in `folder`, the run starts with
     the checkpoint in `start_from`. `checkpoint_seconds` limits the work that a crash costs and does not affect the
-    result. Another process can pause and stop the run (`vita.train.run_control`).
+    result. Another process can pause and stop the run (`vita.train.run_control`). With `prefetch`, the next batch is
+    prepared in a thread on a GPU; it requires that `batches` depends on the step only.
 
     SIGINT or SIGTERM in any process ends the run after the current step (after the next multiple of
     `checkpoint_steps`) with a checkpoint and a `KeyboardInterrupt`; a second signal ends it at once.
     """
-    with deferred_interrupts() as interruption:
+    steps, device = trainer.training.schedule.steps, trainer.world.device
+    with deferred_interrupts() as interruption, ExitStack() as resources:
+        if prefetch and torch.device(device).type == "cuda":
+            batches = resources.enter_context(PrefetchedBatches(batches, steps=steps, device=device))
         return _train(
             trainer,
             batches,
@@ -180,7 +189,12 @@ def _train(
         checkpoints.settle()  # complete a checkpoint write that is in progress
         metrics.close()
     curve = [{name: value for name, value in row.items() if name not in TIMING_METRICS} for row in metrics.rows()]
-    record = {**trainer.numerics(), **throughput.record(), "resumed_at_step": resumed}
+    record = {
+        **trainer.numerics(),
+        "micro_batch_tokens": trainer.micro_tokens,
+        **throughput.record(),
+        "resumed_at_step": resumed,
+    }
     if stopped is not None:
         emit("note", text=f"stopped by a rule after step {trainer.done} of {steps}: {stopped}", level="status")
     return TrainResult(trainer.done, trainer.step_filter.skipped, curve, record, stopped)
@@ -331,6 +345,7 @@ class _Throughput:
         probes = self.flops > 0 and trainer.training.schedule.steps - trainer.done >= PROBE_STEPS
         self.device = trainer.world.device
         self.peak = matmul_peak(trainer.precision.dtype, device=self.device) if probes else 0.0
+        self.datasheet = device_peak(self.device, trainer.precision.dtype)
         reset_peak_memory(self.device)  # after the measurement above, whose matrices do not belong to the training
         self._start = self._last = time.perf_counter()
         self._cpu_start = time.process_time()
@@ -389,6 +404,9 @@ class _Throughput:
             record["tokens_per_second"] = round(self.tokens / seconds, 1)
         if self.peak:
             record |= {"matmul_peak": round(self.peak), "mfu": round(self.flops / seconds / self.peak, 4)}
+        if self.flops and self.datasheet:
+            stated = self.datasheet.flops_per_second
+            record |= {"datasheet_peak": round(stated), "datasheet_mfu": round(self.flops / seconds / stated, 4)}
         return record
 
 

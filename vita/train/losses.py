@@ -15,6 +15,8 @@ from torch import Tensor
 
 from vita.nn.row_sums import add_rows
 from vita.nn.transformer import OutputHead, Transformer
+from vita.train.compilation import compiled_region
+from vita.train.hardware import logit_bytes
 from vita.train.microbatches import loss_chunk_size
 
 # B batch, T position, D width, V vocabulary, N positions of all rows, C those of a chunk
@@ -70,7 +72,7 @@ def next_token(
         divided = hidden.flatten(0, 1), head, targets.flatten(), weights.flatten()
         return LossSums(*head.division.cross_entropy(*divided, z_loss=z_loss), weights.sum())
     flat = hidden.flatten(0, 1), head.weight, targets.flatten(), weights.flatten()
-    loss, correct = _LinearCrossEntropy.apply(*flat, z_loss, head.scale, head.softcap)
+    loss, correct = _LinearCrossEntropy.apply(*flat, z_loss, head.scale, head.softcap, head.compiles)
     return LossSums(loss, correct, weights.sum())
 
 
@@ -92,18 +94,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
         z_loss: float,
         scale: float,
         softcap: float | None,
+        compiles: bool,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         needed, head_needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[1]
         cast_head = head.to(hidden.dtype)
-        size = loss_chunk_size(len(hidden), vocabulary=len(head), number_bytes=hidden.element_size())
+        size = loss_chunk_size(
+            len(hidden),
+            vocabulary=len(head),
+            number_bytes=hidden.element_size(),
+            logit_bytes=logit_bytes(hidden.device),
+        )
         losses, correct, grad_hidden, grad_head = [], [], [], None
         plain = scale == 1.0 and softcap is None
         output_head = OutputHead(cast_head, scale, softcap)
+        chunk_loss = compiled_region(_chunk_loss) if compiles else _chunk_loss
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             chunk = hidden[part], targets[part], weights[part], z_loss, needed, head_needed
             loss, chunk_correct, hidden_gradient, head_gradient = (
-                _chunk_loss(cast_head, *chunk) if plain else _scaled_chunk_loss(output_head, *chunk)
+                chunk_loss(cast_head, *chunk) if plain else _scaled_chunk_loss(output_head, *chunk)
             )
             losses.append(loss)
             correct.append(chunk_correct)
@@ -121,7 +130,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradient = gradients[0]
         by_hidden = grad_hidden * gradient.to(grad_hidden.dtype)
         by_head = None if grad_head is None else grad_head * gradient.to(grad_head.dtype)
-        return by_hidden, by_head, None, None, None, None, None
+        return by_hidden, by_head, None, None, None, None, None, None
 
 
 def _chunk_loss(

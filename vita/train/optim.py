@@ -225,7 +225,8 @@ class AdamW:
         step: int,
     ) -> None:
         # PyTorch's kernel increments the step before its use, and needs one step tensor per weight.
-        counts = [torch.tensor(float(step - 1), device=weight.device) for weight in weights]
+        # Filled on the device: a copy from the host would wait for it.
+        counts = [*torch.full((len(weights),), float(step - 1), device=weights[0].device).unbind()]
         adamw(
             [*weights],
             [*gradients],

@@ -48,8 +48,9 @@ class StepSettings(RouterSettings):
 
     max_grad_norm: PositiveFloat = 1.0
     """Maximum gradient norm over all parameters; larger gradients are clipped to it."""
-    micro_batch_tokens: Count = MICRO_TOKENS
-    """Number of tokens per micro-batch. A smaller number needs less memory and does not change the result."""
+    micro_batch_tokens: Count | Auto = MICRO_TOKENS
+    """Number of tokens per micro-batch. A smaller number needs less memory and does not change the result. `auto`
+    measures on a GPU how many fit in its memory, with one process; elsewhere it is the default."""
     recompute_activations: bool = neutral(False)
     """Compute the activations of each layer again in the backward pass. This needs much less memory and about a third
     more time, and does not change the result."""
@@ -65,6 +66,11 @@ class StepSettings(RouterSettings):
     """Layout of several processes, such as `{tensor: 2}`: numbers of processes along the axes `replicate`, `shard`,
     `tensor`, `context` and `expert`. By default, all processes shard the model (FSDP). The layout is not part of the
     identity of a run, so that a run can continue with another one."""
+
+    @property
+    def planned_micro_tokens(self) -> int:
+        """Tokens per micro-batch before a measurement: the setting, or the default with `auto`."""
+        return MICRO_TOKENS if self.micro_batch_tokens == "auto" else self.micro_batch_tokens
 
 
 class OptimizerSettings(Settings):
@@ -211,7 +217,8 @@ class TextSettings(Settings):
 
     document_mask: Masking = "auto"
     """Restrict the attention of a token to its own document, and exclude other documents of its row, with which a model
-    learns worse. auto does so on a CPU, where it costs little; the fastest attention of a GPU takes no mask."""
+    learns worse. auto does so on a CPU, where it costs little; the fastest attention of a GPU takes no mask. With true,
+    a GPU computes the blocks of scores that contain visible keys (FlexAttention)."""
     eval_tokens: Annotated[int, Field(ge=0)] = 16384
     """Held-out tokens per evaluation; 0 evaluates on none."""
 

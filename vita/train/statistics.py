@@ -46,7 +46,7 @@ def parameter_statistics(trainer: Trainer) -> dict[str, float]:
     figures: dict[str, float] = {}
     for part, parameters in groups.items():
         if any(parameter.grad is not None for parameter in parameters.values()):
-            figures[f"gradient_norm/{part}"] = gradient_norm(parameters, trainer.layouts, trainer.world)
+            figures[f"gradient_norm/{part}"] = gradient_norm(parameters, trainer.layouts, trainer.world).item()
         if trainer.world.processes == 1:
             count = sum(parameter.numel() for parameter in parameters.values())
             norm = torch.nn.utils.get_total_norm(parameters.values()).item()

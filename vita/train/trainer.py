@@ -25,11 +25,13 @@ from vita.nn.attention import Attention
 from vita.nn.blocked import blocked
 from vita.nn.experts import CORRECTION, ExpertRouter
 from vita.nn.transformer import Decoder, SelfAttention, Transformer
-from vita.train.compilation import compile_layers, should_compile
+from vita.train.block_masks import has_block_kernels, use_block_masks
+from vita.train.compilation import compile_layers, compiles_by_layer, should_compile
 from vita.train.determinism import summation_order
 from vita.train.fingerprint import fingerprint_of
 from vita.train.hardware import choose_precision, keep_freed_memory
 from vita.train.losses import Loss, Tensors
+from vita.train.micro_batch_search import largest_micro_batch, memory_meter
 from vita.train.microbatches import micro_batch_size
 from vita.train.optim import Optimizer, OptimizerConfig, parameter_role
 from vita.train.parallel.boxes import TensorLayout
@@ -109,6 +111,7 @@ class Trainer:
             torch.set_num_threads(threads)
         self.precision = choose_precision(self.world.device, training.precision)
         self.compiled = should_compile(model, training, device=self.world.device, flops=flops)
+        by_layer = self.compiled and (self.world.uses_fsdp or compiles_by_layer(self.world.device))
         blocks = self.compiled and torch.device(self.world.device).type == "cpu"
         by_expert, by_tensor = divide_experts(model, self.world), divide_tensors(model, self.world)
         self.layouts = parameter_layouts(model, by_expert.joined(by_tensor).slices, self.world)
@@ -118,9 +121,12 @@ class Trainer:
         rounds = self.precision.dtype != torch.float32 and not self.world.uses_fsdp
         rounded = _with_rounded_matrices(model, attention=blocked if blocks else model.attention) if rounds else model
         self.context = ContextDivision(rounded, self.world)
+        if has_block_kernels(rounded, self.world):
+            use_block_masks(rounded)
         learner = LossModule(rounded, loss)
-        if self.compiled and self.world.uses_fsdp:
+        if by_layer:
             compile_layers(rounded)
+            rounded.compiles_loss = compiles_by_layer(self.world.device)
         shard(learner, rounded, self.world, dtype=self.precision.dtype)
         if pending and self.world.uses_fsdp:
             materialize(learner, model, self.layouts, self.world, source=pending)
@@ -134,8 +140,11 @@ class Trainer:
         for part in rounded.modules():
             if isinstance(part, Decoder):
                 part.recomputes = training.recompute_activations
-        whole = self.compiled and not self.world.uses_fsdp
+        whole = self.compiled and not by_layer
         self.run = torch.compile(learner, fullgraph=True, dynamic=False) if whole else learner
+        self.micro_tokens = training.planned_micro_tokens
+        """Maximum number of tokens of a micro-batch."""
+        self._meter = memory_meter(self.world.device) if training.micro_batch_tokens == "auto" else None
         self.optimizer = Optimizer(
             self.master_params,
             training.optimization,
@@ -152,11 +161,15 @@ class Trainer:
         """Run one optimizer step on a batch."""
         lr_scale = lr_multiplier(self.training.schedule, self.done)
         self.optimizer.clear_gradients()
-        sums = self.accumulate(batch)
-        means = {name: value / max(batch.targets, 1.0) for name, value in sums.items()}
+        self._measure_micro_batch(batch)
+        names, sums = self._accumulated(batch)
+        norms = gradient_norm(self.master_params, self.layouts, self.world).double()
+        # The only values of a step that the host reads: it decides whether to update.
+        *totals, norm = torch.cat((sums, norms[None])).tolist()
+        means = {name: value / max(batch.targets, 1.0) for name, value in zip(names, totals, strict=True)}
         if batch.check:
             batch.check(means)
-        loss, norm = means.pop("loss"), self.gradient_norm()
+        loss = means.pop("loss")
         skip_reason = self._skip_reason(batch, loss, norm)
         if skip_reason is None:
             self.update(norm, lr_scale=lr_scale)
@@ -169,12 +182,12 @@ class Trainer:
 
         `loss` replaces that of the trainer, and is not compiled.
         """
-        with summation_order(self.training.determinism, compiled=self.compiled):
-            return self._gradients(batch, loss)
+        names, sums = self._accumulated(batch, loss)
+        return dict(zip(names, sums.tolist(), strict=True))
 
     def gradient_norm(self) -> float:
         """Return the norm of the gradients of all parameters together."""
-        return gradient_norm(self.master_params, self.layouts, self.world)
+        return gradient_norm(self.master_params, self.layouts, self.world).item()
 
     def update(self, norm: float, *, lr_scale: float) -> None:
         """Update the weights from gradients of norm `norm`, which is limited to `max_grad_norm`."""
@@ -234,7 +247,8 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Return the state that is not in tensors."""
-        return {"step": self.done, "updates": self.optimizer.steps, "guard": self.step_filter.state()}
+        state = {"step": self.done, "updates": self.optimizer.steps, "guard": self.step_filter.state()}
+        return state | {"micro_tokens": self.micro_tokens}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -249,6 +263,8 @@ class Trainer:
         for name, buffer in self._corrections().items():
             buffer.copy_(by_kind["buffer"][name])
         self.step_filter.load(state["guard"])
+        if self.training.micro_batch_tokens == "auto" and "micro_tokens" in state:
+            self.micro_tokens, self._meter = state["micro_tokens"], None  # another size would change the last bits
         self.done = state["step"]
         self._update_rounded_copies()
 
@@ -295,7 +311,40 @@ class Trainer:
 
     # -- parts of a step
 
-    def _gradients(self, batch: StepBatch, function: Loss | None) -> dict[str, float]:
+    def _accumulated(self, batch: StepBatch, function: Loss | None = None) -> tuple[list[str], Tensor]:
+        """Accumulate gradients; return the names and the sums of the metrics, [metrics] in float64 on the device."""
+        with summation_order(self.training.determinism, compiled=self.compiled):
+            return self._gradients(batch, function)
+
+    def _measure_micro_batch(self, batch: StepBatch) -> None:
+        """Find the largest micro-batch before the first step, with `micro_batch_tokens: auto`."""
+        if self._meter is None or self.world.processes > 1:
+            return
+        meter, self._meter = self._meter, None
+        tokens_per_row = self._tokens_per_row(batch.tensors)
+
+        def run(rows: int) -> None:
+            part = {name: tensor[:rows].to(self.world.device) for name, tensor in batch.tensors.items()}
+            part.pop("documents", None)  # the fused kernel of causal attention stores as much without compilation
+            try:
+                # The second time the gradients of the first micro-batch are in memory, as in a step.
+                for _ in range(2):
+                    loss, _figures = self.learner(part)
+                    (0.0 * loss).backward()
+                    self._accumulate_master_gradients()
+            finally:
+                self.optimizer.clear_gradients()
+                for _master, copied in self.compute_params.values():
+                    copied.grad = None
+
+        with (
+            summation_order(self.training.determinism, compiled=self.compiled),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            rows = largest_micro_batch(len(batch.tensors["ids"]), tokens_per_row=tokens_per_row, meter=meter, run=run)
+        self.micro_tokens = rows * tokens_per_row
+
+    def _gradients(self, batch: StepBatch, function: Loss | None) -> tuple[list[str], Tensor]:
         sums: dict[str, Tensor] = {}
         rows = len(batch.tensors["ids"])
         remaining = rows
@@ -313,7 +362,11 @@ class Trainer:
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         complete_gradients(self._partial, self.master_params, self.world)
         stacked = torch.stack([value.double() for value in sums.values()])
-        return dict(zip(sums, self.world.total(stacked).tolist(), strict=True))
+        return list(sums), self.world.total(stacked)
+
+    def _tokens_per_row(self, tensors: Tensors) -> int:
+        _rows, *inner, width = tensors["ids"].shape
+        return math.prod(inner) * (width - 1) // self.world.sizes["context"]
 
     @contextmanager
     def _adapter_dropout(self, micro_batch: int) -> Iterator[None]:
@@ -337,10 +390,9 @@ class Trainer:
             copied.grad = None
 
     def _micro_batches(self, tensors: Tensors) -> Iterator[Tensors]:
-        """Yield micro-batches of equal numbers of rows, as few as `micro_batch_tokens` allows."""
-        rows, *inner, width = tensors["ids"].shape
-        tokens_per_row = math.prod(inner) * (width - 1) // self.world.sizes["context"]
-        size = micro_batch_size(rows, tokens_per_row=tokens_per_row, micro_tokens=self.training.micro_batch_tokens)
+        """Yield micro-batches of equal numbers of rows, as few as `micro_tokens` allows."""
+        rows, tokens_per_row = len(tensors["ids"]), self._tokens_per_row(tensors)
+        size = micro_batch_size(rows, tokens_per_row=tokens_per_row, micro_tokens=self.micro_tokens)
         device_tensors = {name: tensor.to(self.world.device, non_blocking=True) for name, tensor in tensors.items()}
         for start in range(0, rows, size):
             part = {name: tensor[start : start + size] for name, tensor in device_tensors.items()}

@@ -62,20 +62,20 @@ def gradient_reduction(learner: nn.Module, *, enabled: bool) -> Iterator[None]:
     yield
 
 
-def gradient_norm(parameters: Mapping[str, Tensor], layouts: Mapping[str, TensorLayout], world: ProcessMesh) -> float:
-    """Return the norm of all gradients together; the parts of all processes count once."""
+def gradient_norm(parameters: Mapping[str, Tensor], layouts: Mapping[str, TensorLayout], world: ProcessMesh) -> Tensor:
+    """Return the norm of all gradients together, on their device; the parts of all processes count once."""
     norms: dict[bool, list[Tensor]] = {False: [], True: []}
     for name, parameter in parameters.items():
         if parameter.grad is not None:
             norm = torch.linalg.vector_norm(local_shard(parameter.grad))
             norms["tensor" in layouts[name].axes].append(norm)
     if world.processes == 1:
-        return _joined_norm(norms[False], world).item()
+        return _joined_norm(norms[False], world)
     total = torch.zeros((), dtype=torch.float64, device=world.device)
     for divided, parts in norms.items():
         square = _joined_norm(parts, world).double() ** 2
         total += world.total_along(square, "tensor") if divided else square
-    return world.total_along(total, "fsdp").sqrt().item()
+    return world.total_along(total, "fsdp").sqrt()
 
 
 def _joined_norm(norms: Sequence[Tensor], world: ProcessMesh) -> Tensor:
@@ -84,7 +84,7 @@ def _joined_norm(norms: Sequence[Tensor], world: ProcessMesh) -> Tensor:
 
 def clip_gradients(parameters: Mapping[str, Tensor], *, norm: float, max_norm: float) -> None:
     """Scale all gradients so that their norm is at most `max_norm`."""
-    scale = torch.clamp(max_norm / (torch.tensor(norm) + 1e-6), max=1.0)
+    scale = torch.clamp(max_norm / (torch.tensor(norm) + 1e-6), max=1.0).item()
     for parameter in parameters.values():
         if parameter.grad is not None:
-            local_shard(parameter.grad).mul_(scale.to(parameter.grad.device))
+            local_shard(parameter.grad).mul_(scale)

@@ -1,0 +1,55 @@
+"""Compilation by layer, as on a GPU, and activations that are computed again in the backward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from tests.train.runs import batch
+from vita.testing import tiny_model
+from vita.train import compilation
+from vita.train import trainer as trainer_module
+from vita.train.compilation import compiles_by_layer, should_compile
+from vita.train.losses import language_modelling
+from vita.train.trainer import Trainer, TrainerConfig
+
+LAYERS = 4
+
+
+def trainer(**settings: object) -> Trainer:
+    config = TrainerConfig.model_validate(
+        {"schedule": {"steps": 4}, "precision": "float32", "compile": "no"} | settings
+    )
+    return Trainer(tiny_model(std=0.05, layers=LAYERS), language_modelling, config, threads=1)
+
+
+def test_activations_computed_again_change_no_bit() -> None:
+    plain, recomputing = trainer(), trainer(recompute_activations=True)
+    assert plain.accumulate(batch(0)) == recomputing.accumulate(batch(0))
+    for name, parameter in plain.master_params.items():
+        gradient, recomputed = parameter.grad, recomputing.master_params[name].grad
+        assert gradient is not None and recomputed is not None and torch.equal(gradient, recomputed), name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by the compiler of PyTorch
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # likewise
+def test_equal_layers_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two graphs: a layer, and the loss of a chunk. Losses are those without compilation."""
+    for module in (compilation, trainer_module):
+        monkeypatch.setattr(module, "compiles_by_layer", lambda device: True)
+    expected = trainer().step(batch(0)).loss
+    compiled = trainer(compile="yes", recompute_activations=True)
+    counters.clear()
+    assert compiled.step(batch(0)).loss == pytest.approx(expected, rel=1e-5)
+    assert counters["stats"]["unique_graphs"] == 2
+    torch.compiler.reset()
+
+
+def test_a_gpu_compiles_by_layer_and_permits_recomputation() -> None:
+    model, config = tiny_model(), trainer(recompute_activations=True, compile="auto").training
+    assert compiles_by_layer("cuda:0") and not compiles_by_layer("cpu")
+    assert compilation.obstacle(model, config, "cuda") is None
+    assert compilation.obstacle(model, config, "cpu") == "cannot be combined with `recompute_activations`"
+    assert not should_compile(model, config, device="cpu", flops=1e30)
