@@ -16,7 +16,7 @@ from bench.rounds import REPOSITORY, skip
 def commands(arguments: argparse.Namespace) -> list[list[str]]:
     """Return the command of each benchmark."""
     rounds = ["--rounds", str(arguments.rounds), "--threads", str(arguments.threads)]
-    training = ["bench.training_speed", *rounds, "--seconds", str(arguments.seconds)]
+    training = ["bench.pretraining", "--shapes", "256x6", *rounds, "--seconds", str(arguments.seconds)]
     if arguments.nanochat:
         training += ["--nanochat", str(arguments.nanochat)]
         training += ["--nanochat-python", arguments.nanochat_python] if arguments.nanochat_python else []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the decoder and of a step; the defaults give 6.6M parameters."""
+    """Sizes of the decoder and of a step; the defaults give 6.6M parameters.
+
+    `Shape.named("768x12")` has the sizes that Vita designs for width 768 and 12 layers, in the architecture of Qwen3.
+    """
 
     vocabulary: int = 4096
     width: int = 256
@@ -27,6 +30,21 @@ class Shape:
     feedforward: int = 640
     context: int = 256
     rows: int = 16
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """Return the shape WIDTHxLAYERS with heads of 64, a vocabulary of 8,192 and 8,192 tokens per step."""
+        width, layers = map(int, name.split("x"))
+        context = 512 if width <= 512 else 1024
+        return cls(
+            vocabulary=8192,
+            width=width,
+            layers=layers,
+            heads=width // 64,
+            feedforward=-(-8 * width // 192) * 64,
+            context=context,
+            rows=8192 // context,
+        )
 
     @property
     def tokens(self) -> int:
@@ -47,8 +65,11 @@ class Trainer:
     dtype: str
 
 
-def vita(shape: Shape, *, dtype: str, compiled: str = "yes") -> Trainer:
-    """The `Trainer` of Vita with Muon and AdamW, as in the stage `pretrain`; "auto" selects the precision."""
+def vita(shape: Shape, *, dtype: str, compiled: str = "yes", document: int = 0) -> Trainer:
+    """The `Trainer` of Vita with Muon and AdamW, as in the stage `pretrain`; "auto" selects the precision.
+
+    With `document`, attention is restricted to documents of that number of tokens.
+    """
     from vita.nn.architecture import Architecture
     from vita.nn.init import initialize
     from vita.nn.transformer import Transformer
@@ -77,7 +98,10 @@ def vita(shape: Shape, *, dtype: str, compiled: str = "yes") -> Trainer:
     )
 
     def step(ids: Tensor) -> float:
-        return trainer.step(StepBatch({"ids": ids}, targets=ids[:, 1:].numel())).loss
+        tensors = {"ids": ids}
+        if document:
+            tensors["documents"] = (torch.arange(ids.numel()) // document).view_as(ids)
+        return trainer.step(StepBatch(tensors, targets=ids[:, 1:].numel())).loss
 
     flops = shape.flops_per_token(architecture.matrix_parameters())
     return Trainer(step, _count(model), flops, trainer.precision.name)
@@ -131,8 +155,8 @@ def plain(shape: Shape, *, dtype: str, compiled: bool = False) -> Trainer:
 def nanochat(shape: Shape, *, dtype: str) -> Trainer:
     """The model of a nanochat checkout with its Muon and AdamW, compiled as in its training script.
 
-    The environment sets the dtype (NANOCHAT_DTYPE). The model is larger (10.0M parameters) because of its value
-    embeddings, and its feed-forward part has two matrices of four times the width.
+    The environment sets the dtype (NANOCHAT_DTYPE). The model has more parameters because of its value embeddings, and
+    its feed-forward part has two matrices of four times the width.
     """
     from nanochat.gpt import GPT, GPTConfig  # type: ignore[import-not-found]
 
@@ -189,6 +213,7 @@ def _count(model: torch.nn.Module) -> int:
 
 TRAINERS: dict[str, Callable[[Shape], Trainer]] = {
     "vita": partial(vita, dtype="auto"),
+    "vita masked": partial(vita, dtype="auto", document=600),
     "vita not compiled": partial(vita, dtype="auto", compiled="no"),
     "vita fp32": partial(vita, dtype="float32"),
     "transformers fp32": partial(transformers, dtype="float32"),
