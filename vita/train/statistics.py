@@ -98,6 +98,8 @@ def observed_activations(trainer: Trainer) -> Iterator[ActivationStatistics]:
 
     def hook_of(layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def add_output(module: nn.Module, inputs: Any, output: Any) -> None:
+            if torch.is_inference_mode_enabled():
+                return  # generation, whose passes depend on what was generated before, as in a resumed run
             statistics.add(layer, output[0] if isinstance(output, tuple) else output)
 
         return add_output
