@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from vita.nn.attention import AttentionOptions, causal_within, in_window, plain, within
 from vita.nn.flex import BLOCK, block_maps, flex, key_range, visible_blocks
 from vita.nn.transformer import SelfAttention
 from vita.testing import tiny_model
 from vita.train.block_masks import has_block_kernels, use_block_masks
+from vita.train.compilation import compile_layers
 from vita.train.parallel.mesh import ProcessMesh
 
 LENGTH = 300
@@ -67,13 +69,21 @@ def test_attention_equals_the_formula(causal: bool, window: int | None, softcap:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by the compiler of PyTorch
-def test_the_compiled_kernel_computes_the_marked_blocks() -> None:
+def test_compiled_layers_compute_the_marked_blocks_of_any_mask_with_one_graph() -> None:
     """Uncompiled, FlexAttention ignores the lists of blocks; the compiled kernel reads nothing else."""
-    compiled = torch.compile(flex, dynamic=False)
-    blocks = visible_blocks(documents(), causal=True, window=200)
+    model = tiny_model(std=0.1, context=LENGTH, head_dim=16, window=40, window_layers=[0])
+    ids = torch.randint(model.architecture.vocabulary, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+    texts = [documents(), documents().flip(0)]
     with torch.no_grad():
-        mixed = compiled(*states(), blocks, AttentionOptions())
-    torch.testing.assert_close(mixed, plain(*states(), dense_mask(causal=True, window=200)), rtol=1e-5, atol=1e-5)
+        expected = [model.hidden(ids, documents=numbers) for numbers in texts]
+        use_block_masks(model)
+        compile_layers(model)
+        counters.clear()
+        outputs = [model.hidden(ids, documents=numbers) for numbers in texts]
+    for output, reference in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, reference, rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1
+    torch.compiler.reset()
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

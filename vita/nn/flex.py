@@ -119,7 +119,7 @@ def flex(
 def _compiled_kernel() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    return torch.compile(flex_attention)
 
 
 def _limit(softcap: float) -> Callable[..., Tensor]:
