@@ -12,6 +12,7 @@ from vita.train import compilation
 from vita.train import trainer as trainer_module
 from vita.train.compilation import compiles_by_layer, should_compile
 from vita.train.losses import language_modelling
+from vita.train.statistics import observed_activations
 from vita.train.trainer import Trainer, TrainerConfig
 
 LAYERS = 4
@@ -36,14 +37,22 @@ def test_activations_computed_again_change_no_bit() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by the compiler of PyTorch
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # likewise
 def test_equal_layers_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two graphs: a layer, and the loss of a chunk. Losses are those without compilation."""
+    """Two graphs for a step, a layer and the loss of a chunk, and two for all evaluations with observed activations.
+
+    Losses are those without compilation.
+    """
     for module in (compilation, trainer_module):
         monkeypatch.setattr(module, "compiles_by_layer", lambda device: True)
     expected = trainer().step(batch(0)).loss
-    compiled = trainer(compile="yes", recompute_activations=True)
+    compiled = trainer(compile="yes")
     counters.clear()
     assert compiled.step(batch(0)).loss == pytest.approx(expected, rel=1e-5)
     assert counters["stats"]["unique_graphs"] == 2
+    for _ in range(2):
+        with observed_activations(compiled) as activations:
+            compiled.evaluate(iter([batch(1)]))
+        assert len(activations.figures()) == LAYERS
+    assert counters["stats"]["unique_graphs"] == 4
     torch.compiler.reset()
 
 

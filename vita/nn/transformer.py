@@ -328,6 +328,8 @@ class Decoder(nn.Module):
         """True to pass masks of blocks to the layers, whose attention is `flex`, instead of dense masks."""
         self.recomputes = False
         """True to compute the activations of each layer again in the backward pass, which saves memory."""
+        self.observer: Callable[[int, Tensor], None] | None = None
+        """Called with the index and the output of each layer. A hook would be compiled with its layer, every time."""
 
     def reset_tables(self) -> None:
         """Compute the tables that are not saved; called after `to_empty` of a model on the meta device."""
@@ -368,6 +370,8 @@ class Decoder(nn.Module):
                 states = checkpoint(layer, states, *inputs, cache, attention, use_reentrant=False)
             else:
                 states = layer(states, *inputs, cache, attention)
+            if self.observer is not None:
+                self.observer(index, states)
         return self.norm(states) if self.architecture.has_final_norm else states
 
     def _embed(

@@ -11,9 +11,8 @@ They read values that a step or an evaluation computes in any case, and do not c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,22 +93,19 @@ class ActivationStatistics:
 def observed_activations(trainer: Trainer) -> Iterator[ActivationStatistics]:
     """Record the outputs of some layers while the model computes."""
     statistics = ActivationStatistics(trainer)
-    layers = list(trainer.learner.model.model.layers)
+    decoder = trainer.learner.model.model
+    observed = frozenset(observed_layers(len(decoder.layers)))
 
-    def hook_of(layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        def add_output(module: nn.Module, inputs: Any, output: Any) -> None:
-            if torch.is_inference_mode_enabled():
-                return  # generation, whose passes depend on what was generated before, as in a resumed run
-            statistics.add(layer, output[0] if isinstance(output, tuple) else output)
+    def add_output(layer: int, states: Tensor) -> None:
+        # Passes of generation depend on what was generated before, in a resumed run too.
+        if layer in observed and not torch.is_inference_mode_enabled():
+            statistics.add(layer, states)
 
-        return add_output
-
-    handles = [layers[layer].register_forward_hook(hook_of(layer)) for layer in observed_layers(len(layers))]
+    decoder.observer = add_output
     try:
         yield statistics
     finally:
-        for handle in handles:
-            handle.remove()
+        decoder.observer = None
 
 
 def observed_layers(count: int) -> list[int]:
