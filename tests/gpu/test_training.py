@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,24 @@ def test_a_measured_micro_batch_is_the_whole_small_batch_and_changes_no_loss() -
 def test_prefetched_batches_are_pinned() -> None:
     with PrefetchedBatches(batch, steps=2, device=DEVICE) as batches:
         assert all(batches(step).tensors["ids"].is_pinned() for step in range(2))
+
+
+@cuda_only
+def test_the_host_waits_for_the_device_once_per_step() -> None:
+    training = TrainerConfig.model_validate({"schedule": {"steps": 4}, "precision": "bfloat16", "compile": "no"})
+    trainer = Trainer(tiny_model(std=0.05), language_modelling, training, world=ProcessMesh(device=DEVICE))
+    with PrefetchedBatches(batch, steps=4, device=DEVICE) as batches:
+        trainer.step(batches(0))
+        next_batch = batches(1)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                trainer.step(next_batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [str(warning.message) for warning in caught if "synchronizing" in str(warning.message)]
+    assert len(waits) == 1, waits
 
 
 @pytest.mark.parametrize("determinism", ["exact", "fast"])
