@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_documents_and_decisions_are_written_to_the_folder(vita: Vita, tmp_path:
     assert code == 0 and "8 training, 2 held-out, 3 dropped documents" in " ".join(out.split()), err
     folder = tmp_path / "clean"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "dropped", "heldout", "report.html", "report.json", "report.md", "train",
+        "croissant.json", "dropped", "figures", "heldout", "report.html", "report.json", "report.md", "train",
     ]  # fmt: skip
     read = rows if form == "jsonl" else parquet_rows
     train, held_out, dropped = (read(folder / name) for name in ("train", "heldout", "dropped"))
@@ -48,8 +49,41 @@ def test_documents_and_decisions_are_written_to_the_folder(vita: Vita, tmp_path:
     assert decisions == {
         "copy": ("duplicate", ROWS[3]["text"]), "short": ("length.short", "Short."), "bad": ("no_text", ""),
     }  # fmt: skip
+    assert_croissant_describes(folder)
     code, _, err = vita("curate", "a.jsonl", "--out", "clean")
     assert code == 4 and "expected a new or empty folder" in err
+
+
+def assert_croissant_describes(folder: Path) -> None:
+    content = orjson.loads((folder / "croissant.json").read_bytes())
+    assert content["conformsTo"][0] == "http://mlcommons.org/croissant/1.0"
+    assert "8 training documents" in content["description"] and content["license"] == ["not stated"]
+    files = {entry["contentUrl"]: entry for entry in content["distribution"] if entry["@type"] == "cr:FileObject"}
+    paths = [path for name in ("train", "heldout", "dropped") for path in (folder / name).iterdir()]
+    assert sorted(files) == sorted(path.relative_to(folder).as_posix() for path in paths)
+    for path in paths:
+        entry = files[path.relative_to(folder).as_posix()]
+        assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert entry["contentSize"] == f"{path.stat().st_size} B"
+    columns = {records["name"]: [field["name"] for field in records["field"]] for records in content["recordSet"]}
+    assert columns["train"] == [f"train/{name}" for name in ("id", "text", "source", "licence", "metadata", "split")]
+    preparation = content["rai:dataPreprocessingProtocol"]
+    assert 'filter length: {"min_words":3,"max_words":0}' in preparation
+    assert [line for line in preparation if line.startswith("dropped by duplicate: 1 documents")]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_mlcroissant_validates_the_metadata_and_reads_the_documents(vita: Vita, tmp_path: Path) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant")
+    write(tmp_path / "a.jsonl", *ROWS)
+    options = ("--set", "filters=[]", "--held-out", "2", "--shards", "parquet")
+    code, _, err = vita("curate", "a.jsonl", "--out", "clean", *options)
+    assert code == 0, err
+    dataset = mlcroissant.Dataset(jsonld=tmp_path / "clean" / "croissant.json")
+    assert not dataset.metadata.ctx.issues.errors
+    texts = {row["train/text"].decode() for row in dataset.records("train")}
+    assert texts == {row["text"] for row in parquet_rows(tmp_path / "clean" / "train")} and len(texts) == 8
 
 
 def test_unknown_shards_are_refused(vita: Vita, tmp_path: Path) -> None:

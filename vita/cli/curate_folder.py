@@ -67,12 +67,14 @@ def folder_workspace(out: Path, shards: str | None) -> Workspace:
 def write_folder(workspace: Workspace, artifact: Artifact, out: Path, shards: str | None) -> None:
     """Write the corpus to the output folder, then remove the work in progress."""
     from vita.data.curation.shard_export import export_corpus
+    from vita.reporting.figures import read_report
 
     draft = out / WORK / "out"
     with writing(out):
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        export_corpus(artifact.path, draft, form="parquet" if shards == "parquet" else "jsonl")
+        form = "parquet" if shards == "parquet" else "jsonl"
+        export_corpus(artifact.path, draft, form=form, report=read_report(artifact.path).details)
         for path in sorted(draft.iterdir()):
             target = out / path.name
             if target.is_dir():

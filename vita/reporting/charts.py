@@ -97,7 +97,10 @@ def interval_chart(rows: Mapping[str, Sequence[Interval]], *, unit: str, series:
 
 
 def span_chart(rows: Mapping[str, Sequence[Span]], ticks: Sequence[tuple[float, str]]) -> str:
-    """Draw a row of coloured spans for each name, over an axis with labelled ticks."""
+    """Draw a row of coloured spans for each name, over an axis with labelled ticks.
+
+    A label is in its span where it fits, and beside it if it is the only one of its row.
+    """
     stops = [span.stop for row in rows.values() for span in row] + [position for position, _ in ticks]
     left = 14 + _LETTER * min(16, max((len(name) for name in rows), default=0))
     across = _mapping(0, max([*stops, 1e-9]), left, _RIGHT)
@@ -109,6 +112,12 @@ def span_chart(rows: Mapping[str, Sequence[Span]], ticks: Sequence[tuple[float, 
             drawing.add("rect", x=start, y=y, width=max(1.5, width - 1), height=18, fill=span.colour, title=span.label)
             if width > _LETTER * len(span.label) + 4:
                 drawing.text(start + width / 2, y + 13, span.label, anchor="middle", colour="#fff")
+            elif len(row) == 1 and (length := _LETTER * len(span.label) + 6) < max(
+                start - left, _RIGHT - start - width
+            ):
+                is_right = start + width + length < _RIGHT
+                x = start + width + 4 if is_right else start - 4
+                drawing.text(x, y + 13, span.label, anchor="start" if is_right else "end")
     end = left - 20.0
     for position, label in ticks:
         half = _LETTER * len(label) / 2

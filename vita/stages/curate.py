@@ -47,6 +47,7 @@ from vita.data.curation.text_cuts import find_cuts, with_sizes
 from vita.data.curation.text_end import hold_out_end
 from vita.data.curation.worker_pool import WorkerPool
 from vita.data.sources.read import Source, is_single_text, skipped_files, split_source
+from vita.reporting.corpus_charts import corpus_figures
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
 from vita.spine.config import Settings, neutral
@@ -175,7 +176,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     documents, size = report["documents"], report["bytes"]["read"] / 1e6
     lead = f"{documents['read']:,} documents ({size:,.2f} MB) were read, {documents['dropped']:,} dropped. "
     lead += f"{documents['train']:,} are training documents, {documents['held_out']:,} are held out."
-    write_report_pages(content, folder, title="Corpus", lead=lead)
+    training_sizes = np.concatenate([table.sizes for table in tables])[assignments.repeat_counts > 0]
+    charts = corpus_figures(report, training_sizes)
+    write_report_pages(content, folder, title="Corpus", lead=lead, content=charts)
     _record(context, report, time.monotonic() - start, workers)
     return Draft(Corpus, folder, _facts(report))
 

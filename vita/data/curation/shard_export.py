@@ -5,21 +5,24 @@ export_corpus(corpus, Path("clean"), form="parquet")
 train/00000.parquet     id, text, source, licence, metadata, split
 heldout/00000.parquet   the same columns
 dropped/00000.parquet   id, text, source, reason, detail, repeats
-report.html, report.json, report.md
+report.html, report.json, report.md, figures
+croissant.json          metadata in the Croissant format
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import orjson
 
 from vita.data.curation.corpus import TextShardWriter, dump, read_lines
+from vita.data.curation.croissant import write_croissant
 
 ShardForm = Literal["jsonl", "parquet"]
+FIGURES = "figures"
 SHARD_BYTES = 64 * 2**20
 _ROW_GROUP_BYTES = 8 * 2**20
 _COLUMNS = {
@@ -34,16 +37,23 @@ class _Writer(Protocol):
     def close(self) -> None: ...
 
 
-def export_corpus(corpus: Path, folder: Path, *, form: ShardForm) -> None:
-    """Write the documents, drops and reports of a corpus to an existing folder; equal corpora give equal files."""
+def export_corpus(corpus: Path, folder: Path, *, form: ShardForm, report: Mapping[str, Any]) -> None:
+    """Write the documents, drops and reports of a corpus to an existing folder; equal corpora give equal files.
+
+    `report` are the details of its report (`vita.data.curation.report`).
+    """
     for split, name in (("train", "train"), ("heldout", "held_out")):
         ending = f',"split":"{name}"}}'.encode()
         shards = sorted((corpus / split).glob("*.jsonl.zst"))
         lines = (line[:-1] + ending for shard in shards for line in read_lines(shard))
         _write_shards(lines, folder / split, form, _COLUMNS["documents"])
     _write_shards(read_lines(corpus / "drops.jsonl.zst"), folder / "dropped", form, _COLUMNS["drops"])
-    for report in sorted(corpus.glob("report.*")):
-        shutil.copyfile(report, folder / report.name)
+    for page in sorted(corpus.glob("report.*")):
+        shutil.copyfile(page, folder / page.name)
+    if (corpus / FIGURES).is_dir():
+        shutil.copytree(corpus / FIGURES, folder / FIGURES)
+    columns = {"train": _COLUMNS["documents"], "heldout": _COLUMNS["documents"], "dropped": _COLUMNS["drops"]}
+    write_croissant(folder, report, columns)
 
 
 def _write_shards(lines: Iterator[bytes], folder: Path, form: ShardForm, columns: tuple[str, ...]) -> None:
