@@ -126,14 +126,25 @@ class EvalResults:
         rows += [{"task": "edge_cases", **item.as_json()} for item in self.met]
         return rows
 
-    def report(self, *, model: str, settings: Mapping[str, Any], parent: str | None = None) -> ReportContent:
-        """Return the figures, samples and changed items as a report on the model; `parent` is the earlier report."""
-        details: dict[str, Any] = {"samples": [continuation.as_json() for continuation in self.continuations]}
+    def report(
+        self,
+        *,
+        model: str,
+        settings: Mapping[str, Any],
+        parent: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> ReportContent:
+        """Return the figures, samples, changed items and further details as a report on the model.
+
+        `parent` is the digest of the earlier report.
+        """
+        samples = [continuation.as_json() for continuation in self.continuations]
+        content: dict[str, Any] = {"samples": samples, **(details or {})}
         if parent:
-            details["parent"] = parent
+            content["parent"] = parent
         if self.versus:
-            details["flips"] = [flip.as_json() for flip in self.versus.flips]
-        return ReportContent.of("test", self.figures(), model=model, settings=settings, details=details)
+            content["flips"] = [flip.as_json() for flip in self.versus.flips]
+        return ReportContent.of("test", self.figures(), model=model, settings=settings, details=content)
 
     def _of_text(self, scores: list[perplexity.DocumentScore]) -> dict[str, Interval]:
         bits, value = perplexity.bits_per_byte(scores, seed=self.seed), perplexity.perplexity(scores, seed=self.seed)

@@ -115,6 +115,12 @@ def reading(contents: Contents) -> Iterator[None]:
                 file.verify()
 
 
+def current_content(path: str) -> str | None:
+    """Return the content digest of an input path in this run; None outside of a run."""
+    state = _current.get()
+    return None if state is None else state.contents.get(str(path))
+
+
 def expected_files(path: str) -> tuple[KnownFile, ...] | None:
     """Return the files of an input path at the start of the run, or None outside of a run."""
     state = _current.get()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +30,7 @@ from vita.evals import (
     tool_calls,
     world_knowledge,
 )
+from vita.evals.contamination import contamination_of, contamination_page
 from vita.evals.eval_files import InstructionFile, LabelledFile, PairFile, PositionFile, TaskFile, ToolCallFile
 from vita.evals.masked_scores import MaskedDocument
 from vita.evals.needle import NeedleSettings
@@ -51,7 +52,9 @@ from vita.stats.paired import versus
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
 
-VERSION = 4
+VERSION = 5
+LINEAGE = True
+"""The report states the contamination of the files by the curations in the lineage of the model."""
 
 T = TypeVar("T")
 
@@ -163,10 +166,13 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     folder = context.draft_folder()
     settings = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts", "instructions", "tool_calls"})
     parent = inputs.parent.digest if inputs.parent else None
-    report = results.report(model=inputs.model.digest, settings=settings, parent=parent)
+    contamination = contamination_of(config, inputs.model.digest, context)
+    details = {"contamination": [asdict(row) for row in contamination]} if contamination else {}
+    report = results.report(model=inputs.model.digest, settings=settings, parent=parent, details=details)
     results.write_items(folder / "items.jsonl.zst")
     content = page_content(results, method=_method(config) if decoder else _encoder_method(config))
-    write_report_pages(report, folder, title="Test report", lead=_LEAD, content={**content, **_inspect(config, inputs)})
+    content = {**content, **_inspect(config, inputs), **contamination_page(contamination)}
+    write_report_pages(report, folder, title="Test report", lead=_LEAD, content=content)
     return Draft(Report, folder, results.facts())
 
 
@@ -213,9 +219,11 @@ def _test_text_model(config: Config, inputs: Inputs, context: Context) -> Draft[
         details["parent"] = inputs.parent.digest
     folder = context.draft_folder()
     settings = {name: value for name, value in config.model_dump(mode="json").items() if name in ("limit", "seed")}
+    contamination = contamination_of(config, inputs.model.digest, context)
+    details |= {"contamination": [asdict(row) for row in contamination]} if contamination else {}
     report = ReportContent.of("test", figures, model=inputs.model.digest, settings=settings, details=details)
     write_items(folder / "items.jsonl.zst", results.items)
-    content = {**results.content(), **_inspect(config, inputs)}
+    content = {**results.content(), **_inspect(config, inputs), **contamination_page(contamination)}
     write_report_pages(report, folder, title="Test report", lead=_LEAD, content=content)
     facts = {
         f"{name}/{metric}": round(interval.value, 6)

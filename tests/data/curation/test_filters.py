@@ -140,6 +140,31 @@ def test_filters_are_parsed_with_their_settings() -> None:
             build(Config, {"filters": [{name: {former: 1}}]}, where="c")
 
 
+@pytest.mark.parametrize(
+    ("language", "words", "reason"),
+    [
+        ("de", "der und", None),
+        ("de", "the of", None),  # technical English is sometimes taken for another language
+        ("de", "der de", "gopher_quality.stop_words"),
+        ("fr", "der und", "gopher_quality.stop_words"),
+        ("la", "", None),  # a language without a list has no rule
+        ("unknown", "der und", "gopher_quality.stop_words"),
+        ("unknown", "the of", None),
+    ],
+)
+def test_stop_words_are_those_of_the_identified_language(language: str, words: str, reason: str | None) -> None:
+    document = Document("a", f"{distinct_words(80)} {words}", "s", None, {"language": language})
+    verdict = filter_chain("gopher_quality")(PageFeatures(document))
+    assert (verdict[0] if verdict else None) == reason
+
+
+def test_named_stop_words_apply_to_every_language() -> None:
+    chain = filter_chain({"gopher_quality": {"stop_words": ["worda", "wordb"], "min_stop_words": 2}})
+    assert chain(PageFeatures(Document("a", distinct_words(80), "s", None, {"language": "de"})))
+    document = Document("a", f"{distinct_words(80)} worda wordb", "s", None, {"language": "de"})
+    assert chain(PageFeatures(document)) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILTERS_WITH_DEFAULTS)
 @pytest.mark.parametrize("text", ["", "x", "\n\n", "the", "# " * 300, "漢字" * 100, PROSE, PROSE * 3])

@@ -63,6 +63,15 @@ _TEST_FILES = ("tasks", "instructions", "tool_calls", "labelled", "pairs")
 """Settings of the stage `test` whose files are benchmarks."""
 
 
+def files_of_test(settings: Settings) -> Iterator[tuple[str, InputPath]]:
+    """Yield (name, path) of the files of a test stage that are benchmarks."""
+    for field in _TEST_FILES:
+        value = getattr(settings, field)
+        for name, file in (value if isinstance(value, dict) else {field: value}).items():
+            for path in input_paths(file):
+                yield name, path
+
+
 def with_test_files(settings: Decontamination, tests: Iterable[Settings]) -> Decontamination:
     """Return the settings with the files of test stages as further benchmarks, named as in their settings.
 
@@ -71,14 +80,11 @@ def with_test_files(settings: Decontamination, tests: Iterable[Settings]) -> Dec
     benchmarks = dict(settings.benchmarks)
     known = {str(file.path) for file in benchmarks.values()}
     for test in tests:
-        for field in _TEST_FILES:
-            value = getattr(test, field)
-            for name, file in (value if isinstance(value, dict) else {field: value}).items():
-                for path in input_paths(file):
-                    if path not in known:
-                        known.add(path)
-                        name = f"{name}-{len(benchmarks)}" if name in benchmarks else name
-                        benchmarks[name] = BenchmarkFile(path=path)
+        for name, path in files_of_test(test):
+            if path not in known:
+                known.add(path)
+                name = f"{name}-{len(benchmarks)}" if name in benchmarks else name
+                benchmarks[name] = BenchmarkFile(path=path)
     if not benchmarks:
         raise PlanError("curate.decontaminate.tests", "no test stage of the life reads a file")
     return settings.model_copy(update={"benchmarks": benchmarks, "tests": False})

@@ -27,6 +27,7 @@ from vita.data.curation.filter_table import FILTERS as FILTERS
 from vita.data.curation.filter_table import DropReason as DropReason
 from vita.data.curation.page_features import PageFeatures, repeated_share, word_hash
 from vita.data.curation.scripts import is_alphabetic, scripts_of
+from vita.data.curation.stop_words import ENGLISH, stop_words_of
 from vita.spine.config import Settings, build
 
 
@@ -104,12 +105,13 @@ def gopher_quality(
     max_bullet_line_ratio: float = 0.9,
     max_ellipsis_line_ratio: float = 0.3,
     min_alpha_ratio: float = 0.8,
-    stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with"),
+    stop_words: tuple[str, ...] | None = None,
     min_stop_words: int = 2,
 ) -> DropReason | None:
     """Drop pages that are not prose, by word length, symbols, lists, ellipses, letters and distinct stop words.
 
-    Word length is checked only for alphabets with spaces between words, stop words only for text in their script.
+    Word length is checked only for alphabets with spaces between words. By default, the stop words are those of the
+    identified language, if it has a list (see `stop_words`); they are checked only for text in their script.
     """
     words = page.word_count
     if not words or not page.characters:
@@ -129,11 +131,7 @@ def gopher_quality(
         return DropReason("bullets", f"{share:.2f} of the lines, over {max_bullet_line_ratio}")
     if (share := _share(page.lines, lambda line: line.endswith(_ELLIPSES))) > max_ellipsis_line_ratio:
         return DropReason("ellipses", f"{share:.2f} of the lines, over {max_ellipsis_line_ratio}")
-    if page.script and page.script not in scripts_of(stop_words):
-        return None  # text in another script has other stop words
-    if (distinct := _count_distinct(stop_words, page.words.hashes, limit=min_stop_words)) < min_stop_words:
-        return DropReason("stop_words", f"{distinct} of {len(stop_words)} kinds, under {min_stop_words}")
-    return None
+    return _few_stop_words(page, stop_words, min_stop_words)
 
 
 @FILTERS.add("repetition")
@@ -169,6 +167,21 @@ DEFAULT_FILTERS = ("length", "gopher_quality", "repetition", "boilerplate")
 
 
 # -- rules of a page
+
+
+def _few_stop_words(page: PageFeatures, stop_words: tuple[str, ...] | None, minimum: int) -> DropReason | None:
+    """Return a reason if there are fewer than `minimum` distinct stop words; by default those of the language."""
+    words = stop_words_of(page.document.metadata.get("language")) if stop_words is None else stop_words
+    if not words or (page.script and page.script not in scripts_of(words)):
+        return None  # the language has no list, or the text is in another script
+    distinct = _count_distinct(words, page.words.hashes, limit=minimum)
+    if distinct >= minimum:
+        return None
+    # Technical English is sometimes taken for another language.
+    if stop_words is None and _count_distinct(ENGLISH, page.words.hashes, limit=minimum) >= minimum:
+        return None
+    return DropReason("stop_words", f"{distinct} of {len(words)} kinds, under {minimum}")
+
 
 _BULLETS = ("•", "‣", "▶", "◀", "◦", "■", "□", "▪", "▫", "–", "- ", "* ")
 _HEADING = re.compile(r"^#{1,6}(?= \S)", re.MULTILINE)
