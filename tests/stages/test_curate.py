@@ -513,6 +513,14 @@ def test_a_corpus_that_is_held_out_entirely_is_refused_with_advice(tmp_path: Pat
         run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered_rows(1)))], filters=[], held_out=1)
 
 
+def test_rows_that_cannot_be_used_and_filtered_documents_are_dropped_in_their_order(tmp_path: Path) -> None:
+    rows = [{"id": "a", "text": "Hm."}, {"id": "b", "text": 3}, {"id": "c", "text": "Hm."}, *numbered_rows(2)]
+    source = {"path": str(write(tmp_path / "in.jsonl", rows)), "on_bad_row": "drop"}
+    draft = run(tmp_path, sources=[source], filters=[{"length": {"min_words": 2}}], held_out=0)
+    assert [reason for _, reason, _ in drops(draft)][::2] == ["length.short", "length.short"]
+    assert [id for id, _, _ in drops(draft)][::2] == ["a", "c"]
+
+
 def test_a_bad_row_stops_the_run_and_the_error_gives_its_position(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"text": "One."}, {"title": "Two."}])
     with pytest.raises(DataError, match=r"a\.jsonl, row 2: expected a text field .*, got only the fields title"):

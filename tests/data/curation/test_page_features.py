@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vita.data.content import normalize_text
 from vita.data.curation import page_features as module
-from vita.data.curation.page_features import PageFeatures, repeated_share, word_hash
+from vita.data.curation.page_features import PageFeatures, page_batch, repeated_share, word_hash
 from vita.data.records import Document
 
 TEXTS = st.text(alphabet="abzAZ019-.#é漢ß \n\t", max_size=400)
@@ -92,3 +93,16 @@ def test_repeats_are_counted_after_the_first_occurrence() -> None:
     assert repeated_share(["aa", "b", "aa", "aa"]) == (0.5, 4 / 7)
     assert repeated_share(["a", "b"]) == (0.0, 0.0)
     assert repeated_share([]) == (0.0, 0.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(alphabet="aB é\n\u3000中1-", max_size=40), min_size=1, max_size=6))
+def test_pages_of_a_batch_have_the_features_of_single_pages(texts: list[str]) -> None:
+    documents = [(Document(str(number), text, "s"), text.encode()) for number, text in enumerate(texts)]
+    for page, (document, data) in zip(page_batch(documents), documents, strict=True):
+        single = PageFeatures(document, data)
+        for column, expected in zip(page.words, single.words, strict=True):
+            assert np.array_equal(column, expected)
+        for n in (1, 2, 5):
+            assert np.array_equal(page.runs(n), single.runs(n))
+            assert np.array_equal(page.run_lengths(n), single.run_lengths(n))

@@ -23,7 +23,7 @@ from vita.data.curation.encoding_repair import repair_encoding
 from vita.data.curation.filter_stats import DocumentCount, FilterStats
 from vita.data.curation.filters import FilterChain, FilterUse
 from vita.data.curation.language import Languages, identify_language
-from vita.data.curation.page_features import PageFeatures
+from vita.data.curation.page_features import PageFeatures, page_batch
 from vita.data.curation.part_files import PartWriter
 from vita.data.curation.personal_data import PersonalData, PersonalDataScanner
 from vita.data.curation.shingles import SketchOptions
@@ -34,6 +34,8 @@ from vita.data.sources.readers import DAMAGED_FILE, PART_BYTES, Row, cut_parts
 
 BATCH_BYTES = 2**21
 """Bytes of text that are processed at once; limits the memory of the arrays."""
+PAGE_BYTES = 2**16
+"""Bytes of text whose words are computed at once for the filters; longer documents are computed alone."""
 _OTHER_REASONS = ("empty", "erased", "contaminated")
 _DOCUMENTS_PER_TICK = 200  # documents between two calls of `tick`
 
@@ -116,14 +118,14 @@ def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]
             nonlocal row
             row = converted
 
-        rows = documents(job.source_slice, dropped=slice_filter.drop, converted=note_row)
+        rows = documents(job.source_slice, dropped=slice_filter.drop_row, converted=note_row)
         for document in _without_long_texts(rows):
             slice_filter.add(document, row)
             unreported += 1
             if unreported == _DOCUMENTS_PER_TICK:
                 tick(unreported)
                 unreported = 0
-        slice_filter.process_batch()
+        slice_filter.finish()
     tick(unreported)
     _write_atomically(result_path, dump({"parts": parts.names, "stats": stats.to_json()}))
 
@@ -136,8 +138,15 @@ class _SliceFilter:
         self._filters = FilterChain(steps.filters)
         self._scanner = PersonalDataScanner(steps.personal_data)
         self._benchmarks = steps.decontamination.load() if steps.decontamination else None
+        self._read: list[tuple[Document, bytes]] = []
+        self._read_bytes = 0
         self._waiting: list[tuple[Document, bytes]] = []
         self._waiting_bytes = 0
+
+    def drop_row(self, record: DroppedRecord, size: int = 0, text: str = "") -> None:
+        """Count and record a row that could not be read, after the documents before it."""
+        self._filter_read()
+        self.drop(record, size, text)
 
     def drop(self, record: DroppedRecord, size: int = 0, text: str = "") -> None:
         """Count and record a drop."""
@@ -163,15 +172,37 @@ class _SliceFilter:
             document = replace(document, text=text)
         if self._steps.languages != "none":
             document = self._with_language(document, len(data))
-        verdict = self._verdict(document, data)
+        if len(data) >= PAGE_BYTES:
+            self._filter_read()
+        self._read.append((document, data))
+        self._read_bytes += len(data)
+        if self._read_bytes >= PAGE_BYTES:
+            self._filter_read()
+
+    def _filter_read(self) -> None:
+        """Filter the documents that were read."""
+        pages = self._read
+        self._read, self._read_bytes = [], 0
+        single = len(pages) == 1
+        for page in [PageFeatures(*pages[0])] if single else page_batch(pages) if pages else ():
+            self._filter(page)
+
+    def _filter(self, page: PageFeatures) -> None:
+        document, data = page.document, page.data
+        verdict = self._verdict(page)
         if verdict is not None:
-            self.drop(DroppedRecord(document.id, document.source, *verdict), len(data), text)
+            self.drop(DroppedRecord(document.id, document.source, *verdict), len(data), document.text)
             return
         self._waiting.append((document, data))
         self._waiting_bytes += len(data)
         # A batch ends with its part, so that batches do not change the size of the parts.
         if self._waiting_bytes >= min(BATCH_BYTES, self._parts.free_bytes):
             self.process_batch()
+
+    def finish(self) -> None:
+        """Process the documents that remain."""
+        self._filter_read()
+        self.process_batch()
 
     def _with_language(self, document: Document, size: int) -> Document:
         """Return the document with its language in the metadata; a different one that the source states is kept."""
@@ -182,14 +213,15 @@ class _SliceFilter:
             metadata["stated_language"] = stated
         return replace(document, metadata=metadata)
 
-    def _verdict(self, document: Document, data: bytes) -> tuple[str, str] | None:
-        """Return the reason to drop the document and its detail, or None."""
-        if not data.strip():
+    def _verdict(self, page: PageFeatures) -> tuple[str, str] | None:
+        """Return the reason to drop the document of a page and its detail, or None."""
+        document = page.document
+        if not page.data.strip():
             return "empty", "no text"
         wanted = self._steps.languages
         if isinstance(wanted, tuple) and (language := document.metadata["language"]) not in wanted:
             return "language.other", f"{language}, not {' or '.join(wanted)}"
-        return self._filters(PageFeatures(document, data))
+        return self._filters(page)
 
     def process_batch(self) -> None:
         """Mask personal data in the waiting documents, drop those with passages of benchmarks, and write the others."""
