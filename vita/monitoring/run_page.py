@@ -38,7 +38,7 @@ _FIRST = (
     "source_loss",
     "tokens_per_second",
     "mfu",
-    "memory_GB",
+    "memory_gigabytes",
     "learning_rate",
     "gradient_norm",
 )
@@ -76,7 +76,7 @@ def page_state(files: TrainingRunFiles, store: Store) -> dict[str, Any]:
 def _with_gigabytes(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row with the memory in units that an axis has room for."""
     return {
-        "memory_GB" if name == "memory_bytes" else name: value / 1e9 if name == "memory_bytes" else value
+        "memory_gigabytes" if name == "memory_bytes" else name: value / 1e9 if name == "memory_bytes" else value
         for name, value in row.items()
     }
 

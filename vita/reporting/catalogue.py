@@ -33,6 +33,14 @@ GROUPS: Mapping[str, str] = {
 }
 """Group of a report -> its title; another group has its own name as its title."""
 
+CURVE_LABELS: Mapping[str, str] = {
+    "mfu": "MFU",
+    "memory_gigabytes": "memory in GB",
+    "weight_rms by part": "weight RMS by part",
+    "activation_rms by layer": "activation RMS by layer",
+}
+"""Metric of a training curve -> the label of its axis; another metric has its own name."""
+
 LABELS: Mapping[str, str] = {
     "world/held_out/accuracy": "accuracy on unseen questions",
     "world/seen/accuracy": "accuracy on training questions",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vita.reporting import REPORT_FILE
-from vita.reporting.catalogue import GROUPS, LABELS
+from vita.reporting.catalogue import CURVE_LABELS, GROUPS, LABELS
 from vita.reporting.charts import interval_chart, line_chart
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.render import figure_path, render
@@ -204,16 +204,20 @@ def curve_figures(curve: Sequence[Mapping[str, Any]]) -> list[Figure]:
         points = [(float(row["step"]), row[column]) for row in curve if isinstance(row.get(column), (int, float))]
         lines.setdefault(metric, {})[label] = _averaged(points)
     return [
-        Figure(metric, line_chart(parts, x="step", y=words(metric)), _caption(metric))
+        Figure(metric, line_chart(parts, x="step", y=_axis_label(metric)), _caption(metric))
         for metric, parts in lines.items()
         if any(len(points) > 1 for points in parts.values())
     ]
 
 
+def _axis_label(metric: str) -> str:
+    return CURVE_LABELS.get(metric, words(metric))
+
+
 def _caption(metric: str) -> str:
     if (family := metric.partition(" by ")[0]) != metric and family in FAMILIES:
         return FAMILIES[family][1]
-    text = capitalized(words(metric))
+    text = capitalized(_axis_label(metric))
     return f"{text}: {known}." if (known := description(metric)) else f"{text} by step."
 
 
