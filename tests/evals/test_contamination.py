@@ -30,7 +30,10 @@ def report_rows(vita: Vita, folder: Path, decontaminate: str) -> list[dict[str, 
     assert code == 0, errors
     code, output, errors = vita("show", "small/test", "--json")
     assert code == 0, errors
-    report = json.loads((folder / json.loads(output)["folder"] / "report.json").read_text())
+    report_folder = folder / json.loads(output)["folder"]
+    page = (report_folder / "report.md").read_text()
+    assert page.count("| quiz | small/curate |") == 1, "the page has one table"
+    report = json.loads((report_folder / "report.json").read_text())
     return report["details"]["contamination"]
 
 

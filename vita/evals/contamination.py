@@ -8,7 +8,7 @@ reported as not measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from vita.data.curation.decontamination import files_of_test
@@ -56,11 +56,8 @@ def contamination_of(config: Settings, model: str, context: Context) -> list[Con
 
 
 def contamination_page(rows: Sequence[Contamination]) -> dict[str, Any]:
-    """Return the section of the report page, if the test reads files."""
-    table = [
-        {name.replace("_", " "): "" if value is None else value for name, value in asdict(row).items()} for row in rows
-    ]
-    return {"Contamination": [table, _METHOD]} if rows else {}
+    """Return the explanation on the report page, where the details of the report are the table."""
+    return {"Contamination": [_METHOD]} if rows else {}
 
 
 _METHOD = (
