@@ -19,7 +19,7 @@ from vita.infer.batch_invariance import BatchWidths, ExactWidths, decoding_width
 from vita.infer.completion import CompletionBuilder
 from vita.infer.request import Event, FinishedEvent, GenerationRequest, Job, TokenEvent
 from vita.infer.sampling import Sampling
-from vita.infer.step_graphs import MAX_GRAPHS, StepGraphs
+from vita.infer.step_graphs import MAX_GRAPHS, Recorder, StepGraphs
 from vita.nn.init import initialize
 from vita.nn.transformer import Transformer
 from vita.testing import byte_tokenizer, tiny_model
@@ -42,7 +42,7 @@ class RepeatedComputation:
 
 
 def answers(
-    model: Transformer, recorder: RepeatedComputation | None, *, widths: BatchWidths
+    model: Transformer, recorder: Recorder | None, *, widths: BatchWidths
 ) -> dict[int, list[tuple[int, float]]]:
     """Generate answers of different lengths, which begin and end at different steps; return tokens and scores."""
     tokenizer = byte_tokenizer()
