@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.gpu.device import DEVICE, cuda_only, gpu
+from tests.gpu.device import DEVICE, gpu
 from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
 from vita.testing import byte_tokenizer, tiny_model
@@ -27,7 +27,7 @@ def test_greedy_answers_equal_those_of_the_cpu() -> None:
     assert [answer.ids for answer in answers] == [answer.ids for answer in expected]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=cuda_only)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_answer_has_the_same_bits_alone_and_in_a_batch(dtype: torch.dtype) -> None:
     generator = engine(DEVICE, dtype=dtype)
     prompts = [generator.text_ids(text) for text in PROMPTS]

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vita.infer.decoding_pass import DecodingPass
+from vita.infer.rounded_products import has_rounded_products, layer_products
 from vita.infer.row_cache import RowCache
 from vita.nn.adapters.pass_rows import BASE, PassRows, adapters_of, one_adapter
 from vita.nn.architecture import Architecture
@@ -27,7 +28,7 @@ from vita.nn.feedforward import VECTOR
 from vita.nn.transformer import Transformer
 
 # B computed row, N row up to the last taken one, D width, K key head, H query head, S slot, T query,
-# E numbers in a head
+# E numbers in a head, R compared row, X number
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -202,7 +203,16 @@ def _step_numbers(model: Transformer, width: int) -> Tensor | None:
         crowded = _step(model, dict.fromkeys(range(width), short), tokens[:1].expand(width))
         same = same and torch.equal(full[0], crowded[0])
     totals = logits.float().logsumexp(-1, keepdim=True)
-    return torch.cat([full, logits, totals], dim=1)[:REFERENCE_ROWS] if same else None
+    numbers = torch.cat([full, logits, totals], dim=1)[:REFERENCE_ROWS] if same else None
+    return with_layer_products(model, width, numbers)
+
+
+def with_layer_products(model: Transformer, width: int, numbers: Float[Tensor, "R X"] | None) -> Tensor | None:
+    """Return the numbers of a pass with products of its layers, where these are rounded; None if they are not fixed."""
+    if numbers is None or not has_rounded_products(model):
+        return numbers
+    products = layer_products(model, width)
+    return None if products is None else torch.cat([numbers, products.expand(len(numbers), -1)], dim=1)
 
 
 def fills_vectors(architecture: Architecture, width: int) -> bool:

@@ -24,6 +24,7 @@ from vita.infer.batch_invariance import (
     fills_vectors,
     first_layers,
     measured_with,
+    with_layer_products,
 )
 from vita.infer.prefix_cache import PrefixCache, block_length
 from vita.nn.adapters.pass_rows import BASE
@@ -171,7 +172,8 @@ class PromptReader:
         prompts = torch.arange(width // length * length).mul(7).remainder(architecture.vocabulary).view(-1, length)
         full, rolled = self._numbers(prompts, width), self._numbers(prompts.roll(1, dims=0), width).roll(-1, dims=0)
         alone = self._numbers(prompts[:1], width)
-        return full[:1] if torch.equal(full, rolled) and torch.equal(full[0], alone[0]) else None
+        numbers = full[:1] if torch.equal(full, rolled) and torch.equal(full[0], alone[0]) else None
+        return with_layer_products(self._measured, width, numbers)
 
     def _numbers(self, prompts: Int[Tensor, "P T"], width: int) -> Float[Tensor, "P X"]:
         """The keys, values and outputs of prompts in one pass."""
