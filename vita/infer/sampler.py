@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vita.infer.sampling import Sampling
+from vita.nn.wide_floats import widest_float
 
 # B row, V vocabulary
 
@@ -102,7 +103,7 @@ class Sampler:
         if self._filters:
             mask = allowed_tokens(scaled, top_k=self._top_k[requests], top_p=self._top_p[requests])
             scaled = scaled.masked_fill(~mask, float("-inf"))
-        exact = torch.float32 if scaled.device.type == "mps" else torch.float64  # mps has no float64
+        exact = widest_float(scaled.device)
         cumulative = scaled.softmax(-1).to(exact).cumsum(-1)
         numbers = [[self._numbers[request].ahead(offset)] for request, offset in places]
         uniform = torch.tensor(numbers, dtype=exact, device=self._device)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from vita.nn import attention
 from vita.nn.transformer import Transformer
+from vita.nn.wide_floats import widened
 
 # B batch, H head, T position, S key; rows of `ids` have one extra token, the last target
 
@@ -38,7 +39,7 @@ def report(model: Transformer, ids: Int[Tensor, "B T"], *, mask: int | None = No
         inputs[:, ::MASKED_DISTANCE] = mask
     with _recorded_statistics(model) as statistics:
         attend = _record_scores(model.attention, statistics["scores"])
-        logits = model(inputs, attention=attend).double()
+        logits = widened(model(inputs, attention=attend))
     if mask is not None:
         logits = logits[:, ::MASKED_DISTANCE]
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
@@ -59,7 +60,7 @@ def report(model: Transformer, ids: Int[Tensor, "B T"], *, mask: int | None = No
 
 
 def _weights(parameter: Tensor) -> dict[str, Any]:
-    values = parameter.double()  # in float32 a mean near zero is dominated by rounding, and differs between runs
+    values = widened(parameter)  # in float32 a mean near zero is dominated by rounding, and differs between runs
     return {
         "shape": list(parameter.shape),
         "mean": values.mean().item(),
@@ -76,7 +77,7 @@ def _recorded_statistics(model: Transformer) -> Iterator[dict[str, list[Any]]]:
     }
 
     def record(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: statistics[name].append(output.double().square().mean().sqrt().item())
+        return lambda module, inputs, output: statistics[name].append(widened(output).square().mean().sqrt().item())
 
     handles = [model.model.embed_tokens.register_forward_hook(record("embedding"))]
     for layer in model.model.layers:
@@ -98,7 +99,7 @@ def _record_scores(attend: attention.Attention, scores: list[Any]) -> attention.
         visible: Tensor | None = None,
         options: attention.AttentionOptions = attention.PLAIN,
     ) -> Tensor:
-        logits = attention.logits(queries, keys, visible, options).double()
+        logits = widened(attention.logits(queries, keys, visible, options))
         visible_logits = logits[logits.isfinite()]
         scores.append(
             {

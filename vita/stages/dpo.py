@@ -284,7 +284,7 @@ FALLING_LIKELIHOOD = (
 def _compare_pairs(before: Tensor, after: Tensor, pairs: PairDataset, *, beta: float) -> dict[str, Interval]:
     if not len(pairs):
         return {}
-    logprobs = [[PairValues(*pair) for pair in sums.double().tolist()] for sums in (before, after)]
+    logprobs = [[PairValues(*pair) for pair in sums.tolist()] for sums in (before, after)]
     tokens = [PairValues(*pair) for pair in pairs.tokens.tolist()]
     return compare(logprobs[0], logprobs[1], tokens, beta=beta, prompts=[pair.prompt for pair in pairs.pairs])
 

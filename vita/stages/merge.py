@@ -297,7 +297,7 @@ def _logits(model: Transformer, ids: Tensor) -> Tensor:
     import torch
 
     with torch.inference_mode():
-        return model(ids).double()
+        return model(ids).cpu().double()
 
 
 def _check_logits(config: Config, reference: Tensor, merged: Tensor, *, folder: Any) -> tuple[float, float]:

@@ -212,7 +212,7 @@ def _scores(trainer: Trainer, pairs: PairDataset) -> list[PairValues]:
     scores: list[PairValues] = []
     for start in range(0, len(pairs), EVAL_BATCH_PAIRS):
         tensors = pair_tensors(pairs, range(start, min(start + EVAL_BATCH_PAIRS, len(pairs))))
-        scores += [PairValues(*pair) for pair in trainer.map_rows(tensors, pair_scores).double().tolist()]
+        scores += [PairValues(*pair) for pair in trainer.map_rows(tensors, pair_scores).tolist()]
     return scores
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vita.data.tokens.preference_pairs import PairDataset
 from vita.nn.transformer import Transformer
+from vita.nn.wide_floats import widened
 from vita.spine.errors import ConfigError, TrainingError
 from vita.train.losses import Tensors
 from vita.train.parallel.mesh import ProcessMesh
@@ -258,7 +259,7 @@ class PairBatches:
             mismatched, lambda model, part: log_probabilities(model, part["ids"], part["learn"])
         ).cpu()
         log_ratio = logprobs - batch.tensors["reference"][:, 1]
-        return self.world.total(log_ratio.sum().double().to(self.world.device)).cpu()
+        return self.world.total(widened(log_ratio.sum().to(self.world.device))).cpu()
 
 
 def _with_kl_reference(batch: StepBatch, mean: Float[Tensor, ""]) -> StepBatch:

@@ -27,6 +27,7 @@ from vita.nn.adapters.attach import adapter_of
 from vita.nn.architecture import Architecture, Experts
 from vita.nn.experts import MixtureOfExperts, Routing, observed
 from vita.nn.transformer import Transformer
+from vita.nn.wide_floats import widened, widest_float
 from vita.spine.errors import ConfigError
 from vita.train.losses import Tensors
 from vita.train.parallel.mesh import ProcessMesh
@@ -108,7 +109,7 @@ class RouterTraining:
         if self._loads is None:
             return {}
         layer_loads = self.world.total(self._loads)
-        balance = torch.tensor([self._balance_sum], dtype=torch.float64, device=layer_loads.device)
+        balance = torch.tensor([self._balance_sum], dtype=widest_float(layer_loads.device), device=layer_loads.device)
         balance = self.world.total(balance).item()
         self._loads, self._balance_sum = None, 0.0
         if update and self.rate:
@@ -129,7 +130,7 @@ class RouterTraining:
             part = counts[position : position + passes]
             per_layer.append(torch.stack(part).sum(0) if part else torch.zeros_like(counts[0]))
             position += passes
-        stacked = torch.stack(per_layer).double()
+        stacked = widened(torch.stack(per_layer))
         self._loads = stacked if self._loads is None else self._loads + stacked
 
 
@@ -155,7 +156,7 @@ def load_statistics(layer_loads: Float[Tensor, "L E"]) -> dict[str, float | list
     return {
         "router_max_load": round(busiest.mean().item(), 6),
         "router_load_entropy": round(entropy.mean().item(), 6),
-        "router_unused_experts": round((layer_loads == 0).double().mean().item(), 6),
+        "router_unused_experts": round(widened(layer_loads == 0).mean().item(), 6),
         LAYER_LOADS: [round(value, 4) for value in busiest.tolist()],
     }
 

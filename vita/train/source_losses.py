@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vita.data.tokens.shards import Shards
 from vita.nn.transformer import Transformer
+from vita.nn.wide_floats import widened
 from vita.train.losses import Tensors
 from vita.train.parallel.mesh import ProcessMesh
 from vita.train.policy_losses import token_logprobs
@@ -65,7 +66,7 @@ class SourceLosses:
         """Return the mean loss per token of each source, in nats."""
         count = len(self.targets)
         sums = trainer.map_rows(self.tensors, lambda model, tensors: _sums_by_source(model, tensors, count)).sum(0)
-        totals = trainer.world.total(sums.double()).tolist()
+        totals = trainer.world.total(widened(sums)).tolist()
         return {
             f"source_loss/{name}": round(total / targets, 6)
             for (name, targets), total in zip(self.targets.items(), totals, strict=True)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from vita.nn.wide_floats import widened
 from vita.train.parallel.sharding import gradient_norm
 from vita.train.trainer import Trainer
 
@@ -68,7 +69,7 @@ class ActivationStatistics:
 
     def add(self, layer: int, states: Tensor) -> None:
         """Add the output of a layer."""
-        square = states.detach().float().pow(2).sum().double()
+        square = widened(states.detach().float().pow(2).sum())
         self._sums[layer] = self._sums[layer] + square if layer in self._sums else square
         self._counts[layer] = self._counts.get(layer, 0) + states.numel()
 
@@ -79,7 +80,7 @@ class ActivationStatistics:
         layers = sorted(self._sums)
         values = [self._sums[layer] for layer in layers]
         counts = [
-            torch.tensor(float(self._counts[layer]), dtype=torch.float64, device=values[0].device) for layer in layers
+            torch.tensor(float(self._counts[layer]), dtype=values[0].dtype, device=values[0].device) for layer in layers
         ]
         totals = self._trainer.world.total(torch.stack([*values, *counts])).tolist()
         squares, numbers = totals[: len(layers)], totals[len(layers) :]

@@ -25,6 +25,7 @@ from vita.nn.attention import Attention
 from vita.nn.blocked import blocked
 from vita.nn.experts import CORRECTION, ExpertRouter
 from vita.nn.transformer import Decoder, SelfAttention, Transformer
+from vita.nn.wide_floats import widened, widest_float
 from vita.train.block_masks import has_block_kernels, use_block_masks
 from vita.train.compilation import compile_layers, compiles_by_layer, should_compile
 from vita.train.determinism import summation_order
@@ -163,7 +164,7 @@ class Trainer:
         self.optimizer.clear_gradients()
         self._measure_micro_batch(batch)
         names, sums = self._accumulated(batch)
-        norms = gradient_norm(self.master_params, self.layouts, self.world).double()
+        norms = widened(gradient_norm(self.master_params, self.layouts, self.world))
         # The only values of a step that the host reads: it decides whether to update.
         *totals, norm = torch.cat((sums, norms[None])).tolist()
         means = {name: value / max(batch.targets, 1.0) for name, value in zip(names, totals, strict=True)}
@@ -207,7 +208,9 @@ class Trainer:
                 loss, figures = self.learner(tensors)
                 for name, value in {"loss": loss, **figures}.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
-        totals = self.world.total(torch.tensor([*sums.values()], dtype=torch.float64, device=self.world.device))
+        totals = self.world.total(
+            torch.tensor([*sums.values()], dtype=widest_float(self.world.device), device=self.world.device)
+        )
         return {name: value / max(targets, 1.0) for name, value in zip(sums, totals.tolist(), strict=True)}
 
     @torch.no_grad()
@@ -312,7 +315,7 @@ class Trainer:
     # -- parts of a step
 
     def _accumulated(self, batch: StepBatch, function: Loss | None = None) -> tuple[list[str], Tensor]:
-        """Accumulate gradients; return the names and the sums of the metrics, [metrics] in float64 on the device."""
+        """Accumulate gradients; return the names and the sums of the metrics, [metrics] on the device."""
         with summation_order(self.training.determinism, compiled=self.compiled):
             return self._gradients(batch, function)
 
@@ -361,7 +364,7 @@ class Trainer:
             for name, value in {"loss": loss.detach(), **figures}.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         complete_gradients(self._partial, self.master_params, self.world)
-        stacked = torch.stack([value.double() for value in sums.values()])
+        stacked = torch.stack([widened(value) for value in sums.values()])
         return list(sums), self.world.total(stacked)
 
     def _tokens_per_row(self, tensors: Tensors) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vita.nn.experts import ExpertStack
 from vita.nn.transformer import Transformer
+from vita.nn.wide_floats import widened, widest_float
 from vita.train.parallel.boxes import AxisSlice, TensorLayout
 from vita.train.parallel.mesh import ProcessMesh, local_shard
 from vita.train.parallel.settings import SHARDED_AXES
@@ -71,9 +72,9 @@ def gradient_norm(parameters: Mapping[str, Tensor], layouts: Mapping[str, Tensor
             norms["tensor" in layouts[name].axes].append(norm)
     if world.processes == 1:
         return _joined_norm(norms[False], world)
-    total = torch.zeros((), dtype=torch.float64, device=world.device)
+    total = torch.zeros((), dtype=widest_float(world.device), device=world.device)
     for divided, parts in norms.items():
-        square = _joined_norm(parts, world).double() ** 2
+        square = widened(_joined_norm(parts, world)) ** 2
         total += world.total_along(square, "tensor") if divided else square
     return world.total_along(total, "fsdp").sqrt()
 
