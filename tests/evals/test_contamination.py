@@ -56,6 +56,10 @@ def test_items_are_counted_by_the_curation_that_searched_the_same_file(vita: Vit
     figures = ("items", "items_found", "documents_dropped", "short_passages", "items_in_training")
     assert [rows[0][name] for name in figures] == [2, 1, 2, 4, 0]
     assert [rows[1][name] for name in figures] == [None] * 5
+    kept = report_rows(vita, tmp_path, "{action: count, benchmarks: {renamed: quiz.jsonl}}")[0]
+    assert [kept[name] for name in ("status", *figures)] == ["counted", 2, 1, 0, 4, 1]
+    corpus = json.loads(vita("show", "small/curate", "--json")[1])
+    assert corpus["facts"]["documents"]["train"] + corpus["facts"]["documents"]["held_out"] == len(texts)
     (tmp_path / "quiz.jsonl").write_text(json.dumps(items[0]) + "\n")
     statuses = [row["status"] for row in report_rows(vita, tmp_path, "{}")]
     assert statuses == ["not measured", "not measured"], "the corpus was not compared with the present file"

@@ -202,7 +202,8 @@ def test_documents_with_a_passage_of_a_benchmark_are_dropped_and_counted(tmp_pat
     assert len(texts(draft)) == 3
     report = json.loads((draft.folder / "report.json").read_text())["details"]
     assert report["contamination"]["quiz"] == {
-        "items": 3, "passages": 3, "short_passages": 0, "items_found": 1, "share": 0.3333, "documents_dropped": 1,
+        "items": 3, "passages": 3, "short_passages": 0, "items_found": 1, "share": 0.3333, "documents_found": 1,
+        "documents_dropped": 1,
     }  # fmt: skip
 
 

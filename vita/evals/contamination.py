@@ -1,8 +1,8 @@
 """Contamination of the files of a test: whether items have passages in the training texts of the model.
 
 The curations in the lineage of the model state which benchmark files they searched, by content digest, and how many
-items they found and removed. A file that a curation did not search, and training data that no curation has read, are
-reported as not measured.
+items they found, and whether they dropped the documents. A file that a curation did not search, and training data that
+no curation has read, are reported as not measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Contamination:
     data: str
     """The step of the lineage whose data was searched or not."""
     status: str
-    """`removed` if the documents with passages were dropped, or `not measured`."""
+    """`removed` if the documents with passages were dropped, `counted` if they stayed, or `not measured`."""
     items: int | None = None
     """Items in the file."""
     items_found: int | None = None
@@ -40,7 +40,10 @@ class Contamination:
     short_passages: int | None = None
     """Passages that are too short to be compared."""
     items_in_training: int | None = None
-    """Items with a passage in the corpus after the drops, by the measure of the curation."""
+    """Items with a passage in the corpus, by the measure of the curation.
+
+    For counted documents the largest possible number: some may be duplicates or held out.
+    """
 
 
 def contamination_of(config: Settings, model: str, context: Context) -> list[Contamination]:
@@ -62,7 +65,7 @@ def contamination_page(rows: Sequence[Contamination]) -> dict[str, Any]:
 
 _METHOD = (
     "Files are compared with the benchmarks of the curations in the lineage of the model by their content. Documents "
-    "with a passage of an item were dropped from the corpus."
+    "with a passage of an item were dropped from the corpus, or counted and kept."
 )
 
 
@@ -84,9 +87,10 @@ def _of_step(test: str, digest: str | None, run: Mapping[str, Any], context: Con
         return Contamination(test, step, NOT_MEASURED)
     [report] = stored_reports(context.store, run["artifact"])
     counts = report.details["contamination"][name]
+    is_counted = run["config"]["decontaminate"].get("action") == "count"
     return Contamination(
-        test, step, "removed", counts["items"], counts["items_found"], counts["documents_dropped"],
-        counts["short_passages"], 0,
+        test, step, "counted" if is_counted else "removed", counts["items"], counts["items_found"],
+        counts["documents_dropped"], counts["short_passages"], counts["items_found"] if is_counted else 0,
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 WITHOUT_FLOAT64 = frozenset({"mps"})
 """Types of devices without float64: Apple GPUs."""
 

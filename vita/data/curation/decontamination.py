@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
@@ -50,6 +50,8 @@ class Decontamination(Settings):
     """Share of a passage's words in common n-grams, from which the document is dropped."""
     min_words: int = Field(default=13, ge=1)
     """Minimum number of words in common n-grams; a passage that is shorter must be covered completely."""
+    action: Literal["drop", "count"] = "drop"
+    """`drop` to drop the documents with a passage, `count` to keep and count them."""
 
     @model_validator(mode="before")
     @classmethod

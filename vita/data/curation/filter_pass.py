@@ -60,6 +60,8 @@ class FilterSteps:
     personal_data: PersonalData
     decontamination: SavedIndex | None
     """The index of the benchmarks; None if there are none."""
+    keeps_contaminated: bool
+    """True to count the documents with passages of benchmarks, False to drop them."""
     part_bytes: int
     """Bytes of text in a part file; limits the memory of the second pass."""
     sketches: SketchOptions | None = None
@@ -257,8 +259,10 @@ class _SliceFilter:
         stays = np.ones(len(pages), bool)
         for index, matches in self._benchmarks.search(words).items():
             document, data = pages[index]
-            stays[index] = False
             self._stats.count_contamination(matches)
+            if self._steps.keeps_contaminated:
+                continue
+            stays[index] = False
             verdict = "contaminated", f"contains {matches[0]}"
             self.drop(DroppedRecord(document.id, document.source, *verdict), len(data), document.text)
         kept = np.flatnonzero(stays).tolist()

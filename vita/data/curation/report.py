@@ -25,6 +25,7 @@ def build_report(
     filters: Sequence[Mapping[str, Any]],
     personal_data: Mapping[str, str],
     benchmarks: Mapping[str, BenchmarkCounts],
+    keeps_contaminated: bool,
     repeats: Mapping[str, float],
     repeats_cut: Mapping[str, Mapping[str, Any]],
     held_out_setting: float,
@@ -76,7 +77,7 @@ def build_report(
         **_languages(stats, tables, sizes, is_train | is_held_out),
         "dropped": dropped,
         **_personal_data(stats, personal_data),
-        **_contamination(stats, benchmarks),
+        **_contamination(stats, benchmarks, kept=keeps_contaminated),
         **_repeated_text(stats, repeats_cut),
         "filters": list(filters),
         "repeats": dict(repeats),
@@ -106,13 +107,14 @@ def _personal_data(stats: FilterStats, actions: Mapping[str, str]) -> dict[str, 
     return {"personal_data": rows} if rows else {}
 
 
-def _contamination(stats: FilterStats, benchmarks: Mapping[str, BenchmarkCounts]) -> dict[str, Any]:
+def _contamination(stats: FilterStats, benchmarks: Mapping[str, BenchmarkCounts], *, kept: bool) -> dict[str, Any]:
     """Return the size of each benchmark, the items that were found in documents, and the documents."""
     rows: dict[str, Any] = {}
     for name, counts in benchmarks.items():
         hits = stats.contamination.get(name, BenchmarkHits())
         coverage = {"items_found": len(hits.items), "share": round(len(hits.items) / max(1, counts.items), 4)}
-        rows[name] = {**asdict(counts), **coverage, "documents_dropped": hits.documents}
+        documents = {"documents_found": hits.documents, "documents_dropped": 0 if kept else hits.documents}
+        rows[name] = {**asdict(counts), **coverage, **documents}
     return {"contamination": rows} if rows else {}
 
 
