@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.nn.test_experts import mixture
 from vita.infer.batch import GenerationBatch
@@ -19,7 +18,7 @@ from vita.infer.batch_invariance import BatchWidths, ExactWidths, decoding_width
 from vita.infer.completion import CompletionBuilder
 from vita.infer.request import Event, FinishedEvent, GenerationRequest, Job, TokenEvent
 from vita.infer.sampling import Sampling
-from vita.infer.step_graphs import MAX_GRAPHS, Recorder, StepGraphs
+from vita.infer.step_graphs import MAX_GRAPHS, Recorder, StepGraphs, StepOutput
 from vita.nn.init import initialize
 from vita.nn.transformer import Transformer
 from vita.testing import byte_tokenizer, tiny_model
@@ -31,18 +30,19 @@ class RepeatedComputation:
     def __init__(self) -> None:
         self.num_recorded = self.num_replayed = 0
 
-    def __call__(self, compute: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+    def __call__(self, compute: Callable[[], StepOutput]) -> tuple[StepOutput, Callable[[], None]]:
         self.num_recorded += 1
         output = compute()
         return output, lambda: self.replay(output, compute)
 
-    def replay(self, output: Tensor, compute: Callable[[], Tensor]) -> None:
+    def replay(self, output: StepOutput, compute: Callable[[], StepOutput]) -> None:
         self.num_replayed += 1
-        output.copy_(compute())
+        for tensor, content in zip(output, compute(), strict=True):
+            tensor.copy_(content)
 
 
 def answers(
-    model: Transformer, recorder: Recorder | None, *, widths: BatchWidths
+    model: Transformer, recorder: Recorder | None, *, widths: BatchWidths, request: dict[str, Any] | None = None
 ) -> dict[int, list[tuple[int, float]]]:
     """Generate answers of different lengths, which begin and end at different steps; return tokens and scores."""
     tokenizer = byte_tokenizer()
@@ -50,7 +50,8 @@ def answers(
     jobs: deque[Job] = deque()
     for number in range(5):
         prompt = tuple(range(1, 4 + 12 * (number % 4)))
-        sampling = Sampling(temperature=0.7 * (number % 2), max_tokens=6 + 9 * (number % 3), seed=number)
+        filters: dict[str, Any] = {"top_k": 40, "top_p": 0.8} if number == 3 else {}
+        sampling = Sampling(temperature=0.7 * (number % 2), max_tokens=6 + 9 * (number % 3), seed=number, **filters)
         builder = CompletionBuilder(list(prompt), sampling, tokenizer, limit=sampling.max_tokens)
 
         def listen(event: Event, number: int = number) -> None:
@@ -58,7 +59,8 @@ def answers(
             if isinstance(event, TokenEvent):
                 tokens.setdefault(number, []).append((event.score.id, event.score.logprob))
 
-        jobs.append(Job(GenerationRequest(prompt, answers=1), [builder], listen, at=0.0))
+        changes = request if request and number == 1 else {}
+        jobs.append(Job(GenerationRequest(prompt, answers=1, **changes), [builder], listen, at=0.0))
     batch = GenerationBatch(model, rows=3, widths=widths, tokens=tokenizer.vocabulary, recorder=recorder)
     with torch.inference_mode():
         while jobs or batch.busy:
@@ -83,6 +85,16 @@ def test_recorded_steps_give_the_bits_of_other_steps(sizes: dict[str, Any]) -> N
     assert {len(tokens) for tokens in expected.values()} == {6, 15, 24}
     assert 0 < recorder.num_recorded < recorder.num_replayed
     assert recorder.num_recorded <= MAX_GRAPHS
+
+
+@pytest.mark.parametrize("request_changes", [{"biases": {65: 4.0}}, {"repetition": 1.3}, {"min_p": 0.05}])
+def test_adjusted_answers_are_chosen_after_the_recorded_step(request_changes: dict[str, Any]) -> None:
+    model = tiny_model(std=0.3, context=128, layers=1)
+    recorder, widths = RepeatedComputation(), decoding_widths(model, 3)
+    expected = answers(model, None, widths=widths, request=request_changes)
+    assert expected != answers(model, None, widths=widths)
+    assert answers(model, recorder, widths=widths, request=request_changes) == expected
+    assert recorder.num_replayed
 
 
 def test_recorded_steps_without_padding_have_the_same_tokens() -> None:

@@ -277,26 +277,33 @@ class GenerationBatch:
             by_row.setdefault(row, []).append(index)
         with computed_together(adapters, width, device=self.device):
             has_adapters = any(adapter is not None for adapter in adapters.values())
-            logits = self._step_logits(step, tokens, recorded=not has_adapters)
-        logits = logits[: max(2, len(step.places))]  # two, because sums over a single row are those of a vector
-        places = (step.places * 2)[: len(logits)]
-        chosen, logprobs = self._sampler.choose(self._adjusted(logits, step.places), places)
-        choices = _on_host(chosen, logprobs)
+            logits, choices = self._step_output(step, tokens, recorded=not has_adapters)
         for row, indices in by_row.items():
             answer = self.answers.get(row)
             if answer is not None:  # otherwise another answer of its job failed
                 row_choices = [choices[index] for index in indices]
                 self._append_choices(answer, row, drafts.get(row, ()), logits[indices], row_choices)
 
-    def _step_logits(self, step: DecodingPass, tokens: Int[Tensor, "W 1"], *, recorded: bool) -> Float[Tensor, "W V"]:
-        """Return the logits of each row of a pass."""
+    def _step_output(
+        self, step: DecodingPass, tokens: Int[Tensor, "W 1"], *, recorded: bool
+    ) -> tuple[Float[Tensor, "B V"], list[tuple[int, float]]]:
+        """Return the logits of the rows of a pass, and their tokens with log-probabilities."""
+        output = None
         if recorded and self._graphs is not None:
-            logits = self._graphs.logits(step, tokens)
-            if logits is not None:
-                return logits
-        attention = step.attention(self.model.attention)
-        hidden = self.model.hidden(tokens.to(self.device), cache=step, attention=attention)[:, -1]
-        return head_logits(self.model, hidden)
+            output = self._graphs.output(step, tokens, self._sampler, step.places)
+        if output is None:
+            attention = step.attention(self.model.attention)
+            hidden = self.model.hidden(tokens.to(self.device), cache=step, attention=attention)[:, -1]
+            logits = head_logits(self.model, hidden)
+        else:
+            logits = output.logits
+        logits = logits[: max(2, len(step.places))]  # two, because sums over a single row are those of a vector
+        adjusted = self._adjusted(logits, step.places)
+        if output is not None and adjusted is logits:
+            rows = output.choices[: len(step.places)].tolist()
+            return logits, [(int(token), logprob) for token, logprob in rows]
+        chosen, logprobs = self._sampler.choose(adjusted, (step.places * 2)[: len(logits)])
+        return logits, list(zip(chosen.tolist(), logprobs.tolist(), strict=True))
 
     def _drafts(self) -> dict[int, list[int]]:
         """Return the draft of each row that has one."""
@@ -420,14 +427,6 @@ class GenerationBatch:
             self._speculation.forget(answer)
         self.cache.remove(row)
         self._sampler.put(row, Sampler([_IDLE], device=self.device))
-
-
-def _on_host(tokens: Int[Tensor, "B"], logprobs: Float[Tensor, "B"]) -> list[tuple[int, float]]:
-    """Return the numbers of both tensors in pairs; a CUDA device is waited for once."""
-    if tokens.device.type == "cuda":
-        rows = torch.stack([tokens.double(), logprobs.double()], dim=1).tolist()
-        return [(int(token), logprob) for token, logprob in rows]
-    return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
 
 
 _IDLE = Sampling(temperature=0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +17,25 @@ from vita.infer.sampling import Sampling
 from vita.nn.wide_floats import widest_float
 
 # B row, V vocabulary
+
+Variant = Literal["greedy", "sampled", "filtered"]
+"""The computation of a choice: the most likely token, or a drawn one, without or with top-k and top-p."""
+
+
+class Controls(NamedTuple):
+    """The settings and the random number of each row."""
+
+    greedy: Bool[Tensor, "B"]
+    temperature: Float[Tensor, "B 1"]
+    top_k: Int[Tensor, "B 1"]
+    top_p: Float[Tensor, "B 1"]
+    uniform: Float[Tensor, "B 1"]
+
+    @classmethod
+    def unpacked(cls, values: Float[Tensor, "B 5"]) -> Controls:
+        """Return the controls of a tensor of `Sampler.packed_controls`."""
+        greedy, temperature, top_k, top_p, uniform = values.split(1, dim=1)
+        return cls(greedy[:, 0] > 0, temperature.float(), top_k.long(), top_p.float(), uniform)
 
 
 class Sampler:
@@ -47,14 +67,40 @@ class Sampler:
         """
         if not self._current:
             self._prepare()
-        logits = logits.float()
-        allowed = logits[:, : self.tokens]
-        chosen = allowed.argmax(-1)
-        if any(self.requests[request].temperature > 0 for request, _ in places):
+        variant, controls = self.variant(places), None
+        if variant != "greedy":
             requests = self._requests_on_device(places)
-            chosen = torch.where(self._greedy[requests], chosen, self._draw(allowed, requests, places))
-        logprobs = logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
-        return chosen, logprobs
+            uniform = torch.tensor(self._uniform(places), dtype=widest_float(self._device), device=self._device)
+            controls = Controls(
+                self._greedy[requests],
+                self._temperature[requests],
+                self._top_k[requests],
+                self._top_p[requests],
+                uniform[:, None],
+            )
+        return choices(logits.float(), controls, variant=variant, tokens=self.tokens)
+
+    def variant(self, places: Sequence[tuple[int, int]]) -> Variant:
+        """Return the computation that the requests of these places need."""
+        if not any(self.requests[request].temperature > 0 for request, _ in places):
+            return "greedy"
+        has_filters = any(request.top_k or request.top_p < 1 for request in self.requests)
+        return "filtered" if has_filters else "sampled"
+
+    def packed_controls(self, places: Sequence[tuple[int, int]], rows: int) -> Float[Tensor, "B 5"]:
+        """Return the controls of some places as a tensor on the host, for `rows` rows of which the last are greedy."""
+        values = torch.tensor([[1.0, 1.0, 2.0**62, 1.0, 0.0]], dtype=torch.float64).repeat(rows, 1)
+        for index, ((request, _), uniform) in enumerate(zip(places, self._uniform(places), strict=True)):
+            settings = self.requests[request]
+            temperature = max(settings.temperature, LOWEST_TEMPERATURE)
+            top_k = settings.top_k or 2**62
+            values[index] = torch.tensor(
+                [settings.temperature == 0, temperature, top_k, settings.top_p, uniform], dtype=torch.float64
+            )
+        return values
+
+    def _uniform(self, places: Sequence[tuple[int, int]]) -> list[float]:
+        return [self._numbers[request].ahead(offset) for request, offset in places]
 
     def advance(self, row: int, tokens: int) -> None:
         """Advance the generator of a request by the random numbers of as many tokens."""
@@ -75,11 +121,9 @@ class Sampler:
     def _prepare(self) -> None:
         requests = self.requests
         self._greedy = self._column([request.temperature == 0 for request in requests]).squeeze(-1)
-        # Below a millionth only the most likely token remains, and float32 would divide by nearly zero.
-        self._temperature = self._column([max(request.temperature, 1e-6) for request in requests])
+        self._temperature = self._column([max(request.temperature, LOWEST_TEMPERATURE) for request in requests])
         self._top_k = self._column([request.top_k or 2**62 for request in requests])
         self._top_p = self._column([request.top_p for request in requests])
-        self._filters = any(request.top_k or request.top_p < 1 for request in requests)
         self._current = True
 
     def _requests_on_device(self, places: Sequence[tuple[int, int]]) -> Int[Tensor, "B"]:
@@ -92,23 +136,39 @@ class Sampler:
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self._device)[:, None]
 
-    def _draw(
-        self, logits: Float[Tensor, "B V"], requests: Int[Tensor, "B"], places: Sequence[tuple[int, int]]
-    ) -> Int[Tensor, "B"]:
-        """Draw one token per row: the position of a uniform number in the cumulative probabilities, in order of ids.
 
-        Summed in float64: in float32 the tail of a large vocabulary would be lost, and with it equality of batches.
-        """
-        scaled = (logits - logits.amax(-1, keepdim=True)) / self._temperature[requests]
-        if self._filters:
-            mask = allowed_tokens(scaled, top_k=self._top_k[requests], top_p=self._top_p[requests])
-            scaled = scaled.masked_fill(~mask, float("-inf"))
-        exact = widest_float(scaled.device)
-        cumulative = scaled.softmax(-1).to(exact).cumsum(-1)
-        numbers = [[self._numbers[request].ahead(offset)] for request, offset in places]
-        uniform = torch.tensor(numbers, dtype=exact, device=self._device)
-        tokens = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-        return tokens.squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+LOWEST_TEMPERATURE = 1e-6
+"""Below it only the most likely token remains, and float32 would divide by nearly zero."""
+
+
+def choices(
+    logits: Float[Tensor, "B V"], controls: Controls | None, *, variant: Variant, tokens: int | None
+) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
+    """Choose one of the first `tokens` tokens by each row of logits; also the log-probabilities of the choices.
+
+    `controls` are needed unless all rows are greedy.
+    """
+    allowed = logits[:, :tokens]
+    chosen = allowed.argmax(-1)
+    if variant != "greedy":
+        assert controls is not None, "drawing needs controls"
+        chosen = torch.where(controls.greedy, chosen, _draw(allowed, controls, filters=variant == "filtered"))
+    logprobs = logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
+    return chosen, logprobs
+
+
+def _draw(logits: Float[Tensor, "B V"], controls: Controls, *, filters: bool) -> Int[Tensor, "B"]:
+    """Draw one token per row: the position of a uniform number in the cumulative probabilities, in order of ids.
+
+    Summed in float64: in float32 the tail of a large vocabulary would be lost, and with it equality of batches.
+    """
+    scaled = (logits - logits.amax(-1, keepdim=True)) / controls.temperature
+    if filters:
+        mask = allowed_tokens(scaled, top_k=controls.top_k, top_p=controls.top_p)
+        scaled = scaled.masked_fill(~mask, float("-inf"))
+    cumulative = scaled.softmax(-1).to(controls.uniform.dtype).cumsum(-1)
+    tokens = torch.searchsorted(cumulative, controls.uniform * cumulative[:, -1:], right=True)
+    return tokens.squeeze(-1).clamp_(max=logits.shape[-1] - 1)
 
 
 class _RandomNumbers:

@@ -1,19 +1,22 @@
 """CUDA graphs of decoding steps: all kernels of a step are launched at once, which saves the time of the host.
 
     graphs = StepGraphs(model)
-    logits = graphs.logits(step, tokens)          # a shape is recorded at its fifth step
+    output = graphs.output(step, tokens, sampler, places)          # a shape is recorded at its fifth step
 
 A graph has fixed shapes and fixed addresses. It is recorded for a number of rows, a number of slots (the next power of
-two) and the tensors of one size class of the cache. Rows without a text are computed, too: they write into places of
-the cache that hold no text. The numbers of a text are those of a step without a graph, because batch-invariant numbers
-depend on neither the other rows nor the number of slots (`vita.infer.batch_invariance`).
+two), the tensors of one size class of the cache and a variant of sampling. It ends with the choice of the tokens, so
+that the host waits once; with biases, penalties or a grammar, the choice follows the graph. Rows without a text are
+computed, too: they write into places of the cache that hold no text. The numbers of a text are those of a step without
+a graph, because batch-invariant numbers depend on neither the other rows nor the number of slots
+(`vita.infer.batch_invariance`).
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,20 +26,30 @@ from vita.infer.batch_attention import grouped_attention
 from vita.infer.decoding_pass import DecodingPass
 from vita.infer.logprobs import head_logits
 from vita.infer.row_cache import BLOCK, SizeClass
+from vita.infer.sampler import Controls, Sampler, Variant, choices
 from vita.nn.attention import PLAIN, Attention, AttentionOptions
 from vita.nn.transformer import Transformer
 
 # W row of the pass, K key head, H query head, S slot, E numbers of a key, V of a value or vocabulary
 
-Recorder = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
-"""Records a computation: returns its output tensor, and a function that computes the content of this tensor again."""
+
+class StepOutput(NamedTuple):
+    """The results of a step for each row, valid until the next step."""
+
+    logits: Float[Tensor, "W V"]
+    choices: Float[Tensor, "W 2"]
+    """The chosen token and its log-probability, in float64."""
+
+
+Recorder = Callable[[Callable[[], StepOutput]], tuple[StepOutput, Callable[[], None]]]
+"""Records a computation: returns its output, and a function that computes the content of its tensors again."""
 MAX_GRAPHS = 64
 """Graphs that are kept; the least recently used one is dropped."""
 UNRECORDED_STEPS = 4
 """Steps of a shape before it is recorded: a recording costs as much as a few steps."""
 
-_Shape = tuple[int, int, int, int]
-"""Rows, slots and the addresses of keys and values."""
+_Shape = tuple[int, int, int, int, Variant]
+"""Rows, slots, the addresses of keys and values, and the computation of the choices."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,8 @@ class _Graph:
 
     tokens: Int[Tensor, "W 1"]
     positions: Int[Tensor, "W"]
-    logits: Float[Tensor, "W V"]
+    controls: Float[Tensor, "W 5"]
+    output: StepOutput
     replay: Callable[[], None]
 
 
@@ -69,46 +83,60 @@ class StepGraphs:
         architecture = model.architecture
         return not (architecture.experts or architecture.latent or architecture.rope_depends_on_length)
 
-    def logits(self, step: DecodingPass, tokens: Int[Tensor, "W 1"]) -> Float[Tensor, "W V"] | None:
-        """Return the logits of a step, valid until the next call, or None if its shape is irregular.
+    def output(
+        self, step: DecodingPass, tokens: Int[Tensor, "W 1"], sampler: Sampler, places: Sequence[tuple[int, int]]
+    ) -> StepOutput | None:
+        """Return the logits and choices of a step, or None if its shape is irregular.
 
-        A regular step has one token for each text of a single size class.
+        A regular step has one token for each text of a single size class. `places` are the requests of `sampler`.
         """
         size_class = step.regular_class
         if size_class is None:
             return None
-        width = len(tokens)
+        width, device = len(tokens), size_class.keys.device
         size_class.reserve(width)  # so that the step may write into rows without a text
         slots = min(size_class.slots, max(BLOCK, 1 << (step.slots - 1).bit_length()))
-        key = width, slots, size_class.keys.data_ptr(), size_class.values.data_ptr()
+        variant, controls = sampler.variant(places), sampler.packed_controls(places, width)
+        key = width, slots, size_class.keys.data_ptr(), size_class.values.data_ptr(), variant
         graph = self._graphs.get(key)
         if graph is None:
             self._counts[key] += 1
-            inputs, positions = tokens.to(size_class.keys.device, copy=True), step.padded_positions(width).clone()
-            compute = self._computation(size_class, inputs, positions, slots)
+            inputs = tokens.to(device, copy=True), step.padded_positions(width).clone(), controls.to(device, copy=True)
+            compute = self._computation(size_class, *inputs, slots=slots, variant=variant, tokens=sampler.tokens)
             if self._counts[key] <= UNRECORDED_STEPS:
                 return compute()
-            graph = self._graphs[key] = _Graph(inputs, positions, *self._record(compute))
+            graph = self._graphs[key] = _Graph(*inputs, *self._record(compute))
             if len(self._graphs) > MAX_GRAPHS:
                 dropped, _ = self._graphs.popitem(last=False)
                 del self._counts[dropped]
         self._graphs.move_to_end(key)
         graph.tokens.copy_(tokens, non_blocking=True)
         graph.positions.copy_(step.padded_positions(width))
+        graph.controls.copy_(controls, non_blocking=True)
         graph.replay()
-        return graph.logits
+        return graph.output
 
     def _computation(
-        self, size_class: SizeClass, inputs: Int[Tensor, "W 1"], positions: Int[Tensor, "W"], slots: int
-    ) -> Callable[[], Float[Tensor, "W V"]]:
-        """Return the function that computes the logits of a step from the present content of its inputs."""
+        self,
+        size_class: SizeClass,
+        inputs: Int[Tensor, "W 1"],
+        positions: Int[Tensor, "W"],
+        controls: Float[Tensor, "W 5"],
+        *,
+        slots: int,
+        variant: Variant,
+        tokens: int | None,
+    ) -> Callable[[], StepOutput]:
+        """Return the function that computes a step from the present content of its inputs."""
         keys, values = (states[:, : len(inputs), :, :slots] for states in (size_class.keys, size_class.values))
 
-        def compute() -> Float[Tensor, "W V"]:
+        def compute() -> StepOutput:
             fixed = _FixedPass(keys, values, positions, group=self._group)
             attention = fixed.attention(self._model.attention)
             hidden = self._model.hidden(inputs, cache=fixed, attention=attention)[:, -1]
-            return head_logits(self._model, hidden)
+            logits = head_logits(self._model, hidden)
+            chosen, logprobs = choices(logits, Controls.unpacked(controls), variant=variant, tokens=tokens)
+            return StepOutput(logits, torch.stack([chosen.double(), logprobs.double()], dim=1))
 
         return compute
 
@@ -173,7 +201,7 @@ def cuda_recorder() -> Recorder:
     """Return the recorder of CUDA graphs, which share the memory of their intermediate results."""
     pool = torch.cuda.graph_pool_handle()
 
-    def record(compute: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+    def record(compute: Callable[[], StepOutput]) -> tuple[StepOutput, Callable[[], None]]:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
