@@ -47,6 +47,15 @@ def book_files(folder: Path) -> None:
         path.write_bytes(gzip.compress(text.encode()))
 
 
+def curation_files(folder: Path) -> None:
+    """Compressed text files, and texts with labels of their quality."""
+    book_files(folder)
+    texts = [text for text in material.docstrings().values() if len(text.split()) > 40][:60]
+    good = [{"text": text, "label": 1} for text in texts]
+    bad = [{"text": " ".join(sorted(text.split())), "label": 0} for text in texts]
+    material.write_rows(folder / "labels.jsonl", iter([*good, *bad]))
+
+
 def other_model(folder: Path) -> None:
     """The folder of a Hugging Face model, and held-out text."""
     models = [path.parent for path in folder.glob("vita-store/folders/*/chat_template.jinja")]
@@ -111,6 +120,12 @@ PAGES = {
     "docs/review.md": Page(files=prompt_files, typed={"vita review rate": "1\n2\nt\nq\n"}),
     "docs/serving.md": Page(not_run={HARNESS: "it downloads the task; tests/server/test_harness.py runs a local one"}),
     "docs/long-context.md": Page(files=long_files),
+    "docs/experiments.md": Page(
+        not_run={
+            "python -m bench.pretraining --shapes 256x6 --rounds 2 --threads 1 --seconds 5 --warm 1 "
+            "--nanochat ../nanochat": "it measures for minutes and needs another program",
+        }
+    ),
     "docs/scaling.md": Page(
         not_run={
             SCALING: LADDER,
@@ -130,7 +145,7 @@ PAGES = {
             "vita adopt Qwen/Qwen3-0.6B --revision c1899de289a04d12100db370d81485cdf75e47ca": HUB,
         },
     ),
-    "docs/stages/curate.md": Page(files=book_files),
+    "docs/stages/curate.md": Page(files=curation_files),
     "docs/stages/dpo.md": Page(typed=QUESTION),
     "docs/stages/redteam.md": Page(files=other_model),
     "docs/stages/refine.md": Page(files=prompt_files),

@@ -62,16 +62,18 @@ class ServiceCommands:
             process.wait(60)
 
     def engine_processes(self, marker: str) -> list[int]:
-        """Return the ids of the processes of this folder whose command line has this text, without their guardians."""
+        """Return the ids of the processes of this folder or this test whose command line has this text."""
         processes = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 command = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                environment = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+                directory = (process / "cwd").readlink()
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
             is_engine = any(marker in word for word in command) and not any("guardian" in word for word in command)
-            if is_engine and any(str(self.folder) in word for word in (*command, *environment)):
+            is_of_folder = directory == self.folder or any(str(self.folder) in word for word in command)
+            if is_engine and (is_of_folder or parent == os.getpid()):
                 processes.append(int(process.name))
         return processes
 
