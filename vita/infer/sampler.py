@@ -21,6 +21,11 @@ from vita.nn.wide_floats import widest_float
 Variant = Literal["greedy", "sampled", "filtered"]
 """The computation of a choice: the most likely token, or a drawn one, without or with top-k and top-p."""
 
+LOWEST_TEMPERATURE = 1e-6
+"""Below it only the most likely token remains, and float32 would divide by nearly zero."""
+UNLIMITED = 2**62
+"""Value of top-k for all tokens, which is exact in float64."""
+
 
 class Controls(NamedTuple):
     """The settings and the random number of each row."""
@@ -89,15 +94,18 @@ class Sampler:
 
     def packed_controls(self, places: Sequence[tuple[int, int]], rows: int) -> Float[Tensor, "B 5"]:
         """Return the controls of some places as a tensor on the host, for `rows` rows of which the last are greedy."""
-        values = torch.tensor([[1.0, 1.0, 2.0**62, 1.0, 0.0]], dtype=torch.float64).repeat(rows, 1)
-        for index, ((request, _), uniform) in enumerate(zip(places, self._uniform(places), strict=True)):
-            settings = self.requests[request]
-            temperature = max(settings.temperature, LOWEST_TEMPERATURE)
-            top_k = settings.top_k or 2**62
-            values[index] = torch.tensor(
-                [settings.temperature == 0, temperature, top_k, settings.top_p, uniform], dtype=torch.float64
-            )
-        return values
+        values = [
+            [
+                settings.temperature == 0,
+                max(settings.temperature, LOWEST_TEMPERATURE),
+                settings.top_k or UNLIMITED,
+                settings.top_p,
+                uniform,
+            ]
+            for settings, uniform in zip((self.requests[row] for row, _ in places), self._uniform(places), strict=True)
+        ]
+        unused = [[1, 1, UNLIMITED, 1, 0]] * (rows - len(values))
+        return torch.tensor(values + unused, dtype=torch.float64)
 
     def _uniform(self, places: Sequence[tuple[int, int]]) -> list[float]:
         return [self._numbers[request].ahead(offset) for request, offset in places]
@@ -122,7 +130,7 @@ class Sampler:
         requests = self.requests
         self._greedy = self._column([request.temperature == 0 for request in requests]).squeeze(-1)
         self._temperature = self._column([max(request.temperature, LOWEST_TEMPERATURE) for request in requests])
-        self._top_k = self._column([request.top_k or 2**62 for request in requests])
+        self._top_k = self._column([request.top_k or UNLIMITED for request in requests])
         self._top_p = self._column([request.top_p for request in requests])
         self._current = True
 
@@ -135,10 +143,6 @@ class Sampler:
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self._device)[:, None]
-
-
-LOWEST_TEMPERATURE = 1e-6
-"""Below it only the most likely token remains, and float32 would divide by nearly zero."""
 
 
 def choices(
