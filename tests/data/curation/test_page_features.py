@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -106,3 +108,10 @@ def test_pages_of_a_batch_have_the_features_of_single_pages(texts: list[str]) ->
         for n in (1, 2, 5):
             assert np.array_equal(page.runs(n), single.runs(n))
             assert np.array_equal(page.run_lengths(n), single.run_lengths(n))
+            occurrences = Counter(page.runs(n).tolist())
+            for measured in (page, single):
+                assert measured.longest_run(n) == max(page.run_lengths(n), default=0)
+                assert measured.most_equal_runs(n) == max(occurrences.values(), default=0)
+                assert measured.repeated_runs(n) == occurrences.total() - len(occurrences)
+        assert page.characters == single.characters == page.words.lengths.sum()
+        assert page.lettered_words == single.lettered_words == page.words.lettered.sum()

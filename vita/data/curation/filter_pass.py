@@ -170,10 +170,10 @@ class _SliceFilter:
         if row and row.encoding:
             encodings = self._stats.encodings.setdefault(document.source, {})
             encodings[row.encoding] = encodings.get(row.encoding, 0) + 1
-        if text is not document.text:
-            document = replace(document, text=text)
         if self._steps.languages != "none":
-            document = self._with_language(document, len(data))
+            document = self._with_language(document, text, len(data))
+        elif text is not document.text:
+            document = replace(document, text=text)
         if len(data) >= PAGE_BYTES:
             self._filter_read()
         self._read.append((document, data))
@@ -206,14 +206,14 @@ class _SliceFilter:
         self._filter_read()
         self.process_batch()
 
-    def _with_language(self, document: Document, size: int) -> Document:
-        """Return the document with its language in the metadata; a different one that the source states is kept."""
-        language, stated = identify_language(document.text), document.metadata.get("language")
+    def _with_language(self, document: Document, text: str, size: int) -> Document:
+        """Return the document with its normalized text and its language, and a different one that the source states."""
+        language, stated = identify_language(text), document.metadata.get("language")
         self._stats.languages.setdefault(language, DocumentCount()).add(size)
         metadata = {**document.metadata, "language": language}
         if stated is not None and stated != language:
             metadata["stated_language"] = stated
-        return replace(document, metadata=metadata)
+        return replace(document, text=text, metadata=metadata)
 
     def _verdict(self, page: PageFeatures) -> tuple[str, str] | None:
         """Return the reason to drop the document of a page and its detail, or None."""

@@ -119,7 +119,7 @@ def gopher_quality(
     mean = page.characters / words
     if is_alphabetic(page.script) and not min_mean_word_length <= mean <= max_mean_word_length:
         return DropReason("mean_word_length", f"{mean:.1f} characters")
-    if (share := page.words.lettered.mean()) < min_alpha_ratio:
+    if (share := page.lettered_words / page.num_words) < min_alpha_ratio:
         return DropReason("few_letters", f"{share:.2f} of the words have a letter, under {min_alpha_ratio}")
     for symbol in ("#", "...", "…"):
         share = page.text.count(symbol) / words
@@ -127,9 +127,9 @@ def gopher_quality(
             share -= sum(map(len, _HEADING.findall(page.text))) / words  # Markdown headings are not hashtags
         if share > max_symbol_ratio:
             return DropReason("symbols", f"{share:.2f} of `{symbol}` per word, over {max_symbol_ratio}")
-    if (share := _share(page.lines, lambda line: line.startswith(_BULLETS))) > max_bullet_line_ratio:
+    if share := _share_above(max_bullet_line_ratio, page.lines, lambda line: line.startswith(_BULLETS)):
         return DropReason("bullets", f"{share:.2f} of the lines, over {max_bullet_line_ratio}")
-    if (share := _share(page.lines, lambda line: line.endswith(_ELLIPSES))) > max_ellipsis_line_ratio:
+    if share := _share_above(max_ellipsis_line_ratio, page.lines, lambda line: line.endswith(_ELLIPSES)):
         return DropReason("ellipses", f"{share:.2f} of the lines, over {max_ellipsis_line_ratio}")
     return _few_stop_words(page, stop_words, min_stop_words)
 
@@ -151,11 +151,13 @@ def repetition(
     characters in words covered by n-grams of 5 to 10 words that occurred before. Both are ratios to the characters of
     all words.
     """
-    for unit, pieces, max_ratio, max_char_ratio in (
-        ("lines", page.lines, max_duplicate_line_ratio, max_duplicate_line_char_ratio),
-        ("paragraphs", page.paragraphs, max_duplicate_paragraph_ratio, max_duplicate_paragraph_char_ratio),
+    for unit, max_ratio, max_char_ratio in (
+        ("lines", max_duplicate_line_ratio, max_duplicate_line_char_ratio),
+        ("paragraphs", max_duplicate_paragraph_ratio, max_duplicate_paragraph_char_ratio),
     ):
-        share, characters = repeated_share(pieces)
+        if len(set(page.lines)) == len(page.lines):
+            break  # a repeated paragraph has repeated lines
+        share, characters = repeated_share(page.lines if unit == "lines" else page.paragraphs)
         if share > max_ratio:
             return DropReason(unit, f"{share:.2f} repeat an earlier one, over {max_ratio}")
         if characters > max_char_ratio:
@@ -188,8 +190,15 @@ _HEADING = re.compile(r"^#{1,6}(?= \S)", re.MULTILINE)
 _ELLIPSES = ("...", "…")
 
 
-def _share(lines: list[str], predicate: Callable[[str], bool]) -> float:
-    return sum(map(predicate, lines)) / max(1, len(lines))
+def _share_above(limit: float, lines: list[str], predicate: Callable[[str], bool]) -> float | None:
+    """Return the share of the lines for which the predicate is true if it is above the limit, else None."""
+    possible = total = len(lines)
+    for line in lines:
+        if not predicate(line):
+            possible -= 1
+            if possible <= limit * total:
+                return None
+    return possible / total if total and possible / total > limit else None
 
 
 def _count_distinct(vocabulary: tuple[str, ...], hashes: UInt64[np.ndarray, "W"], *, limit: int) -> int:
@@ -207,31 +216,31 @@ def _count_distinct(vocabulary: tuple[str, ...], hashes: UInt64[np.ndarray, "W"]
 
 def _top_runs(page: PageFeatures, most: tuple[float, ...]) -> DropReason | None:
     """Gopher's "top n-gram" for n = 2, 3, ...; an n-gram that occurs once repeats nothing."""
-    frequency = len(page.words.lengths)
+    frequency = page.num_words
     for n, limit in enumerate(most, 2):
-        lengths = page.run_lengths(n)
+        allowed = limit * page.characters
         # No n-gram is more frequent than a shorter one: this bound makes most counts unnecessary.
-        if not len(lengths) or frequency * lengths.max() <= limit * page.characters:
+        if frequency * (longest := page.longest_run(n)) <= allowed:
             continue
-        runs = page.runs(n)
-        frequency = _highest_count(runs)
-        if frequency > 1 and frequency * lengths.max() > limit * page.characters:
-            share = frequency * _longest_with_count(runs, lengths, frequency) / page.characters
-            if share > limit:
+        frequency = page.most_equal_runs(n)
+        if frequency > 1 and frequency * longest > allowed:
+            runs = page.runs(n)
+            frequency = _highest_count(runs)
+            share = frequency * _longest_with_count(runs, page.run_lengths(n), frequency) / page.characters
+            if frequency > 1 and share > limit:
                 return DropReason(f"top_{n}_words", f"{share:.2f} of the characters, over {limit}")
     return None
 
 
 def _repeated_runs(page: PageFeatures, most: tuple[float, ...]) -> DropReason | None:
     """Gopher's "duplicate n-grams" for n = 5, 6, ..."""
-    words = len(page.words.lengths)
+    words = page.num_words
     for n, limit in enumerate(most, 5):
         if words <= n:
             return None
-        runs = page.runs(n)
-        if n == 5 and _repeats(runs) * int(page.run_lengths(n).max()) <= min(most) * page.characters:
+        if n == 5 and page.repeated_runs(n) * page.longest_run(n) <= min(most) * page.characters:
             return None
-        share = page.words.lengths[_covered(_repeat_starts(runs), n, words)].sum() / page.characters
+        share = page.words.lengths[_covered(_repeat_starts(page.runs(n)), n, words)].sum() / page.characters
         if share > limit:
             return DropReason(f"repeated_{n}_words", f"{share:.2f} of the characters, over {limit}")
         if share <= min(most):
@@ -251,12 +260,6 @@ def _highest_count(runs: UInt64[np.ndarray, "R"]) -> int:
 def _longest_with_count(runs: UInt64[np.ndarray, "R"], lengths: Int64[np.ndarray, "R"], count: int) -> int:
     _, first, counts = np.unique(runs, return_index=True, return_counts=True)
     return int(lengths[first[counts == count]].max())
-
-
-def _repeats(runs: UInt64[np.ndarray, "R"]) -> int:
-    """Count the runs that occurred before."""
-    ordered = np.sort(runs)
-    return int(np.count_nonzero(ordered[1:] == ordered[:-1]))
 
 
 def _repeat_starts(runs: UInt64[np.ndarray, "R"]) -> Int64[np.ndarray, "P"]:

@@ -11,12 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt64
 
 from vita.data.curation.scripts import has_unspaced, main_script, unspaced_words, with_ascii_blanks
+from vita.data.curation.word_runs import WordFeatures, WordRuns
 from vita.data.curation.words import MIX_A, update_hashes, word_boundaries, word_chunks
 from vita.data.records import Document
 
@@ -24,69 +24,42 @@ BLOCK_BYTES = 2**20
 """Bytes per block; limits the memory of the arrays for very long documents."""
 
 
-class WordFeatures(NamedTuple):
-    """The words of a text in order."""
-
-    lengths: Int64[np.ndarray, "W"]
-    """Characters of each word."""
-    hashes: UInt64[np.ndarray, "W"]
-    """Equal for words that differ at most in the case of A to Z."""
-    lettered: Bool[np.ndarray, "W"]
-    """True for words that contain a letter; every character outside ASCII counts as a letter."""
-
-
-class WordRuns:
-    """The words of one text or of several texts in order, with the hashes of their n-grams, computed when needed."""
-
-    def __init__(self, words: WordFeatures) -> None:
-        self.words = words
-        self._runs: dict[int, UInt64[np.ndarray, "..."]] = {1: words.hashes}
-
-    def runs(self, n: int) -> UInt64[np.ndarray, "..."]:
-        """Return a hash of each n-gram, combined from the hashes of two shorter n-grams."""
-        if n not in self._runs:
-            second = n // 2
-            first = n - second
-            left, right = self.runs(first), self.runs(second)
-            runs = left[: max(0, len(right) - first)] * MIX_A
-            runs ^= runs >> np.uint64(31)
-            runs += right[first:]
-            self._runs[n] = runs
-        return self._runs[n]
-
-
 class PageFeatures:
     """A document with the features that the filters use, computed when needed.
 
-    `batch` contains the words of several documents, and `first` and `stop` are the range of those of this one.
+    `batch` contains the words of several documents, among them those of this one, which has the index `index`.
     """
 
     def __init__(
-        self,
-        document: Document,
-        data: bytes | None = None,
-        *,
-        batch: WordRuns | None = None,
-        first: int = 0,
-        stop: int = 0,
+        self, document: Document, data: bytes | None = None, *, batch: WordRuns | None = None, index: int = 0
     ) -> None:
         self.document = document
         self.data = document.text.encode("utf-8", errors="replace") if data is None else data
-        self._batch, self._first, self._stop = batch, first, stop
+        self._words, self._index = batch, index
 
     @property
     def text(self) -> str:
         return self.document.text
 
-    @cached_property
+    @property
     def words(self) -> WordFeatures:
         """Return the words between white space, or phrases in scripts without spaces (see `word_count`)."""
-        if self._batch:
-            return WordFeatures(*(column[self._first : self._stop] for column in self._batch.words))
-        parts = [_measure(block) for block in _blocks(self.data)]
-        if len(parts) == 1:
-            return parts[0]
-        return WordFeatures(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        batch = self._batch
+        first, stop = batch.first[self._index], batch.stop[self._index]
+        return WordFeatures(*(column[first:stop] for column in batch.words))
+
+    @property
+    def num_words(self) -> int:
+        """Return the number of words between white space."""
+        return self._batch.stop[self._index] - self._batch.first[self._index]
+
+    @property
+    def _batch(self) -> WordRuns:
+        if self._words is None:
+            parts = [_measure(block) for block in _blocks(self.data)]
+            columns = zip(*parts, strict=True)
+            self._words = WordRuns(parts[0] if len(parts) == 1 else WordFeatures(*map(np.concatenate, columns)))
+        return self._words
 
     def words_up_to(self, limit: int) -> int:
         """Count the words up to about `limit` to save time on long texts; a number above `limit` is a lower bound."""
@@ -99,7 +72,7 @@ class PageFeatures:
     def word_count(self) -> int:
         """Return the number of words, estimated from the characters in scripts without spaces."""
         if self.data.isascii() or not has_unspaced(self.data):
-            return len(self.words.lengths)
+            return self.num_words
         return unspaced_words(self.text)
 
     @cached_property
@@ -108,29 +81,36 @@ class PageFeatures:
         # Each character outside ASCII takes at least one more byte; below this ratio there are too few to matter.
         return "LATIN" if len(self.data) < 1.2 * len(self.text) else main_script(self.text)
 
-    @cached_property
-    def cumulative_length(self) -> Int64[np.ndarray, "..."]:
-        """Return the number of characters before each word; the last value is the total."""
-        return np.concatenate([[0], np.cumsum(self.words.lengths)])
-
     def run_lengths(self, n: int) -> Int64[np.ndarray, "..."]:
         """Return the number of characters of each n-gram."""
-        return self.cumulative_length[n:] - self.cumulative_length[:-n]
+        return self._batch.run_lengths(n, self._index)
 
     def runs(self, n: int) -> UInt64[np.ndarray, "..."]:
         """Return a hash of each n-gram of words."""
-        if self._batch:
-            return self._batch.runs(n)[self._first : max(self._first, self._stop - n + 1)]
-        return self._own_runs.runs(n)
+        first, stop = self._batch.first[self._index], self._batch.stop[self._index]
+        return self._batch.runs(n)[first : max(first, stop - n + 1)]
 
-    @cached_property
-    def _own_runs(self) -> WordRuns:
-        return WordRuns(self.words)
+    def longest_run(self, n: int) -> int:
+        """Return the characters of the longest n-gram."""
+        return self._batch.longest(n)[self._index]
 
-    @cached_property
+    def most_equal_runs(self, n: int) -> int:
+        """Return an upper bound of the occurrences of the most frequent n-gram."""
+        return self._batch.equal_runs(n).highest[self._index]
+
+    def repeated_runs(self, n: int) -> int:
+        """Return an upper bound of the number of n-grams that occurred before."""
+        return self._batch.equal_runs(n).repeats[self._index]
+
+    @property
     def characters(self) -> int:
         """Return the characters of all words."""
-        return int(self.cumulative_length[-1])
+        return self._batch.characters[self._index]
+
+    @property
+    def lettered_words(self) -> int:
+        """Return the number of words with a letter."""
+        return self._batch.lettered[self._index]
 
     @cached_property
     def lines(self) -> list[str]:
@@ -156,12 +136,9 @@ def page_batch(documents: Sequence[tuple[Document, bytes]]) -> list[PageFeatures
     plain = [data if data.isascii() else with_ascii_blanks(data) for _, data in documents]
     joined = b"\n".join(plain)
     words, starts = _measure_blanks(joined)
-    ends = np.searchsorted(starts, np.cumsum([len(data) + 1 for data in plain])).tolist()
-    batch = WordRuns(words)
-    return [
-        PageFeatures(document, data, batch=batch, first=first, stop=stop)
-        for (document, data), first, stop in zip(documents, [0, *ends[:-1]], ends, strict=True)
-    ]
+    stops = np.searchsorted(starts, np.cumsum([len(data) + 1 for data in plain]))
+    batch = WordRuns(words, stops)
+    return [PageFeatures(*pair, batch=batch, index=index) for index, pair in enumerate(documents)]
 
 
 @lru_cache

@@ -32,6 +32,7 @@ _SIGNATURES = (
     (b"WARC/", "warc"),
     (b"filedesc://", "arc"),
 )
+_KNOWN_SIGNATURES = tuple(signature for signature, _ in _SIGNATURES)
 _BINARY = {
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
@@ -42,6 +43,7 @@ _BINARY = {
     b"Rar!\x1a\x07": "a RAR archive; unpack it first",
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive; unpack it first",
 }
+_BINARY_SIGNATURES = tuple(_BINARY)
 _HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)[\s>]", re.I | re.S)
 _MAIL_HEADER = re.compile(rb"From \S+.*\r?\n(?:[!-9;-~]+:.*\r?\n)", re.M)
 _TAR_MAGIC = slice(257, 262)
@@ -49,9 +51,8 @@ _TAR_MAGIC = slice(257, 262)
 
 def detect_format(head: bytes, *, suffix: str) -> str | None:
     """Return the format of content that begins with `head`; None for content without a reader."""
-    for signature, format in _SIGNATURES:
-        if head.startswith(signature):
-            return format
+    if head.startswith(_KNOWN_SIGNATURES):
+        return next(format for signature, format in _SIGNATURES if head.startswith(signature))
     if head[_TAR_MAGIC] == b"ustar":
         return "tar"
     named = SUFFIX_FORMATS.get(suffix)
@@ -71,7 +72,9 @@ def detect_format(head: bytes, *, suffix: str) -> str | None:
 
 def binary_type(head: bytes) -> str | None:
     """Return a description of binary content that cannot be read, if its signature is known."""
-    return next((meaning for magic, meaning in _BINARY.items() if head.startswith(magic)), None)
+    if not head.startswith(_BINARY_SIGNATURES):
+        return None
+    return next(meaning for signature, meaning in _BINARY.items() if head.startswith(signature))
 
 
 def is_wide_text(head: bytes) -> bool:

@@ -16,7 +16,7 @@ from vita.data.content import normalize_line_ends
 from vita.data.sources.compression import compression_of, decompress
 from vita.data.sources.content_types import binary_type, is_wide_text
 from vita.data.sources.encodings import UTF8, detect_encoding, to_utf8
-from vita.data.sources.files import DamagedFile, FileSpan, SourceFile, open_binary, read_and_verify, verify
+from vita.data.sources.files import DamagedFile, FileSpan, SourceFile, open_binary, read_and_verify, read_small, verify
 
 MAX_BYTES = 256 * 2**20
 """Largest size in bytes of a line, and of a file that is read at once; limits the memory."""
@@ -33,6 +33,8 @@ def chunks(file: SourceFile) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file, or of its span, in chunks."""
     if file.span:
         return read_span(file, file.span)
+    if file.content is not None:
+        return iter((file.content,) if file.content else ())
     size = _COMPRESSED_CHUNK_BYTES if file.is_named_compressed else _CHUNK_BYTES
     pieces = read_and_verify(file, size)
     return pieces if file.is_decompressed else decompress(file, pieces)
@@ -112,6 +114,9 @@ def with_head(file: SourceFile) -> tuple[SourceFile, bytes]:
 
     A file that is damaged within these bytes is returned without an error, which its reader raises.
     """
+    data = read_small(file, HEAD_BYTES)
+    if data is not None and not file.is_named_compressed and compression_of(data) is None:
+        return _in_memory(file, data), data
     pieces = chunks(file)
     head = b""
     try:
@@ -120,8 +125,13 @@ def with_head(file: SourceFile) -> tuple[SourceFile, bytes]:
     except DamagedFile:
         return file, head
     if len(head) < HEAD_BYTES:
-        return replace(file, known=None, opener=lambda: io.BytesIO(head), is_decompressed=True), head
+        return _in_memory(file, head), head
     return file, head
+
+
+def _in_memory(file: SourceFile, content: bytes) -> SourceFile:
+    """Return a file whose decompressed content was read."""
+    return SourceFile(file.path, file.name, file.size, is_decompressed=True, content=content)
 
 
 def is_compressed(file: SourceFile) -> bool:
