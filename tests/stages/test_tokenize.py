@@ -28,16 +28,39 @@ def corpus(tmp_path: Path) -> Corpus:
     return write_corpus(tmp_path / "corpus", train=TEXTS, heldout=TEXTS[:3])
 
 
-def write_corpus(folder: Path, **splits: list[str]) -> Corpus:
+def write_corpus(folder: Path, *, languages: list[str] | None = None, **splits: list[str]) -> Corpus:
     for split, texts in splits.items():
         (folder / split).mkdir(parents=True)
         rows = [
-            {"id": f"{split}-{i}", "text": text, "source": "odd" if i % 2 else "even", "licence": "CC0", "metadata": {}}
+            {
+                "id": f"{split}-{i}",
+                "text": text,
+                "source": "odd" if i % 2 else "even",
+                "licence": "CC0",
+                "metadata": {"language": languages[i]} if languages else {},
+            }
             for i, text in enumerate(texts)
         ]
         data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
         (folder / split / "part-00000.jsonl.zst").write_bytes(zstandard.compress(data))
     return Corpus("0" * 64, folder)
+
+
+def test_the_report_has_the_figures_of_each_language(tmp_path: Path) -> None:
+    texts = {"en": "The cat sat on the mat. " * 40, "ru": "Кошка сидела на ковре. " * 4}
+    corpus = write_corpus(tmp_path / "corpus", train=list(texts.values()), languages=list(texts))
+    characters = {}
+    for temperature in (1, 4):
+        folder = run(corpus, tmp_path / f"scratch{temperature}", vocabulary=283, language_temperature=temperature)
+        tokenizer = Tokenizer.load(folder / "tokenizer")
+        languages = json.loads((folder / "report.json").read_text())["details"]["train"]["languages"]
+        for language, text in texts.items():
+            tokens = len(tokenizer.encode(text))
+            assert languages[language]["tokens_per_word"] == round(tokens / len(text.split()), 6)
+            assert languages[language]["characters_per_token"] == round(len(text) / tokens, 6)
+        characters[temperature] = {name: row["characters_per_token"] for name, row in languages.items()}
+    assert characters[4]["ru"] > characters[1]["ru"]
+    assert characters[4]["en"] < characters[1]["en"]
 
 
 def run(corpus: Corpus, scratch: Path, *, model: Model | None = None, emit: Any = None, **settings: Any) -> Path:

@@ -7,18 +7,21 @@ teaches a model the boundaries of documents.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from vita.data.curation.corpus import read_corpus
+from vita.data.curation.language import UNKNOWN
 from vita.data.records import Document
-from vita.data.tokens import bpe
 from vita.data.tokens.shards import SHARD_TOKENS, Shards, write_shards
+from vita.data.tokens.token_counts import TokenTally, language_of, ratio, text_bytes
 from vita.data.tokens.tokenizer import Tokenizer
+from vita.data.tokens.training_sample import sample, sample_rates
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
 from vita.spine.config import Settings, neutral
@@ -49,6 +52,10 @@ class Config(Settings):
     the tokenizer of an input model."""
     sample_bytes: int = Field(128 * 2**20, ge=2**16)
     """Maximum bytes of text that train the tokenizer, spread evenly over the corpus; limits memory and time."""
+    language_temperature: float = neutral(1.0, ge=1)
+    """Balance of the languages in the text that trains the tokenizer: 1 keeps their proportions, and larger values give
+    rare languages more of the vocabulary (share of language i: n_i ** (1 / temperature), at most 4 copies of its text).
+    The languages are those that curation identified."""
     shard_tokens: int = Field(SHARD_TOKENS, ge=1)
     """Tokens per file of the token stream."""
 
@@ -62,19 +69,20 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
     folder = context.draft_folder()
-    sizes = {split: _bytes_in(read_corpus(inputs.corpus.path, split)) for split in SPLITS}
+    languages = {split: _bytes_by_language(read_corpus(inputs.corpus.path, split)) for split in SPLITS}
+    sizes = {split: counts.total() for split, counts in languages.items()}
     if not sizes["train"]:
         raise DataError("tokenize", "the corpus holds no text to train on", hint="see its report of dropped documents")
     start = time.monotonic()
-    tokenizer = _tokenizer(config, inputs, context, total=sizes["train"])
+    tokenizer = _tokenizer(config, inputs, context, sizes=languages["train"])
     tokenizer.save(folder / "tokenizer")
     context.record["learning_seconds"] = round(time.monotonic() - start, 3)
 
-    tallies: dict[str, _Tally] = {}
+    tallies: dict[str, TokenTally] = {}
     shards: dict[str, Shards] = {}
     for split in SPLITS:
         total = sizes[split]
-        tally = tallies[split] = _Tally(tokenizer, share=min(1.0, CHECKED_BYTES / max(total, 1)))
+        tally = tallies[split] = TokenTally(tokenizer, share=min(1.0, CHECKED_BYTES / max(total, 1)))
         start = time.monotonic()
         shards[split] = write_shards(
             folder / split,
@@ -105,31 +113,40 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
 # -- the tokenizer
 
 
-def _tokenizer(config: Config, inputs: Inputs, context: Context, *, total: int) -> Tokenizer:
+def _tokenizer(config: Config, inputs: Inputs, context: Context, *, sizes: Counter[str]) -> Tokenizer:
     if inputs.model is not None:
         tokenizer = Tokenizer.load(inputs.model.path)
         context.emit("note", text=f"uses the model's own tokenizer of {tokenizer.vocabulary:,} tokens")
         return tokenizer
-    progress = _Progress(context, total=total)
-    texts = (progress.count(document.text) for document in read_corpus(inputs.corpus.path, "train"))
-    sample = bpe.sample(texts, limit=config.sample_bytes, total=total)
+    progress = _Progress(context, total=sizes.total())
+    balanced = config.language_temperature != 1
+    rates = sample_rates(
+        sizes if balanced else {"": sizes.total()},
+        limit=config.sample_bytes,
+        temperature=config.language_temperature,
+    )
+    if balanced:
+        context.record["language_rates"] = {name or UNKNOWN: round(rate, 4) for name, rate in sorted(rates.items())}
+    texts = (
+        (language_of(document) if balanced else "", progress.count(document.text))
+        for document in read_corpus(inputs.corpus.path, "train")
+    )
     masked = config.objective == "masked"
-    return Tokenizer.train(sample, vocabulary=config.vocabulary, digits=config.digits, masked=masked)
+    return Tokenizer.train(sample(texts, rates), vocabulary=config.vocabulary, digits=config.digits, masked=masked)
 
 
-def _bytes_in(documents: Iterable[Document]) -> int:
-    return sum(_size(document.text) for document in documents)
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+def _bytes_by_language(documents: Iterable[Document]) -> Counter[str]:
+    sizes: Counter[str] = Counter()
+    for document in documents:
+        sizes[language_of(document)] += text_bytes(document.text)
+    return sizes
 
 
 # -- encoding
 
 
 def _encoded(
-    documents: Iterable[Document], tokenizer: Tokenizer, tally: _Tally, context: Context, *, total: int
+    documents: Iterable[Document], tokenizer: Tokenizer, tally: TokenTally, context: Context, *, total: int
 ) -> Iterator[tuple[Document, np.ndarray]]:
     """Yield each document with its tokens, encoded in batches of some megabytes."""
     progress = _Progress(context, total=total)
@@ -162,7 +179,7 @@ class _Progress:
         self._emit, self._total, self._done, self._reported = context.emit, total, 0, 0
 
     def count(self, text: str) -> str:
-        self._done += _size(text)
+        self._done += text_bytes(text)
         if self._done - self._reported >= BATCH_BYTES or self._done == self._total:
             self._reported = self._done
             self._emit("progress", done=self._done, total=self._total, unit="bytes")
@@ -172,64 +189,8 @@ class _Progress:
 # -- the report
 
 
-@dataclass
-class _Counts:
-    """Counts of one source."""
-
-    documents: int = 0
-    bytes: int = 0
-    tokens: int = 0
-    checked: int = 0
-    restored: int = 0
-    words: int = 0
-    tokens_of_words: int = 0
-
-    def __add__(self, other: _Counts) -> _Counts:
-        return _Counts(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
-
-    def figures(self) -> dict[str, Any]:
-        return {
-            "documents": self.documents,
-            "bytes": self.bytes,
-            "tokens": self.tokens,
-            "bytes_per_token": _ratio(self.bytes, self.tokens),
-            "tokens_per_word": _ratio(self.tokens_of_words, self.words),
-            "checked": self.checked,
-            "round_trip": _ratio(self.restored, self.checked),
-        }
-
-
-@dataclass
-class _Tally:
-    """Counts of tokens by source, and of words and exact round trips in a share of the documents."""
-
-    tokenizer: Tokenizer
-    share: float
-    by_source: dict[str, _Counts] = field(default_factory=dict)
-    bytes_seen: int = 0
-    checked: int = 0
-    used: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.used = np.zeros(self.tokenizer.vocabulary, dtype=np.int64)
-
-    def add(self, document: Document, ids: np.ndarray) -> None:
-        counts = self.by_source.setdefault(document.source, _Counts())
-        size = _size(document.text)
-        counts.documents += 1
-        counts.bytes += size
-        counts.tokens += len(ids)
-        self.bytes_seen += size
-        if self.checked + size <= self.bytes_seen * self.share:
-            self.checked += size
-            counts.checked += 1
-            counts.restored += self.tokenizer.decode(ids.tolist()) == document.text
-            counts.words += len(document.text.split())
-            counts.tokens_of_words += len(ids)
-
-
 def _report(
-    tokenizer: Tokenizer, tallies: dict[str, _Tally], shards: dict[str, Shards], *, trained: bool
+    tokenizer: Tokenizer, tallies: dict[str, TokenTally], shards: dict[str, Shards], *, trained: bool
 ) -> dict[str, Any]:
     used = tallies["train"].used
     ordinary = np.array([i not in tokenizer.special_ids for i in range(tokenizer.vocabulary)])
@@ -241,7 +202,7 @@ def _report(
             "vocabulary": tokenizer.vocabulary,
             "special": tokenizer.specials,
             "used": int((used > 0).sum()),
-            "unused_share": _ratio(int(((used == 0) & ordinary).sum()), int(ordinary.sum())),
+            "unused_share": ratio(int(((used == 0) & ordinary).sum()), int(ordinary.sum())),
             "rare": int(((used > 0) & (used < 10)).sum()),
             "longest": [
                 tokenizer.token_bytes(i).decode("utf-8", "replace")
@@ -251,14 +212,5 @@ def _report(
         }
     }
     for split, tally in tallies.items():
-        total = sum(tally.by_source.values(), _Counts())
-        report[split] = {
-            "stream_tokens": shards[split].tokens,
-            "all": total.figures(),
-            "sources": {name: counts.figures() for name, counts in sorted(tally.by_source.items())},
-        }
+        report[split] = {"stream_tokens": shards[split].tokens, **tally.figures()}
     return report
-
-
-def _ratio(part: int, total: int) -> float | None:
-    return round(part / total, 6) if total else None

@@ -59,28 +59,6 @@ def test_byte_spelling_is_bijective() -> None:
     assert not bpe.is_spelled("▁cat")
 
 
-def test_a_sample_is_bounded_uniform_and_deterministic() -> None:
-    texts = [f"{i:04d} " * 200 for i in range(100)]  # 1,000 bytes each
-    sample = list(bpe.sample(texts, limit=20_000, total=100_000))
-    assert sum(len(piece) for piece in sample) <= 20_000
-    assert sample == list(bpe.sample(texts, limit=20_000, total=100_000))
-    quarters = [sum(int(piece[:4]) // 25 == quarter for piece in sample) for quarter in range(4)]
-    assert quarters == [5, 5, 5, 5]
-
-
-def test_a_sample_of_a_long_text_covers_all_parts() -> None:
-    book = "".join(f"line {i:05d} of a long and not very varied book\n" for i in range(20_000))
-    sample = "".join(bpe.sample([book], limit=len(book) // 10, total=len(book)))
-    assert len(book) // 11 < len(sample) <= len(book) // 10
-    assert "line 01" in sample and "line 10" in sample and "line 19" in sample
-    assert all(line in book for line in sample.splitlines()[:20])
-
-
-def test_a_sample_limit_above_the_text_gives_the_text() -> None:
-    texts = ["one", "two " * 5000, ""]
-    assert list(bpe.sample(texts, limit=10**6, total=20_003)) == texts
-
-
 def test_definitions_that_tiktoken_would_read_differently_are_detected() -> None:
     """Each changed definition has a property that tiktoken cannot express."""
     from tokenizers import Tokenizer

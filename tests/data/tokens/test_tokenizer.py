@@ -75,6 +75,24 @@ def test_tiktoken_tokenizers_and_transformers_give_the_same_ids(
         assert peer.decode(ids) == text
 
 
+def test_names_of_special_tokens_are_plain_text_in_other_readers_with_the_documented_settings(
+    tokenizer: Tokenizer, folder: Path, auto_tokenizer: Callable[[Path], Any]
+) -> None:
+    tiktoken = pytest.importorskip("tiktoken")
+    from tokenizers import Tokenizer as Engine
+
+    text = f"a cat{END_OF_TURN} and {DOCUMENT} is plain text"
+    ids = tokenizer.encode(text)
+    assert not tokenizer.special_ids & set(ids)
+    assert auto_tokenizer(folder)(text, split_special_tokens=True).input_ids == ids
+    engine = Engine.from_file(str(folder / "tokenizer.json"))
+    engine.encode_special_tokens = True
+    assert engine.encode(text).ids == ids
+    ranks, pattern = bpe.tiktoken_ranks(json.loads((folder / "tokenizer.json").read_text()), engine) or ({}, "")
+    encoding = tiktoken.Encoding("own", pat_str=pattern, mergeable_ranks=ranks, special_tokens=tokenizer.specials)
+    assert encoding.encode_ordinary(text) == ids
+
+
 def test_real_text_in_many_scripts_gives_the_same_ids_from_every_engine(
     shared: Path, tmp_path: Path, auto_tokenizer: Callable[[Path], Any]
 ) -> None:

@@ -176,23 +176,6 @@ def is_spelled(token: str) -> bool:
     return all(character in _BYTES for character in token)
 
 
-def sample(texts: Iterable[str], *, limit: int, total: int) -> Iterator[str]:
-    """Yield pieces of at most `limit` bytes in total, spread evenly over `texts`, which have `total` bytes.
-
-    A piece is taken if the bytes taken so far are less than their share of the bytes read. The choice depends only on
-    the texts, and no part of them is preferred.
-    """
-    share = min(1.0, limit / total) if total else 1.0
-    num_read = num_taken = 0
-    for text in texts:
-        for piece in [text] if share == 1.0 else _pieces(text, 4096):
-            size = len(piece.encode("utf-8", "surrogatepass"))
-            num_read += size
-            if num_taken + size <= num_read * share:
-                num_taken += size
-                yield piece
-
-
 def _alphabet() -> list[str]:
     """Return the character of each byte: the byte itself if printable, else the next one from U+0100 (as in GPT-2)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -269,10 +252,10 @@ def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
 def _bounded(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         clean = text.encode("utf-8", "replace").decode("utf-8")
-        yield from [clean] if len(clean) <= _MAX_CHARACTERS else _pieces(clean, _MAX_CHARACTERS)
+        yield from [clean] if len(clean) <= _MAX_CHARACTERS else cut_text(clean, _MAX_CHARACTERS)
 
 
-def _pieces(text: str, length: int) -> Iterator[str]:
+def cut_text(text: str, length: int) -> Iterator[str]:
     """Split `text` into pieces of at most `length` characters, after a line or a space if there is one."""
     start = 0
     while len(text) - start > length:
