@@ -1,7 +1,7 @@
 """Imports only go to lower layers, checked in the source text; every violation is named with its line.
 
     spine <- data | nn <- stats <- train | infer <- formats <- reporting <- evals | redteam | rl | gates | design
-          <- rights | monitoring | review <- server <- cards <- stages | recipes <- life <- cli <- session
+          <- rights | monitoring | review | rephrasing <- server <- cards <- stages | recipes <- life <- cli <- session
 
 Packages of the same layer do not import one another, and neither do stages, which exchange artifacts. No two files
 import each other, directly or through others.
@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = [("spine",), ("data", "nn"), ("stats",), ("train", "infer"), ("formats",), ("reporting",)]
-STEPS += [("evals", "redteam", "rl", "gates", "design"), ("rights", "monitoring", "review")]
+STEPS += [("evals", "redteam", "rl", "gates", "design"), ("rights", "monitoring", "review", "rephrasing")]
 STEPS += [("server",), ("cards",), ("stages", "recipes"), ("life",), ("cli",), ("session",)]
 SUBPACKAGES = {
     "data": [("",), ("world",), ("sources",), ("curation", "tokens")],

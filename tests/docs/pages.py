@@ -88,6 +88,8 @@ lm_eval --model local-completions --tasks lambada_openai \\
     --model_args model=mine,base_url=http://127.0.0.1:8000/v1/completions,max_length=512"""
 QUESTION = {"vita chat": "What did I write about tea?\n"}
 
+REWRITER = "it needs a model that follows instructions; tests/cli/test_rephrase.py runs it"
+
 PAGES = {
     "README.md": Page(
         files=readme_files,
@@ -146,6 +148,14 @@ PAGES = {
         },
     ),
     "docs/stages/curate.md": Page(files=curation_files),
+    "docs/stages/rephrase.md": Page(
+        not_run={
+            "vita rephrase mine/dpo --corpus mine/curate --life mine": REWRITER,
+            "vita rephrase --endpoint '{url: \"http://127.0.0.1:8000/v1\", model: mine, key_variable: MINE_KEY}' "
+            "--life mine": REWRITER,
+            "vita show mine/rephrase": REWRITER,
+        }
+    ),
     "docs/stages/dpo.md": Page(typed=QUESTION),
     "docs/stages/redteam.md": Page(files=other_model),
     "docs/stages/refine.md": Page(files=prompt_files),

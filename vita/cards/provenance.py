@@ -70,9 +70,14 @@ def data(store: Store, artifacts: Sequence[LineageArtifact]) -> list[TrainingDat
     """Return every source of training data, in the order of the artifacts."""
     tokens = _tokens_by_source(store, artifacts)
     sources: list[TrainingData] = []
+    by_digest = {artifact.digest: artifact for artifact in artifacts}
+    contained = {artifact.inputs.get("corpus") for artifact in artifacts if artifact.kind == "corpus"}
     for artifact in artifacts:
+        if artifact.kind == "corpus" and artifact.digest in contained:
+            continue  # a later corpus contains its documents
         if artifact.kind == "corpus":
-            sources += _corpus_sources(artifact, tokens.get(artifact.digest, {}))
+            settings = _source_settings(artifact, by_digest)
+            sources += _corpus_sources(artifact, settings, tokens.get(artifact.digest, {}))
         elif artifact.run and artifact.kind in ("model", "reward"):
             sources += _run_sources(artifact, artifact.run)
     return sources
@@ -115,9 +120,20 @@ def _tokens_by_source(store: Store, artifacts: Iterable[LineageArtifact]) -> dic
     return tokens
 
 
-def _corpus_sources(artifact: LineageArtifact, tokens: Mapping[str, int]) -> list[TrainingData]:
+def _source_settings(
+    artifact: LineageArtifact, artifacts: Mapping[str, LineageArtifact]
+) -> Sequence[Mapping[str, Any]]:
+    """Return the settings of the sources of a corpus, or of the corpus from which it was made."""
+    if artifact.run and (settings := artifact.run.config.get("sources")):
+        return settings
+    earlier = artifacts.get(artifact.inputs.get("corpus", ""))
+    return _source_settings(earlier, artifacts) if earlier else ()
+
+
+def _corpus_sources(
+    artifact: LineageArtifact, settings: Sequence[Mapping[str, Any]], tokens: Mapping[str, int]
+) -> list[TrainingData]:
     all_licences = ", ".join(artifact.facts.get("licences") or ()) or NO_LICENCE
-    settings = (artifact.run.config.get("sources") if artifact.run else None) or []
     return [
         TrainingData(
             artifact.label,

@@ -167,6 +167,10 @@ STAGES: Mapping[str, StageText] = {
         "Curation", "Filters the text and splits it into training and held-out documents.",
         ("{documents[train]:,} training documents ({bytes[train]:size}), {documents[dropped]:,} dropped",),
     ),
+    "rephrase": StageText(
+        "Rephrasing", "Adds rewrites of documents by a language model to the corpus.",
+        ("{documents[rewrites]:,} rewrites, {share:percent} of the training text, {documents[dropped]:,} dropped",),
+    ),
     "tokenize": StageText(
         "Tokenizer", "Trains the tokenizer and encodes the text.",
         ("{train_tokens:count} tokens, {bytes_per_token:.2f} bytes per token",),
@@ -256,7 +260,7 @@ KEY_FIGURES: Mapping[str, str] = {
 }
 """End of a figure's name -> its label among the key figures of a life."""
 PHASES: Mapping[str, tuple[str, ...]] = {
-    "data": ("curate", "tokenize"),
+    "data": ("curate", "rephrase", "tokenize"),
     "base model": ("adopt", "design", "initialize", "pretrain", "adapt"),
     "tuning": ("sft", "reward", "rlhf", "dpo"),
     "assurance": ("test", "review", "redteam"),

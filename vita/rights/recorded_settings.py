@@ -1,6 +1,7 @@
 """The settings of a run for another use: runs record the digests of input files, the event log records their paths.
 
 settings = recorded_settings(run, ledger)        # for `build(stage.config, settings, where=...)`
+value = recorded_setting("decontaminate", run, ledger)
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ def recorded_settings(run: Run, ledger: Ledger) -> dict[str, Any]:
     return {
         name: _with_locations(value, f"{run.life}/{run.step}.{name}", run, ledger) for name, value in run.config.items()
     }
+
+
+def recorded_setting(name: str, run: Run, ledger: Ledger) -> Any:
+    """Return one setting with the present paths of its files; None if the run has no such setting.
+
+    Raises `DataError` if one of these files is missing or has changed; the other files of the run are not read.
+    """
+    return _with_locations(run.config.get(name), f"{run.life}/{run.step}.{name}", run, ledger)
 
 
 def location_of(content: str, run: Run, ledger: Ledger) -> str | None:

@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from vita.nn.weight_format import WeightFormat
 from vita.spine.config import Settings, build
+from vita.spine.endpoints import http_url
 
 FLOAT32 = "float32"
 Program = Literal["vita", "vllm", "llama.cpp", "openai"]
@@ -75,10 +75,7 @@ class BackendSettings(Settings):
     @field_validator("url")
     @classmethod
     def _is_http(cls, url: str | None) -> str | None:
-        parts = urlsplit(url or "http://x")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ValueError("a URL http://HOST/v1 or https://HOST/v1 without a user name and a query is expected")
-        return url.rstrip("/") if url else None
+        return http_url(url) if url else None
 
     @model_validator(mode="after")
     def _fields_belong_to_the_program(self) -> Self:

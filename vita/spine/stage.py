@@ -8,6 +8,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]: ...
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None: ...  # optional: reject inputs
 def advise(config: Config) -> list[str]: ...    # optional: warnings about settings
 def link(config: Config, steps: Sequence[tuple[str, Settings]]) -> Config: ...    # optional: settings of other steps
+def input_problem(config: Config, slots: Collection[str]) -> str | None: ...    # optional: reject connected inputs
 NEEDS = {"model": (generates_text,)}            # optional: requirements on inputs (`vita.spine.traits`)
 def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None: ...        # optional: by settings
 def traits(config: Config, inputs: Mapping[str, Traits | None]) -> Traits | None: ...   # optional: of the output
@@ -22,7 +23,7 @@ import inspect
 import shutil
 import textwrap
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -105,12 +106,16 @@ class Stage:
     """Returns the settings, completed by those of all steps of the life: `link(config, [(stage, settings), ...])`."""
     needs: Mapping[str, Sequence[Callable[[Traits], str | None]]] = field(default_factory=dict)
     """Requirements on the artifact of a slot: each returns the reason why it is not met, or None."""
+    input_problem: Callable[[Any, Collection[str]], str | None] | None = None
+    """Returns the reason why the slots that have an artifact do not suit the settings, or None."""
     unsupported: Callable[[Any, Mapping[str, Traits]], str | None] | None = None
     """Returns the reason why the settings do not suit the traits of the inputs, or None."""
     traits: Callable[[Any, Mapping[str, Traits | None]], Traits | None] | None = None
     """Returns the traits of the output before the run; by default those of the first input that has some."""
     lineage: bool = False
     """True if the stage reads the lineage of its inputs."""
+    applies_erasures: bool = False
+    """True if the stage leaves out erased documents itself: it has `sources`, or declares `APPLIES_ERASURES`."""
     parallel: bool = False
     """True if all ranks run the stage together (training), False if only rank 0 runs it."""
 
@@ -129,8 +134,10 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
         name, module.VERSION, summary, module.Config, module.Inputs, slots, kinds[0], module.run,
         record=getattr(module, "record", None), admit=getattr(module, "admit", None),
         advise=getattr(module, "advise", None), link=getattr(module, "link", None),
-        needs=getattr(module, "NEEDS", {}), unsupported=getattr(module, "unsupported", None),
+        needs=getattr(module, "NEEDS", {}), input_problem=getattr(module, "input_problem", None),
+        unsupported=getattr(module, "unsupported", None),
         traits=getattr(module, "traits", None),
+        applies_erasures="sources" in module.Config.model_fields or getattr(module, "APPLIES_ERASURES", False),
         lineage=getattr(module, "LINEAGE", False), parallel=parallel,
     )  # fmt: skip
 

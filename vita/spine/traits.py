@@ -51,6 +51,8 @@ def check_steps(steps: Iterable[PlannedStep], store: Store, *, artifacts: Mappin
 
 def check_step(step: PlannedStep, inputs: Mapping[str, Traits | None]) -> None:
     """Raise a `PlanError` if the stage of a step cannot use inputs with these traits, by slot."""
+    if step.stage.input_problem is not None and (problem := step.stage.input_problem(step.config, inputs)) is not None:
+        raise PlanError(step.name, problem)
     traits = {slot: values for slot, values in inputs.items() if values is not None}
     reasons = [
         reason

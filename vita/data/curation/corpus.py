@@ -61,21 +61,31 @@ class ZstdLineWriter:
 class TextShardWriter:
     """A writer of lines into numbered files of bounded size."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._numbers = folder, itertools.count()
+    def __init__(self, folder: Path, *, prefix: str = "") -> None:
+        """`prefix` begins the name of each file."""
+        self._folder, self._prefix, self._numbers = folder, prefix, itertools.count()
         self._open: ZstdLineWriter | None = None
         self._bytes = 0
 
     def write(self, line: bytes) -> None:
         if self._open is None or self._bytes > 64 * 2**20:
             self.close()
-            self._open, self._bytes = ZstdLineWriter(self._folder / f"{next(self._numbers):05d}.jsonl.zst"), 0
+            self._open, self._bytes = (
+                ZstdLineWriter(self._folder / f"{self._prefix}{next(self._numbers):05d}.jsonl.zst"),
+                0,
+            )
         self._open.write(line)
         self._bytes += len(line)
 
     def close(self) -> None:
         if self._open:
             self._open.close()
+
+    def __enter__(self) -> TextShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def dump_document(document: Document) -> bytes:

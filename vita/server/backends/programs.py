@@ -31,6 +31,7 @@ from vita.server.backends.llama_cpp import LlamaCppClient
 from vita.server.backends.remote_engine import RemoteEngine
 from vita.server.release import GGUF, MODEL, ReleaseInfo
 from vita.spine import machine
+from vita.spine.endpoints import api_key
 from vita.spine.errors import ConfigError, MissingExtra, ModelError, VitaError
 
 START_SECONDS = 280.0
@@ -237,27 +238,7 @@ def _open_endpoint(settings: BackendSettings, engine: RemoteEngine) -> RunningPr
 
 def endpoint_key(settings: BackendSettings) -> str:
     """Return the API key of an endpoint; "" without one."""
-    if settings.key_variable is not None:
-        key = machine.endpoint_key(settings.key_variable)
-        if key is None:
-            raise ConfigError(f"environment variable {settings.key_variable}", "is not set; it holds the API key")
-        return _checked_key(key, f"environment variable {settings.key_variable}")
-    if settings.key_file is None:
-        return ""
-    path = Path(settings.key_file).expanduser()
-    try:
-        key = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"cannot be read as the API key: {type(error).__name__}") from None
-    return _checked_key(key, str(path))
-
-
-def _checked_key(key: str, where: str) -> str:
-    """Return a key that a header can contain; the error does not show it."""
-    key = key.strip()
-    if not key or not key.isprintable() or not key.isascii():
-        raise ConfigError(where, expected="one line of ASCII characters, the API key", got=f"{len(key)} characters")
-    return key
+    return api_key(variable=settings.key_variable, file=settings.key_file)
 
 
 def _only_model(url: str, key: str) -> str:

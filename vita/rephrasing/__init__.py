@@ -1,0 +1,1 @@
+"""Rephrasing of documents by a language model: prompts, requests, checks and the share of rewrites."""

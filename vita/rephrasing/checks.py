@@ -1,0 +1,126 @@
+"""The checks of rewrites: a rewrite that fails one is dropped with the reason and its value.
+
+checks = RewriteChecks(settings, training=keys, held_out=keys, benchmarks=[BenchmarkCheck.build(...)])
+checks.problem(candidate, result, text)       # DropReason("copy", "0.93 of its 5-grams are in the passage"), or None
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vita.data.content import comparable_bytes, content_key, normalize_text
+from vita.data.curation.decontamination import BenchmarkIndex, Decontamination
+from vita.data.curation.filter_table import DropReason
+from vita.data.curation.word_batch import WordBatch
+from vita.redteam.detectors import loops, refuses
+from vita.rephrasing.candidates import Candidate
+from vita.rephrasing.corpus_copy import KeySet
+from vita.rephrasing.result_log import RewriteResult
+
+COPY_NGRAM_WORDS = 5
+_REASONING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """The thresholds of the checks."""
+
+    min_bytes: int
+    max_copied: float
+    check_form: bool
+
+
+def rewrite_text(result: RewriteResult) -> str:
+    """Return the normalized text of a result, without reasoning before it."""
+    return normalize_text(_REASONING.sub("", result.text))[0].strip()
+
+
+def copied_share(text: str, passage: str) -> float:
+    """Return the share of the word 5-grams of a text that occur in the passage; 0 for a shorter text."""
+    data = [comparable_bytes(*normalize_text(part)) for part in (text, passage)]
+    batch = WordBatch.of(data)
+    grams = batch.ngrams(COPY_NGRAM_WORDS)
+    is_text = batch.documents[grams.starts] == 0
+    return float(np.isin(grams.hashes[is_text], grams.hashes[~is_text]).mean()) if is_text.any() else 0.0
+
+
+@dataclass(frozen=True)
+class BenchmarkCheck:
+    """The benchmarks of one curation."""
+
+    index: BenchmarkIndex
+    keeps_contaminated: bool
+    """True to count the rewrites with passages of benchmarks, False to drop them."""
+
+    @classmethod
+    def build(cls, settings: Decontamination, *, where: str) -> BenchmarkCheck:
+        """Read the benchmarks of the settings of a curation."""
+        return cls(BenchmarkIndex.build(settings, where=where), settings.action == "count")
+
+
+@dataclass
+class RewriteChecks:
+    """The checks in their order."""
+
+    settings: CheckSettings
+    training: KeySet
+    """Contents of the training part, and of the rewrites that were added."""
+    held_out: KeySet
+    benchmarks: Sequence[BenchmarkCheck] = ()
+    contaminated: dict[str, int] = field(default_factory=dict)
+    """Benchmark -> rewrites with one of its passages."""
+
+    def problem(self, candidate: Candidate, result: RewriteResult, text: str) -> DropReason | None:
+        """Return the reason to drop a rewrite with this text; None if it passes."""
+        return self._of_answer(candidate, result, text) or self._of_content(text) or self._of_form(candidate, text)
+
+    def _of_answer(self, candidate: Candidate, result: RewriteResult, text: str) -> DropReason | None:
+        settings, size = self.settings, len(text.encode("utf-8"))
+        if result.finish == "too_long":
+            return DropReason("too_long", result.detail)
+        if result.finish == "refused":
+            return DropReason("refused_by_endpoint", result.detail)
+        if not text:
+            return DropReason("empty", "no text")
+        if result.finish == "length":
+            return DropReason("cut_off", f"cut off at the maximum of tokens, after {size} bytes")
+        if refuses(text):
+            return DropReason("refusal", text[:100])
+        if size < settings.min_bytes:
+            return DropReason("too_short", f"{size} bytes, under {settings.min_bytes}")
+        if (share := copied_share(text, candidate.passage)) > settings.max_copied:
+            detail = f"{share:.2f} of its {COPY_NGRAM_WORDS}-grams are in the source, over {settings.max_copied:g}"
+            return DropReason("copy", detail)
+        if loops(text):
+            return DropReason("repetition", "more than 60% of its 4-grams occur more than once")
+        return None
+
+    def _of_content(self, text: str) -> DropReason | None:
+        data = text.encode("utf-8")
+        key = content_key(text, data)
+        if key in self.held_out:
+            return DropReason("held_out", "equal to a held-out document")
+        if key in self.training:
+            return DropReason("duplicate", "equal to a training document or to another rewrite")
+        words = WordBatch.of([comparable_bytes(text, data)]) if self.benchmarks else None
+        for check in self.benchmarks:
+            matches = check.index.search(words).get(0, []) if words else []
+            for name in {match.benchmark for match in matches}:
+                self.contaminated[name] = self.contaminated.get(name, 0) + 1
+            if matches and not check.keeps_contaminated:
+                return DropReason("contaminated", f"contains {matches[0]}")
+        return None
+
+    def _of_form(self, candidate: Candidate, text: str) -> DropReason | None:
+        style = candidate.style
+        if not self.settings.check_form or style.has_form(text):
+            return None
+        return DropReason("other_form", f"it does not contain {style.form}")
+
+    def accept(self, text: str) -> None:
+        """Record a rewrite, so that an equal one is dropped later."""
+        self.training.add(content_key(text, text.encode("utf-8")))
