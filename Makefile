@@ -42,6 +42,7 @@ test-slow: $(VENV)/.everything
 	fi
 	@$(MAKE) -s .clients >/dev/null 2>&1 || echo "the client libraries could not be installed; their tests will skip"
 	@$(PIP) "lm_eval[hf,api]" >/dev/null 2>&1 || echo "lm-evaluation-harness could not be installed; its tests will skip"
+	@$(PIP) -e ".[ray]" >/dev/null 2>&1 || echo "ray could not be installed; its tests will skip"
 	@$(PIP) mlcroissant >/dev/null 2>&1 || echo "mlcroissant could not be installed; its test will skip"
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not gpu"
 

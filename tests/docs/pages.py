@@ -147,7 +147,12 @@ PAGES = {
             "vita adopt Qwen/Qwen3-0.6B --revision c1899de289a04d12100db370d81485cdf75e47ca": HUB,
         },
     ),
-    "docs/stages/curate.md": Page(files=curation_files),
+    "docs/stages/curate.md": Page(
+        files=curation_files,
+        not_run={
+            "vita curate notes/ --out on-ray --ray local": "it needs Ray; tests/data/curation/test_ray_pool.py runs it",
+        },
+    ),
     "docs/stages/rephrase.md": Page(
         not_run={
             "vita rephrase mine/dpo --corpus mine/curate --life mine": REWRITER,

@@ -16,6 +16,9 @@ from vita.cli.workspace import Workspace, writing
 from vita.spine.config import unknown_name
 from vita.spine.console import line
 from vita.spine.errors import ConfigError, StoreError
+from vita.spine.events import Events
+from vita.spine.plain_text import counted
+from vita.spine.plan import Step, shared_work
 from vita.spine.store import Artifact
 
 WORK = ".vita-work"
@@ -37,14 +40,54 @@ FOLDER_OPTIONS: dict[str, tuple[Any, Any]] = {
         int | None,
         typer.Option("--workers", min=1, metavar="N", help="Maximum number of processes. Default: the cores."),
     ),
+    "ray": (
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Run on a Ray cluster: `local` for one of this machine alone, or HOST:PORT of a running one, whose "
+            "nodes share the folder. The output has the same bytes.",
+        ),
+    ),
+    "task": (
+        str | None,
+        typer.Option(
+            "--task",
+            metavar="K/N",
+            help="Filter only share K of N, for job arrays of a cluster. The same command without --task then writes "
+            "the output.",
+        ),
+    ),
 }
 """Additional options of `vita curate`."""
 
 
-def limit_workers(workspace: Workspace, workers: int | None) -> None:
-    """Limit the number of processes of a run."""
+def set_workers(workspace: Workspace, workers: int | None, ray: str | None) -> None:
+    """Set the number of processes of a run, and the Ray cluster that takes their place."""
+    if workers and ray:
+        hint = "limit the CPUs of the cluster instead: `ray start --num-cpus N`"
+        raise ConfigError("curate: --workers", "cannot be used with --ray", hint=hint)
     if workers:
         workspace.machine = replace(workspace.machine, threads=workers)
+    if ray:
+        workspace.machine = replace(workspace.machine, ray=ray)
+
+
+def run_task(workspace: Workspace, step: Step, task: str, events: Events) -> None:
+    """Filter one share of the sources: `2/8` is the second of eight."""
+    from vita.stages.curate import Config, filter_share
+
+    first, separator, second = task.partition("/")
+    if not (separator and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise ConfigError("curate: --task", expected="K/N with K from 1 to N, such as 2/8", got=task)
+    assert isinstance(step.config, Config)
+    with shared_work(step, workspace.store, workspace.ledger, machine=workspace.machine, events=events) as context:
+        if context is None:
+            workspace.console.print(line("The corpus is finished; there is nothing to filter."))
+            return
+        slices = filter_share(step.config, context, number=int(first), of=int(second))
+    text = f"Task {task}: {counted(slices, 'slice')} filtered. The same command without --task writes the output."
+    workspace.console.print(line(text))
 
 
 def folder_workspace(out: Path, shards: str | None) -> Workspace:

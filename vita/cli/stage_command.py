@@ -19,7 +19,7 @@ import typer
 import yaml
 
 from vita.cli.app import open_workspace
-from vita.cli.curate_folder import FOLDER_OPTIONS, folder_workspace, limit_workers, write_folder
+from vita.cli.curate_folder import FOLDER_OPTIONS, folder_workspace, run_task, set_workers, write_folder
 from vita.cli.model_reference import is_external
 from vita.cli.options import TRACKER_HELP, JsonOption, print_json
 from vita.cli.workspace import Workspace
@@ -140,7 +140,7 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     if out:
         workspace = folder_workspace(out, options["shards"])
         values.setdefault("dropped_text", True)
-    limit_workers(workspace, options.get("workers"))
+    set_workers(workspace, options.get("workers"), options.get("ray"))
     if options.get("sources"):
         values["sources"] = [{"path": path} for path in options["sources"]]
     options |= _numbered_models(stage, options.get("models") or [])
@@ -172,6 +172,9 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     trackers = tuple(options.get("tracker") or ())
     events = workspace.events(life, trackers=trackers, quiet=options["as_json"])
     try:
+        if options.get("task"):
+            run_task(workspace, plan.steps[0], options["task"], events)
+            return
         artifacts = execute(plan, workspace.store, workspace.ledger, machine=workspace.machine, events=events,
                        rerun=(stage.name,) if options["rerun"] else ())  # fmt: skip
     finally:

@@ -2,8 +2,8 @@
 
 Ranks follow torchrun (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`). `VITA_STORE` and `VITA_LEDGER` are the locations of the
 artifacts and the ledger, `VITA_SCRATCH_DAYS` is the retention of unfinished work in days, `VITA_THREADS` limits the CPU
-threads, `VITA_DEVICE` selects the device, `VITA_SIGNING_KEY` is the private key that signs archives, and
-`VITA_REPLICA_SECRET` is passed from a service to its replicas.
+threads, `VITA_DEVICE` selects the device, `VITA_RAY` is the Ray cluster for curation, `VITA_SIGNING_KEY` is the private
+key that signs archives, and `VITA_REPLICA_SECRET` is passed from a service to its replicas.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Machine:
     restarts: int = 0
     """Number of times that torchrun has started the processes of this machine again."""
     chosen_device: str | None = None
+    ray: str | None = None
+    """The Ray cluster for curation: `local` or HOST:PORT; None for processes of this machine."""
 
     @classmethod
     def detect(cls) -> Machine:
@@ -40,6 +42,7 @@ class Machine:
             threads=_number("VITA_THREADS", available),
             restarts=_restarts(),
             chosen_device=chosen_device(),
+            ray=os.environ.get("VITA_RAY") or None,
         )
 
     @cached_property

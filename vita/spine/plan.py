@@ -219,6 +219,22 @@ def _check_admission(
         step.stage.admit(step.config, _fill(step, inputs, store), ledger, store)
 
 
+@contextmanager
+def shared_work(
+    step: Step, store: Store, ledger: Ledger, *, machine: Machine, events: Events
+) -> Iterator[Context | None]:
+    """Open the scratch folder of a step without inputs, for work that a later run of the step uses; None if it is done.
+
+    No run is claimed, so that several processes can work at the same time.
+    """
+    _, contents, key = _identify(step, {}, ledger)
+    if _known(key, step, store, ledger) is not None:
+        yield None
+        return
+    with termination_interrupts(), reading(contents):
+        yield _context(step, {}, key, events, store, ledger, machine)
+
+
 def run_key(stage: Stage, config: Any, inputs: Mapping[str, str]) -> str:
     """Return the identity of a run: the digest of the stage, its version, its config and its inputs."""
     value = {"stage": stage.name, "version": stage.version, "config": config, "inputs": dict(inputs)}

@@ -32,6 +32,7 @@ from vita.data.curation.language import Languages
 from vita.data.curation.near_duplicates import Sketches
 from vita.data.curation.part_files import PartTable
 from vita.data.curation.personal_data import PersonalData
+from vita.data.curation.ray_pool import RayPool
 from vita.data.curation.repeated_text import PartCuts
 from vita.data.curation.report import build_report, held_out_advice
 from vita.data.curation.shingles import SketchOptions
@@ -45,7 +46,7 @@ from vita.data.curation.split_pass import (
 )
 from vita.data.curation.text_cuts import find_cuts, with_sizes
 from vita.data.curation.text_end import hold_out_end
-from vita.data.curation.worker_pool import WorkerPool
+from vita.data.curation.worker_pool import Pool, WorkerPool
 from vita.data.sources.read import Source, is_single_text, skipped_files, split_source
 from vita.reporting.corpus_charts import corpus_figures
 from vita.reporting.figures import ReportContent
@@ -130,9 +131,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     start = time.monotonic()
     benchmarks = _benchmark_index(config)
     jobs, owners = _tasks(config, context.scratch / "sifted", benchmarks)
-    use_processes = len(jobs) > 1 and sum(job.source_slice.size for job in jobs) > _MIN_PARALLEL_BYTES
-    workers = min(context.machine.threads, len(jobs)) if use_processes else 1
-    with WorkerPool(workers) as pool:
+    with _pool(jobs, context) as pool:
         results = _filter_all(jobs, pool, context)
         stats = FilterStats()
         for result in results:
@@ -180,8 +179,21 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     training_sizes = np.concatenate([table.sizes for table in tables])[assignments.repeat_counts > 0]
     charts = corpus_figures(report, training_sizes)
     write_report_pages(content, folder, title="Corpus", lead=lead, content=charts)
-    _record(context, report, time.monotonic() - start, workers)
+    _record(context, report, time.monotonic() - start, pool.workers)
     return Draft(Corpus, folder, _facts(report))
+
+
+def filter_share(config: Config, context: Context, *, number: int, of: int) -> int:
+    """Filter every `of`-th slice of the sources, from the slice `number` (1 to `of`), and return their count.
+
+    A later run with the same settings and folder uses the results.
+    """
+    jobs, _ = _tasks(config, context.scratch / "sifted", _benchmark_index(config))
+    share = jobs[number - 1 :: of]
+    if share:
+        with _pool(share, context) as pool:
+            _filter_all(share, pool, context)
+    return len(share)
 
 
 def link(config: Config, steps: Sequence[tuple[str, Settings]]) -> Config:
@@ -249,6 +261,13 @@ def _cuts(
 # -- the two passes
 
 
+def _pool(jobs: list[FilterJob], context: Context) -> WorkerPool | RayPool:
+    if context.machine.ray:
+        return RayPool(context.machine.ray, folder=context.scratch)
+    use_processes = len(jobs) > 1 and sum(job.source_slice.size for job in jobs) > _MIN_PARALLEL_BYTES
+    return WorkerPool(min(context.machine.threads, len(jobs)) if use_processes else 1)
+
+
 def _benchmark_index(config: Config) -> BenchmarkIndex | None:
     if config.decontaminate.tests:
         hint = "name the files in `decontaminate.benchmarks`, or add a test stage to a life file"
@@ -294,7 +313,7 @@ def _tasks(config: Config, folder: Path, benchmarks: BenchmarkIndex | None) -> t
     return jobs, [source for source, _ in slices]
 
 
-def _filter_all(jobs: list[FilterJob], pool: WorkerPool, context: Context) -> list[FilterResult]:
+def _filter_all(jobs: list[FilterJob], pool: Pool, context: Context) -> list[FilterResult]:
     """Filter all slices, the largest first; return the results in the order of the sources.
 
     Parts of large files are filtered last and in order, so that each process reads a compressed file forward.
@@ -340,7 +359,7 @@ def _write(
     results: list[FilterResult],
     stats: FilterStats,
     folder: Path,
-    pool: WorkerPool,
+    pool: Pool,
     context: Context,
 ) -> dict[int, int]:
     """Write the splits; return the sizes of the documents from which repeated text was cut."""

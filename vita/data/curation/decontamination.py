@@ -7,6 +7,8 @@ passage shorter than an n-gram is not compared; such passages are counted.
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,8 +169,10 @@ class BenchmarkIndex:
         )  # fmt: skip
 
     def save(self, path: Path) -> SavedIndex:
-        """Write the arrays."""
-        np.savez(path, **{name: getattr(self, name) for name in _ARRAYS})  # pyright: ignore[reportArgumentType]
+        """Write the arrays; other processes may read or write the same file at the same time."""
+        draft = path.with_name(f"{path.stem}-{os.getpid()}-{uuid.uuid4().hex[:8]}.npz")
+        np.savez(draft, **{name: getattr(self, name) for name in _ARRAYS})  # pyright: ignore[reportArgumentType]
+        draft.replace(path)
         return SavedIndex(path, self.settings)
 
     def search(self, batch: WordBatch) -> dict[int, list[Match]]:

@@ -31,6 +31,7 @@ from vita.data.curation.word_batch import WordBatch
 from vita.data.records import Document, DroppedRecord
 from vita.data.sources.read import SourceSlice, documents
 from vita.data.sources.readers import DAMAGED_FILE, PART_BYTES, Row, cut_parts
+from vita.spine.disk import exclusive_lock
 
 BATCH_BYTES = 2**21
 """Bytes of text that are processed at once; limits the memory of the arrays."""
@@ -93,10 +94,12 @@ class FilterResult:
 
 
 def filter_slice(job: FilterJob, tick: Callable[[int], None]) -> FilterResult:
-    """Filter the slice of a job, or load the result of an earlier run."""
+    """Filter the slice of a job, or load the result of an earlier run; other processes wait for the result."""
     result_path = job.folder / f"{job.number:06d}.stats.json"
     if not result_path.exists():
-        _filter_slice(job, result_path, tick)
+        with exclusive_lock(job.folder / f"{job.number:06d}.lock"):
+            if not result_path.exists():
+                _filter_slice(job, result_path, tick)
     result = orjson.loads(result_path.read_bytes())
     stats = FilterStats.from_json(result["stats"])
     return FilterResult(job.number, tuple(job.folder / name for name in result["parts"]), _drops_path(job), stats)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from vita.spine.errors import DataError
 
@@ -28,6 +28,12 @@ Tick = Callable[[int], None]
 """Called by a job with the number of items processed since the last call."""
 
 _PAUSE_SECONDS = 0.1
+
+
+class Pool(Protocol):
+    """A pool that runs jobs and yields their results in the order of the jobs."""
+
+    def in_order(self, work: Callable[[J, Tick], A], jobs: Sequence[J], *, watch: Tick) -> Iterator[A]: ...
 
 
 class WorkerPool:
