@@ -127,6 +127,15 @@ def environment_of_replica(secret: str) -> dict[str, str]:
     return {**os.environ, "VITA_REPLICA_SECRET": secret}
 
 
+def prepare_environment_of_ray(*, loopback: bool) -> None:
+    """Set what Ray reads when it is imported: no usage statistics, and on request only the loopback address."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if loopback:
+        # Ray replaces the loopback address by one of the network, except with this setting.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
 def replica_secret() -> str:
     """Return the secret that callers of this replica must send, and remove it from the environment of children."""
     return os.environ.pop("VITA_REPLICA_SECRET", "")

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from vita.data.curation.worker_pool import Tick
 from vita.spine.errors import ConfigError, DataError, MissingExtra, VitaError
+from vita.spine.machine import prepare_environment_of_ray
 
 J = TypeVar("J")
 A = TypeVar("A")
@@ -48,11 +49,8 @@ class RayPool:
         self._ray: Any = None
 
     def __enter__(self) -> RayPool:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if self._address == LOCAL or self._address.rpartition(":")[0] in _LOOPBACK:
-            # Ray replaces the loopback address by one of the network, except with this setting.
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        is_loopback = self._address == LOCAL or self._address.rpartition(":")[0] in _LOOPBACK
+        prepare_environment_of_ray(loopback=is_loopback)
         try:
             import ray
         except ImportError:
