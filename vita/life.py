@@ -35,7 +35,7 @@ from pydantic import Field
 import vita.recipes
 from vita.formats.hub_reference import GGUF_SUFFIX
 from vita.gates.policy import Policy
-from vita.spine.config import InputPath, Settings, build, nearest, override, read_yaml, unknown_name
+from vita.spine.config import Settings, build, nearest, override, read_yaml, resolve_paths, unknown_name
 from vita.spine.errors import ConfigError, PlanError
 from vita.spine.plain_text import with_article
 from vita.spine.plan import Plan, Step
@@ -165,10 +165,14 @@ def stages() -> list[str]:
 def configure(
     declaration: Stage, overrides: Mapping[str, Any], *, where: str, shared: Mapping[str, Any], base: Path
 ) -> Settings:
-    """Return the settings of a stage; relative input paths are relative to `base`, the folder of the life file."""
+    """Return the settings of a stage, completed from the files that they name.
+
+    Relative input paths are relative to `base`, the folder of the life file.
+    """
     values = {name: value for name, value in shared.items() if name in declaration.config.model_fields}
     config = build(declaration.config, {**values, **overrides}, where=where)
-    return _resolve_paths(config, base) if base != Path() else config
+    config = resolve_paths(config, base) if base != Path() else config
+    return declaration.complete(config) if declaration.complete else config
 
 
 def wire(
@@ -335,16 +339,3 @@ def _variable(name: str, variables: Mapping[str, Any], where: str) -> Any:
     if name not in variables:
         raise unknown_name(f"{where}: variables", name, variables)
     return variables[name]
-
-
-def _resolve_paths(settings: Any, base: Path) -> Any:
-    if isinstance(settings, InputPath):
-        return settings.below(base)
-    if isinstance(settings, Settings):
-        changed = {name: _resolve_paths(getattr(settings, name), base) for name in type(settings).model_fields}
-        return settings.model_copy(update=changed)
-    if isinstance(settings, dict):
-        return {name: _resolve_paths(value, base) for name, value in settings.items()}
-    if isinstance(settings, (list, tuple)):
-        return type(settings)(_resolve_paths(value, base) for value in settings)
-    return settings

@@ -40,8 +40,8 @@ def _epilog() -> str:
 _ORDER = (
     "live", "plan", "launch", "scaling", "runs", "watch", "recipes", "ls", "show", "data", "report", "card",
     "trace", "train-filter", "verify", "restore", "clean", "chat", "generate", "embed", "export", "push", "gate",
-    "approve", "waive", "people", "serve", "fleet", "keys", "monitor", "retest", "deprecate", "review", "feedback",
-    "findings", "trace-document", "erasures",
+    "approve", "waive", "curate-policy", "people", "serve", "fleet", "keys", "monitor", "retest", "deprecate",
+    "review", "feedback", "findings", "trace-document", "erasures",
 )  # fmt: skip
 """The order of commands in `vita --help`; stages follow."""
 

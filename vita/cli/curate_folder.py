@@ -107,6 +107,13 @@ def folder_workspace(out: Path, shards: str | None) -> Workspace:
     return Workspace(str(out / WORK / "store"), None)
 
 
+def copy_approvals(opened: Workspace, folder: Workspace) -> None:
+    """Copy the approvals of curation policies from the ledger of the user to that of an output folder."""
+    from vita.gates.curation_approvals import copy_policy_approvals
+
+    copy_policy_approvals(opened.ledger, folder.ledger)
+
+
 def write_folder(workspace: Workspace, artifact: Artifact, out: Path, shards: str | None) -> None:
     """Write the corpus to the output folder, then remove the work in progress."""
     from vita.data.curation.shard_export import export_corpus

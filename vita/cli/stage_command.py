@@ -19,7 +19,14 @@ import typer
 import yaml
 
 from vita.cli.app import open_workspace
-from vita.cli.curate_folder import FOLDER_OPTIONS, folder_workspace, run_task, set_workers, write_folder
+from vita.cli.curate_folder import (
+    FOLDER_OPTIONS,
+    copy_approvals,
+    folder_workspace,
+    run_task,
+    set_workers,
+    write_folder,
+)
 from vita.cli.model_reference import is_external
 from vita.cli.options import TRACKER_HELP, JsonOption, print_json
 from vita.cli.workspace import Workspace
@@ -137,6 +144,7 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     life = options["life"] or options.get("life_alias") or options.get("set_name") or "my"
     values = read_yaml(options["config"]) if options["config"] else {}
     out: Path | None = options.get("out")
+    opened = workspace
     if out:
         workspace = folder_workspace(out, options["shards"])
         values.setdefault("dropped_text", True)
@@ -168,6 +176,8 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
                 raise PlanError(stage.name, f"needs {with_article(slot.kind.kind)}, and `{life}` has none", hint=hint)
         if digest:
             input_sources[slot.name] = f"@{digest}"
+    if out and getattr(config, "approval", "none") == "required":
+        copy_approvals(opened, workspace)
     plan = Plan(life, (Step(stage.name, stage, config, input_sources),))
     trackers = tuple(options.get("tracker") or ())
     events = workspace.events(life, trackers=trackers, quiet=options["as_json"])

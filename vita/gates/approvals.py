@@ -1,4 +1,4 @@
-"""Approvals and waivers: signed statements of people about a model at a gate, kept in the ledger.
+"""Approvals and waivers: signed statements of people about a model at a gate, or about a policy, kept in the ledger.
 
     add(ledger, SignedStatement("approval", gate, model, ...), key=private_key)
     valid, rejected = statements(ledger, gate, model, kind="approval")
@@ -24,7 +24,7 @@ from vita.spine.ledger import Ledger, add_event
 from vita.spine.store import canonical_json
 from vita.spine.tables import table
 
-Kind = Literal["approval", "waiver"]
+Kind = Literal["approval", "waiver", "curation approval"]
 
 approvals = table(
     "approvals", string="gate artifact kind who reason bar policy verdict key signature", real="expires at"
@@ -38,11 +38,11 @@ class SignedStatement:
     kind: Kind
     gate: str
     artifact: str
-    """The digest of the model."""
+    """The digest of the model; for a curation policy, the fingerprint of the corpus."""
     policy: str
-    """The digest of the gate's policy at the time of signing."""
+    """The digest of the gate's policy at the time of signing, or of the curation policy."""
     verdict: str
-    """The gate's verdict at the time of signing."""
+    """The gate's verdict at the time of signing; empty for a curation policy."""
     who: str
     reason: str
     at: float
@@ -72,8 +72,8 @@ def add(ledger: Ledger, statement: SignedStatement, *, person: Person, key: Any)
     details = {name: value for name, value in row.items() if name not in ("kind", "artifact", "signature", "at")}
     registered = all_people(ledger)
     with ledger.exclusive(f"approvals of {statement.gate}") as database:
-        if statement.kind == "approval":
-            valid, _ = _read_statements(database, registered, statement.gate, statement.artifact, kind="approval")
+        if statement.kind != "waiver":
+            valid, _ = _read_statements(database, registered, statement.gate, statement.artifact, kind=statement.kind)
             _refuse_repeated(statement, person, valid)
         database.execute(sa.insert(approvals).values(row))
         add_event(database, statement.kind, statement.artifact, **details)
@@ -82,11 +82,12 @@ def add(ledger: Ledger, statement: SignedStatement, *, person: Person, key: Any)
 def _refuse_repeated(
     statement: SignedStatement, person: Person, earlier: Sequence[tuple[SignedStatement, Person]]
 ) -> None:
-    """Raise if the person has approved the same model under the same policy of the gate."""
+    """Raise if the person has approved the same model or corpus under the same policy."""
     for approval, signer in earlier:
         same_person = signer.key == person.key or same_name(signer.name, person.name)
         if same_person and approval.policy == statement.policy:
-            raise GateError(f"gate {statement.gate}", f"{person.name} has approved these weights already")
+            subject = "these weights" if statement.kind == "approval" else "this policy for this corpus"
+            raise GateError(f"gate {statement.gate}", f"{person.name} has approved {subject} already")
 
 
 def statements(

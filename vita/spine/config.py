@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -53,6 +53,7 @@ def _bases_with(cls: type[Settings], name: str) -> list[type[Settings]]:
 
 
 S = TypeVar("S", bound=Settings)
+V = TypeVar("V")
 
 
 class InputPath(str):
@@ -192,6 +193,27 @@ def input_paths(value: Any) -> list[InputPath]:
     if isinstance(value, (list, tuple)):
         return [path for item in value for path in input_paths(item)]
     return []
+
+
+def resolve_paths(value: V, base: Path) -> V:
+    """Return settings, a mapping or a list with every relative `InputPath` relative to `base`."""
+    return cast(V, _resolved(value, base))
+
+
+def _resolved(value: Any, base: Path) -> Any:
+    if isinstance(value, InputPath):
+        return value.below(base)
+    if isinstance(value, Settings):
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        resolved = {name: _resolved(field, base) for name, field in fields.items()}
+        # Only changed fields, so that `model_fields_set` still names those that the user has set.
+        changed = {name: field for name, field in resolved.items() if field != fields[name]}
+        return value.model_copy(update=changed) if changed else value
+    if isinstance(value, Mapping):
+        return {name: _resolved(item, base) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_resolved(item, base) for item in value)
+    return value
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

@@ -7,6 +7,7 @@ class Inputs: model: Model; corpus: Corpus | None = None
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]: ...
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None: ...  # optional: reject inputs
 def advise(config: Config) -> list[str]: ...    # optional: warnings about settings
+def complete(config: Config) -> Config: ...     # optional: settings from files that the settings name
 def link(config: Config, steps: Sequence[tuple[str, Settings]]) -> Config: ...    # optional: settings of other steps
 def input_problem(config: Config, slots: Collection[str]) -> str | None: ...    # optional: reject connected inputs
 NEEDS = {"model": (generates_text,)}            # optional: requirements on inputs (`vita.spine.traits`)
@@ -102,6 +103,8 @@ class Stage:
     """Raises an error if these inputs must not be used; called before each run, in a life and for a single stage."""
     advise: Callable[[Any], list[str]] | None = None
     """Returns warnings about the settings before the run: `advise(config)`."""
+    complete: Callable[[Any], Any] | None = None
+    """Returns the settings, completed from the files that they name, with resolved paths: `complete(config)`."""
     link: Callable[[Any, Sequence[tuple[str, Settings]]], Any] | None = None
     """Returns the settings, completed by those of all steps of the life: `link(config, [(stage, settings), ...])`."""
     needs: Mapping[str, Sequence[Callable[[Traits], str | None]]] = field(default_factory=dict)
@@ -133,7 +136,8 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
     return Stage(
         name, module.VERSION, summary, module.Config, module.Inputs, slots, kinds[0], module.run,
         record=getattr(module, "record", None), admit=getattr(module, "admit", None),
-        advise=getattr(module, "advise", None), link=getattr(module, "link", None),
+        advise=getattr(module, "advise", None), complete=getattr(module, "complete", None),
+        link=getattr(module, "link", None),
         needs=getattr(module, "NEEDS", {}), input_problem=getattr(module, "input_problem", None),
         unsupported=getattr(module, "unsupported", None),
         traits=getattr(module, "traits", None),

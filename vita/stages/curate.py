@@ -10,76 +10,57 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
 from pydantic import Field, field_validator, model_validator
 
-from vita.data.curation.corpus import TextShardWriter, ZstdLineWriter, dump, read_lines
+from vita.data.curation.corpus import dump
 from vita.data.curation.decontamination import BenchmarkIndex, Decontamination, with_test_files
-from vita.data.curation.deduplication import Deduplication
 from vita.data.curation.empty_corpus import nothing_left, nothing_to_train_on
-from vita.data.curation.filter_pass import (
-    FilterJob,
-    FilterResult,
-    FilterSteps,
-    filter_slice,
-)
+from vita.data.curation.filter_pass import FilterJob, FilterSteps
 from vita.data.curation.filter_stats import FilterStats
-from vita.data.curation.filters import DEFAULT_FILTERS, FilterUse
-from vita.data.curation.language import Languages
 from vita.data.curation.near_duplicates import Sketches
 from vita.data.curation.part_files import PartTable
-from vita.data.curation.personal_data import PersonalData
+from vita.data.curation.passes import filter_all, write_all
+from vita.data.curation.policy import fingerprint_corpus, policy_digest, read_policy
 from vita.data.curation.ray_pool import RayPool
 from vita.data.curation.repeated_text import PartCuts
 from vita.data.curation.report import build_report, held_out_advice
+from vita.data.curation.rules import CurationRules
 from vita.data.curation.shingles import SketchOptions
-from vita.data.curation.split_pass import (
-    SplitAssignments,
-    SplitJob,
-    SplitOptions,
-    assign_splits,
-    split_jobs,
-    write_splits,
-)
+from vita.data.curation.split_pass import SplitAssignments, SplitOptions, assign_splits, split_jobs
 from vita.data.curation.text_cuts import find_cuts, with_sizes
 from vita.data.curation.text_end import hold_out_end
-from vita.data.curation.worker_pool import Pool, WorkerPool
+from vita.data.curation.worker_pool import WorkerPool
 from vita.data.sources.read import Source, is_single_text, skipped_files, split_source
+from vita.gates.curation_approvals import policy_facts, policy_record
 from vita.reporting.corpus_charts import corpus_figures
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
-from vita.spine.config import Settings, neutral
+from vita.spine.config import InputPath, Settings, neutral
+from vita.spine.contents import content_digests
 from vita.spine.errors import ConfigError
+from vita.spine.ledger import Ledger
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
+from vita.spine.store import Store
 from vita.stages.kinds import Corpus
 
 VERSION = 6
+LINEAGE = True
+"""The approvals of a policy are read from the ledger."""
 
 _SLICE_BYTES = 8 * 2**20  # on disk: small enough to share the work and to lose little when killed
 _MIN_PARALLEL_BYTES = 6 * 2**20  # on disk: under this, starting processes takes longer than the work
 
 
-class Config(Settings):
+class Config(CurationRules):
     """The sources of text, its filters, and the held-out documents."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """Sources of text: a list, or a mapping of names to sources. Of equal documents the first is kept."""
-    repair_encoding: bool = True
-    """Revert wrong decodings, such as `rÃ´le` for `rôle`."""
-    languages: Languages = "all"
-    """`all` to identify the language of each document, `none` not to, or the codes of the languages to keep, such as
-    `[en, de]`."""
-    filters: tuple[FilterUse, ...] = Field(DEFAULT_FILTERS, validate_default=True)
-    """Quality filters in order, by name or as `{name: {setting: value}}`; `[]` keeps all documents."""
-    deduplicate: Deduplication = Deduplication()
-    """Dropping of duplicates: `near`, `exact`, `none`, or the settings in full. Of duplicates the first is kept."""
-    personal_data: PersonalData = PersonalData()
-    """Personal data and secrets: `mask`, `drop` (drop the document) or `keep`, for all kinds or by kind. A mask is a
-    placeholder such as `<EMAIL>`."""
     decontaminate: Decontamination = Decontamination()
     """Benchmarks whose passages must not be in the corpus: `tests` for the files of the life's test stages, or
     `{benchmarks: {name: file}}`. Documents with a passage are dropped."""
@@ -95,6 +76,10 @@ class Config(Settings):
     """Maximum megabytes of text per corpus file, and approximate memory of a worker process."""
     dropped_text: bool = neutral(False)
     """Store the text of dropped documents in `drops.jsonl.zst`."""
+    policy: InputPath | None = neutral(None)
+    """File with the rules: encodings, languages, filters, duplicates and personal data (`vita curate-policy`)."""
+    approval: Literal["required", "none"] = neutral("none")
+    """`required` to run only with a policy that a person has approved for exactly this corpus."""
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -105,6 +90,12 @@ class Config(Settings):
             {"name": name, **({"path": source} if isinstance(source, str) else source or {})}
             for name, source in value.items()
         ]
+
+    @model_validator(mode="after")
+    def _approval_has_policy(self) -> Config:
+        if self.approval == "required" and self.policy is None:
+            raise ValueError("`approval: required` needs `policy: FILE`; `vita curate-policy propose` writes one")
+        return self
 
     @model_validator(mode="after")
     def _held_out_sources_exist(self) -> Config:
@@ -132,7 +123,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     benchmarks = _benchmark_index(config)
     jobs, owners = _tasks(config, context.scratch / "sifted", benchmarks)
     with _pool(jobs, context) as pool:
-        results = _filter_all(jobs, pool, context)
+        results = filter_all(jobs, pool, context)
         stats = FilterStats()
         for result in results:
             stats.merge(result.stats)
@@ -145,7 +136,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         split_tasks = split_jobs(
             [part for part, _ in parts], tables, assignments, folder, dropped_text=config.dropped_text, cuts=cuts
         )
-        sizes = _write(split_tasks, results, stats, folder, pool, context)
+        sizes = write_all(split_tasks, results, stats, folder, pool, context)
         tables, assignments = with_sizes(tables, assignments, sizes)
         if not assignments.repeat_counts.any():
             raise nothing_to_train_on(int(assignments.held_out.sum()))
@@ -172,6 +163,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         )
     for advice in report["advice"]:
         context.emit("note", text=advice, level="warning")
+    if config.policy is not None and context.ledger is not None:
+        report["policy"] = _policy_record(config, context.ledger)
+        if report["policy"]["corpus"] == "another":
+            context.emit("note", text=f"{config.policy} was measured on another corpus", level="warning")
     content = ReportContent.of("curate", details=orjson.loads(dump(report)))
     documents, size = report["documents"], report["bytes"]["read"] / 1e6
     lead = f"{documents['read']:,} documents ({size:,.2f} MB) were read, {documents['dropped']:,} dropped. "
@@ -192,8 +187,40 @@ def filter_share(config: Config, context: Context, *, number: int, of: int) -> i
     share = jobs[number - 1 :: of]
     if share:
         with _pool(share, context) as pool:
-            _filter_all(share, pool, context)
+            filter_all(share, pool, context)
     return len(share)
+
+
+def complete(config: Config) -> Config:
+    """Return the settings with the rules of their policy file; rules that are also set beside it are refused."""
+    if config.policy is None:
+        return config
+    policy = read_policy(config.policy, where="curate.policy")
+    names = sorted(CurationRules.model_fields.keys() & config.model_fields_set)
+    if names:
+        hint = "leave them out, or change the policy file and have it approved again"
+        raise ConfigError("curate", f"`policy` sets the rules, and so do {', '.join(names)}", hint=hint)
+    return config.model_copy(update={name: getattr(policy.rules, name) for name in CurationRules.model_fields})
+
+
+def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
+    """Refuse a policy without a valid approval, if one is required."""
+    if config.approval == "required":
+        _policy_record(config, ledger)
+
+
+def _policy_record(config: Config, ledger: Ledger) -> dict[str, Any]:
+    """Return the policy and its approvals for the report; raise a `GateError` if a required approval is missing."""
+    assert config.policy is not None, "only called with a policy"
+    contents = content_digests(config, ledger, where="curate")
+    # The rules that are applied, not those of the file, which may have changed since the settings were read.
+    rules = CurationRules(**{name: getattr(config, name) for name in CurationRules.model_fields})
+    policy = read_policy(config.policy, where="curate.policy").model_copy(update={"rules": rules})
+    is_required = config.approval == "required"
+    is_known = not any(source.huggingface for source in config.sources)
+    corpus = fingerprint_corpus(config.sources, contents) if is_required or is_known else None
+    digest = policy_digest(policy, contents)
+    return policy_record(ledger, policy, digest, corpus, file=config.policy, is_required=is_required)
 
 
 def link(config: Config, steps: Sequence[tuple[str, Settings]]) -> Config:
@@ -258,7 +285,7 @@ def _cuts(
     return find_cuts([part for part, _ in parts], tables, assignments, options, reserved=reserved)
 
 
-# -- the two passes
+# -- the first pass
 
 
 def _pool(jobs: list[FilterJob], context: Context) -> WorkerPool | RayPool:
@@ -313,85 +340,12 @@ def _tasks(config: Config, folder: Path, benchmarks: BenchmarkIndex | None) -> t
     return jobs, [source for source, _ in slices]
 
 
-def _filter_all(jobs: list[FilterJob], pool: Pool, context: Context) -> list[FilterResult]:
-    """Filter all slices, the largest first; return the results in the order of the sources.
-
-    Parts of large files are filtered last and in order, so that each process reads a compressed file forward.
-    """
-    spans = [job for job in jobs if job.source_slice.is_span]
-    others = [job for job in jobs if not job.source_slice.is_span]
-    largest_first = [*sorted(others, key=lambda job: -job.source_slice.size), *spans]
-    progress = _Progress(context, sum(job.source_slice.size for job in jobs))
-    answers = []
-    for job, answer in zip(
-        largest_first, pool.in_order(filter_slice, largest_first, watch=progress.watch), strict=True
-    ):
-        progress.finished(job.source_slice.size, sum(count.documents for count in answer.stats.read.values()))
-        answers.append(answer)
-    return sorted(answers, key=lambda answer: answer.number)
-
-
-class _Progress:
-    """Reports the number of processed documents; the total is estimated from the finished files."""
-
-    def __init__(self, context: Context, size: int) -> None:
-        self._context, self._size = context, size
-        self._finished_size = self._finished_documents = 0
-        self._reported_at = 0.0
-
-    def finished(self, size: int, documents: int) -> None:
-        self._finished_size += size
-        self._finished_documents += documents
-
-    def watch(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self._reported_at < 0.2:
-            return
-        self._reported_at = now
-        total = None
-        if self._finished_size:
-            total = max(done, round(self._finished_documents * self._size / self._finished_size))
-        self._context.emit("progress", done=done, total=total, unit="documents", doing="filtering")
-
-
-def _write(
-    split_tasks: list[SplitJob],
-    results: list[FilterResult],
-    stats: FilterStats,
-    folder: Path,
-    pool: Pool,
-    context: Context,
-) -> dict[int, int]:
-    """Write the splits; return the sizes of the documents from which repeated text was cut."""
-    (folder / "train").mkdir()
-    (folder / "heldout").mkdir()
-    total = sum(len(task.assignments.first) for task in split_tasks)
-    held_out = TextShardWriter(folder / "heldout")
-    sizes: dict[int, int] = {}
-    with ZstdLineWriter(folder / "drops.jsonl.zst") as drops:
-        for result in results:
-            for line in read_lines(result.drops):
-                drops.write(line)
-
-        def watch(done: int) -> None:
-            context.emit("progress", done=done, total=total, unit="documents", doing="writing")
-
-        for answer in pool.in_order(write_splits, split_tasks, watch=watch):
-            stats.merge(answer.stats)
-            sizes |= answer.sizes
-            for line in answer.drops:
-                drops.write(line)
-            for line in answer.held_out:
-                held_out.write(line)
-    held_out.close()
-    return sizes
-
-
 def _facts(report: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: report[name] for name in ("documents", "bytes", "licences")},
         "dropped": {reason: counts["documents"] for reason, counts in report["dropped"].items()},
         "sources": {name: counts["train"] for name, counts in report["sources"].items()},
+        **policy_facts(report.get("policy")),
     }
 
 

@@ -1,0 +1,153 @@
+"""`vita curate-policy`: rules are measured on a corpus, approved by a person, and applied to exactly this corpus."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cli.corpora import write
+from tests.cli.test_cli import Vita, vita
+from vita.spine.config import read_yaml
+
+__all__ = ["vita"]
+
+LONG = [{"id": f"long-{number}", "text": f"The long text number {number} has " + "some words " * 2 + "and an end."}
+        for number in range(8)]  # fmt: skip
+SHORT = [{"id": f"short-{number}", "text": f"Text {number}."} for number in range(2)]
+
+
+@pytest.fixture
+def life(vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a life file with a required approval of `policy.yaml`; Ada has a key."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    write(tmp_path / "docs.jsonl", *LONG, *SHORT)
+    (tmp_path / "rules.yaml").write_text("sources: [docs.jsonl]\nfilters: [{length: {min_words: 5}}]\n")
+    curate = {"sources": {"docs": "docs.jsonl"}, "policy": "policy.yaml", "approval": "required", "held_out": 0}
+    (tmp_path / "life.yaml").write_text(yaml.safe_dump({"name": "corpus", "stages": {"curate": curate}}))
+    vita("people", "add", "Ada")
+    return tmp_path / "life.yaml"
+
+
+def propose(vita: Vita, *options: str) -> dict[str, Any]:
+    code, out, errors = vita("curate-policy", "propose", "--output", "policy.yaml", "--json", *options)
+    assert code == 0, errors
+    return json.loads(out)
+
+
+def change(path: Path, **settings: Any) -> None:
+    content = read_yaml(path)
+    content["stages"]["curate"] |= settings
+    path.write_text(yaml.safe_dump(content))
+
+
+def test_an_approved_policy_is_applied_and_named_in_the_report(vita: Vita, life: Path) -> None:
+    measured = propose(vita, "--config", "rules.yaml")
+    assert measured["documents"]["read"] == 10 and measured["dropped"]["length.short"]["documents"] == 2
+    assert measured["dropped"]["length.short"]["share"] == 0.2
+    samples = measured["dropped"]["length.short"]["samples"]
+    assert sorted(sample["id"] for sample in samples) == ["short-0", "short-1"]
+    [row] = measured["filters"]
+    assert (row["filter"], row["corpus"]["value"], row["rules"]) == ("length", 0.2, {"short": 2})
+
+    code, _, errors = vita("live", str(life))
+    assert code == 9 and "is not approved for this corpus; after a review: `vita curate-policy approve" in errors
+    approval = json.loads(
+        vita("curate-policy", "approve", "policy.yaml", "--by", "ada", "--reason", "read", "--json")[1]
+    )
+    assert (approval["who"], approval["corpus"]) == ("Ada", measured["corpus"])
+    code, _, errors = vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
+    assert code == 9 and "Ada has approved this policy for this corpus already" in errors
+    assert "approved by Ada" in vita("curate-policy", "show", "policy.yaml")[1]
+
+    assert vita("live", str(life))[0] == 0
+    shown = json.loads(vita("show", "corpus/curate", "--json")[1])
+    assert shown["facts"]["approved_by"] == ["Ada"] and shown["facts"]["policy"] == approval["policy"]
+    assert shown["facts"]["dropped"] == {"length.short": 2}
+    report = json.loads((Path(shown["folder"]) / "report.json").read_text())["details"]["policy"]
+    assert report["approval"] == "required" and report["corpus_fingerprint"] == measured["corpus"]
+    assert [(row["who"], row["reason"]) for row in report["approvals"]] == [("Ada", "read")]
+    assert "Ada" in (Path(shown["folder"]) / "report.md").read_text()
+
+    code, _, errors = vita("curate", "docs.jsonl", "--held-out", "0", "--policy", "policy.yaml", "--approval",
+                           "required", "--out", "folder")  # fmt: skip
+    assert code == 0, errors
+
+
+def test_another_corpus_and_changed_rules_need_another_approval(vita: Vita, life: Path) -> None:
+    propose(vita, "--config", "rules.yaml")
+    vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
+    approved = (life.parent / "policy.yaml").read_text()
+
+    (life.parent / "policy.yaml").write_text(approved.replace("min_words: 5", "min_words: 6"))
+    code, _, errors = vita("live", str(life))
+    assert code == 9 and "has changed since Ada approved the rules for this corpus on 20" in errors
+
+    (life.parent / "policy.yaml").write_text(approved)
+    write(life.parent / "docs.jsonl", *LONG)
+    code, _, errors = vita("live", str(life))
+    assert code == 9 and "was measured on another corpus: docs changed" in errors
+    assert "measure this corpus with `vita curate-policy propose`" in errors
+
+    # Without a required approval, the rules apply to any corpus, and the report states that it is another one.
+    change(life, approval="none")
+    assert vita("live", str(life))[0] == 0
+    shown = json.loads(vita("show", "corpus/curate", "--json")[1])
+    assert shown["facts"]["approved_by"] == []
+    report = json.loads((Path(shown["folder"]) / "report.json").read_text())["details"]["policy"]
+    assert (report["approval"], report["corpus"]) == ("not required", "another")
+
+
+def test_an_approval_with_a_revoked_key_does_not_count(vita: Vita, life: Path) -> None:
+    propose(vita, "--config", "rules.yaml")
+    vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
+    vita("people", "revoke", "Ada", "--since", "2020-01-01")
+    code, _, errors = vita("live", str(life))
+    assert code == 9 and "the curation approval of Ada does not count: its key was revoked" in errors
+
+
+def test_thresholds_are_relaxed_for_reference_text(vita: Vita, life: Path) -> None:
+    # The references have 7 words, and the filter requires 8: all are dropped before, none after.
+    texts = [{"text": f"This reference {number} has seven words indeed."} for number in range(20)]
+    write(life.parent / "good.jsonl", *texts)
+    (life.parent / "rules.yaml").write_text("sources: [docs.jsonl]\nfilters: [{length: {min_words: 8}}]\n")
+    measured = propose(vita, "--config", "rules.yaml", "--reference", "good.jsonl")
+    assert measured["changes"] == [{"filter": "length", "setting": "min_words", "before": 8, "after": 7}]
+    [row] = measured["filters"]
+    assert row["before"]["references"]["value"] == 1 and row["references"]["value"] == 0
+    assert measured["reference_documents"] == 10
+    assert read_yaml(life.parent / "policy.yaml")["rules"]["filters"] == [{"length": {"min_words": 7, "max_words": 0}}]
+    write(life.parent / "few.jsonl", *texts[:9])
+    code, _, errors = vita("curate-policy", "propose", "docs.jsonl", "--reference", "few.jsonl", "--output", "b.yaml")
+    assert code == 3 and "expected at least 20 documents, got 9" in errors
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"filters": []}, "`policy` sets the rules, and so do filters; leave them out"),
+        ({"policy": None}, "`approval: required` needs `policy: FILE`; `vita curate-policy propose` writes one"),
+        ({"policy": "missing.yaml"}, "there is no file"),
+        ({"policy": "docs.jsonl"}, "docs.jsonl"),
+    ],
+)
+def test_settings_that_contradict_the_policy_are_refused(
+    vita: Vita, life: Path, settings: dict[str, Any], message: str
+) -> None:
+    policy = {"format": "vita-curation-policy/1", "corpus": {"fingerprint": "0", "sources": []}, "rules": {}}
+    (life.parent / "policy.yaml").write_text(yaml.safe_dump(policy))
+    change(life, **settings)
+    code, _, errors = vita("live", str(life))
+    assert code == 2 and message in errors
+
+
+def test_a_policy_file_is_not_overwritten_and_a_data_set_without_known_bytes_is_refused(vita: Vita, life: Path) -> None:
+    propose(vita, "--config", "rules.yaml")
+    code, _, errors = vita("curate-policy", "propose", "docs.jsonl", "--output", "policy.yaml")
+    assert code == 4 and "exists" in errors
+    (life.parent / "hub.yaml").write_text("sources: [{huggingface: owner/name}]")
+    code, _, errors = vita("curate-policy", "propose", "--config", "hub.yaml", "--output", "b.yaml")
+    assert code == 2 and "the bytes of the data set `owner/name` are not known before it is read" in errors

@@ -1,0 +1,103 @@
+"""Curation policies: a file with rules for one corpus, and the digests that an approval covers.
+
+    policy = read_policy(InputPath("policy.yaml"))
+    contents = content_digests(config, ledger, where="curate")
+    corpus = fingerprint_corpus(config.sources, contents)          # compared with policy.corpus
+    digest = policy_digest(policy, contents)                       # signed by the person who approves
+
+The fingerprint of a corpus covers the bytes of its files and all settings of its sources except their names. The digest
+of a policy covers the fingerprint and the rules, and for files of rules (a classifier) their bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from vita.data.curation.rules import CurationRules
+from vita.data.sources.read import Source
+from vita.spine.config import Settings, build, canonical, read_yaml, resolve_paths
+from vita.spine.disk import write_atomically
+from vita.spine.errors import ConfigError
+from vita.spine.store import canonical_json
+
+FORMAT = "vita-curation-policy/1"
+PROPOSE = "`vita curate-policy propose` writes one"
+
+
+class SourceFingerprint(Settings):
+    """The digest of the content and the settings of one source."""
+
+    source: str
+    """Name or path, for messages."""
+    fingerprint: str
+
+
+class CorpusFingerprint(Settings):
+    """The digest of a corpus, and those of its sources in order."""
+
+    fingerprint: str
+    sources: tuple[SourceFingerprint, ...]
+
+    def changed_sources(self, other: CorpusFingerprint) -> list[str]:
+        """Return the sources of `other` that are not in this corpus, or those that `other` lacks."""
+        known = {source.fingerprint for source in self.sources}
+        present = {source.fingerprint for source in other.sources}
+        changed = [source.source for source in other.sources if source.fingerprint not in known]
+        return changed or [source.source for source in self.sources if source.fingerprint not in present]
+
+
+class CurationPolicy(Settings):
+    """Rules of curation that were measured on one corpus."""
+
+    format: Literal["vita-curation-policy/1"]
+    corpus: CorpusFingerprint
+    rules: CurationRules
+    measured: dict[str, Any] = {}
+    """What the rules drop in this corpus and in reference text, for readers; not part of the digest."""
+
+
+def fingerprint_corpus(sources: Sequence[Source], contents: Mapping[str, str]) -> CorpusFingerprint:
+    """Return the fingerprint of sources whose files have the digests `contents`; refuse data sets of the Hub."""
+    rows = []
+    for source in sources:
+        if source.huggingface is not None:
+            hint = "download its files, and give them as `path`"
+            problem = f"the bytes of the data set `{source.huggingface}` are not known before it is read"
+            raise ConfigError("curate.sources", problem, hint=hint)
+        identity = canonical(source.model_copy(update={"name": None}), contents=contents)
+        rows.append(SourceFingerprint(source=source.label(), fingerprint=_digest(identity)))
+    return CorpusFingerprint(fingerprint=_digest([row.fingerprint for row in rows]), sources=tuple(rows))
+
+
+def policy_digest(policy: CurationPolicy, contents: Mapping[str, str]) -> str:
+    """Return the digest of the corpus fingerprint and the rules; `contents` has the digests of the rules' files."""
+    rules = canonical(policy.rules, contents=contents)
+    return _digest({"format": policy.format, "corpus": policy.corpus.fingerprint, "rules": rules})
+
+
+def read_policy(path: str, *, where: str) -> CurationPolicy:
+    """Read a policy file; relative paths in its rules are relative to its folder."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ConfigError(where, f"there is no file {path}", hint=PROPOSE)
+    policy = build(CurationPolicy, read_yaml(file), where=str(path))
+    return resolve_paths(policy, file.parent) if file.parent != Path() else policy
+
+
+def write_policy(policy: CurationPolicy, path: Path) -> None:
+    """Write a policy file in YAML; paths in its rules are written as absolute paths."""
+    content = json.loads(resolve_paths(policy, Path.cwd()).model_dump_json())
+    content["rules"]["filters"] = [{row["name"]: row["settings"]} for row in content["rules"]["filters"]]
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    head = f"# Curation policy. After a review: vita curate-policy approve {path.name} --by NAME\n"
+    write_atomically(path, (head + text).encode())
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()
