@@ -13,6 +13,9 @@ from vita.data.curation.page_features import PageFeatures
 from vita.data.curation.rules import CurationRules
 from vita.data.records import Document
 from vita.data.sources.read import Source
+from vita.spine.config import build
+
+RULES = build(CurationRules, {}, where="rules")
 
 
 def pages_of(*texts: str) -> list[PageFeatures]:
@@ -55,9 +58,6 @@ def test_a_sample_does_not_depend_on_the_order_of_the_documents(tmp_path: Path) 
     rows = [{"id": str(number), "text": words(number + 1)} for number in range(30)]
     forward = Source(path=write(tmp_path / "a" / "t.jsonl", *rows).as_posix())  # pyright: ignore[reportArgumentType]
     backward = Source(path=write(tmp_path / "b" / "t.jsonl", *rows[::-1]).as_posix())  # pyright: ignore[reportArgumentType]
-    samples = [
-        [page.document.id for page in sample_pages([source], CurationRules(), limit=7)]
-        for source in (forward, backward)
-    ]
+    samples = [[page.document.id for page in sample_pages([source], RULES, limit=7)] for source in (forward, backward)]
     assert samples[0] == samples[1] and len(samples[0]) == 7
-    assert len(sample_pages([forward], CurationRules(), limit=100)) == 30
+    assert len(sample_pages([forward], RULES, limit=100)) == 30
