@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,15 @@ def blueprint(folder: Path, *, steps: int = 10, **changes: Any) -> Blueprint:
     return Blueprint("0" * 64, folder, {})
 
 
-def tokens(folder: Path, *, heldout: str = TEXT) -> Tokens:
+def tokens(folder: Path, *, heldout: str = TEXT, sources: tuple[str, ...] = ("test",)) -> Tokens:
     tokenizer = byte_tokenizer()
     tokenizer.save(folder / "tokenizer")
     sentence = TEXT[:56]
     for split, texts in (("heldout", [heldout] if heldout else []), ("train", [sentence] * 120)):
         encoded = tokenizer.encode_batch(texts) if texts else []
-        documents = [(Document(str(number), sentence, "test"), ids) for number, ids in enumerate(encoded)]
+        documents = [
+            (Document(str(number), sentence, sources[number % len(sources)]), ids) for number, ids in enumerate(encoded)
+        ]
         write_shards(folder / split, documents, vocabulary=259, document=tokenizer.document, tokenizer=tokenizer.digest)
     return Tokens("1" * 64, folder, {})
 
@@ -148,6 +151,24 @@ def test_the_document_mask_is_off_by_default_on_a_gpu() -> None:
 def test_without_held_out_text_there_is_no_held_out_loss(tmp_path: Path) -> None:
     draft, _ = run(inputs(tmp_path, heldout=""), tmp_path / "scratch")
     assert "heldout_loss" not in draft.facts and "loss" in draft.facts
+
+
+def test_a_mixture_sets_the_rows_of_each_source_and_is_reported(tmp_path: Path) -> None:
+    # 120 documents of 57 tokens: 40 of books, 80 of wiki; 10 steps of 128 tokens.
+    mixed = replace(inputs(tmp_path), tokens=tokens(tmp_path / "mixed", sources=("wiki", "wiki", "books")))
+    phases = [{"weights": {"wiki": 1, "books": 0}, "until": 0.5}, {"weights": {"wiki": 1, "books": 4}}]
+    draft, _ = run(mixed, tmp_path / "scratch", mixture=phases)
+    # wiki: all 640 tokens of the first 5 steps, and a fifth of the others; rows have 64 tokens.
+    assert draft.facts["mixture"] == {
+        "books": {"tokens": 512, "epochs": round(512 / (40 * 57), 4)},
+        "wiki": {"tokens": 768, "epochs": round(768 / (80 * 57), 4)},
+    }
+    page = (draft.folder / "report" / "report.md").read_text()
+    assert "## Mixture" in page and "books" in page
+    unmixed, _ = run(mixed, tmp_path / "unmixed")
+    assert "mixture" not in unmixed.facts
+    with pytest.raises(ConfigError, match=r"pretrain.mixture.weights: `book` is not known here; did you mean `books`?"):
+        run(mixed, tmp_path / "other", mixture={"weights": {"wiki": 1, "book": 1}})
 
 
 def test_inputs_of_different_sizes_are_refused(tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from vita.data.feedback import read_feedback
-from vita.data.tokens.loader import Loader
+from vita.data.tokens.mixture import MixturePhase
+from vita.data.tokens.mixture_loader import make_loader
 from vita.data.tokens.shards import DocumentSpan, Shards
 from vita.gates.services import all_states
 from vita.rights import source_search
 from vita.rights.dialogue_use import dialogue_use
 from vita.rights.document_fates import DocumentMatch, Use, copies, document_matches
+from vita.spine.config import build
 from vita.spine.erasures import add_erasure
 from vita.spine.errors import DataError, StoreError, VitaError
 from vita.spine.ledger import Ledger, Run
@@ -248,7 +250,11 @@ class _Search:
             plan = json.loads(self._store.read(inputs["blueprint"], "blueprint.json"))["training"]
             steps = int(self._store.manifest(run.artifact or "").facts["steps"])
             rows = int(recorded_value(run.config, "batch_size") or plan["rows"])
-            loader = Loader(shards, context=int(plan["context"]), rows=rows, seed=int(run.config["seed"]))
+            planned = int(recorded_value(run.config, "steps") or plan["schedule"]["steps"])
+            mixture = [build(MixturePhase, phase, where="mixture") for phase in run.config.get("mixture", ())]
+            loader = make_loader(
+                shards, mixture, context=int(plan["context"]), rows=rows, steps=planned, seed=int(run.config["seed"])
+            )
         except (VitaError, KeyError, ValueError, TypeError):
             return True
         spans = [span for span in _spans(shards) if (span.source, span.id) in ids]

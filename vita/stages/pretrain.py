@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vita.data.tokens.loader import Loader
 from vita.data.tokens.masking import TokenMasker
+from vita.data.tokens.mixture import Mixture
+from vita.data.tokens.mixture_loader import MixtureLoader, make_loader
 from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
 from vita.nn.requirements import other_objective, predicts_tokens
-from vita.spine.config import build
+from vita.spine.config import build, neutral
 from vita.spine.errors import ConfigError
 from vita.spine.model_files import ModelFiles
 from vita.spine.plan import Context, Draft
@@ -46,6 +47,9 @@ class Config(BatchedTrainingSettings, TextSettings, MatrixOptimizerSettings, Mas
     num_evals: Count | None = 10
     weight_decay: float | None = Field(None, ge=0)
     """Weight decay of the layers' matrices, relative to the learning rate; by default the blueprint's."""
+    mixture: Mixture = neutral(())
+    """Shares of the sources: `unimax`, `{temperature: 2}`, `{weights: {wiki: 3, books: 1}}`, or a list of phases with
+    `until`. By default every document is read once per epoch."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     shards = Shards.open(inputs.tokens.path / "train")
     _check(model.architecture, shards, length=length)
     training = training.model_copy(update=pretraining_values(training, model.architecture))
-    loader = Loader(shards, context=length, rows=rows, seed=config.seed)
+    loader = make_loader(shards, config.mixture, context=length, rows=rows, steps=steps, seed=config.seed)
     encoder = check_objective(config, model.architecture, where="pretrain")
     run = TrainingRun(
         "pretrain",
@@ -155,10 +159,13 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         "heldout_accuracy": last_value(curve, "heldout_accuracy") if encoder else None,
         **shared_facts,
     }
+    sources = loader.realized(steps) if isinstance(loader, MixtureLoader) else []
     facts = {name: value for name, value in facts.items() if value is not None}
     lead = f"{facts['tokens']:,} tokens in {steps:,} steps of {rows * length:,}."
     settings = {**training.model_dump(exclude={"schedule", "optimization"}), "document_mask": masked}
-    trained.write_report(folder, facts, title="Pretraining", lead=lead, settings=settings)
+    trained.write_report(folder, facts, title="Pretraining", lead=lead, settings=settings, content={"Mixture": sources})
+    if sources:
+        facts["mixture"] = {row["source"]: {"tokens": row["tokens"], "epochs": row["epochs"]} for row in sources}
     return Draft(Model, folder, facts)
 
 

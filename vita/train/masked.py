@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vita.data.tokens.loader import Loader, document_ids
+from vita.data.tokens.loader import StepLoader, document_ids
 from vita.data.tokens.masking import MaskedRows, MaskingRule, TokenMasker
 from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
@@ -52,7 +52,7 @@ def masked_tensors(rows: MaskedRows, documents: Int[np.ndarray, "B T"] | None) -
 class MaskedBatches:
     """Batches of masked rows of one or more loaders; each process gets its share of the rows of each."""
 
-    loaders: tuple[Loader, ...]
+    loaders: tuple[StepLoader, ...]
     masker: TokenMasker
     settings: MaskingSettings
     steps: int

@@ -8,14 +8,17 @@ independent of the number of processes and of rows.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int, Int64
 
 from vita.data.tokens.permutation import Permutation, shuffled
-from vita.data.tokens.shards import DocumentSpan, Shards
+from vita.data.tokens.shards import DocumentSpan
 from vita.spine.errors import ConfigError, DataError
 
 
@@ -26,20 +29,29 @@ class Batch:
     ids: Int64[np.ndarray, "rows width"]
 
 
-class Loader:
-    """Serves the tokens of `shards` in rows of `context`, `rows` to an optimizer step over the whole world.
+class TokenStream(Protocol):
+    """A stream of tokens that knows its documents: `Shards`, or the documents of one source."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def tokens(self) -> int: ...
+    def read(self, start: int, stop: int) -> np.ndarray: ...
+    def documents_between(self, start: int, stop: int) -> list[DocumentSpan]: ...
+
+
+class StepLoader(ABC):
+    """Serves rows of `context + 1` tokens, `rows` to an optimizer step over all processes, as a function of the step.
 
     `start` is the number of sequences that earlier training took; after a change of `rows` it says where to go on.
     """
 
-    def __init__(self, shards: Shards, *, context: int, rows: int, seed: int, start: int = 0) -> None:
+    def __init__(self, *, context: int, rows: int, blocks: int, start: int = 0) -> None:
         if context < 1 or rows < 1 or start < 0:
             got = f"context {context}, rows {rows}, start {start}"
             raise ConfigError("loader", expected="context and rows of at least 1 and a start of at least 0", got=got)
-        if shards.tokens < 2:
-            raise DataError(str(shards.folder), expected="at least 2 tokens to learn from", got=shards.tokens)
-        self.shards, self.context, self.rows, self.seed, self.start = shards, context, rows, seed, start
-        self.blocks = -(-shards.tokens // context)
+        self.context, self.rows, self.start = context, rows, start
+        self.blocks = blocks
         """Sequences in an epoch."""
 
     @property
@@ -51,14 +63,44 @@ class Loader:
         """Return the rows of `rank` in `step`; the rows of all ranks in order are those of the step."""
         return self.batch_at(*self._mine(step, rank, world_size))
 
-    def batch_at(self, sequence: int, count: int) -> Batch:
-        """Return `count` sequences from `sequence` on, counted from the start of training."""
-        return Batch(np.stack([self._read(start) for start in self._starts(sequence, count)]))
-
     def documents(self, step: int) -> list[DocumentSpan]:
         """Return the part of each document in the inputs of a step, row by row."""
+        return self.documents_at(*self._mine(step, 0, 1))
+
+    @abstractmethod
+    def batch_at(self, sequence: int, count: int) -> Batch:
+        """Return `count` sequences from `sequence` on, counted from the start of training."""
+
+    @abstractmethod
+    def documents_at(self, sequence: int, count: int) -> list[DocumentSpan]:
+        """Return the part of each document in the inputs of `count` sequences, row by row."""
+
+    @abstractmethod
+    def serves(self, spans: Sequence[DocumentSpan], *, steps: int) -> bool:
+        """Return True if training on the first `steps` steps reads a token of one of the spans."""
+
+    def _mine(self, step: int, rank: int, world_size: int) -> tuple[int, int]:
+        if self.rows % world_size:
+            raise ConfigError("loader.rows", expected=f"a multiple of the {world_size} processes", got=self.rows)
+        count = self.rows // world_size
+        return self.start + step * self.rows + rank * count, count
+
+
+class Loader(StepLoader):
+    """Serves the tokens of a stream in blocks, all of them once per epoch."""
+
+    def __init__(self, shards: TokenStream, *, context: int, rows: int, seed: int, start: int = 0) -> None:
+        super().__init__(context=context, rows=rows, blocks=-(-shards.tokens // max(context, 1)), start=start)
+        if shards.tokens < 2:
+            raise DataError(str(shards.folder), expected="at least 2 tokens to learn from", got=shards.tokens)
+        self.shards, self.seed = shards, seed
+
+    def batch_at(self, sequence: int, count: int) -> Batch:
+        return Batch(np.stack([self._read(start) for start in self._starts(sequence, count)]))
+
+    def documents_at(self, sequence: int, count: int) -> list[DocumentSpan]:
         spans: list[DocumentSpan] = []
-        for start in self._starts(*self._mine(step, 0, 1)):
+        for start in self._starts(sequence, count):
             position, remaining = start, self.context
             while remaining:  # more than once where a block runs on at the beginning
                 stop = min(position + remaining, self.shards.tokens)
@@ -67,7 +109,6 @@ class Loader:
         return spans
 
     def serves(self, spans: Sequence[DocumentSpan], *, steps: int) -> bool:
-        """Return True if training on the first `steps` steps reads a token of one of the spans."""
         if self.start == 0 and steps * self.rows >= self.blocks:
             return bool(spans)
         starts = np.sort(np.array(self._starts(self.start, steps * self.rows), np.int64))
@@ -81,12 +122,6 @@ class Loader:
                 if first < len(starts) and starts[first] < stop:
                     return True
         return False
-
-    def _mine(self, step: int, rank: int, world_size: int) -> tuple[int, int]:
-        if self.rows % world_size:
-            raise ConfigError("loader.rows", expected=f"a multiple of the {world_size} processes", got=self.rows)
-        count = self.rows // world_size
-        return self.start + step * self.rows + rank * count, count
 
     def _starts(self, sequence: int, count: int) -> list[int]:
         """Return the start of each sequence in the stream."""
