@@ -16,8 +16,9 @@ import numpy as np
 import orjson
 from pydantic import Field, field_validator, model_validator
 
-from vita.data.curation.corpus import dump
+from vita.data.curation.corpus import dump, read_corpus
 from vita.data.curation.decontamination import BenchmarkIndex, Decontamination, with_test_files
+from vita.data.curation.diversity import diversity_report, sample_documents
 from vita.data.curation.empty_corpus import nothing_left, nothing_to_train_on
 from vita.data.curation.filter_pass import FilterJob, FilterSteps
 from vita.data.curation.filter_stats import FilterStats
@@ -76,6 +77,8 @@ class Config(CurationRules):
     """Maximum megabytes of text per corpus file, and approximate memory of a worker process."""
     dropped_text: bool = neutral(False)
     """Store the text of dropped documents in `drops.jsonl.zst`."""
+    diversity: int = neutral(0, ge=0)
+    """Number of sampled training documents whose topics and styles the report describes, such as 2000; 0 for none."""
     policy: InputPath | None = neutral(None)
     """File with the rules: encodings, languages, filters, duplicates and personal data (`vita curate-policy`)."""
     approval: Literal["required", "none"] = neutral("none")
@@ -163,6 +166,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         )
     for advice in report["advice"]:
         context.emit("note", text=advice, level="warning")
+    if config.diversity:
+        sample = sample_documents(read_corpus(folder, "train"), limit=config.diversity)
+        report["diversity"] = diversity_report(sample, seed=config.seed)
     if config.policy is not None and context.ledger is not None:
         report["policy"] = _policy_record(config, context.ledger)
         if report["policy"]["corpus"] == "another":
