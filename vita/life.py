@@ -98,7 +98,7 @@ def read_life(
     """
     path = find_recipe(reference)
     base = Path() if path in recipes().values() else path.parent
-    raw = override(read_yaml(path), [_full_assignment(assignment) for assignment in assignments])
+    raw = override(read_yaml(path), [full_assignment(assignment) for assignment in assignments])
     variables = raw.get("variables") or {}
     if not isinstance(variables, dict):
         raise ConfigError(f"{path.name}.variables", expected="values as `name: value`", got=variables)
@@ -315,7 +315,7 @@ def _latest(kind: type[Artifact], steps: Sequence[Step]) -> str | None:
     return next((step.name for step in reversed(steps) if step.stage.output_kind is kind), None)
 
 
-def _full_assignment(assignment: str) -> str:
+def full_assignment(assignment: str) -> str:
     """Return `stages.sft.steps=1` for `sft.steps=1`; assignments to top-level fields stay unchanged."""
     head = assignment.split("=")[0].split(".")[0]
     return assignment if head in LifeFile.model_fields else f"stages.{assignment}"

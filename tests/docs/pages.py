@@ -79,6 +79,7 @@ def model_folder(folder: Path) -> None:
 
 SCALING = "vita scaling notes/ --budget 8e11 --ladder 2e11,4e11 --sizes 3 --vocabulary 300 --context 32 --check"
 LADDER = "it trains for minutes; tests/cli/test_scaling.py runs it"
+RACE = "it trains nine models; tests/design/test_race.py runs a smaller one"
 SUITE = "it runs the test suite, which contains this test"
 LIFE = "it installs Vita and trains for ten minutes"
 HUB = "it needs the Hugging Face Hub; tests/formats/test_open_weight_example.py runs it with a local one"
@@ -162,6 +163,7 @@ PAGES = {
         }
     ),
     "docs/stages/dpo.md": Page(typed=QUESTION),
+    "docs/stages/pretrain.md": Page(not_run={"vita race race.yaml --output life-winner.yaml": RACE}),
     "docs/stages/redteam.md": Page(files=other_model),
     "docs/stages/refine.md": Page(files=prompt_files),
     "docs/stages/rlhf.md": Page(files=prompt_files),

@@ -38,7 +38,7 @@ def _epilog() -> str:
 
 
 _ORDER = (
-    "live", "plan", "launch", "scaling", "runs", "watch", "recipes", "ls", "show", "data", "report", "card",
+    "live", "plan", "launch", "scaling", "race", "runs", "watch", "recipes", "ls", "show", "data", "report", "card",
     "trace", "train-filter", "verify", "restore", "clean", "chat", "generate", "embed", "export", "push", "gate",
     "approve", "waive", "curate-policy", "people", "serve", "fleet", "keys", "monitor", "retest", "deprecate",
     "review", "feedback", "findings", "trace-document", "erasures",
