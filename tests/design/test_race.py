@@ -84,6 +84,11 @@ def test_the_winner_is_written_into_the_life_with_its_interval(vita: Vita, folde
     head = (folder / "winner.yaml").read_text().splitlines()[:3]
     assert head[1].startswith("# validation/bits_per_byte over 2 seeds: first ") and "first minus second" in head[2]
 
+    trace = json.loads(vita("trace-document", "noise.jsonl:1", "--json")[1])["weights"]
+    uses = {name: weights["use"] for weights in trace for name in weights["names"]}
+    assert {uses[f"tiny-race-first-{seed}/pretrain"] for seed in (0, 1)} == {"not reached"}, "its source has weight 0"
+    assert "trained on" in {uses[f"tiny-race-second-{seed}/pretrain"] for seed in (0, 1)}
+
     mixture = record["candidates"]["first"]["settings"]["pretrain.mixture"]
     set_race(folder, first=mixture, second=mixture)
     code, out, errors = vita("race", "race.yaml", "--output", "other.yaml")

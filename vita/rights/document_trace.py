@@ -269,7 +269,7 @@ def _base_key(run: Run) -> str:
 _TOLD = {
     "trained on": "trained on it",
     "held out": "evaluated on it, not trained on it",
-    "not reached": "not trained on it: training ended before it came",
+    "not reached": "not trained on it: no step read it",
     "not used": "did not use it",
 }
 
