@@ -36,13 +36,16 @@ class SourceFingerprint(Settings):
     source: str
     """Name or path, for messages."""
     fingerprint: str
+    """The sha256 of the content of its files and of its settings."""
 
 
 class CorpusFingerprint(Settings):
     """The digest of a corpus, and those of its sources in order."""
 
     fingerprint: str
+    """The sha256 of the fingerprints of the sources."""
     sources: tuple[SourceFingerprint, ...]
+    """The sources in order."""
 
     def changed_sources(self, other: CorpusFingerprint) -> list[str]:
         """Return the sources of `other` that are not in this corpus, or those that `other` lacks."""
@@ -56,10 +59,13 @@ class CurationPolicy(Settings):
     """Rules of curation that were measured on one corpus."""
 
     format: Literal["vita-curation-policy/1"]
+    """The format of the file."""
     corpus: CorpusFingerprint
+    """The corpus on which the rules were measured."""
     rules: CurationRules
+    """The rules that `curate` applies."""
     measured: dict[str, Any] = {}
-    """What the rules drop in this corpus and in reference text, for readers; not part of the digest."""
+    """Figures of the rules on this corpus and on reference text, for readers; not part of the digest."""
 
 
 def fingerprint_corpus(sources: Sequence[Source], contents: Mapping[str, str]) -> CorpusFingerprint:
