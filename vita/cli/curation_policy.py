@@ -68,7 +68,8 @@ def propose(
     settings: Any = _settings(data or [], config)
     corpus = fingerprint_corpus(settings.sources, content_digests(settings, workspace.ledger, where="curate"))
     rules = CurationRules(**{name: getattr(settings, name) for name in CurationRules.model_fields})
-    pages = sample_pages(settings.sources, rules, limit=sample)
+    filtered = [source for source in settings.sources if source.name not in settings.held_out_sources]
+    pages = sample_pages(filtered, rules, limit=sample)
     sources = [build(Source, {"path": path}, where="curate-policy: --reference") for path in reference or ()]
     references = sample_pages(sources, rules, limit=sample)
     if reference and len(references) < MIN_REFERENCES:

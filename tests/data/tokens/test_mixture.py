@@ -114,6 +114,7 @@ def test_an_epoch_of_each_source_has_each_of_its_tokens_once(shards: Shards) -> 
 
 def test_phases_change_the_shares_and_every_row_has_one_source(shards: Shards) -> None:
     loader = loader_of(shards, [{"weights": {"a": 1, "b": 0}, "until": 0.5}, {"weights": {"a": 1, "b": 3}}])
+    assert [(row["share_in_phase_1"], row["share_in_phase_2"]) for row in loader.realized(12)] == [(1, 0.25), (0, 0.75)]
     for step in range(12):
         spans = loader.documents(step)
         tokens = [token for span in spans for token in shards.read(span.start, span.stop).tolist()]

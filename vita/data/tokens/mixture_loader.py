@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from vita.data.tokens.loader import Batch, Loader, StepLoader
 from vita.data.tokens.mixture import MixturePhase, plan_quotas
@@ -72,8 +72,12 @@ class MixtureLoader(StepLoader):
         return False
 
     def realized(self, steps: int) -> list[dict[str, Any]]:
-        """Return the tokens, share and epochs of each source in the first `steps` steps."""
+        """Return the tokens, share and epochs of each source in the first `steps` steps.
+
+        With several phases, the planned share of each phase follows.
+        """
         counts = np.bincount(self._source_of[: steps * self.rows], minlength=len(self._loaders))
+        shares = self.quotas / np.maximum(self.quotas.sum(1, keepdims=True), 1)
         return [
             {
                 "source": name,
@@ -81,13 +85,20 @@ class MixtureLoader(StepLoader):
                 "tokens": int(count) * self.context,
                 "share": round(int(count) / max(int(counts.sum()), 1), 6),
                 "epochs": round(int(count) * self.context / stream.tokens, 4),
+                **_phase_shares(shares[:, index]),
             }
-            for (name, stream), count in zip(self.streams.items(), counts, strict=True)
+            for index, ((name, stream), count) in enumerate(zip(self.streams.items(), counts, strict=True))
         ]
 
     def _check(self, stop: int) -> None:
         if stop > len(self._source_of):
             raise ConfigError("loader", expected=f"a step of the {len(self._source_of) // self.rows} planned ones")
+
+
+def _phase_shares(shares: Float64[np.ndarray, "phases"]) -> dict[str, float]:
+    if len(shares) == 1:
+        return {}
+    return {f"share_in_phase_{number}": round(float(share), 6) for number, share in enumerate(shares, 1)}
 
 
 def interleave(quota: Int64[np.ndarray, "S"]) -> Int64[np.ndarray, "P"]:
