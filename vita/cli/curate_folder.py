@@ -107,11 +107,11 @@ def folder_workspace(out: Path, shards: str | None) -> Workspace:
     return Workspace(str(out / WORK / "store"), None)
 
 
-def copy_approvals(opened: Workspace, folder: Workspace) -> None:
+def copy_approvals(user_workspace: Workspace, folder_workspace: Workspace) -> None:
     """Copy the approvals of curation policies from the ledger of the user to that of an output folder."""
     from vita.gates.curation_approvals import copy_policy_approvals
 
-    copy_policy_approvals(opened.ledger, folder.ledger)
+    copy_policy_approvals(user_workspace.ledger, folder_workspace.ledger)
 
 
 def write_folder(workspace: Workspace, artifact: Artifact, out: Path, shards: str | None) -> None:

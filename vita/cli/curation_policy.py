@@ -68,8 +68,8 @@ def propose(
     settings: Any = _settings(data or [], config)
     corpus = fingerprint_corpus(settings.sources, content_digests(settings, workspace.ledger, where="curate"))
     rules = CurationRules(**{name: getattr(settings, name) for name in CurationRules.model_fields})
-    filtered = [source for source in settings.sources if source.name not in settings.held_out_sources]
-    pages = sample_pages(filtered, rules, limit=sample)
+    filtered_sources = [source for source in settings.sources if source.name not in settings.held_out_sources]
+    pages = sample_pages(filtered_sources, rules, limit=sample)
     sources = [build(Source, {"path": path}, where="curate-policy: --reference") for path in reference or ()]
     references = sample_pages(sources, rules, limit=sample)
     if reference and len(references) < MIN_REFERENCES:
@@ -117,9 +117,9 @@ def approve(
     from vita.gates.curation_approvals import approve_policy
 
     workspace = open_workspace(ctx)
-    content, digest = _read(workspace, policy)
-    private = private_key(workspace, by, key)
-    approval = approve_policy(workspace.ledger, content, digest, who=by, key=private, reason=reason)
+    content, digest = _read_with_digest(workspace, policy)
+    signing_key = private_key(workspace, by, key)
+    approval = approve_policy(workspace.ledger, content, digest, who=by, key=signing_key, reason=reason)
     if as_json:
         print_json({"policy": digest, "corpus": content.corpus.fingerprint, **vars(approval)})
         return
@@ -133,7 +133,7 @@ def show(ctx: typer.Context, policy: PolicyArgument, as_json: JsonOption = False
     from vita.gates.curation_approvals import policy_approvals
 
     workspace = open_workspace(ctx)
-    content, digest = _read(workspace, policy)
+    content, digest = _read_with_digest(workspace, policy)
     approvals, _, rejected = policy_approvals(workspace.ledger, content, digest)
     if as_json:
         rows = [vars(approval) for approval in approvals]
@@ -173,7 +173,7 @@ def _settings(data: Sequence[str], file: str | None) -> Any:
     return configure(stage("curate"), values, where="curate", shared={}, base=Path())
 
 
-def _read(workspace: Workspace, path: Path) -> tuple[CurationPolicy, str]:
+def _read_with_digest(workspace: Workspace, path: Path) -> tuple[CurationPolicy, str]:
     """Return a policy and its digest."""
     from vita.data.curation.policy import policy_digest, read_policy
     from vita.spine.contents import content_digests
@@ -208,11 +208,13 @@ def _curated(workspace: Workspace, settings: Any) -> dict[str, Any]:
     from vita.spine.plan import Plan, Step, execute
 
     with tempfile.TemporaryDirectory(prefix="vita-policy-") as folder:
-        trial = Workspace(str(Path(folder) / "store"), None)
+        trial_workspace = Workspace(str(Path(folder) / "store"), None)
         plan = Plan("policy", (Step("curate", stage("curate"), settings),))
-        artifact = execute(plan, trial.store, trial.ledger, machine=workspace.machine, events=Events([]))["curate"]
+        artifact = execute(
+            plan, trial_workspace.store, trial_workspace.ledger, machine=workspace.machine, events=Events([])
+        )["curate"]
         report = read_report(artifact.path).details
-        trial.ledger.close()
+        trial_workspace.ledger.close()
     documents = report["documents"]["read"]
     dropped = {
         reason: {**row, "share": round(row["documents"] / max(documents, 1), 6)}

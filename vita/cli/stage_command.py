@@ -144,7 +144,7 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     life = options["life"] or options.get("life_alias") or options.get("set_name") or "my"
     values = read_yaml(options["config"]) if options["config"] else {}
     out: Path | None = options.get("out")
-    opened = workspace
+    user_workspace = workspace
     if out:
         workspace = folder_workspace(out, options["shards"])
         values.setdefault("dropped_text", True)
@@ -177,7 +177,7 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
         if digest:
             input_sources[slot.name] = f"@{digest}"
     if out and getattr(config, "approval", "none") == "required":
-        copy_approvals(opened, workspace)
+        copy_approvals(user_workspace, workspace)
     plan = Plan(life, (Step(stage.name, stage, config, input_sources),))
     trackers = tuple(options.get("tracker") or ())
     events = workspace.events(life, trackers=trackers, quiet=options["as_json"])

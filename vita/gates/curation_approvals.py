@@ -118,12 +118,12 @@ def policy_record(
     if is_required:
         assert corpus is not None, "a corpus without a fingerprint is refused before"
         approvals = require_approved_policy(ledger, policy, digest, corpus, file=file)
-    same = None if corpus is None else corpus.fingerprint == policy.corpus.fingerprint
+    is_measured_corpus = None if corpus is None else corpus.fingerprint == policy.corpus.fingerprint
     return {
         "approval": "required" if is_required else "not required",
         "digest": digest,
         "corpus_fingerprint": policy.corpus.fingerprint,
-        "corpus": {True: "the measured one", False: "another", None: "not known"}[same],
+        "corpus": {True: "the measured one", False: "another", None: "not known"}[is_measured_corpus],
         "approvals": [asdict(approval) for approval in approvals],
     }
 

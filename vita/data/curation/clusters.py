@@ -23,24 +23,24 @@ def cluster(
     best: tuple[float, Int64[np.ndarray, "N"]] | None = None
     for _ in range(_RESTARTS):
         means = _initial_means(points, count, rng)
-        assigned = np.full(len(points), -1)
+        labels = np.full(len(points), -1)
         for _ in range(_ITERATIONS):
             distances = _squared_distances(points, means)
             nearest = distances.argmin(1)
-            if (nearest == assigned).all():
+            if (nearest == labels).all():
                 break
-            assigned = nearest
-            means = np.stack([_mean(points, assigned == k, means[k]) for k in range(count)])
+            labels = nearest
+            means = np.stack([_mean(points, labels == k, means[k]) for k in range(count)])
         cost = round(float(_squared_distances(points, means).min(1).sum()), 6)
         if best is None or cost < best[0]:
-            best = cost, assigned
+            best = cost, labels
     assert best is not None, "there is at least one start"
     sizes = np.bincount(best[1], minlength=count)
     order = [int(k) for k in np.argsort(-sizes, kind="stable") if sizes[k]]
     position = np.zeros(count, np.int64)
     position[order] = np.arange(len(order))
-    assigned = position[best[1]]
-    return assigned, np.stack([points[assigned == k].mean(0) for k in range(len(order))])
+    labels = position[best[1]]
+    return labels, np.stack([points[labels == k].mean(0) for k in range(len(order))])
 
 
 def effective_number(counts: Float64[np.ndarray, "K"] | Int64[np.ndarray, "K"]) -> float:
@@ -54,16 +54,16 @@ def effective_number(counts: Float64[np.ndarray, "K"] | Int64[np.ndarray, "K"]) 
 
 def _initial_means(points: Float64[np.ndarray, "N D"], count: int, rng: np.random.Generator) -> np.ndarray:
     """Choose points far from one another (k-means++, Arthur and Vassilvitskii 2007)."""
-    chosen = [int(rng.integers(len(points)))]
-    nearest = _squared_distances(points, points[chosen])[:, 0]
-    while len(chosen) < count:
+    indices = [int(rng.integers(len(points)))]
+    nearest = _squared_distances(points, points[indices])[:, 0]
+    while len(indices) < count:
         total = np.cumsum(nearest)
-        if total[-1] <= 0:  # all points equal a chosen one
-            chosen.append(chosen[-1])
+        if total[-1] <= 0:  # all points equal one of them
+            indices.append(indices[-1])
             continue
-        chosen.append(min(int(np.searchsorted(total, rng.random() * total[-1], side="right")), len(points) - 1))
-        nearest = np.minimum(nearest, _squared_distances(points, points[chosen[-1:]])[:, 0])
-    return points[chosen]
+        indices.append(min(int(np.searchsorted(total, rng.random() * total[-1], side="right")), len(points) - 1))
+        nearest = np.minimum(nearest, _squared_distances(points, points[indices[-1:]])[:, 0])
+    return points[indices]
 
 
 def _squared_distances(

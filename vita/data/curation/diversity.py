@@ -108,13 +108,13 @@ def diversity_report(documents: Sequence[Document], *, seed: int = 0) -> dict[st
     }
 
 
-def _clusters(assigned: Int64[np.ndarray, "N"], sources: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
-    counts = np.bincount(assigned, minlength=len(names))
+def _clusters(labels: Int64[np.ndarray, "N"], sources: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    counts = np.bincount(labels, minlength=len(names))
     number = effective_number(counts)
     rows = []
     for k, name in enumerate(names):
-        source, documents = Counter(np.array(sources, object)[assigned == k]).most_common(1)[0]
-        share = round(int(counts[k]) / len(assigned), 4)
+        source, documents = Counter(np.array(sources, object)[labels == k]).most_common(1)[0]
+        share = round(int(counts[k]) / len(labels), 4)
         rows.append({"description": name, "share": share, "main_source": source,
                      "share_of_main_source": round(documents / int(counts[k]), 4)})  # fmt: skip
     return {

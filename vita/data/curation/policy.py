@@ -49,10 +49,10 @@ class CorpusFingerprint(Settings):
 
     def changed_sources(self, other: CorpusFingerprint) -> list[str]:
         """Return the sources of `other` that are not in this corpus, or those that `other` lacks."""
-        known = {source.fingerprint for source in self.sources}
-        present = {source.fingerprint for source in other.sources}
-        changed = [source.source for source in other.sources if source.fingerprint not in known]
-        return changed or [source.source for source in self.sources if source.fingerprint not in present]
+        fingerprints = {source.fingerprint for source in self.sources}
+        other_fingerprints = {source.fingerprint for source in other.sources}
+        changed = [source.source for source in other.sources if source.fingerprint not in fingerprints]
+        return changed or [source.source for source in self.sources if source.fingerprint not in other_fingerprints]
 
 
 class CurationPolicy(Settings):

@@ -90,19 +90,19 @@ def plan_quotas(
 
     The sequences of all phases are `rows * steps`. Sources that the limits exhaust are an error.
     """
-    used = np.zeros(len(sizes), np.int64)
+    used_sequences = np.zeros(len(sizes), np.int64)
     quotas, begin = [], 0
     for number, phase in enumerate(mixture):
         end = round(phase.until * steps)
         where = "pretrain.mixture" if len(mixture) == 1 else f"pretrain.mixture.{number}"
         weights = _base_weights(phase, sizes, where=where)
-        limits = _limits(phase, sizes, context=context, where=where) - used
+        limits = _limits(phase, sizes, context=context, where=where) - used_sequences
         quota = _allocate(weights, np.maximum(limits, 0), (end - begin) * rows)
         if quota is None:
             _refuse_exhausted(sizes, weights, limits, context=context, sequences=(end - begin) * rows, where=where)
         assert quota is not None
         quotas.append(quota)
-        used, begin = used + quota, end
+        used_sequences, begin = used_sequences + quota, end
     return np.stack(quotas)
 
 
