@@ -30,7 +30,7 @@ A = TypeVar("A")
 LOCAL = "local"
 """The address for a cluster of this machine alone, which ends with the run."""
 RETRIES = 3
-"""How often a job is repeated whose worker was killed."""
+"""Number of repetitions of a job whose worker was killed."""
 _PACKAGES = ("vita-lm", "numpy", "orjson", "zstandard", "resiliparse")
 """Packages whose versions can change the bytes of a corpus."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
