@@ -156,6 +156,22 @@ def test_a_run_that_ended_early_does_not_request_its_answers_again(
     assert not any(b"sk-secret" in path.read_bytes() for path in (tmp_path / "vita-store").rglob("*") if path.is_file())
 
 
+def test_a_run_with_another_share_and_changed_documents_requests_only_new_rewrites(
+    vita: Vita, corpus: Path, tmp_path: Path
+) -> None:
+    with openai_server(lambda prompt: Reply(rewrite(prompt))) as server:
+        assert rephrase(vita, server, "--share", "0.9", "--styles", "{faq: 1}", "--limit", "20")[0] == 0
+        first = {row["id"]: row["text"] for row in rewrites(vita)}
+        changed = next(iter(first)).removeprefix("mail/").removesuffix("#faq")
+        letters = [{"id": id, "text": text + " New." if id == changed else text} for id, text in TEXTS.items()]
+        write(tmp_path / "mail" / "a.jsonl", *letters)
+        assert vita("curate", "mail", "--set", "filters=[]", "--held-out", "0.2", "--life", "x")[0] == 0
+        code, _, err = rephrase(vita, server, "--share", "0.2", "--styles", "{faq: 1}")
+    assert code == 0, err
+    assert len(first) == 20 and len(rewrites(vita)) < 20
+    assert len(server.bodies) <= 20 + 2 + 8, "the changed document, and at most those ahead of the last one"
+
+
 def test_a_model_of_the_store_rewrites_and_its_corpus_is_tokenized(vita: Vita, corpus: Path, tmp_path: Path) -> None:
     save_chat_model(tmp_path / "model", context=1024)
     stops = hf.GenerationTokens(start=256, padding=256, stop=(256, 258, *range(224, 256)))  # answers of some 8 bytes

@@ -25,6 +25,7 @@ from vita.rephrasing.candidates import CandidateSettings, candidates, num_candid
 from vita.rephrasing.checks import BenchmarkCheck, CheckSettings, RewriteChecks
 from vita.rephrasing.collection import RewriteCollection, ShareBudget
 from vita.rephrasing.corpus_copy import CorpusSurvey, KeySet, copy_corpus
+from vita.rephrasing.earlier_answers import EarlierAnswers
 from vita.rephrasing.endpoint_rewriter import Endpoint, EndpointRewriter
 from vita.rephrasing.report import build_report, samples_page
 from vita.rephrasing.result_log import ResultLog
@@ -33,7 +34,7 @@ from vita.rephrasing.styles import STYLES
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
 from vita.rights.recorded_settings import recorded_setting
-from vita.spine.config import Settings, build, unknown_name
+from vita.spine.config import Settings, build, canonical, unknown_name
 from vita.spine.contents import current_erasures
 from vita.spine.endpoints import api_key
 from vita.spine.errors import ConfigError, DataError
@@ -190,7 +191,8 @@ def _collect(
     if log.num_earlier:
         context.emit("note", text=f"continues with {counted(log.num_earlier, 'stored answer')}")
     total = min(config.limit or sys.maxsize, num_candidates(survey, settings))
-    chosen = islice(candidates(inputs.corpus.path, survey, settings), config.limit)
+    earlier = _earlier_answers(config, inputs, rewriter, context)
+    chosen = earlier.fill(islice(candidates(inputs.corpus.path, survey, settings), config.limit), log)
     with (
         TextShardWriter(folder / "train", prefix=REWRITE_SHARDS) as writer,
         closing(rewriter.rewrite(chosen, log)) as results,
@@ -201,10 +203,18 @@ def _collect(
             context.emit("progress", done=collection.requested, total=total, unit="rewrites")
             if collection.is_full:
                 break
-    context.record |= {"stored_answers": log.num_earlier, "answers": len(log)}
+    context.record |= {"stored_answers": log.num_earlier, "reused_answers": earlier.num_used, "answers": len(log)}
     if not collection.is_full:
         share = f"{collection.budget.actual:.1%} of the training text, below the allowed {config.share:.1%}"
         context.emit("note", text=f"no document is left to rewrite: rewrites are {share}")
+
+
+def _earlier_answers(config: Config, inputs: Inputs, rewriter: Rewriter, context: Context) -> EarlierAnswers:
+    path = context.scratch / "earlier.jsonl"
+    if context.ledger is None or context.store is None:
+        return EarlierAnswers(path)
+    digests = {"corpus": inputs.corpus.digest, **({"model": inputs.model.digest} if inputs.model else {})}
+    return EarlierAnswers.of(context.ledger, context.store, canonical(config), digests, rewriter.model, path)
 
 
 def _no_rewrites(collection: RewriteCollection, survey: CorpusSurvey) -> DataError:

@@ -1,0 +1,101 @@
+"""The parts of rephrasing: styles by weight, passages, the share, the forms, and stored results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vita.rephrasing.candidates import cut_passage, style_order
+from vita.rephrasing.checks import copied_share, rewrite_text
+from vita.rephrasing.collection import ShareBudget
+from vita.rephrasing.result_log import ResultLog, RewriteResult
+from vita.rephrasing.styles import STYLES
+
+
+def test_the_first_style_of_documents_follows_the_weights_and_others_follow_without_repetition() -> None:
+    weights = {"faq": 3.0, "table": 1.0, "summary": 1.0}
+    orders = [style_order(str(number), weights, seed=0) for number in range(4000)]
+    assert all(sorted(order) == sorted(weights) for order in orders)
+    shares = {style: sum(order[0] == style for order in orders) / 4000 for style in weights}
+    # Standard error sqrt(0.6 * 0.4 / 4000) = 0.0077, sqrt(0.2 * 0.8 / 4000) = 0.0063: four of them.
+    assert shares["faq"] == pytest.approx(0.6, abs=0.031) and shares["table"] == pytest.approx(0.2, abs=0.026)
+    assert orders[:50] == [style_order(str(number), weights, seed=0) for number in range(50)]
+    assert orders[:50] != [style_order(str(number), weights, seed=1) for number in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [
+        ("short", 100, "short"),
+        ("First paragraph.\n\nSecond one is long", 24, "First paragraph."),
+        ("One line\nand a second", 12, "One line"),
+        ("A sentence. Another begins", 16, "A sentence."),
+        ("words without an end", 15, "words without"),
+        ("ääää", 5, "ää"),
+    ],
+)
+def test_a_passage_ends_at_the_largest_unit_in_the_second_half_of_the_limit(
+    text: str, limit: int, expected: str
+) -> None:
+    assert cut_passage(text, limit) == expected
+    assert len(cut_passage(text, limit).encode()) <= limit
+
+
+def test_the_share_is_exact_at_its_limit() -> None:
+    budget = ShareBudget(0.1, natural_bytes=900)
+    assert budget.allows(100) and not budget.allows(101), "100 of 1,000 bytes is a share of exactly 0.1"
+    budget.rewrite_bytes = 100
+    assert budget.actual == 0.1 and not budget.allows(1) and budget.allows(0)
+    assert ShareBudget(0.3, natural_bytes=7 * 10**15).allows(3 * 10**15), "without rounding"
+    assert not ShareBudget(0.3, natural_bytes=7 * 10**15).allows(3 * 10**15 + 1)
+
+
+def test_a_text_is_a_copy_by_its_five_word_runs_without_regard_to_case_and_line_ends() -> None:
+    passage = "The old mill by the river grinds flour all day"  # 6 runs of five words
+    assert copied_share("THE OLD MILL\nby the river grinds flour all day", passage) == 1.0
+    assert copied_share("the old mill by the lake", passage) == 0.5, "1 of its 2 runs"
+    assert copied_share("a new text of other words about wheels", passage) == 0.0
+    assert copied_share("too short", passage) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("style", "text", "expected"),
+    [
+        ("table", "Mills:\n\n| name | year |\n|---|---|\n| North | 1890 |", True),
+        ("table", "name | year\n--- | ---", True),
+        ("table", "a | b\nno table", False),
+        ("table", "plain text\nof two lines", False),
+        ("faq", "Q: Who?\nA: Ann.", True),
+        ("faq", "谁？安。", True),
+        ("faq", "Only a question?", False),
+        ("faq", "No question.", False),
+        ("tutorial", "anything", True),
+    ],
+)
+def test_a_style_recognizes_its_form(style: str, text: str, expected: bool) -> None:
+    assert STYLES[style].has_form(text) is expected
+
+
+def test_prompts_contain_the_passage_and_ask_for_facts_of_the_text() -> None:
+    for style in STYLES.values():
+        assert style.prompt("PASSAGE").endswith("\n\nPASSAGE") and "only facts from the text" in style.prompt("x")
+        assert style.base_prompt("PASSAGE").startswith("Text:\n\nPASSAGE\n\n")
+
+
+def test_reasoning_before_a_rewrite_is_removed_and_line_ends_are_normalized() -> None:
+    assert rewrite_text(RewriteResult("<think>\nHow?\n</think>\n\nA\r\nB ", "stop")) == "A\nB"
+    assert rewrite_text(RewriteResult("A <think>b</think>", "stop")) == "A <think>b</think>"
+
+
+def test_stored_results_are_read_again_and_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    log = ResultLog(path)
+    results = {"a#faq": RewriteResult("Ä\n", "stop", source_bytes=3), "b#faq": RewriteResult("", "refused", "too long")}
+    for id, result in results.items():
+        log.add(id, result)
+    path.write_bytes(path.read_bytes() + b'\n{"id":"c#faq","text":"x')
+    again = ResultLog(path)
+    assert {id: again[id] for id in results} == results and "c#faq" not in again and again.num_earlier == 2
+    again.add("c#faq", results["a#faq"])
+    assert ResultLog(path)["c#faq"] == results["a#faq"] and log["b#faq"] == results["b#faq"]

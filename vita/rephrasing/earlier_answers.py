@@ -1,0 +1,69 @@
+"""Rewrites of earlier runs, which a run with other documents, styles or another share does not request again.
+
+    earlier = EarlierAnswers.of(ledger, store, canonical(config), inputs, model, scratch / "earlier.jsonl")
+    for candidate in earlier.fill(candidates, log): ...       # the log has the known results
+
+An answer is used again if the passage, the style, the prompt version, the model and the sampling are equal. A run with
+the same settings and the same inputs gets new answers, because the user has asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vita.data.curation.corpus import read_corpus
+from vita.data.rewrites import REPHRASING, origin_of
+from vita.rephrasing.candidates import Candidate
+from vita.rephrasing.result_log import ResultLog, RewriteResult
+from vita.rephrasing.styles import PROMPT_VERSION
+from vita.spine.ledger import Ledger
+from vita.spine.store import Store
+
+SAMPLING = ("temperature", "top_p", "max_tokens", "max_source_bytes")
+"""Settings on which an answer depends, beside the seed in the metadata of the rewrite."""
+
+
+class EarlierAnswers:
+    """The rewrites of the newest finished run with the same model and sampling."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is the file that holds the texts while the run lasts."""
+        path.unlink(missing_ok=True)
+        self._texts = ResultLog(path)
+        self._identities: dict[str, tuple[str, int]] = {}
+        self.num_used = 0
+
+    @classmethod
+    def of(
+        cls, ledger: Ledger, store: Store, config: Mapping[str, Any], inputs: Mapping[str, str], model: Any, path: Path
+    ) -> EarlierAnswers:
+        """Read the rewrites; `config` is the canonical form of the settings, `inputs` are the digests by slot."""
+        answers = cls(path)
+        for run in reversed(ledger.find(stage="rephrase", state="done")):
+            same_sampling = all(run.config.get(name) == config.get(name) for name in SAMPLING)
+            is_same_run = run.config == config and ledger.inputs(run.id) == inputs
+            if run.artifact and same_sampling and not is_same_run and store.has(run.artifact):
+                facts = store.manifest(run.artifact).facts
+                if facts.get("model") == model and facts.get("prompt_version") == PROMPT_VERSION:
+                    answers._read(store.open(run.artifact).path)
+                    break
+        return answers
+
+    def _read(self, folder: Path) -> None:
+        for row in read_corpus(folder, "train"):
+            origin, values = origin_of(row.metadata), row.metadata.get(REPHRASING)
+            if origin is not None and isinstance(values, Mapping) and row.id not in self._texts:
+                size = int(values["source_bytes"])
+                self._texts.add(row.id, RewriteResult(row.text, "stop", source_bytes=size))
+                self._identities[row.id] = (origin.sha256, int(values["seed"]))
+
+    def fill(self, candidates: Iterable[Candidate], log: ResultLog) -> Iterator[Candidate]:
+        """Yield the candidates; the known results of each are in the log before it."""
+        for candidate in candidates:
+            identity = (candidate.origin.sha256, candidate.seed)
+            if candidate.id not in log and self._identities.get(candidate.id) == identity:
+                log.add(candidate.id, self._texts[candidate.id])
+                self.num_used += 1
+            yield candidate
