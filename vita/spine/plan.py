@@ -357,8 +357,8 @@ def _heartbeat(claim: int, ledger: Ledger) -> Iterator[None]:
 
 
 def _erasures(step: Step, base_key: str, ledger: Ledger) -> tuple[Erasure, ...]:
-    """Return the erasures of a step that reads sources; for other steps they are part of the inputs."""
-    return active_erasures(ledger, base_key) if "sources" in type(step.config).model_fields else ()
+    """Return the erasures that the stage of a step applies; for other stages they are part of the inputs."""
+    return active_erasures(ledger, base_key) if step.stage.applies_erasures else ()
 
 
 def _canonical_config(step: Step, ledger: Ledger) -> Any:
