@@ -14,6 +14,7 @@ from tests.cli.corpora import rows, write
 from tests.cli.models import save_chat_model
 from tests.cli.test_cli import Vita, vita
 from tests.rephrasing.openai_server import OpenAIServer, Reply, openai_server
+from tests.stages.test_encoders import save_with_tokenizer
 from vita.nn import hf
 
 __all__ = ["vita"]
@@ -218,6 +219,13 @@ def test_inputs_that_do_not_suit_are_refused_with_the_reason(vita: Vita, corpus:
     model, endpoint = str(save_chat_model(tmp_path / "model")), '{url: "http://127.0.0.1:9/v1", model: w}'
     code, _, err = vita("rephrase", model, "--endpoint", endpoint, "--life", "x")
     assert code == 2 and "both the input `model` and an `endpoint` are set" in err
+    life = {"name": "x", "stages": {"curate": {"sources": ["mail"]}, "rephrase": {}, "tokenize": {}}}
+    (tmp_path / "life.yaml").write_text(json.dumps(life))
+    code, _, err = vita("plan", "life.yaml")
+    assert code == 2 and "rephrase: no model rewrites the documents" in err
+    save_with_tokenizer("bert", tmp_path / "encoder")
+    code, _, err = vita("rephrase", "./encoder", "--life", "x")
+    assert code == 2 and "cannot use this model: it is an encoder" in err
     code, _, err = vita("rephrase", model, "--life", "x")
     assert code == 2 and "rephrase.max_tokens: expected less than the model's context of 128, got 1024" in err
     code, _, err = vita("rephrase", "--endpoint", endpoint, "--styles", "{tabel: 1}", "--life", "x")

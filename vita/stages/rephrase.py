@@ -206,7 +206,8 @@ def _collect(
     context.record |= {"stored_answers": log.num_earlier, "reused_answers": earlier.num_used, "answers": len(log)}
     if not collection.is_full:
         share = f"{collection.budget.actual:.1%} of the training text, below the allowed {config.share:.1%}"
-        context.emit("note", text=f"no document is left to rewrite: rewrites are {share}")
+        reason = "the limit is reached" if collection.requested == config.limit else "no document is left to rewrite"
+        context.emit("note", text=f"{reason}: rewrites are {share}")
 
 
 def _earlier_answers(config: Config, inputs: Inputs, rewriter: Rewriter, context: Context) -> EarlierAnswers:
