@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vita.data.curation.report import NO_LICENCE
 from vita.rephrasing.collection import RewriteCollection, StyleCount
 from vita.rephrasing.corpus_copy import CorpusSurvey, GroupCount
 from vita.rephrasing.styles import PROMPT_VERSION
@@ -111,7 +110,7 @@ def _licences(survey: CorpusSurvey, collection: RewriteCollection) -> dict[str, 
         group = totals.setdefault(licence, GroupCount())
         group.documents += documents
         group.bytes += collection.licence_bytes[licence]
-    return {licence or NO_LICENCE: _plain(totals[licence]) for licence in sorted(totals, key=lambda name: name or "")}
+    return {licence or "not stated": _plain(totals[licence]) for licence in sorted(totals, key=lambda name: name or "")}
 
 
 def _plain(count: GroupCount | None) -> dict[str, int]:
