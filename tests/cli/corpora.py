@@ -13,7 +13,11 @@ from tests.cli.test_cli import Vita
 
 def rows(vita: Vita, name: str, part: str = "train") -> list[dict[str, Any]]:
     """Return the rows of `train`, `heldout` or `drops` of the corpus with this name."""
-    folder = Path(json.loads(vita("show", name, "--json")[1])["folder"])
+    return rows_of(Path(json.loads(vita("show", name, "--json")[1])["folder"]), part)
+
+
+def rows_of(folder: Path, part: str) -> list[dict[str, Any]]:
+    """Return the rows of `train`, `heldout` or `drops` of a corpus."""
     paths = [folder / "drops.jsonl.zst"] if part == "drops" else sorted((folder / part).glob("*.zst"))
     data = b"".join(zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes()) for path in paths)
     return [json.loads(line) for line in data.split(b"\n") if line]

@@ -1,4 +1,4 @@
-"""`vita trace-document`: the uses of a document and its copies, also in held-out text, and erasures."""
+"""`vita trace-document` and `vita forget ID`: the uses of a document and its copies, and its erasure."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ TEXTS = {f"d{n}": f"Text number {n} of the letters, which Ann wrote in the old m
 KEYS = as_keys([content_key(text, text.encode()) for text in TEXTS.values()])
 IS_HELD_OUT = dict(zip(TEXTS, hash_fractions(KEYS, seed=0, purpose=1) < 0.2, strict=True))
 TRAINED_ID = next(id for id, is_held_out in IS_HELD_OUT.items() if not is_held_out)
+TRAINED = {id for id, is_held_out in IS_HELD_OUT.items() if not is_held_out}
 HELD_OUT_ID = next(id for id, is_held_out in IS_HELD_OUT.items() if is_held_out)
 
 
@@ -52,7 +53,10 @@ def corpus_uses(trace: dict[str, Any]) -> list[tuple[str, str]]:
 @pytest.mark.slow
 def test_trace_document_reports_each_use_of_a_document(vita: Vita, mail: Path) -> None:
     curate(vita)
-    assert corpus_uses(trace_document(vita, TRAINED_ID)) == [("trained on", "in the training text")]
+    assert corpus_uses(trace_document(vita, TRAINED_ID)) == [
+        ("trained on", "in the training text"),
+        ("not used", "`copy` was dropped as a copy of it, not trained on"),
+    ]
     assert corpus_uses(trace_document(vita, HELD_OUT_ID)) == [("held out", "held out: evaluated on, not trained on")]
     assert corpus_uses(trace_document(vita, "copy")) == [
         ("trained on", f"dropped as a copy of `{TRAINED_ID}` of mail, which is in the training text")
@@ -70,9 +74,9 @@ def test_equal_ids_of_two_sources_are_separate_documents(vita: Vita, mail: Path)
     trace = trace_document(vita, "d0")
     assert {holder["source"] for holder in trace["holders"]} == {"mail", "blog"}
     assert {holder["source"] for holder in trace_document(vita, "d0", "--source", "blog")["holders"]} == {"blog"}
-    code, _, err = vita("trace-document", "d0", "--erase", "--by", "Ada")
+    code, _, err = vita("forget", "d0", "--by", "Ada")
     assert code == 3 and "documents of 2 sources have this id: blog, mail; say which one with --source" in err
-    assert vita("trace-document", "d0", "--erase", "--by", "Ada", "--source", "blog")[0] == 0
+    assert vita("forget", "d0", "--by", "Ada", "--source", "blog")[0] == 0
     assert "d0" in {row["id"] for row in [*curate(vita), *rows(vita, "x/curate", "heldout")]}
     assert "d0" not in {row["id"] for row in [*curate(vita, "blog", "y"), *rows(vita, "y/curate", "heldout")]}
 
@@ -84,7 +88,7 @@ def test_later_corpora_exclude_an_erased_document_and_its_copies(
 ) -> None:
     assert TEXTS[TRAINED_ID] in {row["text"] for row in curate(vita)}
     curate(vita, "blog", "y")
-    code, out, err = vita("trace-document", id, "--source", "mail", "--erase", "--by", "Ada")
+    code, out, err = vita("forget", id, "--source", "mail", "--by", "Ada")
     assert code == 0 and f"later runs exclude `{id}` and its copies" in out and "rebuild: x/curate" in out, err
     texts = {row["text"].lower() for row in curate(vita)}
     assert TEXTS[TRAINED_ID].lower() not in texts and len(texts) > 20
@@ -106,7 +110,7 @@ def test_later_corpora_exclude_an_erased_document_and_its_copies(
 def test_an_erasure_is_listed_and_can_be_withdrawn(vita: Vita, mail: Path) -> None:
     original_rows = curate(vita)
     assert vita("erasures")[1] == "no erasures\n"
-    assert vita("trace-document", TRAINED_ID, "--erase", "--by", "Ada", "--reason", "asked")[0] == 0
+    assert vita("forget", TRAINED_ID, "--by", "Ada", "--reason", "asked")[0] == 0
     assert TRAINED_ID not in {row["id"] for row in curate(vita)}
     (erasure,) = json.loads(vita("erasures", "--json")[1])
     assert (erasure["document"], erasure["by"], erasure["reason"], erasure["withdrawn_at"]) == (
@@ -129,7 +133,7 @@ def test_other_texts_with_the_same_id_are_not_erased(vita: Vita, tmp_path: Path)
           {"id": "1", "text": "The third letter of all."})  # fmt: skip
     command = ("curate", "a.jsonl", "--set", "filters=[]", "--held-out", "0", "--name", "x")
     assert vita(*command)[0] == 0
-    assert vita("trace-document", "0", "--erase", "--by", "Ada")[0] == 0
+    assert vita("forget", "0", "--by", "Ada")[0] == 0
     assert vita(*command)[0] == 0
     assert [row["text"] for row in rows(vita, "x/curate")] == ["The second letter.", "The third letter of all."]
 
@@ -157,9 +161,25 @@ def test_trace_document_reports_the_use_of_a_document_by_each_model(vita: Vita, 
     assert sorted(held_out) == sorted(id for id, is_held_out in IS_HELD_OUT.items() if is_held_out)
     assert uses[TRAINED_ID] == uses["copy"] and {"trained on"} in uses.values()
     assert {"not reached"} in uses.values(), "two steps of 128 tokens do not reach every letter"
+    parts = [
+        {"step": step, **part} for step in (1, 2)
+        for part in json.loads(vita("data", "documents", "tiny/pretrain", "--step", str(step), "--json")[1])
+    ]  # fmt: skip
+    trained = {id for id in TRAINED if uses[id] == {"trained on"}}
+    assert {part["document"] for part in parts} - {"short"} == trained, "a document is trained on if a step read it"
+    assert sum(part["tokens"] for part in parts) == 2 * 128
+    for id in (min(trained), min(TRAINED - trained)):
+        step_uses = json.loads(vita("data", "steps", "tiny/pretrain", id, "--json")[1])
+        expected = [[part[name] for name in ("step", "row", "tokens")] for part in parts if part["document"] == id]
+        assert [list(use.values()) for use in step_uses] == expected
+    assert "at most 2, the last step, got 3" in vita("data", "documents", "tiny/pretrain", "--step", "3")[2]
+    assert "does not contain it" in vita("data", "steps", "tiny/pretrain", HELD_OUT_ID)[2]
     assert {weights["names"][0] for weights in trace_document(vita, "c1")["weights"]} == {"tiny/sft"}
 
-    assert vita("trace-document", "c1", "--erase", "--by", "Ada")[0] == 0
+    assert vita("forget", "c1", "--by", "Ada")[0] == 0
+    plan = json.loads((tmp_path / "erasure-1" / "plan.json").read_text())
+    assert [entry["command"] for entry in plan["retire"]] == ["vita retire tiny/sft --life tiny --reason 'erasure 1'"]
+    assert [entry["command"] for entry in plan["rebuild"]] == ["vita live LIFE_FILE --until sft"]
     code, out, _ = vita("plan", "life.yaml")
     assert "must be rebuilt without `c1` (erased)" in out and "1 of 6 steps would run" in out, out
     folder_before = Path(json.loads(vita("show", "tiny/sft", "--json")[1])["folder"])
@@ -187,7 +207,7 @@ def test_trace_document_reports_cut_dropped_and_erased_dialogues(vita: Vita, tmp
     assert uses("unseen")[digest][0] == "not used" and "cut_before_answer" in uses("unseen")[digest][1]
     assert trace_document(vita, "unseen")["retire"] == []
 
-    assert vita("trace-document", "c1", "--erase", "--by", "Ada")[0] == 0
+    assert vita("forget", "c1", "--by", "Ada")[0] == 0
     assert vita(*command)[0] == 0
     facts = json.loads(vita("show", "f/sft", "--json")[1])["facts"]
     assert facts["dropped_erased"] == 1 and facts["read"] == 8

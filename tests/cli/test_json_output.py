@@ -116,7 +116,7 @@ def test_commands_about_artifacts_and_models_print_documented_documents(
     assert len(check("embed", "first", "--neighbors", "a", "--before", "second")["neighbors"]["before"]) == 10
     assert check("deprecate", models[0], "--sunset", "90d", "--by", "Ann")["successor"] is None
     check("trace-document", "unknown-document")
-    erasure = check("trace-document", "unknown-document", "--erase", "--by", "Ann", "--reason", "asked")["erasure"]
+    erasure = check("forget", "unknown-document", "--by", "Ann", "--reason", "asked")["erasure"]
     assert check("erasures list")[0]["number"] == erasure
     assert check("erasures")[0]["number"] == erasure
     check("erasures withdraw", str(erasure), "--by", "Ann", "--reason", "a mistake")

@@ -10,7 +10,9 @@ import pytest
 
 from tests.cards.lives import Life
 from tests.cli.test_trace import record_queries
-from vita.rights.document_trace import trace_document
+from vita.rights.artifact_search import trace_records
+from vita.rights.document_trace import DocumentTrace
+from vita.rights.query import RightsQuery
 from vita.spine.contents import content_digest
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -19,6 +21,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "dpo": {"id": "ann", "prompt": "Who?", "chosen": "Ann.", "rejected": "Ben."},
     "rlhf": {"id": "ann", "prompt": "Who is Ann?"},
 }
+
+
+def _trace(document: str, life: Life) -> DocumentTrace:
+    return trace_records(RightsQuery(document), life.store, life.ledger)
 
 
 def _train_step(life: Life, stage: str, file: Path, *, is_logged: bool = True) -> str:
@@ -37,10 +43,10 @@ def test_weights_whose_stage_read_the_document_directly_are_listed(tmp_path, sta
     file.write_text(json.dumps(ROWS[stage]) + "\n" + json.dumps({**ROWS[stage], "id": "ben"}) + "\n")
     model = _train_step(life, stage, file)
     release = life.step("release", "release", inputs={"model": model})
-    trace = trace_document("ann", life.store, life.ledger)
+    trace = _trace("ann", life)
     assert [(holder.kind, holder.names) for holder in trace.holders] == [("source", (str(file),))]
     assert [artifact.digest for artifact in trace.to_retire] == [model, release]
-    assert not trace.unread and not trace_document("eve", life.store, life.ledger).holders
+    assert not trace.unread and not _trace("eve", life).holders
 
 
 def test_a_trace_lists_sources_that_cannot_be_read(tmp_path):
@@ -53,7 +59,7 @@ def test_a_trace_lists_sources_that_cannot_be_read(tmp_path):
     unlogged.unlink()
     edited.write_text(json.dumps({**ROWS["sft"], "id": "ben"}) + "\n")
     life.step("dpo", "model", config={"sources": [{"huggingface": "somebody/pairs"}]})
-    trace = trace_document("ann", life.store, life.ledger)
+    trace = _trace("ann", life)
     assert not trace.holders
     assert [problem.rpartition(": ")[2] for problem in trace.unread] == [
         "no such file, and no file matches it as a glob",
@@ -69,7 +75,7 @@ def test_the_documents_of_the_embedded_world_are_traced(tmp_path):
     life, world = Life(tmp_path), {"things": 20, "documents": 30, "dialogues": 20}
     model = life.step("sft", "model", config={"sources": [{"world": world}]})
     dialogue = next(dialogues(Source.model_validate({"world": world})))
-    assert [artifact.digest for artifact in trace_document(dialogue.id, life.store, life.ledger).weights] == [model]
+    assert [artifact.digest for artifact in _trace(dialogue.id, life).weights] == [model]
 
 
 def test_the_states_of_all_weights_are_read_in_one_query(tmp_path):
@@ -81,9 +87,22 @@ def test_the_states_of_all_weights_are_read_in_one_query(tmp_path):
         life.ledger.move(releases[0], state, who="Ada", why="a test")
     life.ledger.move(releases[1], "serving", who="Ada", why="a test")
     with record_queries() as statements:
-        trace = trace_document("ann", life.store, life.ledger)
+        trace = _trace("ann", life)
     states = {artifact.digest: artifact.state for artifact in trace.weights}
     assert [states[release] for release in releases[:3]] == ["deprecated", "approved", "candidate"], (
         "no service is running"
     )
     assert sum("FROM states" in statement for statement in statements) == 1
+
+
+@pytest.mark.parametrize("query", [RightsQuery("r7"), RightsQuery(source="people"), RightsQuery(licence="mit")])
+def test_a_model_that_was_trained_on_affected_preferences_is_rebuilt(tmp_path, query):
+    life = Life(tmp_path)
+    row = {"id": "p1", "source": "people", "licence": "MIT", "metadata": {"requests": ["r7"]}}
+    preferences = life.step("refine", "preferences", files={"preferences.jsonl": json.dumps(row) + "\n"})
+    model = life.step("dpo", "model", inputs={"preferences": preferences})
+    other = life.step("sft", "model", config={"sources": []})
+    trace = trace_records(query, life.store, life.ledger)
+    assert [artifact.digest for artifact in trace.to_rebuild] == [preferences, model]
+    (affected, unaffected) = (life.ledger.find(artifact=digest)[0].key for digest in (model, other))
+    assert affected not in trace.unaffected and unaffected in trace.unaffected

@@ -75,6 +75,7 @@ def test_at_most_six_layers_are_observed_with_the_first_and_the_last() -> None:
 class Document:
     def __init__(self, number: int, source: str) -> None:
         self.id, self.source, self.licence = f"{source}/{number}", source, None
+        self.metadata: dict[str, str] = {}
 
 
 def test_the_losses_of_the_sources_average_to_the_held_out_loss(tmp_path: Path) -> None:

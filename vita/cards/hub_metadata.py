@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vita.cards.model_card import Card
-from vita.data.curation.report import NO_LICENCE
+from vita.spine.erasures import NOT_STATED
 from vita.stats.intervals import Interval
 
 _HUB_LICENCES = {
@@ -50,7 +50,7 @@ def front_matter(card: Card) -> dict[str, Any]:
 def _licence(card: Card) -> dict[str, Any]:
     """Return the hub's `license`: that of the base model together with those of the data."""
     base = card.origin.get("license_name") or card.origin.get("license")
-    stated = [licence for licence in card.licences if licence != NO_LICENCE]
+    stated = [licence for licence in card.licences if licence != NOT_STATED]
     licences = list(dict.fromkeys(licence.lower() for licence in [*([str(base)] if base else []), *stated]))
     if not licences:
         return {"license": "unknown"}

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vita.data.curation.report import NO_LICENCE
 from vita.reporting.figures import stored_reports
+from vita.spine.erasures import NOT_STATED
 from vita.spine.errors import StoreError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.lineage import Edge, newest_runs, upstream_lineage
@@ -133,7 +133,7 @@ def _source_settings(
 def _corpus_sources(
     artifact: LineageArtifact, settings: Sequence[Mapping[str, Any]], tokens: Mapping[str, int]
 ) -> list[TrainingData]:
-    all_licences = ", ".join(artifact.facts.get("licences") or ()) or NO_LICENCE
+    all_licences = ", ".join(artifact.facts.get("licences") or ()) or NOT_STATED
     return [
         TrainingData(
             artifact.label,
@@ -183,4 +183,4 @@ def source_name(source: Mapping[str, Any]) -> str:
 
 
 def _setting_licence(source: Mapping[str, Any]) -> str:
-    return source.get("licence") or (_WORLD_LICENCE if source.get("world") else NO_LICENCE)
+    return source.get("licence") or (_WORLD_LICENCE if source.get("world") else NOT_STATED)

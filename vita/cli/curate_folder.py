@@ -90,9 +90,13 @@ def run_task(workspace: Workspace, step: Step, task: str, events: Events) -> Non
     workspace.console.print(line(text))
 
 
-def folder_workspace(out: Path, shards: str | None) -> Workspace:
-    """Return the workspace inside an output folder; a folder with other content is refused."""
+def folder_workspace(out: Path, shards: str | None, *, erasures_of: Workspace) -> Workspace:
+    """Return the workspace inside an output folder; a folder with other content is refused.
+
+    It has the erasures of the workspace `erasures_of`, if that exists.
+    """
     from vita.data.curation.shard_export import ShardForm
+    from vita.spine.erasures import copy_erasures
 
     if shards is not None and shards not in get_args(ShardForm):
         raise unknown_name("curate: --shards", shards, get_args(ShardForm))
@@ -104,7 +108,11 @@ def folder_workspace(out: Path, shards: str | None) -> Workspace:
         raise StoreError(str(out), expected="a new or empty folder", got=f"one with {', '.join(names[:3])}", hint=hint)
     with writing(out):
         (out / WORK).mkdir(parents=True, exist_ok=True)
-    return Workspace(str(out / WORK / "store"), None)
+    workspace = Workspace(str(out / WORK / "store"), None)
+    if erasures_of.has_ledger:
+        copy_erasures(erasures_of.ledger, workspace.ledger)
+        erasures_of.ledger.close()
+    return workspace
 
 
 def copy_approvals(user_workspace: Workspace, folder_workspace: Workspace) -> None:

@@ -1,4 +1,4 @@
-"""`vita erasures`: documents that later runs exclude, and the withdrawal of an erasure."""
+"""`vita erasures`: documents, sources and licences that later runs exclude, and the withdrawal of an erasure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from vita.spine.erasures import Erasure
 
 erasures_app = typer.Typer(
-    help="List or withdraw erasures. An erased document is excluded from later runs.", invoke_without_command=True
+    help="List or withdraw erasures. Later runs exclude an erased document, source or licence.",
+    invoke_without_command=True,
 )
 app.add_typer(erasures_app, name="erasures", rich_help_panel=RIGHTS)
 
@@ -31,7 +32,7 @@ def overview(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 @erasures_app.command("list")
 def list_erasures(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """List the erasures that `vita trace-document ID --erase` created, including withdrawn ones."""
+    """List the erasures that `vita forget` created, including withdrawn ones."""
     from vita.spine.erasures import all_erasures
 
     workspace = open_workspace(ctx)
@@ -42,10 +43,10 @@ def list_erasures(ctx: typer.Context, as_json: JsonOption = False) -> None:
     if not erasures:
         workspace.console.print("no erasures")
         return
-    table = Table("", "document", "source", "date", "by", "reason", "state", box=None, pad_edge=False)
+    table = Table("", "document", "source", "licence", "date", "by", "reason", "state", box=None, pad_edge=False)
     for erasure in erasures:
-        table.add_row(str(erasure.id), erasure.document, erasure.source or "any", _day(erasure.at), erasure.who,
-                      erasure.reason, _state(erasure))  # fmt: skip
+        table.add_row(str(erasure.id), erasure.document or "all", erasure.source or "any", erasure.licence or "any",
+                      _day(erasure.at), erasure.who, erasure.reason, _state(erasure))  # fmt: skip
     print_table(workspace.console, table)
 
 
@@ -54,7 +55,7 @@ def withdraw(
     ctx: typer.Context,
     number: Annotated[int, typer.Argument(help="The number of the erasure.")],
     by: ByOption,
-    reason: Annotated[str, typer.Option(help="The reason why the document may be used again.")],
+    reason: Annotated[str, typer.Option(help="The reason why the documents may be used again.")],
     as_json: JsonOption = False,
 ) -> None:
     """Withdraw an erasure: later runs read the document again, and results from before the erasure are reused."""
@@ -68,14 +69,13 @@ def withdraw(
     if as_json:
         print_json(_as_json(erasure))
         return
-    workspace.console.print(
-        f"erasure {number} is withdrawn: later runs read `{erasure.document}` again", soft_wrap=True
-    )
+    workspace.console.print(f"erasure {number} is withdrawn: later runs read `{erasure.label}` again", soft_wrap=True)
 
 
 def _as_json(erasure: Erasure) -> dict[str, object]:
     return {
-        "number": erasure.id, "document": erasure.document, "source": erasure.source, "by": erasure.who,
+        "number": erasure.id, "document": erasure.document, "source": erasure.source,
+        "licence": erasure.licence, "by": erasure.who,
         "reason": erasure.reason, "at": erasure.at, "withdrawn_at": erasure.withdrawn_at,
         "withdrawn_by": erasure.withdrawn_by, "withdrawn_reason": erasure.withdrawn_why,
     }  # fmt: skip

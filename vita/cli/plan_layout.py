@@ -28,8 +28,8 @@ def planned_layout(
 
     Raises `ConfigError` if the setting `parallel` does not fit the number of processes, the model or the batch.
     """
+    from vita.data.tokens.truncation import ROW_TOKENS
     from vita.design.parallel_forecast import Workload, forecast_layout
-    from vita.stages.training import ROW_TOKENS
     from vita.train.hardware import choose_precision
 
     config: Any = step.config

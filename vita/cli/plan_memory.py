@@ -28,9 +28,9 @@ def planned_memory(
     digest = source.removeprefix("@") if source.startswith("@") else artifacts.get(source)
     if digest is None or not store.has(digest):
         return None
+    from vita.data.tokens.truncation import ROW_TOKENS
     from vita.design.tuning_memory import tuning_memory
     from vita.stages.kinds import Model
-    from vita.stages.training import ROW_TOKENS
     from vita.train.hardware import choose_precision
 
     config: Any = step.config

@@ -1,26 +1,20 @@
-"""Deprecation, restoring, document tracing and feedback: `vita deprecate`, `restore`, `trace-document`, `feedback`."""
+"""Deprecation, restoring and feedback: `vita deprecate`, `restore`, `feedback`."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from vita.cli.app import app, open_workspace
 from vita.cli.gates import end_of
 from vita.cli.options import RESULTS, RIGHTS, SERVICES, ByOption, JsonOption, print_json
 from vita.cli.workspace import writing
-from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, DataError, GateError
 from vita.spine.plain_text import counted
-
-if TYPE_CHECKING:
-    from vita.cli.workspace import Workspace
-    from vita.rights.document_trace import DocumentTrace
 
 feedback_app = typer.Typer(help="Collect the feedback of users.", no_args_is_help=True)
 app.add_typer(feedback_app, name="feedback", rich_help_panel=RIGHTS)
@@ -95,71 +89,6 @@ def restore(
         soft_wrap=True,
     )
     workspace.console.print(f"the model is in {drilled.model!s}", soft_wrap=True)
-
-
-@app.command("trace-document", rich_help_panel=RIGHTS)
-def trace_document(
-    ctx: typer.Context,
-    document: Annotated[
-        str, typer.Argument(help="The id of a document, or of a request whose feedback was used for training.")
-    ],
-    source: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Only the document of this source, if several documents have the id."),
-    ] = None,
-    erase: Annotated[
-        bool, typer.Option("--erase", help="Exclude the document and its copies from all later runs; needs --by.")
-    ] = False,
-    by: Annotated[
-        str | None, typer.Option("--by", metavar="NAME", help="Your name, for the record of --erase.")
-    ] = None,
-    reason: Annotated[str, typer.Option(help="The reason for --erase.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Trace a document: the corpora and models that contain it, and the artifacts to rebuild if it is erased."""
-    from vita.rights import document_trace
-
-    workspace = open_workspace(ctx)
-    trace = document_trace.trace_document(document, workspace.store, workspace.ledger, source=source)
-    number = None
-    if erase:
-        if not (by or "").strip():
-            raise GateError("trace-document --erase", "needs --by: the ledger records who erased a document")
-        number = document_trace.erase(trace, workspace.ledger, who=str(by), reason=reason)
-    if as_json:
-        use = {"document": document, "holders": [holder.as_json() for holder in trace.holders],
-                "weights": [weights.as_json() for weights in trace.weights], "unread": list(trace.unread),
-                "erasure": number, "rebuild": [holder.digest for holder in trace.to_rebuild],
-                "retire": [holder.digest for holder in trace.to_retire]}  # fmt: skip
-        print_json(use)
-        return
-    for problem in trace.unread:
-        workspace.console.print(line(("not searched", "yellow"), f": {problem}"), soft_wrap=True)
-    if trace.holders:
-        table = Table("kind", "digest", "names", "state", "source", "use", box=None, pad_edge=False)
-        for holder in (*trace.holders, *trace.weights):
-            use = holder.explanation if holder in trace.holders else f"{holder.explanation}, through {holder.through}"
-            table.add_row(holder.kind, holder.digest[:12], ", ".join(holder.names), holder.state, holder.source, use)
-        print_table(workspace.console, table)
-    else:
-        workspace.console.print(f"no artifact contains `{document}`")
-    if number is not None:
-        workspace.console.print(f"erasure {number} is in force: later runs exclude `{document}` and its copies")
-        if not trace.holders:
-            workspace.console.print(
-                f"no corpus or source contains `{document}`; `vita erasures` lists and withdraws erasures"
-            )
-    _print_consequences(workspace, trace)
-
-
-def _print_consequences(workspace: Workspace, trace: DocumentTrace) -> None:
-    """Print the artifacts to rebuild or retire after an erasure."""
-    for action, holders in (("rebuild", trace.to_rebuild), ("retire", trace.to_retire)):
-        if holders:
-            names = ", ".join(holder.names[0] if holder.names else holder.digest[:12] for holder in holders)
-            workspace.console.print(f"to remove it, {action}: {names}", soft_wrap=True)
-    if trace.to_rebuild:
-        workspace.console.print("`vita live` rebuilds what an erasure concerns; `vita retire` takes weights out of use")
 
 
 @feedback_app.command("collect")

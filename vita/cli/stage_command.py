@@ -146,7 +146,7 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     out: Path | None = options.get("out")
     user_workspace = workspace
     if out:
-        workspace = folder_workspace(out, options["shards"])
+        workspace = folder_workspace(out, options["shards"], erasures_of=workspace)
         values.setdefault("dropped_text", True)
     set_workers(workspace, options.get("workers"), options.get("ray"))
     if options.get("sources"):

@@ -58,6 +58,11 @@ class Workspace:
     def store(self) -> Store:
         return Store(self._store, cache=machine.cache_folder())
 
+    @property
+    def has_ledger(self) -> bool:
+        """True if there is a ledger, which `ledger` opens without creating a store."""
+        return self._ledger is not None or "://" in self._store or (Path(self._store) / "ledger.db").is_file()
+
     @cached_property
     def ledger(self) -> Ledger:
         from vita.spine.ledger import Ledger

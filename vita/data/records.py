@@ -191,3 +191,12 @@ class DroppedRecord:
     detail: str = ""
     repeats: tuple[str, str] | None = None
     """(source, id) of the document with equal text that stays, where it is dropped as a duplicate."""
+    content: str | None = None
+    """The content hash of a near copy, with which its erasure finds it under any id."""
+    size: int = 0
+    """Bytes of the text of a document that was read and must not be used."""
+
+
+def text_size(record: object) -> int:
+    """Return the bytes of the text of a document; 0 for other records."""
+    return len(record.text.encode("utf-8", "surrogatepass")) if isinstance(record, Document) else 0

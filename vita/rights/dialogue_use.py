@@ -11,6 +11,7 @@ from typing import NamedTuple
 from vita.data.records import Dialogue
 from vita.data.sources.source import Source
 from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.truncation import ROW_TOKENS
 from vita.data.tokens.tuning_examples import EncodingSettings, prepare_dialogue
 from vita.rights.document_fates import Use
 from vita.spine.config import InputPath
@@ -33,7 +34,7 @@ def dialogue_use(run: Run, dialogue: Dialogue, *, repeat: float, store: Store, l
 
     try:
         text = PretrainedText.load(store.open(ledger.inputs(run.id)["model"]).path)
-        length = run.config.get("max_length") or text.architecture.context
+        length = run.config.get("max_length") or min(text.architecture.context, ROW_TOKENS)
         settings = EncodingSettings(
             int(length),
             run.config.get("on_long", "truncate"),

@@ -6,10 +6,14 @@ value = recorded_setting("decontaminate", run, ledger)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from vita.spine.contents import content_digest
+from vita.data.sources.source import Source
+from vita.spine.config import build
+from vita.spine.contents import Contents, content_digest, reading
+from vita.spine.erasures import all_erasures
 from vita.spine.errors import DataError
 from vita.spine.ledger import Ledger, Run
 
@@ -27,6 +31,18 @@ def recorded_setting(name: str, run: Run, ledger: Ledger) -> Any:
     Raises `DataError` if one of these files is missing or has changed; the other files of the run are not read.
     """
     return _with_locations(run.config.get(name), f"{run.life}/{run.step}.{name}", run, ledger)
+
+
+@contextmanager
+def reading_sources(run: Run, ledger: Ledger) -> Iterator[list[Source]]:
+    """Yield the sources of a run, read with the erasures of the run; raise if a file is missing or has changed."""
+    where = f"{run.life}/{run.step}.sources"
+    sources = [build(Source, values, where=where) for values in recorded_settings(run, ledger)["sources"]]
+    applied = set((run.record or {}).get("erasures", ()))
+    contents = Contents()
+    contents.erasures = tuple(erasure for erasure in all_erasures(ledger) if erasure.id in applied)
+    with reading(contents):
+        yield sources
 
 
 def location_of(content: str, run: Run, ledger: Ledger) -> str | None:

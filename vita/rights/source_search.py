@@ -1,6 +1,6 @@
 """Search in the sources that stages read directly, from `sources` in their settings, and that are in no artifact.
 
-    result = search_sources("chats.jsonl:3", ledger)
+    result = search_sources(RightsQuery(document="chats.jsonl:3"), ledger)
     result.hits        # runs with the source that contains the document, and True if the run held it out
     result.unread      # sources that cannot be searched any more, each with the reason
 
@@ -11,18 +11,19 @@ match counts, and without a match the source is unread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vita.data.hash_sampling import hash_fraction, messages_text
 from vita.data.records import Dialogue
 from vita.data.sources.erased import content_hash
 from vita.data.sources.prompts import prompts
-from vita.data.sources.read import Source, dialogues, documents, preferences_and_ratings
+from vita.data.sources.read import Source, dialogues, documents, labelled_texts, preferences_and_ratings, text_pairs
+from vita.rights.query import RightsQuery
 from vita.rights.recorded_settings import location_of
 from vita.spine.config import build
 from vita.spine.contents import content_digest
-from vita.spine.erasures import Erasure, all_erasures
+from vita.spine.erasures import NOT_STATED, Erasure, all_erasures
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.renamed_settings import recorded_value
@@ -37,6 +38,7 @@ class SourceRecord:
     source: str
     content: str
     lot: str
+    licence: str | None = None
     dialogue: Dialogue | None = None
     """The dialogue, for stages whose chat template and length determine which part is used."""
 
@@ -51,6 +53,7 @@ class SourceHit:
     source: str
     """The source named by the record."""
     content: str
+    ids: tuple[str, ...]
     held_out: bool
     """The run held the record out for evaluation."""
     copy: bool
@@ -71,14 +74,16 @@ class SourceSearchResult:
     unread: list[str] = field(default_factory=list)
     clear: list[Run] = field(default_factory=list)
     """Runs whose sources were all searched and do not contain the document."""
+    sources: set[str] = field(default_factory=set)
+    """The sources of all records that were searched."""
+    licences: set[str] = field(default_factory=set)
+    """The licences of all records that were searched."""
 
 
-def search_sources(
-    document: str, ledger: Ledger, *, source: str | None = None, contents: frozenset[str] = frozenset()
-) -> SourceSearchResult:
+def search_sources(query: RightsQuery, ledger: Ledger, *, contents: frozenset[str] = frozenset()) -> SourceSearchResult:
     """Search the sources of every finished run; a source of several runs is read once.
 
-    A record matches by its id (only of `source`, if given) or by one of the `contents`.
+    A record matches by the query or by one of the `contents`.
     """
     result, known = SourceSearchResult(), {}
     erasures = {erasure.id: erasure for erasure in all_erasures(ledger)}
@@ -89,13 +94,13 @@ def search_sources(
         for settings in run.config.get("sources") or ():
             same = (run.stage, canonical_json(settings))
             if same not in known:
-                known[same] = _search(settings, _DocumentQuery(document, source, contents), read, run, ledger)
+                known[same] = _search(settings, _RecordFilter(query, contents, result), read, run, ledger)
             label, records, problem = known[same]
             clear = clear and not records and not problem
             honoured = [erasures[id] for id in (run.record or {}).get("erasures", ()) if id in erasures]
             present = [record for record in records if not any(_covers(erasure, record) for erasure in honoured)]
             repeat = settings.get("repeat", 1.0)
-            result.hits += [_hit(run, label, record, document, repeat=float(repeat)) for record in present]
+            result.hits += [_hit(run, label, record, query, repeat=float(repeat)) for record in present]
             if problem and not records:
                 result.unread.append(f"{run.life}/{run.step} read {label}: {problem}")
         if clear:
@@ -105,32 +110,33 @@ def search_sources(
 
 
 @dataclass(frozen=True, slots=True)
-class _DocumentQuery:
-    document: str
-    source: str | None
+class _RecordFilter:
+    query: RightsQuery
     contents: frozenset[str]
+    result: SourceSearchResult
 
     def fits(self, record: SourceRecord) -> bool:
-        by_id = self.document in record.ids and self.source in (None, record.source)
-        return by_id or record.content in self.contents
+        self.result.sources.add(record.source)
+        self.result.licences.add(record.licence or NOT_STATED)
+        is_included = self.query.includes(record.source, record.licence)
+        is_requested = is_included and self.query.document in (None, *record.ids)
+        return is_requested or record.content in self.contents
 
 
 def _covers(erasure: Erasure, record: SourceRecord) -> bool:
     """Return True if a run with this erasure excluded the record."""
-    by_id = erasure.by_id and erasure.document in record.ids and erasure.source in (None, record.source)
-    return by_id or record.content in erasure.contents
+    return erasure.covers(record.ids, source=record.source, licence=record.licence, content=record.content)
 
 
-def _hit(run: Run, label: str, record: SourceRecord, document: str, *, repeat: float) -> SourceHit:
+def _hit(run: Run, label: str, record: SourceRecord, query: RightsQuery, *, repeat: float) -> SourceHit:
     share, seed = recorded_value(run.config, "eval_fraction") or 0, run.config.get("seed", 0)
     held_out = isinstance(share, float) and bool(record.lot) and hash_fraction(record.lot, f"{seed}/held out") < share
-    return SourceHit(
-        run, label, record.source, record.content, held_out, document not in record.ids, record.dialogue, repeat
-    )
+    is_copy = query.document not in (None, *record.ids)
+    return SourceHit(run, label, record.source, record.content, record.ids, held_out, is_copy, record.dialogue, repeat)
 
 
 def _search(
-    settings: Mapping[str, Any], query: _DocumentQuery, read: Records, run: Run, ledger: Ledger
+    settings: Mapping[str, Any], query: _RecordFilter, read: Records, run: Run, ledger: Ledger
 ) -> tuple[str, list[SourceRecord], str | None]:
     """Return the name of the source, the matching records, and the problem that prevented a complete search."""
     label = str(settings.get("name") or settings.get("huggingface") or "the built-in world")
@@ -147,6 +153,8 @@ def _search(
         values = {**settings, "path": location, "on_bad_row": "drop", "repeat": 1.0}
         source = build(Source, values, where=f"{run.life}/{run.step}.sources")
         records = [record for record in read(source) if query.fits(record)]
+        if query.query.document is None:
+            records = [replace(record, dialogue=None) for record in records]  # only their number matters
         if records:
             return label, records, None
         if content and location and content_digest(location, ledger, where=run.step) != content:
@@ -158,25 +166,37 @@ def _search(
 
 def _of_documents(source: Source) -> Iterator[SourceRecord]:
     for record in documents(source, dropped=_ignore):
-        yield SourceRecord((record.id,), record.source, content_hash(record), record.text)
+        yield SourceRecord((record.id,), record.source, content_hash(record), record.text, record.licence)
 
 
 def _of_dialogues(source: Source) -> Iterator[SourceRecord]:
     for record in dialogues(source, dropped=_ignore):
-        yield SourceRecord((record.id,), record.source, content_hash(record), messages_text(record.messages), record)
+        lot = messages_text(record.messages)
+        yield SourceRecord((record.id,), record.source, content_hash(record), lot, record.licence, record)
 
 
 def _of_opinions(source: Source) -> Iterator[SourceRecord]:
     for record in preferences_and_ratings(source, dropped=_ignore):
         row, _, which = record.id.rpartition("/")  # several of one row are numbered: `id/1`
         ids = (record.id, *([row] if which.isdigit() else ()), *map(str, record.metadata.get("requests", ())))
-        yield SourceRecord(ids, record.source, content_hash(record), messages_text(record.prompt))
+        lot = messages_text(record.prompt)
+        yield SourceRecord(ids, record.source, content_hash(record), lot, record.licence)
 
 
 def _of_prompts(source: Source) -> Iterator[SourceRecord]:
     for prompt in prompts(source):
         messages = Dialogue(prompt.id, prompt.messages, prompt.source)
-        yield SourceRecord((prompt.id,), prompt.source, content_hash(messages), "")
+        yield SourceRecord((prompt.id,), prompt.source, content_hash(messages), "", prompt.licence)
+
+
+def _of_labelled_texts(source: Source) -> Iterator[SourceRecord]:
+    for record in labelled_texts(source, dropped=_ignore):
+        yield SourceRecord((record.id,), record.source, content_hash(record), "", record.licence)
+
+
+def _of_text_pairs(source: Source) -> Iterator[SourceRecord]:
+    for record in text_pairs(source, dropped=_ignore):
+        yield SourceRecord((record.id,), record.source, content_hash(record), "", record.licence)
 
 
 def _ignore(*_: Any) -> None:
@@ -190,5 +210,7 @@ _READ_BY: Mapping[str, Records] = {
     "reward": _of_opinions,
     "rlhf": _of_prompts,
     "pilot": _of_prompts,
+    "classify": _of_labelled_texts,
+    "contrastive": _of_text_pairs,
 }
 """stage -> function that reads its sources; the records of `curate` are in its corpus."""

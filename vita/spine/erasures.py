@@ -1,7 +1,7 @@
-"""Erasures: documents that must not be read again, by id and by content.
+"""Erasures: records that must not be read again: a document, by id and by content, a source or a licence.
 
-    add_erasure(ledger, document="mail/7", source=None, contents=["9f..."], by_id=True, who="Ada", reason="asked",
-                unaffected=[])
+    add_erasure(ledger, document="mail/7", source=None, licence=None, contents=["9f..."], by_id=True, who="Ada",
+                reason="asked", unaffected=[])
     active_erasures(ledger, base_key)      # the erasures that a run with this key must apply
     withdraw_erasure(ledger, 1, who="Ada", reason="the wrong id")
 
@@ -26,23 +26,34 @@ from vita.spine.ledger import Ledger, add_event
 from vita.spine.store import canonical_json
 from vita.spine.tables import table
 
+NOT_STATED = "not stated"
+"""The name of the licence of records without a licence."""
+
 _table = table(
     "erasures",
-    string="document source who reason withdrawn_by withdrawn_why",
+    string="document source licence who reason withdrawn_by withdrawn_why",
     real="at withdrawn_at",
     boolean="by_id",
     json="contents unaffected",
 )
 
 
+def licence_key(licence: str | None) -> str:
+    """Return a form of a licence that is equal for equal licences: without case and repeated spaces."""
+    return " ".join((licence or NOT_STATED).split()).casefold()
+
+
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """A document that must not be read again."""
+    """A document that must not be read again, or all records of a source or a licence."""
 
     id: int
-    document: str
+    document: str | None
+    """The id of the document; None for all records of `source` and `licence`."""
     source: str | None
-    """Only documents of this source have the id; None for any source."""
+    """Only records of this source; None for any source."""
+    licence: str | None
+    """Only records with this licence; None for any licence."""
     contents: tuple[str, ...]
     """Hashes of its content: copies under other ids are erased, too."""
     by_id: bool
@@ -54,12 +65,31 @@ class Erasure:
     withdrawn_by: str | None = None
     withdrawn_why: str | None = None
 
+    @property
+    def label(self) -> str:
+        """The erased records, for messages: `mail/7`, or `source mail`."""
+        if self.document is not None:
+            return self.document
+        parts = [f"source {self.source}" if self.source else "", f"licence {self.licence}" if self.licence else ""]
+        return ", ".join(part for part in parts if part)
+
+    def covers(self, ids: Iterable[str], *, source: str, licence: str | None, content: str | None) -> bool:
+        """Return True if a record with these ids and this content must not be read."""
+        if content is not None and content in self.contents:
+            return True
+        if self.source not in (None, source):
+            return False
+        if self.licence is not None and licence_key(self.licence) != licence_key(licence):
+            return False
+        return self.document is None or (self.by_id and self.document in ids)
+
 
 def add_erasure(
     ledger: Ledger,
     *,
-    document: str,
+    document: str | None,
     source: str | None,
+    licence: str | None,
     contents: Iterable[str],
     by_id: bool,
     who: str,
@@ -67,8 +97,17 @@ def add_erasure(
     unaffected: Iterable[str],
 ) -> int:
     """Write an erasure to the ledger; return its number."""
-    row = {"document": document, "source": source, "contents": sorted(contents), "by_id": by_id, "who": who,
-           "reason": reason, "unaffected": sorted(unaffected), "at": time.time()}  # fmt: skip
+    row = {
+        "document": document,
+        "source": source,
+        "licence": licence,
+        "contents": sorted(contents),
+        "by_id": by_id,
+        "who": who,
+        "reason": reason,
+        "unaffected": sorted(unaffected),
+        "at": time.time(),
+    }
     with ledger.transaction() as database:
         return database.execute(sa.insert(_table).values(row).returning(_table.c.id)).scalar_one()
 
@@ -100,6 +139,15 @@ def withdraw_erasure(ledger: Ledger, number: int, *, who: str, reason: str) -> E
     return erasure
 
 
+def copy_erasures(source: Ledger, target: Ledger) -> None:
+    """Replace the erasures of a ledger with those of another, so that runs recorded there exclude the same records."""
+    rows = [dict(row) for row in _rows(source)]
+    with target.transaction() as database:
+        database.execute(sa.delete(_table))
+        if rows:
+            database.execute(sa.insert(_table), rows)
+
+
 def _rows(ledger: Ledger) -> list[RowMapping]:
     with ledger.transaction() as database:
         return list(database.execute(sa.select(_table).order_by(_table.c.id)).mappings())
@@ -114,5 +162,9 @@ def key_with(base_key: str, erasures: Sequence[Erasure]) -> str:
     """Return the key of a run that applies these erasures."""
     if not erasures:
         return base_key
-    listing = [[erasure.document, erasure.source, list(erasure.contents), erasure.by_id] for erasure in erasures]
+    listing = [
+        [erasure.document, erasure.source, list(erasure.contents), erasure.by_id]
+        + ([licence_key(erasure.licence)] if erasure.licence is not None else [])
+        for erasure in erasures
+    ]
     return hashlib.sha256(canonical_json({"base": base_key, "erasures": listing})).hexdigest()

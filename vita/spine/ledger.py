@@ -28,7 +28,7 @@ from vita.spine.disk import explain_disk
 from vita.spine.errors import LedgerError, MissingExtra
 from vita.spine.tables import table
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest migration."""
 STALE_SECONDS = 120.0
 BEAT_SECONDS = 15.0

@@ -101,7 +101,7 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
         else:
             reason = "its artifact is missing" if artifact else _run_reason(plan.life, step, config, inputs, ledger)
             if erased and not artifact and ledger.cached_artifact(base_key):
-                reason = f"must be rebuilt without {', '.join(f'`{erasure.document}`' for erasure in erased)} (erased)"
+                reason = f"must be rebuilt without {', '.join(f'`{erasure.label}`' for erasure in erased)} (erased)"
             answers.append(Forecast(step, True, reason, key))
     check_steps(plan.steps, store, artifacts=artifacts)
     return answers

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vita.data.tokens.truncation import ROW_TOKENS
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import curve_figures, report_sections, settings_table, write_page
 from vita.spine.errors import ConfigError
@@ -374,10 +375,6 @@ def mean_of_last(curve: Sequence[Mapping[str, Any]], name: str, *, rows: int = 2
     """Return the mean of the last values of a metric, which is less noisy than a single batch."""
     values = [row[name] for row in curve if name in row][-rows:]
     return round(sum(values) / len(values), 6) if values else None
-
-
-ROW_TOKENS = 2048
-"""Tokens of a row by default, for models with a longer context; rows of 100,000 tokens would fill the memory."""
 
 
 def row_length(length: int | None, architecture: Architecture, *, where: str) -> int:

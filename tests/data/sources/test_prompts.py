@@ -27,7 +27,7 @@ def test_other_columns_of_prompt_rows_are_passed_to_rewards(tmp_path: Path) -> N
         {"prompt": [{"role": "system", "content": "Add."}, {"role": "user", "content": "1 + 1"}], "answer": 2},
     ]
     first, second = read_prompts(tmp_path, rows)
-    assert first == Prompt("a", (Message("user", "2 + 2 ="),), str(tmp_path / "rows.jsonl"), {"answer": 4})
+    assert first == Prompt("a", (Message("user", "2 + 2 ="),), "rows", {"answer": 4})
     assert [message.role for message in second.messages] == ["system", "user"] and second.columns == {"answer": 2}
 
 

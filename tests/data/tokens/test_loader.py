@@ -121,3 +121,20 @@ def test_rows_that_processes_cannot_divide_are_refused(shards: Shards) -> None:
 def test_an_empty_stream_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least 2 tokens to learn from, got 0"):
         Loader(write_stream(tmp_path, []), context=10, rows=1, seed=0)
+
+
+def test_the_rows_that_use_a_document_are_those_whose_inputs_contain_its_tokens(tmp_path: Path) -> None:
+    shards = write_stream(tmp_path, [4, 11, 2, 7, 0, 20])
+    loader = Loader(shards, context=7, rows=3, seed=3)
+    for span in shards.documents_between(0, shards.tokens):
+        expected = []
+        for step in range(5):  # more than one epoch, with a block that runs on at the beginning
+            for row, ids in enumerate(loader.batch(step).ids.tolist()):
+                index = next(index for index, token in enumerate(ids) if token != 9_999)  # others are their positions
+                positions = [(ids[index] - index + offset) % shards.tokens for offset in range(7)]
+                count = sum(span.start <= position < span.stop for position in positions)
+                expected += [(step, row, count)] if count else []
+        assert list(loader.uses([span], steps=5)) == expected
+        by_row = [(step, row) for step in range(5) for row, spans in enumerate(loader.documents_by_row(step))
+                  if span.id in {part.id for part in spans}]  # fmt: skip
+        assert by_row == [(step, row) for step, row, _ in expected]

@@ -114,7 +114,7 @@ def test_missing_truncated_and_altered_files_are_refused(tmp_path: Path, name: s
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     with pytest.raises(
-        StoreError, match=rf"{name}: expected {len(content)} bytes, got {len(content) - 1} bytes; tokenize"
+        StoreError, match=rf"{name}: expected {len(content):,} bytes, got {len(content) - 1:,} bytes; tokenize"
     ):
         Shards.open(tmp_path)
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -137,3 +137,15 @@ def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
         Shards.open(tmp_path)
     with pytest.raises(StoreError, match=r"index\.json is missing.; `vita tokenize`"):
         Shards.open(tmp_path / "nowhere")
+
+
+def test_a_document_keeps_its_rights_and_the_files_with_its_tokens(tmp_path: Path) -> None:
+    metadata = {"robots": "noindex, noai", "consent": True}
+    documents = [Document("d0", "", "s", "CC0"), Document("d1", "", "s", None, metadata)]
+    rows = zip(documents, [np.arange(1, 13), np.arange(1, 5)], strict=True)
+    shards = write_shards(tmp_path, rows, vocabulary=1000, document=0, shard_tokens=10)
+    first, second = shards.documents_between(0, shards.tokens)
+    assert (first.licence, first.robots, first.opt_out, first.consent) == ("CC0", None, None, None)
+    assert (second.robots, second.opt_out, second.consent) == ("noindex, noai", True, "given")
+    assert shards.files_of([first]) == ["tokens-00000.bin", "tokens-00001.bin"]
+    assert shards.files_of([second]) == ["tokens-00001.bin"]

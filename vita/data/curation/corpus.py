@@ -109,6 +109,8 @@ def dump_drop(drop: DroppedRecord, text: str | None = None) -> bytes:
     row: dict[str, Any] = {"id": drop.id, "source": drop.source, "reason": drop.reason, "detail": drop.detail}
     if drop.repeats:
         row["repeats"] = {"source": drop.repeats[0], "id": drop.repeats[1]}
+    if drop.content:
+        row["content"] = drop.content
     if text is not None:
         row["text"] = text
     return dump(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vita.data.curation.filter_pass import is_filter_rule, is_row_problem
+from vita.data.curation.filter_pass import is_filter_rule, is_rights_rule, is_row_problem
 from vita.data.curation.filter_stats import FilterStats
 from vita.spine.errors import DataError
 from vita.spine.plain_text import counted
@@ -46,6 +46,7 @@ def _advice_on_drops(reasons: Mapping[str, int]) -> str:
     advice = {
         "correct the rows and files that cannot be read": any(map(is_row_problem, reasons)),
         "loosen or take out these filters in `filters`": any(map(is_filter_rule, reasons)),
+        "see `rights` of the sources: they permit no document that is left": any(map(is_rights_rule, reasons)),
         "add text: documents without text are dropped": "empty" in reasons,
         "add other documents: `vita erasures` lists what was erased": "erased" in reasons,
     }

@@ -7,7 +7,7 @@ process batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 
-from vita.data.content import comparable_bytes, normalize_text
+from vita.data.content import comparable_bytes, content_key, normalize_text
 from vita.data.curation.corpus import ZstdLineWriter, dump, dump_drop
 from vita.data.curation.decontamination import SavedIndex
 from vita.data.curation.deduplication import RepeatOptions
@@ -28,27 +28,39 @@ from vita.data.curation.part_files import PartWriter
 from vita.data.curation.personal_data import PersonalData, PersonalDataScanner
 from vita.data.curation.shingles import SketchOptions
 from vita.data.curation.word_batch import WordBatch
+from vita.data.record_rights import rights_of
 from vita.data.records import Document, DroppedRecord
 from vita.data.sources.read import SourceSlice, documents
 from vita.data.sources.readers import DAMAGED_FILE, PART_BYTES, Row, cut_parts
 from vita.spine.disk import exclusive_lock
+from vita.spine.erasures import Erasure
 
 BATCH_BYTES = 2**21
 """Bytes of text that are processed at once; limits the memory of the arrays."""
 PAGE_BYTES = 2**16
 """Bytes of text whose words are computed at once for the filters; longer documents are computed alone."""
-_OTHER_REASONS = ("empty", "erased", "contaminated")
+_OTHER_REASONS = ("empty", "contaminated")
 _DOCUMENTS_PER_TICK = 200  # documents between two calls of `tick`
 
 
 def is_filter_rule(reason: str) -> bool:
     """Return True if the drop reason is that of a filter: `filter.rule`."""
-    return "." in reason
+    return "." in reason and not is_rights_rule(reason)
+
+
+def is_rights_rule(reason: str) -> bool:
+    """Return True if the drop reason is that of the policy on rights: `rights.rule`."""
+    return reason.startswith("rights.")
 
 
 def is_row_problem(reason: str) -> bool:
     """Return True if the drop reason means that the row or file could not be read."""
-    return not is_filter_rule(reason) and reason not in _OTHER_REASONS
+    return not is_filter_rule(reason) and not is_excluded(reason) and reason not in _OTHER_REASONS
+
+
+def is_excluded(reason: str) -> bool:
+    """Return True if the drop reason is an erasure or a right: the document was read and must not be used."""
+    return reason == "erased" or is_rights_rule(reason)
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]
         job.folder, job.number, part_bytes=steps.part_bytes, sketches=steps.sketches, repeats=steps.repeats
     )
     with ZstdLineWriter(_drops_path(job), level=1) as drops, parts:
-        slice_filter = _SliceFilter(steps, stats, drops, parts)
+        slice_filter = _SliceFilter(steps, stats, drops, parts, erasures=job.source_slice.erasures)
         row: Row | None = None
 
         def note_row(converted: Row) -> None:
@@ -138,8 +150,17 @@ def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]
 class _SliceFilter:
     """Applies the steps to the documents of a slice; documents that pass the filters wait for a batch."""
 
-    def __init__(self, steps: FilterSteps, stats: FilterStats, drops: ZstdLineWriter, parts: PartWriter) -> None:
+    def __init__(
+        self,
+        steps: FilterSteps,
+        stats: FilterStats,
+        drops: ZstdLineWriter,
+        parts: PartWriter,
+        *,
+        erasures: Sequence[Erasure],
+    ) -> None:
         self._steps, self._stats, self._drops, self._parts = steps, stats, drops, parts
+        self._erased = {content: erasure for erasure in erasures for content in erasure.contents}
         self._filters = FilterChain(steps.filters)
         self._scanner = PersonalDataScanner(steps.personal_data)
         self._benchmarks = steps.decontamination.load() if steps.decontamination else None
@@ -149,8 +170,11 @@ class _SliceFilter:
         self._waiting_bytes = 0
 
     def drop_row(self, record: DroppedRecord, size: int = 0, text: str = "") -> None:
-        """Count and record a row that could not be read, after the documents before it."""
+        """Count and record a row that could not be read or must not be used, after the documents before it."""
         self._filter_read()
+        size = size or record.size
+        if is_excluded(record.reason):
+            self._stats.read.setdefault(record.source, DocumentCount()).add(size)
         self.drop(record, size, text)
 
     def drop(self, record: DroppedRecord, size: int = 0, text: str = "") -> None:
@@ -167,6 +191,7 @@ class _SliceFilter:
         if repaired is not document.text:
             self._stats.repaired[document.source] = self._stats.repaired.get(document.source, 0) + 1
         text, data = normalize_text(repaired)
+        self._stats.count_rights(rights_of(document), len(data))
         self._stats.read.setdefault(document.source, DocumentCount()).add(len(data))
         if text is not repaired or (row and row.repaired):
             self._stats.normalized[document.source] = self._stats.normalized.get(document.source, 0) + 1
@@ -230,7 +255,7 @@ class _SliceFilter:
 
     def process_batch(self) -> None:
         """Mask personal data in the waiting documents, drop those with passages of benchmarks, and write the others."""
-        batch = self._drop_contaminated(self._mask_personal_data())
+        batch = self._drop_contaminated(self._drop_erased(self._mask_personal_data()))
         self._parts.add(batch.documents, batch.comparable, batch.words)
         self._waiting, self._waiting_bytes = [], 0
 
@@ -251,6 +276,20 @@ class _SliceFilter:
                 document, data = replace(document, text=scan.text), scan.text.encode()
             masked.append((document, data))
         return masked
+
+    def _drop_erased(self, pages: list[tuple[Document, bytes]]) -> list[tuple[Document, bytes]]:
+        """Drop documents whose text is that of an erased document only now that it is repaired and masked."""
+        if not self._erased:
+            return pages
+        kept = []
+        for document, data in pages:
+            erasure = self._erased.get(content_key(document.text, data).hex())
+            if erasure is None:
+                kept.append((document, data))
+                continue
+            detail = f"erasure {erasure.id}, requested by {erasure.who}"
+            self.drop(DroppedRecord(document.id, document.source, "erased", detail), len(data), document.text)
+        return kept
 
     def _drop_contaminated(self, pages: list[tuple[Document, bytes]]) -> _Batch:
         documents = [document for document, _ in pages]

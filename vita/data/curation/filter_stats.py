@@ -8,6 +8,7 @@ from typing import Any
 
 from vita.data.curation.decontamination import Match
 from vita.data.curation.part_files import hash_of_id
+from vita.data.record_rights import GIVEN, REFUSED, Rights
 from vita.data.records import DroppedRecord
 
 SAMPLES = 3
@@ -85,6 +86,8 @@ class FilterStats:
     """source -> drop reason -> count."""
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """drop reason -> the samples with the smallest hash of their id."""
+    rights: dict[str, DocumentCount] = field(default_factory=dict)
+    """Statement of rights, such as `opted out` and `consent given` -> documents of sources that state it."""
     damaged: list[str] = field(default_factory=list)
     """Files that could not be read to the end, each with its problem."""
     personal_data: dict[str, ValueCount] = field(default_factory=dict)
@@ -93,6 +96,14 @@ class FilterStats:
     """Benchmark -> hits."""
     cuts: dict[str, CutCount] = field(default_factory=dict)
     """Kind of repeated text -> count."""
+
+    def count_rights(self, rights: Rights, size: int) -> None:
+        """Count the statements of a document about an opt-out and consent."""
+        if rights.opt_out is not None:
+            self.rights.setdefault("opted out" if rights.opt_out else "no opt-out", DocumentCount()).add(size)
+        if rights.consent is not None:
+            statement = rights.consent if rights.consent in (GIVEN, REFUSED) else "with other text"
+            self.rights.setdefault(f"consent {statement}", DocumentCount()).add(size)
 
     def count_personal_data(self, counts: Mapping[str, int], *, dropped: bool) -> None:
         """Count the personal data of a document, by kind."""
@@ -139,6 +150,8 @@ class FilterStats:
                 self.dropped.setdefault(source, {}).setdefault(reason, DocumentCount()).add(
                     count.bytes, count.documents
                 )
+        for statement, count in other.rights.items():
+            self.rights.setdefault(statement, DocumentCount()).add(count.bytes, count.documents)
         self.damaged += other.damaged
         for kind, count in other.personal_data.items():
             self.personal_data.setdefault(kind, ValueCount()).add(count)
@@ -167,6 +180,7 @@ class FilterStats:
             languages={name: DocumentCount(**count) for name, count in value["languages"].items()},
             dropped=dropped,
             samples=value["samples"],
+            rights={name: DocumentCount(**count) for name, count in value["rights"].items()},
             damaged=value["damaged"],
             personal_data={kind: ValueCount(**count) for kind, count in value["personal_data"].items()},
             cuts={kind: CutCount(**count) for kind, count in value["cuts"].items()},

@@ -13,8 +13,7 @@ from vita.data.curation.decontamination import BenchmarkCounts
 from vita.data.curation.filter_stats import BenchmarkHits, CutCount, FilterStats, ValueCount
 from vita.data.curation.part_files import PartTable
 from vita.data.curation.split_pass import SplitAssignments
-
-NO_LICENCE = "not stated"
+from vita.spine.erasures import NOT_STATED
 
 
 def build_report(
@@ -70,10 +69,11 @@ def build_report(
             for source in sorted({*stats.read, *stats.dropped})
         },
         "licences": {
-            licence or NO_LICENCE: _count(sizes, indices, is_train | is_held_out)
+            licence or NOT_STATED: _count(sizes, indices, is_train | is_held_out)
             for licence, indices in sorted(by_licence.items(), key=lambda item: item[0] or "")
             if (is_train | is_held_out)[indices].any()
         },
+        **({"rights": {name: _plain(count) for name, count in sorted(stats.rights.items())}} if stats.rights else {}),
         **_languages(stats, tables, sizes, is_train | is_held_out),
         "dropped": dropped,
         **_personal_data(stats, personal_data),

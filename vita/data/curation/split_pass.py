@@ -24,6 +24,7 @@ from vita.data.curation.part_files import PartTable, hash_of_id
 from vita.data.curation.repeated_text import PartCuts, cut_document
 from vita.data.hash_sampling import hash_fractions, held_out_mask, repeat_counts
 from vita.data.records import DroppedRecord
+from vita.data.sources.erased import text_hash
 
 
 @dataclass(frozen=True)
@@ -289,6 +290,7 @@ def _record_drop(
     keep_text: bool = False,
 ) -> None:
     row = orjson.loads(line)
-    drop = DroppedRecord(row["id"], row["source"], reason, detail, repeats)
+    content = text_hash(row["text"]) if reason == "near_duplicate" else None
+    drop = DroppedRecord(row["id"], row["source"], reason, detail, repeats, content)
     result.stats.drop(drop, size=len(row["text"].encode()), text=row["text"])
     result.drops.append(dump_drop(drop, row["text"] if keep_text else None))

@@ -15,6 +15,7 @@ from vita.data.records import (
     Preference,
     TextPair,
     UnpairedPreference,
+    text_size,
 )
 from vita.spine.erasures import Erasure
 
@@ -39,23 +40,41 @@ def without_erased(
     if not erasures:
         yield from records
         return
-    by_content = {content: erasure for erasure in erasures for content in erasure.contents}
-    by_id: dict[str, list[Erasure]] = {}
-    for erasure in erasures:
-        if erasure.by_id:
-            by_id.setdefault(erasure.document, []).append(erasure)
+    index = _ErasureIndex(erasures)
     for record in records:
-        erasure = by_content.get(content_hash(record)) if by_content else None
-        erasure = erasure or _find_erasure_by_id(record, by_id)
+        erasure = index.find(record)
         if erasure is None:
             yield record
         elif dropped:
-            dropped(
-                DroppedRecord(record.id, record.source, "erased", f"erasure {erasure.id}, requested by {erasure.who}")
-            )
+            detail = f"erasure {erasure.id}, requested by {erasure.who}"
+            dropped(DroppedRecord(record.id, record.source, "erased", detail, size=text_size(record)))
 
 
-def _find_erasure_by_id(record: Record, by_id: dict[str, list[Erasure]]) -> Erasure | None:
+class _ErasureIndex:
+    """Erasures by content and by id; those of a source or licence are compared with every record."""
+
+    def __init__(self, erasures: Sequence[Erasure]) -> None:
+        self._by_content = {content: erasure for erasure in erasures for content in erasure.contents}
+        self._by_id: dict[str, list[Erasure]] = {}
+        for erasure in erasures:
+            if erasure.document is not None:
+                self._by_id.setdefault(erasure.document, []).append(erasure)
+        self._others = [erasure for erasure in erasures if erasure.document is None]
+
+    def find(self, record: Record) -> Erasure | None:
+        """Return an erasure that covers the record."""
+        if self._by_content and (erasure := self._by_content.get(content_hash(record))):
+            return erasure
+        ids = _ids(record)
+        candidates = [*self._others, *(erasure for id in ids for erasure in self._by_id.get(id, ()))]
+        for erasure in candidates:
+            if erasure.covers(ids, source=record.source, licence=record.licence, content=None):
+                return erasure
+        return None
+
+
+def _ids(record: Record) -> list[str]:
+    """Return the ids of a record: its own, of the requests that it was made from, and of its row."""
     requests = record.metadata.get("requests", ())
     ids = [record.id, *(map(str, requests) if isinstance(requests, list) else ())]
     if isinstance(
@@ -63,11 +82,7 @@ def _find_erasure_by_id(record: Record, by_id: dict[str, list[Erasure]]) -> Eras
     ):  # records of the same row are numbered: `id/1`, `id/chosen`
         row, _, suffix = record.id.rpartition("/")
         ids += [row] if suffix.isdigit() or suffix in ("chosen", "rejected") else []
-    for id in ids:
-        for erasure in by_id.get(id, ()):
-            if erasure.source in (None, record.source):
-                return erasure
-    return None
+    return ids
 
 
 def _record_text(record: Record) -> str:

@@ -31,7 +31,10 @@ MESSAGE_METADATA = ("id", "timestamp", "created_at", "model", "language")
 LEARNED_MARKS = ("weight", "loss_weight", "train")
 """Fields that mark whether an assistant's message is learned: 1 or true, 0 or false."""
 
-ROW_METADATA = ("id", "source", "license", "licence", "metadata", "url", "created", "added", "language", "lang")
+ROW_METADATA = (
+    "id", "source", "license", "licence", "metadata", "url", "created", "added", "language", "lang",
+    "robots", "opt_out", "consent",
+)  # fmt: skip
 """Fields of a row that are known metadata; they are not listed."""
 
 TEMPLATE_FIELDS = ("tools", "functions", "documents", "chat_template_kwargs")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from vita.data.record_rights import RIGHTS_FIELDS, permitted_records
 from vita.data.records import Dialogue, DroppedRecord, Message, TemplateVariables
 from vita.data.sources import dialogue_formats
 from vita.data.sources.erased import without_erased
@@ -30,7 +31,7 @@ from vita.data.sources.read import (
     readable_files,
 )
 from vita.data.sources.readers import Row, RowProblem
-from vita.data.sources.records_from_rows import Dropped, UnusableRow, convert_rows, record_id
+from vita.data.sources.records_from_rows import Dropped, UnusableRow, convert_rows, provenance, record_id
 from vita.spine.contents import current_erasures
 from vita.spine.errors import DataError
 
@@ -44,6 +45,12 @@ class Prompt:
     source: str
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Further inputs of a reward, such as the correct answer."""
+    licence: str | None = None
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The fields of the row, in which its rights are stated."""
+        return self.columns
 
 
 def prompts(source: Source, *, dropped: Dropped | None = None) -> Iterator[Prompt]:
@@ -56,10 +63,11 @@ def prompts(source: Source, *, dropped: Dropped | None = None) -> Iterator[Promp
     if (source.world is not None and source.part == "preferences") or (values and detect_preference(values)):
         for opinion in preferences_and_ratings(source, dropped=dropped):
             if _is_supported(opinion.variables, opinion.id, opinion.source, source, dropped):
-                yield Prompt(opinion.id, opinion.prompt, opinion.source, opinion.metadata)
+                yield Prompt(opinion.id, opinion.prompt, opinion.source, opinion.metadata, opinion.licence)
     elif values and "prompt" in values and not dialogue_formats.detect(values):
         records = convert_rows(_rows(source), source, _prompt_of_row, dropped)
-        yield from islice(_without_erased(records, dropped), source.limit)
+        usable = permitted_records(_without_erased(records, dropped), source.rights, dropped)
+        yield from islice(usable, source.limit)
     else:
         for dialogue in dialogues(source, dropped=dropped):
             if not _is_supported(dialogue.variables, dialogue.id, dialogue.source, source, dropped):
@@ -102,14 +110,14 @@ def _prompt_of_dialogue(dialogue: Dialogue) -> Prompt | None:
     prompt = messages[: max((index for index, role in enumerate(roles) if role == "assistant"), default=len(roles))]
     if not prompt or prompt[-1].role == "assistant":
         return None
-    return Prompt(dialogue.id, prompt, dialogue.source, dialogue.metadata)
+    return Prompt(dialogue.id, prompt, dialogue.source, dialogue.metadata, dialogue.licence)
 
 
 def _without_erased(prompts: Iterator[Prompt], dropped: Dropped | None) -> Iterator[Prompt]:
     """Yield the prompts that no erasure of this run covers."""
     erasures = current_erasures()
     for prompt in prompts:
-        record = Dialogue(prompt.id, prompt.messages, prompt.source)
+        record = Dialogue(prompt.id, prompt.messages, prompt.source, prompt.licence)
         if not erasures or any(without_erased([record], erasures, dropped)):
             yield prompt
 
@@ -127,7 +135,9 @@ def _prompt_of_row(row: Row, source: Source) -> Prompt:
     if not any(message.role == "user" and message.content.strip() for message in messages):
         raise UnusableRow(RowProblem("no_prompt", _EXPECTED, "`prompt` without a text of the user"))
     columns = {name: value for name, value in values.items() if name not in {*_READS, "id"}}
-    return Prompt(record_id(row, values), tuple(messages), source.label(), columns)
+    name, licence, metadata = provenance(row, values, source, _READS)
+    columns |= {field: metadata[field] for field in RIGHTS_FIELDS if field in metadata}
+    return Prompt(record_id(row, values), tuple(messages), name, columns, licence)
 
 
 _READS = frozenset({"prompt", "system"})

@@ -11,17 +11,18 @@ A new file type is one function in `readers`; a new origin is one function here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
+from vita.data.record_rights import permitted_records
 from vita.data.records import Dialogue, Document, LabelledText, Preference, TextPair, UnpairedPreference
 from vita.data.sources import archives, columnar_readers, document_readers, files, table_readers, web_readers
 from vita.data.sources.columns import LabelColumns, LabelConverter, PairColumns, PairConverter
 from vita.data.sources.content_types import SUFFIX_FORMATS
-from vita.data.sources.erased import without_erased
+from vita.data.sources.erased import Record, without_erased
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.readers import DAMAGED_FILE, Row, RowProblem, format_of, is_readable, read_rows
 from vita.data.sources.records_from_rows import (
@@ -75,14 +76,14 @@ def documents(
     """
     stretch = source if isinstance(source, SourceSlice) else _whole_source(source)
     records = convert_rows(_read_origin(stretch, Document), stretch.source, make_document, dropped, converted=converted)
-    return islice(without_erased(records, stretch.erasures, dropped), stretch.source.limit)
+    return islice(_usable(records, stretch, dropped), stretch.source.limit)
 
 
 def dialogues(source: Source | SourceSlice, *, dropped: Dropped | None = None) -> Iterator[Dialogue]:
     """Yield the dialogues of a source; the first row of each file determines its format (see `dialogue_formats`)."""
     stretch = source if isinstance(source, SourceSlice) else _whole_source(source, Dialogue)
     records = convert_rows(_read_origin(stretch, Dialogue), stretch.source, DialogueConverter(), dropped)
-    return islice(without_erased(records, stretch.erasures, dropped), stretch.source.limit)
+    return islice(_usable(records, stretch, dropped), stretch.source.limit)
 
 
 def preferences(source: Source, *, dropped: Dropped | None = None) -> Iterator[Preference]:
@@ -114,7 +115,7 @@ def labelled_texts(
     stretch = _whole_source(source, LabelledText)
     rows = _read_origin(stretch, LabelledText)
     records = convert_rows(rows, source, LabelConverter(columns or LabelColumns()), dropped)
-    return islice(without_erased(records, stretch.erasures, dropped), source.limit)
+    return islice(_usable(records, stretch, dropped), source.limit)
 
 
 def text_pairs(
@@ -123,7 +124,15 @@ def text_pairs(
     """Yield the text pairs of a source; the first row of each file determines columns that are not set."""
     stretch = _whole_source(source, TextPair)
     records = convert_rows(_read_origin(stretch, TextPair), source, PairConverter(columns or PairColumns()), dropped)
-    return islice(without_erased(records, stretch.erasures, dropped), source.limit)
+    return islice(_usable(records, stretch, dropped), source.limit)
+
+
+R = TypeVar("R", bound=Record)
+
+
+def _usable(records: Iterable[R], stretch: SourceSlice, dropped: Dropped | None) -> Iterator[R]:
+    """Yield the records that no erasure covers and that the source's `rights` permit."""
+    return permitted_records(without_erased(records, stretch.erasures, dropped), stretch.source.rights, dropped)
 
 
 def split_source(source: Source, *, bytes_each: int) -> list[SourceSlice]:
@@ -221,7 +230,7 @@ def _read_opinions(
     stretch = _whole_source(source, record_type)
     for converted in convert_rows(_read_origin(stretch, Preference), source, make, dropped):
         records = converted if isinstance(converted, list) else [converted]
-        for record in without_erased(records, stretch.erasures, dropped):
+        for record in _usable(records, stretch, dropped):
             if record_type is Preference and isinstance(record, UnpairedPreference):
                 hint = "train on them with the loss `kto`, which needs no pairs"
                 raise DataError(source.label(), expected="pairs of answers", got="answers with a label", hint=hint)

@@ -6,6 +6,7 @@ A row that cannot be used is an error with its file and row, or is dropped with 
 from __future__ import annotations
 
 import glob
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -217,7 +218,7 @@ def provenance(
     row: Row, values: Mapping[str, Any], source: Source, reads: Iterable[str]
 ) -> tuple[str, str | None, dict[str, Any]]:
     """Return source name, licence and metadata of a row; all other fields of the row become metadata."""
-    row_source, metadata = values.get("source"), values.get("metadata")
+    row_source, metadata = values.get("source"), _parsed(values.get("metadata"))
     extra = {name: value for name, value in values.items() if name not in _PROVENANCE_FIELDS and name not in reads}
     if isinstance(metadata, Mapping):
         extra.update(metadata)
@@ -226,12 +227,28 @@ def provenance(
     row_source = row_source if isinstance(row_source, str) and row_source else None
     if row_source and source.name and row_source != source.name:
         extra.setdefault("source", row_source)
+    for name, default in (("opt_out", source.opt_out), ("consent", source.consent)):
+        if default is not None and extra.get(name) in (None, ""):
+            extra[name] = default
+    return source.name or row_source or default_name(source), licence_of(values) or source.licence, extra
+
+
+def licence_of(values: Mapping[str, Any]) -> str | None:
+    """Return the licence that a row states; several are joined with commas."""
     licence = values.get("license") or values.get("licence")
-    return (
-        source.name or row_source or default_name(source),
-        licence if isinstance(licence, str) else source.licence,
-        extra,
-    )
+    if isinstance(licence, (list, tuple)) and all(isinstance(name, str) for name in licence):
+        return ", ".join(licence)
+    return licence if isinstance(licence, str) else None
+
+
+def _parsed(metadata: Any) -> Any:
+    """Return metadata that a table holds as the text of a JSON object; other values stay as they are."""
+    if not isinstance(metadata, str) or not metadata.startswith("{"):
+        return metadata
+    try:
+        return json.loads(metadata)
+    except ValueError:
+        return metadata
 
 
 def default_name(source: Source) -> str:

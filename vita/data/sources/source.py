@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vita.data.extraction.limits import ExtractionSettings
+from vita.data.record_rights import RightsPolicy
 from vita.data.world import WorldSettings
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.file_listing import printable
@@ -70,6 +71,12 @@ class Source(Settings):
     """Extraction of text from web pages and documents: the tool, and the limits of one document."""
     licence: str | None = None
     """The licence of documents without a `license` or `licence` field."""
+    opt_out: bool | None = neutral(None)
+    """The opt-out from machine learning of documents without an `opt_out` field."""
+    consent: str | bool | None = neutral(None)
+    """The consent for documents without a `consent` field: true or false, or a text that describes it."""
+    rights: RightsPolicy = neutral(RightsPolicy())
+    """Documents to drop because of their rights: an opt-out, missing consent, or another licence."""
     on_bad_row: Literal["error", "drop"] = "error"
     """Handling of a row that cannot be used: stop the run, or drop and count the row."""
     repeat: float = Field(default=1.0, gt=0)

@@ -7,7 +7,7 @@ redirects, scripts), is skipped with its reason; it is never an error.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, cast
 
 from vita.data.extraction.extractor import Failure, extractor_for
@@ -15,6 +15,7 @@ from vita.data.sources import streams
 from vita.data.sources.content_types import detect_format
 from vita.data.sources.encodings import detect_encoding
 from vita.data.sources.files import SourceFile
+from vita.data.sources.page_rights import page_rights
 from vita.data.sources.readers import READERS, ReadOptions, Row, RowProblem
 from vita.data.sources.web_archives import (
     ArchiveRecord,
@@ -48,7 +49,8 @@ def read_document(file: SourceFile, format: str, wishes: ReadOptions) -> Row:
         return _failed(Row(printable(file.path), file.name, 0, None), _too_large(file.size, limit), "html")
     hint = "raise `extraction: megabytes` of the source"
     data = streams.read_bytes(file, limit=limit, hint=hint)
-    return extract_row(Row(printable(file.path), file.name, 0, None), format, data, wishes, charset=wishes.encoding)
+    row, rights = Row(printable(file.path), file.name, 0, None), page_rights(data) if format == "html" else {}
+    return extract_row(row, format, data, wishes, charset=wishes.encoding, **rights)
 
 
 def _too_large(size: int, limit: int) -> Failure:
@@ -109,6 +111,7 @@ def _page_row(row: Row, record: ArchiveRecord, wishes: ReadOptions, limit: int) 
         return _skipped(row, record, "too_large", _too_large(record.length, limit).detail)
     type = record.headers.get("content-type", "").lower()
     body, charset = record.content, charset_of(type)
+    headers: Mapping[str, str] = {}
     if type.startswith("application/http"):
         try:
             response = parse_http(record.content, limit=limit)
@@ -116,7 +119,7 @@ def _page_row(row: Row, record: ArchiveRecord, wishes: ReadOptions, limit: int) 
             return _skipped(row, record, "bad_response", str(error))
         if not 200 <= response.status < 300:
             return _skipped(row, record, "http_status", f"the HTTP status {response.status}")
-        body, charset, type = response.body, response.charset, response.content_type
+        body, charset, type, headers = response.body, response.charset, response.content_type, response.headers
     type = type.partition(";")[0].strip()
     values = {
         "id": record.headers.get("warc-record-id", "").strip("<>") or None,
@@ -124,7 +127,8 @@ def _page_row(row: Row, record: ArchiveRecord, wishes: ReadOptions, limit: int) 
         "date": record.headers.get("warc-date"),
     }
     if type in _HTML_TYPES or (not type and detect_format(body, suffix="") == "html"):
-        return extract_row(row, "html", body, wishes, charset=charset, **values)
+        return extract_row(row, "html", body, wishes, charset=charset, **values, **page_rights(body, headers))
+    values |= page_rights(b"", headers)
     if type in _TEXT_TYPES:
         return _plain_row(row, body, charset, wishes, values)
     if type == "application/pdf" and importlib.util.find_spec("pypdf"):

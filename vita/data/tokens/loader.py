@@ -9,10 +9,10 @@ independent of the number of processes and of rows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int, Int64
@@ -21,12 +21,22 @@ from vita.data.tokens.permutation import Permutation, shuffled
 from vita.data.tokens.shards import DocumentSpan
 from vita.spine.errors import ConfigError, DataError
 
+_SEQUENCES_AT_ONCE = 2**18
+
 
 @dataclass(frozen=True)
 class Batch:
     """Rows of `context + 1` tokens: all but the last are input, all but the first are targets."""
 
     ids: Int64[np.ndarray, "rows width"]
+
+
+class RowUse(NamedTuple):
+    """A row of a step that contains tokens of a document; steps and rows are counted from 0."""
+
+    step: int
+    row: int
+    tokens: int
 
 
 class TokenStream(Protocol):
@@ -67,6 +77,20 @@ class StepLoader(ABC):
         """Return the part of each document in the inputs of a step, row by row."""
         return self.documents_at(*self._mine(step, 0, 1))
 
+    def documents_by_row(self, step: int) -> list[list[DocumentSpan]]:
+        """Return the part of each document in the inputs of each row of a step."""
+        first, count = self._mine(step, 0, 1)
+        return [self.documents_at(sequence, 1) for sequence in range(first, first + count)]
+
+    def uses(self, spans: Sequence[DocumentSpan], *, steps: int) -> Iterator[RowUse]:
+        """Yield the rows of the first `steps` steps whose inputs contain a token of one of the spans, in order."""
+        for first in range(0, steps * self.rows, _SEQUENCES_AT_ONCE):
+            count = min(_SEQUENCES_AT_ONCE, steps * self.rows - first)
+            tokens = self.tokens_at(spans, self.start + first, count)
+            for index in np.flatnonzero(tokens).tolist():
+                step, row = divmod(first + index, self.rows)
+                yield RowUse(step, row, int(tokens[index]))
+
     @abstractmethod
     def batch_at(self, sequence: int, count: int) -> Batch:
         """Return `count` sequences from `sequence` on, counted from the start of training."""
@@ -74,6 +98,10 @@ class StepLoader(ABC):
     @abstractmethod
     def documents_at(self, sequence: int, count: int) -> list[DocumentSpan]:
         """Return the part of each document in the inputs of `count` sequences, row by row."""
+
+    @abstractmethod
+    def tokens_at(self, spans: Sequence[DocumentSpan], sequence: int, count: int) -> Int64[np.ndarray, "count"]:
+        """Return the number of tokens of the spans in the inputs of each of `count` sequences."""
 
     @abstractmethod
     def serves(self, spans: Sequence[DocumentSpan], *, steps: int) -> bool:
@@ -107,6 +135,16 @@ class Loader(StepLoader):
                 spans += self.shards.documents_between(position, stop)
                 remaining, position = remaining - (stop - position), 0
         return spans
+
+    def tokens_at(self, spans: Sequence[DocumentSpan], sequence: int, count: int) -> Int64[np.ndarray, "count"]:
+        starts, total = np.array(self._starts(sequence, count), np.int64), self.shards.tokens
+        tokens = np.zeros(count, np.int64)
+        for span in spans:
+            # A row covers [start, start + context), and what runs over the end goes on at the beginning.
+            for shift in range(0, self.context + total, total):
+                begin = np.maximum(starts, span.start + shift)
+                tokens += np.maximum(np.minimum(starts + self.context, span.stop + shift) - begin, 0)
+        return tokens
 
     def serves(self, spans: Sequence[DocumentSpan], *, steps: int) -> bool:
         if self.start == 0 and steps * self.rows >= self.blocks:

@@ -63,6 +63,17 @@ class MixtureLoader(StepLoader):
             for span in self._loaders[self._source_of[at]].documents_at(int(self._number_of[at]), 1)
         ]
 
+    def tokens_at(self, spans: Sequence[DocumentSpan], sequence: int, count: int) -> Int64[np.ndarray, "count"]:
+        self._check(sequence + count)
+        tokens = np.zeros(count, np.int64)
+        sources, numbers = self._source_of[sequence : sequence + count], self._number_of[sequence : sequence + count]
+        for index, ((name, stream), loader) in enumerate(zip(self.streams.items(), self._loaders, strict=True)):
+            positions = stream.positions_of([span for span in spans if span.source == name])
+            where = np.flatnonzero(sources == index)
+            if positions and len(where):
+                tokens[where] = loader.tokens_at(positions, int(numbers[where[0]]), len(where))
+        return tokens
+
     def serves(self, spans: Sequence[DocumentSpan], *, steps: int) -> bool:
         counts = np.bincount(self._source_of[: steps * self.rows], minlength=len(self._loaders))
         for (name, stream), loader, count in zip(self.streams.items(), self._loaders, counts, strict=True):

@@ -103,6 +103,10 @@ class PackedDataset:
         runs = shuffled(sequence, count, size=len(self.rows), seed=seed)
         return [row for _, rows in runs for row in rows.tolist()]
 
+    def items(self, row: int) -> list[tuple[int, int]]:
+        """Return the input index and the number of tokens of each dialogue in a row."""
+        return [(self.used[dialogue], len(self._ids[dialogue])) for dialogue in self.rows[row]]
+
     def targets_in(self, step: int, *, rows: int, seed: int) -> int:
         """Return the number of learned tokens in `step` over all processes, by which its loss is divided."""
         return int(self._row_targets[self.order(step * rows, rows, seed=seed)].sum())

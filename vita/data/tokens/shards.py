@@ -2,7 +2,7 @@
 
 tokens-00000.bin ...   uint16 (uint32 above 65,536 ids), every document after its document token
 starts.bin             int64: where each document starts in the stream, and where the stream ends
-documents.parquet      id, source and licence of each document, in the same order
+documents.parquet      id, source and rights of each document, in the same order
 index.json             sizes and sha256 of all of these, the vocabulary and the tokenizer's digest
 """
 
@@ -15,28 +15,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from vita.data.record_rights import RightsHolder, rights_of
 from vita.spine.errors import DataError, StoreError
 
 FORMAT = 1
 SHARD_TOKENS = 100_000_000
 
+_COLUMNS = ("id", "source", "licence", "robots", "opt_out", "consent")
+"""Columns of the side file; the last three are missing in the files of earlier versions."""
 _ROWS_AT_ONCE = 50_000
 _GROUPS_KEPT = 16
-
-
-class Provenance(Protocol):
-    """The fields of a document in the side file."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def licence(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +40,14 @@ class DocumentSpan:
     licence: str | None
     start: int
     stop: int
+    robots: str | None = None
+    opt_out: bool | None = None
+    consent: str | None = None
 
 
 def write_shards(
     folder: str | Path,
-    tokenized: Iterable[tuple[Provenance, np.ndarray]],
+    tokenized: Iterable[tuple[RightsHolder, np.ndarray]],
     *,
     vocabulary: int,
     document: int,
@@ -144,11 +139,26 @@ class Shards:
         last = int(np.searchsorted(self.starts, stop, side="left"))
         rows = self._rows(first, last)
         return [
-            DocumentSpan(row["id"], row["source"], row["licence"], max(begin, start), min(end, stop))
+            DocumentSpan(
+                row["id"], row["source"], row["licence"], max(begin, start), min(end, stop),
+                row.get("robots"), row.get("opt_out"), row.get("consent"),
+            )
             for row, begin, end in zip(
                 rows, self.starts[first:last].tolist(), self.starts[first + 1 : last + 1].tolist(), strict=True
             )
-        ]
+        ]  # fmt: skip
+
+    def files_of(self, spans: Iterable[DocumentSpan]) -> list[str]:
+        """Return the names of the token files that contain the spans."""
+        numbers = {
+            shard
+            for span in spans
+            for shard in range(
+                int(np.searchsorted(self._ends, span.start, side="right")),
+                int(np.searchsorted(self._ends, span.stop - 1, side="right")) + 1,
+            )
+        }
+        return [self.index["shards"][number]["file"] for number in sorted(numbers)]
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -193,15 +203,14 @@ class _Writer:
         self._shards: list[dict[str, Any]] = []
         self._shard: _HashedFile | None = None
         self._by_source: dict[str, Counter[str]] = {}
-        self._rows: list[tuple[str, str, str | None]] = []
+        self._rows: list[tuple[str | bool | None, ...]] = []
 
     def __enter__(self) -> _Writer:
         import pyarrow
         import pyarrow.parquet
 
-        self._schema = pyarrow.schema(
-            [("id", pyarrow.string()), ("source", pyarrow.string()), ("licence", pyarrow.string())]
-        )
+        types = {name: pyarrow.bool_() if name == "opt_out" else pyarrow.string() for name in _COLUMNS}
+        self._schema = pyarrow.schema(types)
         self._parquet = pyarrow.parquet.ParquetWriter(
             self._folder / "documents.parquet", self._schema, compression="zstd"
         )
@@ -216,18 +225,19 @@ class _Writer:
         if self._shard:
             self._close_shard()
 
-    def add(self, provenance: Provenance, ids: np.ndarray) -> None:
+    def add(self, record: RightsHolder, ids: np.ndarray) -> None:
         """Add the next document."""
         if len(ids) and int(ids.max()) >= self._vocabulary:
             expected = f"tokens below the vocabulary of {self._vocabulary}"
-            raise DataError(f"document {provenance.id}", expected=expected, got=int(ids.max()))
+            raise DataError(f"document {record.id}", expected=expected, got=int(ids.max()))
         self._starts.write(np.array([self._tokens], dtype="<i8"))
         tokens = np.empty(len(ids) + 1, dtype=self._dtype)
         tokens[0], tokens[1:] = self._document, ids
-        self._rows.append((provenance.id, provenance.source, provenance.licence))
+        rights = rights_of(record)
+        self._rows.append((record.id, record.source, rights.licence, rights.robots, rights.opt_out, rights.consent))
         if len(self._rows) == _ROWS_AT_ONCE:
             self._flush()
-        counts = self._by_source.setdefault(provenance.source, Counter())
+        counts = self._by_source.setdefault(record.source, Counter())
         counts.update(documents=1, tokens=len(tokens))
         self._documents += 1
         self._tokens += len(tokens)
@@ -272,7 +282,10 @@ class _Writer:
         import pyarrow
 
         if self._rows:
-            columns = [pyarrow.array(column, pyarrow.string()) for column in zip(*self._rows, strict=True)]
+            columns = [
+                pyarrow.array(column, field.type)
+                for column, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
+            ]
             self._parquet.write_table(pyarrow.Table.from_arrays(columns, schema=self._schema), _ROWS_AT_ONCE)
             self._rows = []
 

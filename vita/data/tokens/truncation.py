@@ -7,6 +7,9 @@ from typing import Literal
 
 from vita.data.tokens.dialogue_encoding import EncodedDialogue
 
+ROW_TOKENS = 2048
+"""Tokens of a row by default, for models with a longer context; rows of 100,000 tokens would fill the memory."""
+
 OnLong = Literal["truncate", "drop"]
 
 

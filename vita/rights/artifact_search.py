@@ -1,0 +1,267 @@
+"""The search behind a trace: corpora, token sets, feedback, the sources of runs, and the weights made from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from vita.data.feedback import read_feedback
+from vita.data.tokens.shards import DocumentSpan, Shards
+from vita.gates.services import all_states
+from vita.rights import source_search
+from vita.rights.dialogue_use import dialogue_use
+from vita.rights.document_fates import DocumentMatch, Use, copies, document_matches, group_matches
+from vita.rights.document_trace import AffectedArtifact, DocumentTrace
+from vita.rights.query import RightsQuery
+from vita.rights.training_steps import pretraining_rows, spans_of
+from vita.spine.errors import StoreError, VitaError
+from vita.spine.ledger import Ledger, Run
+from vita.spine.store import Store
+
+_WEIGHTS = ("model", "reward", "release", "archive")
+_STRONGEST: tuple[str, ...] = ("trained on", "not reached", "held out", "not used")
+Fits = Callable[[DocumentSpan], bool]
+
+
+def trace_records(query: RightsQuery, store: Store, ledger: Ledger) -> DocumentTrace:
+    """Search every corpus, token set and feedback of the store, and follow the artifacts that were built from them.
+
+    Sources in the settings of a stage are in no artifact: they are searched at their present paths.
+    """
+    return _Search(query, store, ledger).run()
+
+
+class _Search:
+    """One search: corpora first, then token sets by the ids found there, feedback, sources of runs, and weights."""
+
+    def __init__(self, query: RightsQuery, store: Store, ledger: Ledger) -> None:
+        self._query, self._store, self._ledger = query, store, ledger
+        self._names: dict[str, list[str]] = {}
+        for name, digest in ledger.all_names().items():
+            self._names.setdefault(digest, []).append(name)
+        self._states = all_states(ledger)
+        self._holders: list[AffectedArtifact] = []
+        self._weights: dict[str, AffectedArtifact] = {}
+        self._contents: dict[str, set[str]] = {}
+        self._near_contents: set[str] = set()
+        self._siblings = False
+        self._affected: set[str] = set()
+        """Keys of runs whose inputs contain the document."""
+
+    def run(self) -> DocumentTrace:
+        kinds = self._artifacts()
+        corpora = kinds.get("corpus", [])
+        of_corpus = {digest: self._matches(self._store.open(digest).path) for digest in corpora}
+        for fate in (fate for corpus_fates in of_corpus.values() for fate in corpus_fates):
+            self._siblings = self._siblings or fate.sibling
+            if fate.content and not fate.sibling:
+                self._contents.setdefault(fate.source, set()).add(fate.content)
+            if fate.near_content:
+                self._near_contents.add(fate.near_content)
+        search = source_search.search_sources(self._query, self._ledger)
+        if self._query.document is not None:
+            for hit in search.hits:
+                self._contents.setdefault(hit.source, set()).add(hit.content)
+            search = self._search_copies(of_corpus, search)
+        for digest, corpus_fates in of_corpus.items():
+            self._follow_corpus(digest, corpus_fates)
+        for kind in ("feedback", "preferences") if self._query.document is not None else ("preferences",):
+            self._follow_records(kinds.get(kind, ()), _RECORDS[kind])
+        self._follow_sources(search)
+        affected = self._affected | {
+            _base_key(run) for digest in corpora if of_corpus[digest] for run in self._made(digest)
+        }
+        clear = [run for digest in corpora if not of_corpus[digest] for run in self._made(digest)]
+        unaffected = {_base_key(run) for run in (*clear, *search.clear)} - affected
+        facts = [self._store.manifest(digest).facts for digest in corpora]
+        return DocumentTrace(
+            self._query, tuple(self._holders), tuple(self._weights.values()), tuple(search.unread),
+            {source: frozenset(hashes) for source, hashes in self._contents.items()}, frozenset(self._near_contents),
+            self._siblings, tuple(sorted(unaffected)),
+            frozenset({*search.sources, *(name for values in facts for name in values.get("sources", ()))}),
+            frozenset({*search.licences, *(name for values in facts for name in values.get("licences", ()))}),
+        )  # fmt: skip
+
+    def _matches(self, folder: Path) -> list[DocumentMatch]:
+        if self._query.document is None:
+            return group_matches(folder, self._query)
+        return document_matches(folder, self._query.document, source=self._query.source)
+
+    def _search_copies(
+        self, of_corpus: dict[str, list[DocumentMatch]], search: source_search.SourceSearchResult
+    ) -> source_search.SourceSearchResult:
+        """Add the documents with equal contents to the matches; return a search that finds them in sources."""
+        every = {content for hashes in self._contents.values() for content in hashes} | self._near_contents
+        if not every:
+            return search
+        for digest, matches in of_corpus.items():
+            known_contents = {fate.content for fate in matches}
+            matches += [
+                fate for fate in copies(self._store.open(digest).path, every) if fate.content not in known_contents
+            ]
+        return source_search.search_sources(self._query, self._ledger, contents=frozenset(every))
+
+    def _made(self, digest: str) -> list[Run]:
+        return self._ledger.find(artifact=digest, state="done")
+
+    def _artifacts(self) -> dict[str, list[str]]:
+        kinds: dict[str, list[str]] = {}
+        for digest in self._store.digests():
+            if self._store.has(digest):
+                kinds.setdefault(self._store.manifest(digest).kind, []).append(digest)
+        return kinds
+
+    def _holder(
+        self, digest: str, through: str, use: str, detail: str, match: DocumentMatch | None = None
+    ) -> AffectedArtifact:
+        kind, names = self._store.manifest(digest).kind, tuple(sorted(self._names.get(digest, ())))
+        state = self._states.get(digest, "candidate")
+        artifact = AffectedArtifact(digest, kind, names, state, through, use, detail)
+        if match is None:
+            return artifact
+        about = {"source": match.source, "documents": match.documents, "files": match.files}
+        return AffectedArtifact(digest, kind, names, state, through, use, detail, **about)
+
+    def _follow_corpus(self, corpus: str, corpus_fates: list[DocumentMatch]) -> None:
+        for fate in corpus_fates:
+            self._holders.append(self._holder(corpus, "holds it", fate.use, fate.explanation, fate))
+        uses = {fate.use for fate in corpus_fates} - {"not used"}
+        if not uses:
+            return
+        use: Use = "trained on" if "trained on" in uses else "held out"
+        ids = {(fate.source, fate.id) for fate in corpus_fates if fate.use == use}
+        is_group = self._query.document is None
+
+        def fits(span: DocumentSpan) -> bool:
+            return self._query.includes(span.source, span.licence) if is_group else (span.source, span.id) in ids
+
+        self._follow(corpus, use, f"corpus {corpus[:12]}", fits)
+
+    def _follow_records(self, digests: Iterable[str], read: Callable[[Path], Iterator[_Record]]) -> None:
+        for digest in digests:
+            if any(self._is_requested(record) for record in read(self._store.open(digest).path)):
+                self._holders.append(self._holder(digest, "holds it", "trained on", "holds it"))
+                self._affected |= {_base_key(run) for run in self._ledger.users(digest)}
+                self._follow(digest, "trained on", f"{self._store.manifest(digest).kind} {digest[:12]}", None)
+
+    def _is_requested(self, record: _Record) -> bool:
+        if self._query.document is not None:
+            return self._query.document in record.ids
+        return self._query.includes(record.source, record.licence)
+
+    def _follow_sources(self, search: source_search.SourceSearchResult) -> None:
+        for label in dict.fromkeys(hit.label for hit in search.hits):
+            hits = [hit for hit in search.hits if hit.label == label]
+            detail = "holds a copy of it" if all(hit.copy for hit in hits) else "holds it"
+            count = len({(hit.source, hit.ids) for hit in hits})
+            if self._query.document is None:
+                detail = f"holds {count:,} records"
+            self._holders.append(
+                AffectedArtifact("", "source", (label,), "", "holds it", "trained on", detail, documents=count)
+            )
+        for hit in self._distinct_hits(search):
+            use, detail = "held out" if hit.held_out else "trained on", ""
+            if hit.dialogue and hit.run.stage == "sft" and self._query.document is not None:
+                exact = dialogue_use(
+                    hit.run, hit.dialogue, repeat=hit.repeat, store=self._store, ledger=self._ledger
+                )  # fmt: skip
+                use, detail = exact or (use, detail)
+            through = f"{hit.run.life}/{hit.run.step}, which read {hit.label}"
+            if hit.run.artifact:
+                self._add_weights(hit.run.artifact, use, through, detail=detail)
+                self._follow(hit.run.artifact, use, through, None, detail=detail)
+
+    def _distinct_hits(self, search: source_search.SourceSearchResult) -> Iterable[source_search.SourceHit]:
+        """Return the hits to follow: all of a document, and for a group the strongest of each run and source."""
+        if self._query.document is not None:
+            return search.hits
+        ordered = sorted(search.hits, key=lambda hit: not hit.held_out)
+        return {(hit.run.id, hit.label): hit for hit in ordered}.values()
+
+    def _follow(self, begin: str, use: str, through: str, fits: Fits | None, *, detail: str = "") -> None:
+        """Follow the artifacts that were built from an artifact; a training run may have ended before the document."""
+        queue, visited = [(begin, use)], {begin}
+        for digest, reached in queue:
+            for run in self._ledger.users(digest):
+                if not run.artifact or run.artifact in visited or not self._store.has(run.artifact):
+                    continue
+                visited.add(run.artifact)
+                now = reached
+                if fits and run.stage == "pretrain" and reached == "trained on":
+                    now = "trained on" if self._is_reached(run, fits) else "not reached"
+                if self._store.manifest(run.artifact).kind == "tokens" and fits:
+                    tokenized = "tokenized" if reached == "trained on" else "tokenized as held-out text"
+                    match = self._tokenized(run.artifact, fits)
+                    self._holders.append(self._holder(run.artifact, "holds it", reached, tokenized, match))
+                self._add_weights(run.artifact, now, through, detail=detail if now == use else "")
+                queue.append((run.artifact, now))
+
+    def _tokenized(self, digest: str, fits: Fits) -> DocumentMatch | None:
+        """Return the number of documents in a token set, and the files with their tokens."""
+        folder, files, ids = self._store.open(digest).path, list[str](), set[tuple[str, str]]()
+        for part in ("train", "heldout"):
+            if (folder / part / "index.json").is_file():
+                shards = Shards.open(folder / part)
+                spans = spans_of(shards, fits)
+                ids |= {(span.source, span.id) for span in spans}
+                files += [f"{part}/{name}" for name in shards.files_of(spans)]
+        sources = {source for source, _ in ids}
+        name = next(iter(sources)) if len(sources) == 1 else ""
+        return DocumentMatch(name, "", "trained on", "", documents=len(ids), files=tuple(files)) if ids else None
+
+    def _add_weights(self, digest: str, use: str, through: str, *, detail: str = "") -> None:
+        if not self._store.has(digest) or self._store.manifest(digest).kind not in _WEIGHTS:
+            return
+        known = self._weights.get(digest)
+        if known is None or _STRONGEST.index(use) < _STRONGEST.index(known.use):
+            self._weights[digest] = self._holder(digest, through, use, detail or _EXPLANATIONS[use])
+
+    def _is_reached(self, run: Run, fits: Fits) -> bool:
+        """Return True if pretraining used one of the documents before it ended, or if that is unknown."""
+        try:
+            text = pretraining_rows(run, self._store, self._ledger)
+            steps = int(self._store.manifest(run.artifact or "").facts["steps"])
+        except (VitaError, KeyError):
+            return True
+        return text.loader.serves(spans_of(text.shards, fits), steps=steps)
+
+
+def _base_key(run: Run) -> str:
+    """Return the key of the run without erasures."""
+    return str((run.record or {}).get("base_key", run.key))
+
+
+_EXPLANATIONS = {
+    "trained on": "trained on it",
+    "held out": "evaluated on it, not trained on it",
+    "not reached": "not trained on it: no step read it",
+    "not used": "did not use it",
+}
+
+
+class _Record(NamedTuple):
+    """A record of feedback or a preference; feedback has no source and no licence of its own."""
+
+    ids: tuple[str, ...]
+    source: str = ""
+    licence: str | None = None
+
+
+def _of_feedback(folder: Path) -> Iterator[_Record]:
+    return (_Record((record.id, record.request)) for record in read_feedback(folder))
+
+
+def _of_preferences(folder: Path) -> Iterator[_Record]:
+    path = folder / "preferences.jsonl"
+    if not path.is_file():
+        raise StoreError(str(folder), "holds no preferences.jsonl")
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        if line:
+            row = json.loads(line)
+            ids = (row["id"], *(row.get("metadata") or {}).get("requests", ()))
+            yield _Record(ids, str(row.get("source") or ""), row.get("licence"))
+
+
+_RECORDS = {"feedback": _of_feedback, "preferences": _of_preferences}

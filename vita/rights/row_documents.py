@@ -1,0 +1,35 @@
+"""The rows of training batches with the documents in them.
+
+source.documents_by_row(step)        # list[list[RowDocument]]
+source.uses(fits, steps=100)         # RowUse(step, row, tokens) of the documents that fit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+from vita.data.record_rights import Rights
+from vita.data.tokens.loader import RowUse
+
+Selection = Callable[[str, str], bool]
+"""A function of (source, id) that returns True for the documents to look for."""
+
+
+class RowDocument(NamedTuple):
+    """A document, or the part of it, in a row of a batch."""
+
+    id: str
+    source: str
+    rights: Rights
+    tokens: int
+
+
+class RowSource(Protocol):
+    """Rows of one kind of data; each step reads `rows` of them."""
+
+    @property
+    def rows(self) -> int: ...
+    def documents_by_row(self, step: int) -> list[list[RowDocument]]: ...
+    def uses(self, fits: Selection, *, steps: int) -> Iterator[RowUse]: ...
+    def sources_of(self, document: str) -> set[str]: ...
