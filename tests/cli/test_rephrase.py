@@ -14,8 +14,11 @@ from tests.cli.corpora import rows, write
 from tests.cli.models import save_chat_model
 from tests.cli.test_cli import Vita, vita
 from tests.rephrasing.openai_server import OpenAIServer, Reply, openai_server
-from tests.stages.test_encoders import save_with_tokenizer
+from vita.life import stage
 from vita.nn import hf
+from vita.spine.errors import PlanError
+from vita.spine.plan import Step
+from vita.spine.traits import check_step
 
 __all__ = ["vita"]
 
@@ -223,9 +226,9 @@ def test_inputs_that_do_not_suit_are_refused_with_the_reason(vita: Vita, corpus:
     (tmp_path / "life.yaml").write_text(json.dumps(life))
     code, _, err = vita("plan", "life.yaml")
     assert code == 2 and "rephrase: no model rewrites the documents" in err
-    save_with_tokenizer("bert", tmp_path / "encoder")
-    code, _, err = vita("rephrase", "./encoder", "--life", "x")
-    assert code == 2 and "cannot use this model: it is an encoder" in err
+    step = Step("rephrase", stage("rephrase"), stage("rephrase").config(), {"corpus": "@0", "model": "@1"})
+    with pytest.raises(PlanError, match="cannot use this model: it is an encoder"):
+        check_step(step, {"corpus": None, "model": {"causal": False}})
     code, _, err = vita("rephrase", model, "--life", "x")
     assert code == 2 and "rephrase.max_tokens: expected less than the model's context of 128, got 1024" in err
     code, _, err = vita("rephrase", "--endpoint", endpoint, "--styles", "{tabel: 1}", "--life", "x")
