@@ -23,7 +23,7 @@ def trace(vita: Vita, id: str) -> list[dict[str, Any]]:
 
 
 def erase(vita: Vita, id: str) -> None:
-    code, _, err = vita("trace-document", id, "--erase", "--by", "Ada")
+    code, _, err = vita("forget", id, "--by", "Ada")
     assert code == 0, err
 
 
@@ -49,6 +49,11 @@ def test_the_rewrites_of_an_erased_document_are_excluded_from_later_corpora(
         assert rephrase(vita, server, *STYLE)[0] == 0
         assert origin not in {row["metadata"]["rewrite_of"]["id"] for row in rewrites(vita)}
         assert len(server.bodies) == requests, "the other rewrites are used again"
+        assert vita("tokenize", "--corpus", "y/curate", "--vocabulary", "280", "--life", "y")[0] == 0
+        plan = vita("forget", "--source", "mail", "--by", "Ada")
+        assert plan[0] == 0 and "y/tokenize" in (tmp_path / "erasure-2" / "plan.md").read_text(), plan
+        code, _, err = vita(*again)
+        assert code == 3 and "no document is left" in err and "erased" in err
 
 
 def test_an_erased_rewrite_is_not_added_again(vita: Vita, corpus: Path) -> None:

@@ -9,6 +9,7 @@ from vita.rephrasing.collection import RewriteCollection, StyleCount
 from vita.rephrasing.corpus_copy import CorpusSurvey, GroupCount
 from vita.rephrasing.styles import PROMPT_VERSION
 from vita.reporting.page import Sample
+from vita.spine.erasures import NOT_STATED
 
 MAX_SAMPLE_CHARACTERS = 2000
 """Longest text of a sample on the page."""
@@ -110,7 +111,7 @@ def _licences(survey: CorpusSurvey, collection: RewriteCollection) -> dict[str, 
         group = totals.setdefault(licence, GroupCount())
         group.documents += documents
         group.bytes += collection.licence_bytes[licence]
-    return {licence or "not stated": _plain(totals[licence]) for licence in sorted(totals, key=lambda name: name or "")}
+    return {licence or NOT_STATED: _plain(totals[licence]) for licence in sorted(totals, key=lambda name: name or "")}
 
 
 def _plain(count: GroupCount | None) -> dict[str, int]:

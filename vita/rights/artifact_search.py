@@ -15,6 +15,7 @@ from vita.rights.dialogue_use import dialogue_use
 from vita.rights.document_fates import DocumentMatch, Use, copies, document_matches, group_matches
 from vita.rights.document_trace import AffectedArtifact, DocumentTrace
 from vita.rights.query import RightsQuery
+from vita.rights.rewrite_matches import rewrite_groups, rewrite_ids, rewrite_matches
 from vita.rights.training_steps import pretraining_rows, spans_of
 from vita.spine.errors import StoreError, VitaError
 from vita.spine.ledger import Ledger, Run
@@ -65,6 +66,7 @@ class _Search:
             for hit in search.hits:
                 self._contents.setdefault(hit.source, set()).add(hit.content)
             search = self._search_copies(of_corpus, search)
+            self._add_rewrites(self._query.document, of_corpus)
         for digest, corpus_fates in of_corpus.items():
             self._follow_corpus(digest, corpus_fates)
         for kind in ("feedback", "preferences") if self._query.document is not None else ("preferences",):
@@ -86,7 +88,7 @@ class _Search:
 
     def _matches(self, folder: Path) -> list[DocumentMatch]:
         if self._query.document is None:
-            return group_matches(folder, self._query)
+            return group_matches(folder, self._query) + rewrite_groups(folder, self._query)
         return document_matches(folder, self._query.document, source=self._query.source)
 
     def _search_copies(
@@ -102,6 +104,13 @@ class _Search:
                 fate for fate in copies(self._store.open(digest).path, every) if fate.content not in known_contents
             ]
         return source_search.search_sources(self._query, self._ledger, contents=frozenset(every))
+
+    def _add_rewrites(self, document: str, of_corpus: dict[str, list[DocumentMatch]]) -> None:
+        """Add the rewrites that were made from the document or from a copy of it."""
+        contents = {content for hashes in self._contents.values() for content in hashes}
+        for digest, matches in of_corpus.items():
+            path = self._store.open(digest).path
+            matches += rewrite_matches(path, document, source=self._query.source, contents=contents)
 
     def _made(self, digest: str) -> list[Run]:
         return self._ledger.find(artifact=digest, state="done")
@@ -133,9 +142,12 @@ class _Search:
         use: Use = "trained on" if "trained on" in uses else "held out"
         ids = {(fate.source, fate.id) for fate in corpus_fates if fate.use == use}
         is_group = self._query.document is None
+        if is_group:
+            ids = rewrite_ids(self._store.open(corpus).path, self._query)
 
         def fits(span: DocumentSpan) -> bool:
-            return self._query.includes(span.source, span.licence) if is_group else (span.source, span.id) in ids
+            is_included = is_group and self._query.includes(span.source, span.licence)
+            return is_included or (span.source, span.id) in ids
 
         self._follow(corpus, use, f"corpus {corpus[:12]}", fits)
 

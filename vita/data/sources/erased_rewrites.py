@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from vita.data.records import Document, DroppedRecord
+from vita.data.records import Document, DroppedRecord, text_size
 from vita.data.rewrites import RewriteOrigin, origin_of
 from vita.data.sources.erased import without_erased
 from vita.spine.erasures import Erasure
@@ -25,7 +25,7 @@ def without_erased_rewrites(
         if detail is None:
             yield document
         elif dropped:
-            dropped(DroppedRecord(document.id, document.source, "erased", detail))
+            dropped(DroppedRecord(document.id, document.source, "erased", detail, size=text_size(document)))
 
 
 def _erased_origin(

@@ -23,6 +23,7 @@ from vita.data.sources import archives, columnar_readers, document_readers, file
 from vita.data.sources.columns import LabelColumns, LabelConverter, PairColumns, PairConverter
 from vita.data.sources.content_types import SUFFIX_FORMATS
 from vita.data.sources.erased import Record, without_erased
+from vita.data.sources.erased_rewrites import without_erased_rewrites
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.readers import DAMAGED_FILE, Row, RowProblem, format_of, is_readable, read_rows
 from vita.data.sources.records_from_rows import (
@@ -76,7 +77,8 @@ def documents(
     """
     stretch = source if isinstance(source, SourceSlice) else _whole_source(source)
     records = convert_rows(_read_origin(stretch, Document), stretch.source, make_document, dropped, converted=converted)
-    return islice(_usable(records, stretch, dropped), stretch.source.limit)
+    permitted = without_erased_rewrites(_usable(records, stretch, dropped), stretch.erasures, dropped)
+    return islice(permitted, stretch.source.limit)
 
 
 def dialogues(source: Source | SourceSlice, *, dropped: Dropped | None = None) -> Iterator[Dialogue]:
