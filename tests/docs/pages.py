@@ -89,6 +89,7 @@ lm_eval --model local-completions --tasks lambada_openai \\
     --model_args model=mine,base_url=http://127.0.0.1:8000/v1/completions,max_length=512"""
 QUESTION = {"vita chat": "What did I write about tea?\n"}
 
+EMBEDDER = "it needs an embedding model; tests/cli/test_deduplicate.py runs it"
 REWRITER = "it needs a model that follows instructions; tests/cli/test_rephrase.py runs it"
 
 PAGES = {
@@ -153,6 +154,12 @@ PAGES = {
         not_run={
             "vita curate notes/ --out on-ray --ray local": "it needs Ray; tests/data/curation/test_ray_pool.py runs it",
         },
+    ),
+    "docs/stages/deduplicate.md": Page(
+        not_run={
+            "vita deduplicate mine/contrastive --corpus mine/curate --life mine --threshold 0.97": EMBEDDER,
+            "vita show mine/deduplicate": EMBEDDER,
+        }
     ),
     "docs/stages/rephrase.md": Page(
         not_run={

@@ -14,8 +14,9 @@ from vita.spine.renamed_stages import RENAMED_STAGES
 from vita.stages import own_stages
 
 _ORDER = (
-    "adopt", "design", "curate", "rephrase", "tokenize", "initialize", "pretrain", "test", "adapt", "sft", "reward",
-    "rlhf", "dpo", "classify", "contrastive", "merge", "redteam", "release", "pilot", "refine", "canary", "retire",
+    "adopt", "design", "curate", "deduplicate", "rephrase", "tokenize", "initialize", "pretrain", "test", "adapt",
+    "sft", "reward", "rlhf", "dpo", "classify", "contrastive", "merge", "redteam", "release", "pilot", "refine",
+    "canary", "retire",
 )  # fmt: skip
 
 RENAMED = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
@@ -18,8 +18,10 @@ from vita.spine.console import line
 from vita.spine.errors import ConfigError, StoreError
 from vita.spine.events import Events
 from vita.spine.plain_text import counted
-from vita.spine.plan import Step, shared_work
 from vita.spine.store import Artifact
+
+if TYPE_CHECKING:
+    from vita.spine.plan import Step
 
 WORK = ".vita-work"
 FOLDER_OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -75,6 +77,7 @@ def set_workers(workspace: Workspace, workers: int | None, ray: str | None) -> N
 
 def run_task(workspace: Workspace, step: Step, task: str, events: Events) -> None:
     """Filter one share of the sources: `2/8` is the second of eight."""
+    from vita.spine.plan import shared_work
     from vita.stages.curate import Config, filter_share
 
     first, separator, second = task.partition("/")

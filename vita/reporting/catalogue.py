@@ -167,6 +167,10 @@ STAGES: Mapping[str, StageText] = {
         "Curation", "Filters the text and splits it into training and held-out documents.",
         ("{documents[train]:,} training documents ({bytes[train]:size}), {documents[dropped]:,} dropped",),
     ),
+    "deduplicate": StageText(
+        "Semantic deduplication", "Drops documents that say the same as an earlier document in other words.",
+        ("{documents[train]:,} training documents, {documents[dropped]:,} dropped at a cosine of {threshold}",),
+    ),
     "rephrase": StageText(
         "Rephrasing", "Adds rewrites of documents by a language model to the corpus.",
         ("{documents[rewrites]:,} rewrites, {share:percent} of the training text, {documents[dropped]:,} dropped",),
@@ -260,7 +264,7 @@ KEY_FIGURES: Mapping[str, str] = {
 }
 """End of a figure's name -> its label among the key figures of a life."""
 PHASES: Mapping[str, tuple[str, ...]] = {
-    "data": ("curate", "rephrase", "tokenize"),
+    "data": ("curate", "deduplicate", "rephrase", "tokenize"),
     "base model": ("adopt", "design", "initialize", "pretrain", "adapt"),
     "tuning": ("sft", "reward", "rlhf", "dpo"),
     "assurance": ("test", "review", "redteam"),

@@ -1,0 +1,275 @@
+"""Drop training documents whose embedding is close to that of an earlier document or of a held-out document.
+
+The embeddings are those of a model of the store, such as the result of `contrastive`. A document has the mean of the
+embeddings of its passages. Equal and nearly equal texts are dropped by `curate`; this stage finds texts that say the
+same in other words.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float32
+from pydantic import Field
+
+from vita.data.curation.corpus import TextShardWriter, ZstdLineWriter, dump_document, dump_drop, read_corpus
+from vita.data.curation.semantic_duplicates import NearestKept, nearest_kept
+from vita.data.records import Document, DroppedRecord
+from vita.data.tokens.token_counts import text_bytes
+from vita.nn.requirements import has_no_classifier
+from vita.reporting.charts import histogram
+from vita.reporting.figures import ReportContent
+from vita.reporting.page import Figure, Sample, write_report_pages
+from vita.spine.config import Settings
+from vita.spine.disk import write_atomically
+from vita.spine.errors import DataError
+from vita.spine.stage import Context, Draft, explicit_only
+from vita.stages.kinds import Corpus, Model
+
+if TYPE_CHECKING:
+    from vita.infer.text_model import TextModel
+
+VERSION = 1
+NEEDS = {"model": (has_no_classifier,)}
+
+_CHUNK_DOCUMENTS = 512
+"""Documents whose embeddings are stored together; a run that is killed computes one chunk again."""
+_CHARACTERS_PER_TOKEN = 3
+"""Characters of a passage for each token that the model reads; a longer rest of a passage is cut."""
+_NUM_SAMPLES = 20
+_THRESHOLDS = (0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7)
+
+
+class Config(Settings):
+    """The threshold, and the passages of long documents."""
+
+    threshold: float = Field(0.95, gt=0, le=1)
+    """Smallest cosine with an earlier document at which a document is dropped. It depends on the model: compare the
+    samples and the histogram of the report."""
+    passages: int = Field(8, ge=1)
+    """Largest number of passages of a document that are embedded, spread evenly over the document."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    corpus: Corpus
+    model: Model | None = explicit_only()
+    """The model that embeds the documents: an embedding model, or any language model, whose mean output is used."""
+
+
+@dataclass
+class _Part:
+    """The distinct documents of a part of the corpus, and its figures."""
+
+    documents: Counter[str] = field(default_factory=Counter)
+    """Kept documents of each source, without copies."""
+    bytes: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
+    licence_bytes: Counter[str] = field(default_factory=Counter)
+    copies: int = 0
+    """Kept documents with the copies of repeated ones."""
+
+    def add(self, document: Document) -> None:
+        """Count a document that is kept."""
+        size, licence = text_bytes(document.text), document.licence or "not stated"
+        self.documents[document.source] += 1
+        self.bytes[document.source] += size
+        self.licences[licence] += 1
+        self.licence_bytes[licence] += size
+
+
+def input_problem(config: Config, slots: Collection[str]) -> str | None:
+    """Return the reason why the inputs do not suit the settings."""
+    return None if "model" in slots else "no model embeds the documents: set the input `model`"
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
+    """Embed all documents, find those close to an earlier one, and write the others."""
+    from vita.infer.text_model import TextModel
+
+    assert inputs.model is not None, "a plan without a model is refused"
+    model = TextModel.open(inputs.model.path, device=context.machine.device)
+    rows = list(_identities(inputs.corpus.path))
+    held_out = sum(part == "heldout" for part, _ in rows)
+    embeddings = _embeddings(inputs.corpus.path, model, config, context, total=len(rows))
+    nearest = nearest_kept(embeddings, threshold=config.threshold, references=held_out)
+    folder = context.draft_folder()
+    parts, samples = _write(inputs.corpus.path, folder, rows, nearest)
+    if not parts["train"].documents:
+        hint = "raise `threshold`, or use another model: this one gives all texts nearly equal embeddings"
+        raise DataError("deduplicate", "every training document is close to an earlier or held-out document", hint=hint)
+    report = _report(config, inputs.model, parts, nearest, held_out)
+    _write_report(report, samples, nearest, folder)
+    facts = {name: report[name] for name in ("documents", "bytes", "licences", "threshold")}
+    sources = {name: counts["train"] for name, counts in report["sources"].items()}
+    return Draft(Corpus, folder, {**facts, "dropped": {"semantic": report["documents"]["dropped"]}, "sources": sources})
+
+
+_PARTS: tuple[Literal["heldout", "train"], ...] = ("heldout", "train")
+_Identity = tuple[str, str]
+
+
+def _distinct(corpus: Path) -> Iterator[tuple[str, Document]]:
+    """Yield (part, document) without further copies of repeated documents, the held-out documents first."""
+    for part in _PARTS:
+        seen: set[_Identity] = set()
+        for document in read_corpus(corpus, part):
+            identity = document.source, document.id
+            if identity not in seen:
+                seen.add(identity)
+                yield part, document
+
+
+def _identities(corpus: Path) -> Iterator[tuple[str, _Identity]]:
+    return ((part, (document.source, document.id)) for part, document in _distinct(corpus))
+
+
+def _embeddings(
+    corpus: Path, model: TextModel, config: Config, context: Context, *, total: int
+) -> Float32[np.ndarray, "N D"]:
+    """Return the embeddings of the distinct documents, of length 1; chunks of an earlier run are read again."""
+    chunks: list[Float32[np.ndarray, "C D"]] = []
+    batch: list[Document] = []
+
+    def finish() -> None:
+        path = context.scratch / "embeddings" / f"{len(chunks):06d}.npy"
+        if not path.exists():
+            vectors = np.stack([_embed(model, document.text, config.passages) for document in batch])
+            write_atomically(path, vectors.tobytes())
+        chunks.append(np.frombuffer(path.read_bytes(), np.float32).reshape(len(batch), -1))
+        batch.clear()
+        context.emit("progress", done=sum(map(len, chunks)), total=total, unit="documents", doing="embedding")
+
+    for _, document in _distinct(corpus):
+        batch.append(document)
+        if len(batch) == _CHUNK_DOCUMENTS:
+            finish()
+    if batch:
+        finish()
+    return np.concatenate(chunks)
+
+
+def _embed(model: TextModel, text: str, passages: int) -> Float32[np.ndarray, "D"]:
+    """Return the mean embedding of passages of a text, of length 1."""
+    size = _CHARACTERS_PER_TOKEN * model.max_tokens
+    count = min(passages, max(1, -(-len(text) // size)))
+    last = max(0, len(text) - size)
+    starts = [round(last * number / max(1, count - 1)) for number in range(count)]
+    mean = model.embed([text[start : start + size] for start in starts]).double().mean(0)
+    return (mean / mean.norm().clamp(min=1e-12)).float().cpu().numpy()
+
+
+def _write(
+    corpus: Path, folder: Path, rows: list[tuple[str, _Identity]], nearest: NearestKept
+) -> tuple[dict[str, _Part], list[tuple[float, Document, _Identity]]]:
+    """Write the kept documents and the drops; return the figures of the parts, and dropped documents as samples."""
+    parts: dict[str, _Part] = {part: _Part() for part in _PARTS}
+    samples: list[tuple[float, Document, _Identity]] = []
+    row = -1
+    with ZstdLineWriter(folder / "drops.jsonl.zst") as drops:
+        for part in _PARTS:
+            (folder / part).mkdir()
+            figures, keeps = parts[part], dict[_Identity, bool]()
+            with TextShardWriter(folder / part) as writer:
+                for document in read_corpus(corpus, part):
+                    identity = document.source, document.id
+                    if identity not in keeps:
+                        row += 1
+                        keeps[identity] = not nearest.dropped[row]
+                        if nearest.dropped[row]:
+                            other = rows[nearest.index[row]]
+                            drops.write(dump_drop(_drop(document, float(nearest.cosine[row]), other)))
+                            samples.append((float(nearest.cosine[row]), document, other[1]))
+                            samples = _spread(samples)
+                        else:
+                            figures.add(document)
+                    if keeps[identity]:
+                        figures.copies += 1
+                        writer.write(dump_document(document))
+    return parts, samples
+
+
+def _drop(document: Document, cosine: float, other: tuple[str, _Identity]) -> DroppedRecord:
+    part, (source, id) = other
+    kind = "the held-out document" if part == "heldout" else "the document"
+    detail = f"cosine {cosine:.4f} with {kind} {id} of {source}"
+    return DroppedRecord(document.id, document.source, "semantic", detail, (source, id))
+
+
+def _spread(samples: list[tuple[float, Document, _Identity]]) -> list[tuple[float, Document, _Identity]]:
+    """Return samples spread over the cosines: of too many, one of the two closest ones is left out."""
+    if len(samples) <= _NUM_SAMPLES:
+        return samples
+    ordered = sorted(samples, key=lambda sample: sample[0])
+    gaps = [after[0] - before[0] for before, after in itertools.pairwise(ordered)]
+    closest = int(np.argmin(gaps))
+    return [*ordered[: closest + 1], *ordered[closest + 2 :]]
+
+
+# -- the report
+
+
+def _report(
+    config: Config, model: Model, parts: dict[str, _Part], nearest: NearestKept, held_out: int
+) -> dict[str, Any]:
+    cosines = nearest.cosine[held_out:]
+    train, heldout = parts["train"], parts["heldout"]
+    return {
+        "threshold": config.threshold,
+        "model": model.digest,
+        "documents": {
+            "read": len(nearest.cosine),
+            "dropped": int(nearest.dropped.sum()),
+            "dropped_for_held_out": int((nearest.dropped & (nearest.index < held_out)).sum()),
+            "train": train.documents.total(),
+            "train_with_repeats": train.copies,
+            "held_out": held_out,
+        },
+        "bytes": {"train": train.bytes.total(), "held_out": heldout.bytes.total()},
+        "above": {str(value): round(float((cosines >= value).mean()), 6) for value in _THRESHOLDS},
+        "dropped": {"semantic": {"documents": int(nearest.dropped.sum())}},
+        "licences": {
+            name: {
+                "documents": train.licences[name] + heldout.licences[name],
+                "bytes": train.licence_bytes[name] + heldout.licence_bytes[name],
+            }
+            for name in sorted({*train.licences, *heldout.licences})
+        },
+        "sources": {
+            name: {
+                "train": {"documents": train.documents[name], "bytes": train.bytes[name]},
+                "held_out": {"documents": heldout.documents[name], "bytes": heldout.bytes[name]},
+            }
+            for name in sorted({*train.documents, *heldout.documents})
+        },
+    }
+
+
+def _write_report(
+    report: dict[str, Any],
+    samples: list[tuple[float, Document, _Identity]],
+    nearest: NearestKept,
+    folder: Path,
+) -> None:
+    documents = report["documents"]
+    lead = f"{documents['dropped']:,} of {documents['read']:,} documents were dropped, because their embedding has a "
+    lead += f"cosine of at least {report['threshold']:g} with an earlier or a held-out document."
+    chart = histogram([float(value) for value in nearest.cosine if value > -1], x="cosine with the nearest document")
+    caption = "Documents by their cosine with the nearest earlier document that was kept."
+    pages = {
+        "Cosines": [Figure("semantic-cosines", chart, caption)],
+        "Samples": [
+            Sample(document.text[:600], ((f"cosine {cosine:.4f} with {id} of {source}", ""),))
+            for cosine, document, (source, id) in sorted(samples, key=lambda sample: sample[0])
+        ],
+    }
+    write_report_pages(
+        ReportContent.of("deduplicate", details=report), folder, title="Documents in other words", lead=lead,
+        content=pages,
+    )  # fmt: skip
