@@ -95,6 +95,7 @@ def test_no_help_text_lists_two_spellings_of_the_option_life() -> None:
         ("init", "No such command 'init': it is now called initialize"),
         ("review ls", "No such command 'ls': it is now called list"),
         ("live cat --again sft", "No such option: --again: it is now called --rerun"),
+        ("trace-document x --erase", "No such option: --erase: it is now called vita forget"),
         ("findings close --why w 1", "No such option: --why: it is now called --reason"),
     ],
 )

@@ -22,7 +22,7 @@ _ORDER = (
 RENAMED = {
     "who-saw": "trace-document", "story": "report", "init": "initialize", "ls": "list", "--why": "--reason",
     "--fresh": "--rerun-all (vita live) or --rerun (a stage)", "--again": "--rerun", "--out": "--output",
-    "--name": "--life", **RENAMED_STAGES,
+    "--name": "--life", "--erase": "vita forget", **RENAMED_STAGES,
 }  # fmt: skip
 """Former names of commands and options, which are refused with the present name."""
 
