@@ -65,10 +65,14 @@ def openai_server(answer: Answer) -> Iterator[OpenAIServer]:
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *_: Any) -> None:
             """Write no log."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            """Ignore connections that the client closes before it has read the response."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     state = OpenAIServer(f"http://127.0.0.1:{server.server_address[1]}/v1")
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

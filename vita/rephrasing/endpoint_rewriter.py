@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from vita.infer.sampling import Sampling
 from vita.rephrasing.candidates import Candidate
 from vita.rephrasing.result_log import ResultLog, RewriteResult
+from vita.rephrasing.rewriter import Results
 from vita.spine.config import Settings, operational
 from vita.spine.endpoints import http_url
 from vita.spine.errors import ModelError
@@ -79,7 +80,7 @@ class EndpointRewriter:
         """Return the address of the endpoint and the name of the model."""
         return {"endpoint": self._endpoint.url, "name": self._endpoint.model}
 
-    def rewrite(self, candidates: Iterator[Candidate], log: ResultLog) -> Iterator[tuple[Candidate, RewriteResult]]:
+    def rewrite(self, candidates: Iterator[Candidate], log: ResultLog) -> Results:
         """Yield each candidate with its result, in order; at most `concurrency` requests are ahead of it."""
         window: deque[tuple[Candidate, asyncio.Task[RewriteResult] | None]] = deque()
         with asyncio.Runner() as runner:

@@ -8,10 +8,10 @@ Results come in the order of the candidates. The caller closes the iterator when
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from vita.data.records import Message
 from vita.infer.sampling import Sampling
@@ -27,6 +27,10 @@ MIN_PASSAGE_BYTES = 32
 """Smallest passage; a context that has no place for it is too small."""
 
 
+Results: TypeAlias = Generator[tuple[Candidate, RewriteResult]]
+"""Candidates with their results; closing the generator cancels open requests."""
+
+
 class Rewriter(Protocol):
     """A model that rewrites passages."""
 
@@ -35,7 +39,7 @@ class Rewriter(Protocol):
         """Return the identity of the model, for the metadata of its rewrites."""
         ...
 
-    def rewrite(self, candidates: Iterator[Candidate], log: ResultLog) -> Iterator[tuple[Candidate, RewriteResult]]:
+    def rewrite(self, candidates: Iterator[Candidate], log: ResultLog) -> Results:
         """Yield each candidate with its result, in order; results in the log are not computed again."""
         ...
 
@@ -54,7 +58,7 @@ class ModelRewriter:
         """Return the digest of the model."""
         return {"artifact": self.digest}
 
-    def rewrite(self, candidates: Iterator[Candidate], log: ResultLog) -> Iterator[tuple[Candidate, RewriteResult]]:
+    def rewrite(self, candidates: Iterator[Candidate], log: ResultLog) -> Results:
         """Yield each candidate with its result, in order."""
         while batch := list(islice(candidates, BATCH)):
             self._compute([candidate for candidate in batch if candidate.id not in log], log)
