@@ -26,13 +26,12 @@ SAMPLING = ("temperature", "top_p", "max_tokens", "max_source_bytes")
 
 
 class EarlierAnswers:
-    """The rewrites of the newest finished run with the same model and sampling."""
+    """The rewrites of finished runs with the same model and sampling; the newest run is first."""
 
     def __init__(self, path: Path) -> None:
         """`path` is the file that holds the texts while the run lasts."""
         path.unlink(missing_ok=True)
         self._texts = ResultLog(path)
-        self._identities: dict[str, tuple[str, int]] = {}
         self.num_used = 0
 
     @classmethod
@@ -48,22 +47,26 @@ class EarlierAnswers:
                 facts = store.manifest(run.artifact).facts
                 if facts.get("model") == model and facts.get("prompt_version") == PROMPT_VERSION:
                     answers._read(store.open(run.artifact).path)
-                    break
         return answers
 
     def _read(self, folder: Path) -> None:
         for row in read_corpus(folder, "train"):
             origin, values = origin_of(row.metadata), row.metadata.get(REPHRASING)
-            if origin is not None and isinstance(values, Mapping) and row.id not in self._texts:
-                size = int(values["source_bytes"])
-                self._texts.add(row.id, RewriteResult(row.text, "stop", source_bytes=size))
-                self._identities[row.id] = (origin.sha256, int(values["seed"]))
+            if origin is None or not isinstance(values, Mapping):
+                continue
+            key = _key(row.id, origin.sha256, int(values["seed"]))
+            if key not in self._texts:
+                self._texts.add(key, RewriteResult(row.text, "stop", source_bytes=int(values["source_bytes"])))
 
     def fill(self, candidates: Iterable[Candidate], log: ResultLog) -> Iterator[Candidate]:
         """Yield the candidates; the known results of each are in the log before it."""
         for candidate in candidates:
-            identity = (candidate.origin.sha256, candidate.seed)
-            if candidate.id not in log and self._identities.get(candidate.id) == identity:
-                log.add(candidate.id, self._texts[candidate.id])
+            key = _key(candidate.id, candidate.origin.sha256, candidate.seed)
+            if candidate.id not in log and key in self._texts:
+                log.add(candidate.id, self._texts[key])
                 self.num_used += 1
             yield candidate
+
+
+def _key(id: str, sha256: str, seed: int) -> str:
+    return f"{sha256}/{seed}/{id}"
