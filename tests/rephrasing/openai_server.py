@@ -69,7 +69,7 @@ def openai_server(answer: Answer) -> Iterator[OpenAIServer]:
             """Write no log."""
 
     class Server(ThreadingHTTPServer):
-        def handle_error(self, *_: Any) -> None:
+        def handle_error(self, request: Any, client_address: Any) -> None:
             """Ignore connections that the client closes before it has read the response."""
 
     server = Server(("127.0.0.1", 0), Handler)
