@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def train_vita(documents: list[str], vocabulary: int) -> list[bytes]:
 
 def train_rustbpe(documents: list[str], vocabulary: int) -> list[bytes]:
     """Train with rustbpe alone, and return the merged tokens in order."""
-    import rustbpe
+    rustbpe = import_module("rustbpe")
 
     from vita.data.tokens import bpe
     from vita.data.tokens.tokenizer import SPECIALS
