@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from vita.data.tokens.allocation import allocate
 from vita.spine.config import Settings, unknown_name
 from vita.spine.errors import ConfigError
 
@@ -97,7 +98,7 @@ def plan_quotas(
         where = "pretrain.mixture" if len(mixture) == 1 else f"pretrain.mixture.{number}"
         weights = _base_weights(phase, sizes, where=where)
         limits = _limits(phase, sizes, context=context, where=where) - used_sequences
-        quota = _allocate(weights, np.maximum(limits, 0), (end - begin) * rows)
+        quota = allocate(weights, np.maximum(limits, 0), (end - begin) * rows)
         if quota is None:
             _refuse_exhausted(sizes, weights, limits, context=context, sequences=(end - begin) * rows, where=where)
         assert quota is not None
@@ -132,30 +133,6 @@ def _limits(phase: MixturePhase, sizes: Mapping[str, int], *, context: int, wher
         epochs = unlimited if phase.epoch_limit is None else int(phase.epoch_limit * size) // context
         limits.append(min(epochs, phase.max_tokens.get(name, unlimited) // context))
     return np.array(limits, np.int64)
-
-
-def _allocate(
-    weights: Float64[np.ndarray, "S"], limits: Int64[np.ndarray, "S"], sequences: int
-) -> Int64[np.ndarray, "S"] | None:
-    """Return sequences in proportion to the weights within the limits; None if the limits are too low."""
-    quota = np.zeros(len(weights), np.int64)
-    active = (weights > 0) & (limits > 0)
-    while True:
-        remaining = sequences - int(quota.sum())
-        if not remaining or not active.any():
-            return None if remaining else quota
-        share = np.where(active, weights, 0.0)
-        exact = remaining * (share / share.sum())
-        reached = active & (exact >= limits)
-        if not reached.any():
-            break
-        quota[reached] = limits[reached]
-        active &= ~reached
-    # Largest remainders; of equal ones the first source. A rounded quota is at most its limit, a whole number.
-    quota += np.floor(exact).astype(np.int64)
-    fractions = np.where(active, exact - np.floor(exact), -1.0)
-    quota[np.argsort(-fractions, kind="stable")[: sequences - int(quota.sum())]] += 1
-    return quota
 
 
 def _refuse_exhausted(

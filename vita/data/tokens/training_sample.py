@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
+
+from vita.data.tokens.allocation import allocate
 from vita.data.tokens.bpe import cut_text
 
 MAX_COPIES = 4
@@ -22,21 +25,15 @@ def sample_rates(sizes: Mapping[str, int], *, limit: int, temperature: float = 1
 
     `sizes` are the bytes of the languages. The sample is not larger than the corpus.
     """
-    open_sizes = {language: size for language, size in sizes.items() if size}
-    budget = float(min(limit, sum(open_sizes.values())))
-    if temperature == 1.0:
-        return dict.fromkeys(sizes, budget / max(1, sum(sizes.values())))
-    rates = dict.fromkeys(sizes, 0.0)
-    while open_sizes:
-        weights = {language: size ** (1 / temperature) for language, size in open_sizes.items()}
-        total = sum(weights.values())
-        full = [name for name, size in open_sizes.items() if budget * weights[name] / total > MAX_COPIES * size]
-        if not full:
-            return rates | {name: budget * weights[name] / total / size for name, size in open_sizes.items()}
-        for name in full:
-            rates[name] = float(MAX_COPIES)
-            budget -= MAX_COPIES * open_sizes.pop(name)
-    return rates
+    total = sum(sizes.values())
+    budget = min(limit, total)
+    if temperature == 1.0 or not total:
+        return dict.fromkeys(sizes, budget / max(1, total))
+    present = {language: size for language, size in sizes.items() if size}
+    counts = np.array(list(present.values()))
+    shares = allocate(counts ** (1 / temperature), MAX_COPIES * counts, budget)
+    assert shares is not None, "one copy of each language is enough for the budget"
+    return dict.fromkeys(sizes, 0.0) | dict(zip(present, (shares / counts).tolist(), strict=True))
 
 
 def sample(texts: Iterable[tuple[str, str]], rates: Mapping[str, float]) -> Iterator[str]:
