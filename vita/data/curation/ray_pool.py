@@ -52,7 +52,7 @@ class RayPool:
         is_loopback = self._address == LOCAL or self._address.rpartition(":")[0] in _LOOPBACK
         prepare_environment_of_ray(loopback=is_loopback)
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise MissingExtra(f"--ray {self._address}", "ray") from None
         self._ray = ray
@@ -120,7 +120,7 @@ class RayPool:
 
     def _check_nodes(self) -> None:
         """Compare the packages of each node with those of this process, and its view of the shared folder."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        from ray.util import scheduling_strategies  # pyright: ignore[reportMissingImports]
 
         self._folder.mkdir(parents=True, exist_ok=True)
         probe = self._folder / f"ray-probe-{os.getpid()}-{time.time_ns()}"
@@ -129,7 +129,7 @@ class RayPool:
             answers = {}
             for node in self._ray.nodes():
                 if node["Alive"] and node["Resources"].get("CPU"):
-                    strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                    strategy = scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                     task = self._ray.remote(num_cpus=1, scheduling_strategy=strategy)(_describe_node)
                     answers[node["NodeManagerHostname"], node["NodeID"][:8]] = task.remote(probe)
             own = _describe_node(probe)
