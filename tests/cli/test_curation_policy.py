@@ -53,6 +53,9 @@ def test_an_approved_policy_is_applied_and_named_in_the_report(vita: Vita, life:
     [row] = measured["filters"]
     assert (row["filter"], row["corpus"]["value"], row["rules"]) == ("length", 0.2, {"short": 2})
 
+    [step] = json.loads(vita("plan", str(life), "--json")[1])
+    assert step["runs"] and "curate: would be refused now" in step["warnings"][0]
+    assert "is not approved for this corpus" in step["warnings"][0]
     code, _, errors = vita("live", str(life))
     assert code == 9 and "is not approved for this corpus; after a review: `vita curate-policy approve" in errors
     approval = json.loads(

@@ -116,6 +116,11 @@ def plan(
     predictions = forecast(read.plan, workspace.store, workspace.ledger)
     artifacts = {prediction.step.name: prediction.artifact for prediction in predictions if prediction.artifact}
     advice = warnings(read.plan, read.file.gates, known=artifacts, store=workspace.store)
+    advice += [
+        f"{prediction.step.name}: would be refused now: {prediction.refusal}"
+        for prediction in predictions
+        if prediction.refusal
+    ]
     machine = workspace.machine
     memory = {
         prediction.step.name: planned

@@ -78,6 +78,8 @@ class Forecast:
     reason: str
     key: str | None = None
     artifact: str | None = None
+    refusal: str | None = None
+    """The error with which the step would refuse to run; known for steps without inputs."""
 
 
 def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
@@ -102,9 +104,18 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
             reason = "its artifact is missing" if artifact else _run_reason(plan.life, step, config, inputs, ledger)
             if erased and not artifact and ledger.cached_artifact(base_key):
                 reason = f"must be rebuilt without {', '.join(f'`{erasure.label}`' for erasure in erased)} (erased)"
-            answers.append(Forecast(step, True, reason, key))
+            answers.append(Forecast(step, True, reason, key, refusal=_refusal(step, store, ledger)))
     check_steps(plan.steps, store, artifacts=artifacts)
     return answers
+
+
+def _refusal(step: Step, store: Store, ledger: Ledger) -> str | None:
+    if step.stage.admit and not step.inputs:
+        try:
+            step.stage.admit(step.config, _fill(step, {}, store), ledger, store)
+        except VitaError as error:
+            return str(error)
+    return None
 
 
 def execute(
