@@ -49,6 +49,8 @@ def test_documents_close_to_earlier_and_held_out_ones_are_dropped_with_a_link(vi
     assert links == {"d7": ("kept", "h0"), "d8": ("mail", "d0"), "d9": ("mail", "d0")}
     assert {row["reason"] for row in drops.values()} == {"semantic"}
     assert "cosine 1.0000 with the held-out document h0 of kept" in drops["d7"]["detail"]
+    page = (Path(json.loads(vita("show", "x/deduplicate", "--json")[1])["folder"]) / "report.md").read_text()
+    assert "cosine 1.0000 with h0 of kept" in page and BEGINNING[:40] in page
     facts = json.loads(vita("show", "x/deduplicate", "--json")[1])["facts"]
     assert facts["documents"]["train"] == 7 and facts["documents"]["train_with_repeats"] == 14
     assert facts["dropped"] == {"semantic": 3} and facts["documents"]["dropped_for_held_out"] == 1

@@ -8,7 +8,6 @@ from typing import Any
 from vita.rephrasing.collection import RewriteCollection, StyleCount
 from vita.rephrasing.corpus_copy import CorpusSurvey, GroupCount
 from vita.rephrasing.styles import PROMPT_VERSION
-from vita.reporting.page import Sample
 from vita.spine.erasures import NOT_STATED
 
 MAX_SAMPLE_CHARACTERS = 2000
@@ -61,7 +60,11 @@ def samples_page(collection: RewriteCollection) -> dict[str, Any]:
     samples = sorted(collection.samples, key=lambda sample: sample.style)
     return {
         "Samples": [
-            Sample(_shortened(sample.passage), ((f"{sample.style} of {sample.origin}", _shortened(sample.text)),))
+            {
+                "prompt": _shortened(sample.passage),
+                "how": f"{sample.style} of {sample.origin}",
+                "text": _shortened(sample.text),
+            }
             for sample in samples
         ]
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +25,7 @@ from vita.data.tokens.token_counts import text_bytes
 from vita.nn.requirements import has_no_classifier
 from vita.reporting.charts import histogram
 from vita.reporting.figures import ReportContent
-from vita.reporting.page import Figure, Sample, write_report_pages
+from vita.reporting.page import Figure, write_report_pages
 from vita.spine.config import Settings
 from vita.spine.disk import write_atomically
 from vita.spine.errors import DataError
@@ -42,7 +42,7 @@ _CHUNK_DOCUMENTS = 512
 """Documents whose embeddings are stored together; a run that is killed computes one chunk again."""
 _CHARACTERS_PER_TOKEN = 3
 """Characters of a passage for each token that the model reads; a longer rest of a passage is cut."""
-_NUM_SAMPLES = 20
+_NUM_SAMPLES, _SAMPLE_CHARACTERS = 20, 600
 _THRESHOLDS = (0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7)
 
 
@@ -105,7 +105,13 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         hint = "raise `threshold`, or use another model: this one gives all texts nearly equal embeddings"
         raise DataError("deduplicate", "every training document is close to an earlier or held-out document", hint=hint)
     report = _report(config, inputs.model, parts, nearest, held_out)
-    _write_report(report, samples, nearest, folder)
+    kept = {other for _, _, other in samples}
+    texts = {
+        identity: document.text
+        for _, document in _distinct(inputs.corpus.path)
+        if (identity := (document.source, document.id)) in kept
+    }
+    _write_report(report, samples, nearest, texts, folder)
     facts = {name: report[name] for name in ("documents", "bytes", "licences", "threshold")}
     sources = {name: counts["train"] for name, counts in report["sources"].items()}
     return Draft(Corpus, folder, {**facts, "dropped": {"semantic": report["documents"]["dropped"]}, "sources": sources})
@@ -255,6 +261,7 @@ def _write_report(
     report: dict[str, Any],
     samples: list[tuple[float, Document, _Identity]],
     nearest: NearestKept,
+    texts: Mapping[_Identity, str],
     folder: Path,
 ) -> None:
     documents = report["documents"]
@@ -265,8 +272,12 @@ def _write_report(
     pages = {
         "Cosines": [Figure("semantic-cosines", chart, caption)],
         "Samples": [
-            Sample(document.text[:600], ((f"cosine {cosine:.4f} with {id} of {source}", ""),))
-            for cosine, document, (source, id) in sorted(samples, key=lambda sample: sample[0])
+            {
+                "prompt": document.text[:_SAMPLE_CHARACTERS],
+                "how": f"cosine {cosine:.4f} with {other[1]} of {other[0]}",
+                "text": texts[other][:_SAMPLE_CHARACTERS],
+            }
+            for cosine, document, other in sorted(samples, key=lambda sample: sample[0])
         ],
     }
     write_report_pages(
