@@ -1,1 +1,18 @@
 """The tests have the structure of the package, and each test creates the data that it needs."""
+
+from __future__ import annotations
+
+import os
+
+
+def _share_cores() -> None:
+    """Give each test process its share of the cores, before PyTorch starts its threads.
+
+    Threads of several processes on the same cores wait for one another: a product of small matrices then takes up to a
+    thousand times as long.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+
+
+_share_cores()
