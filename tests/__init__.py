@@ -11,8 +11,9 @@ def _share_cores() -> None:
     Threads of several processes on the same cores wait for one another: a product of small matrices then takes up to a
     thousand times as long.
     """
-    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    processes = os.environ.get("PYTEST_XDIST_WORKER_COUNT")  # set in the processes of pytest-xdist alone
+    if processes:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
 
 
 _share_cores()
