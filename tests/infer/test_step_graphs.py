@@ -97,6 +97,24 @@ def test_adjusted_answers_are_chosen_after_the_recorded_step(request_changes: di
     assert recorder.num_replayed
 
 
+def test_a_step_that_cannot_be_recorded_is_logged_and_computed(caplog: pytest.LogCaptureFixture) -> None:
+    num_attempts = 0
+
+    def fail(compute: Callable[[], StepOutput]) -> tuple[StepOutput, Callable[[], None]]:
+        nonlocal num_attempts
+        num_attempts += 1
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    model = tiny_model(std=0.3, context=128, layers=1)
+    widths = decoding_widths(model, 3)
+    assert answers(model, fail, widths=widths) == answers(model, None, widths=widths)
+    assert num_attempts == 1
+    assert [record.message for record in caplog.records] == [
+        "steps are not recorded as CUDA graphs, which makes decoding slower: "
+        "operation not permitted when stream is capturing"
+    ]
+
+
 def test_recorded_steps_without_padding_have_the_same_tokens() -> None:
     model = tiny_model(std=0.3, context=128, layers=1)
     recorder = RepeatedComputation()

@@ -13,6 +13,7 @@ a graph, because batch-invariant numbers depend on neither the other rows nor th
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from vita.infer.row_cache import BLOCK, SizeClass
 from vita.infer.sampler import Controls, Sampler, Variant, choices
 from vita.nn.attention import PLAIN, Attention, AttentionOptions
 from vita.nn.transformer import Transformer
+
+log = logging.getLogger(__name__)
 
 # W row of the pass, K key head, H query head, S slot, E numbers of a key, V of a value or vocabulary
 
@@ -72,6 +75,7 @@ class StepGraphs:
         self._record = recorder or cuda_recorder()
         self._graphs: OrderedDict[_Shape, _Graph] = OrderedDict()
         self._counts: Counter[_Shape] = Counter()
+        self._failed = False
 
     @staticmethod
     def supports(model: Transformer) -> bool:
@@ -88,10 +92,11 @@ class StepGraphs:
     ) -> StepOutput | None:
         """Return the logits and choices of a step, or None if its shape is irregular.
 
-        A regular step has one token for each text of a single size class. `places` are the requests of `sampler`.
+        A regular step has one token for each text of a single size class. `places` are the requests of `sampler`. If a
+        step cannot be recorded, this is logged, and no further step is recorded.
         """
         size_class = step.regular_class
-        if size_class is None:
+        if size_class is None or self._failed:
             return None
         width, device = len(tokens), size_class.keys.device
         size_class.reserve(width)  # so that the step may write into rows without a text
@@ -105,7 +110,15 @@ class StepGraphs:
             compute = self._computation(size_class, *inputs, slots=slots, variant=variant, tokens=sampler.tokens)
             if self._counts[key] <= UNRECORDED_STEPS:
                 return compute()
-            graph = self._graphs[key] = _Graph(*inputs, *self._record(compute))
+            try:
+                recorded = self._record(compute)
+            except RuntimeError as error:
+                first_line = (str(error).splitlines() or [type(error).__name__])[0]
+                log.warning("steps are not recorded as CUDA graphs, which makes decoding slower: %s", first_line)
+                self._failed = True
+                self._graphs.clear()
+                return compute()
+            graph = self._graphs[key] = _Graph(*inputs, *recorded)
             if len(self._graphs) > MAX_GRAPHS:
                 dropped, _ = self._graphs.popitem(last=False)
                 del self._counts[dropped]
