@@ -20,6 +20,7 @@ from jaxtyping import Int64, UInt64
 
 from vita.data.content import Keys, as_keys, content_key, normalize_text
 from vita.data.curation.corpus import TextShardWriter, dump_document, read_corpus
+from vita.data.curation.filter_stats import DocumentCount
 from vita.data.hash_sampling import hash_fractions
 from vita.data.records import Document, DroppedRecord
 from vita.data.rewrites import origin_of
@@ -29,27 +30,14 @@ from vita.spine.erasures import Erasure
 
 
 @dataclass
-class GroupCount:
-    """Documents and bytes of text."""
-
-    documents: int = 0
-    bytes: int = 0
-
-    def add(self, size: int) -> None:
-        """Count a document with `size` bytes."""
-        self.documents += 1
-        self.bytes += size
-
-
-@dataclass
 class PartSurvey:
     """The documents of the training part or of the held-out part."""
 
-    count: GroupCount = field(default_factory=GroupCount)
-    distinct: GroupCount = field(default_factory=GroupCount)
+    count: DocumentCount = field(default_factory=DocumentCount)
+    distinct: DocumentCount = field(default_factory=DocumentCount)
     """Without the copies of repeated documents."""
-    sources: dict[str, GroupCount] = field(default_factory=dict)
-    licences: dict[str | None, GroupCount] = field(default_factory=dict)
+    sources: dict[str, DocumentCount] = field(default_factory=dict)
+    licences: dict[str | None, DocumentCount] = field(default_factory=dict)
     keys: list[bytes] = field(default_factory=list)
     """Content keys of the distinct documents."""
 
@@ -59,7 +47,7 @@ class CorpusSurvey:
 
     def __init__(self) -> None:
         self.train, self.heldout = PartSurvey(), PartSurvey()
-        self.rewrites = GroupCount()
+        self.rewrites = DocumentCount()
         """Rewrites that the input contains, in the training part."""
         self.rewrite_ids: set[str] = set()
         self.erased = 0
@@ -168,8 +156,8 @@ def _count(
     if not is_new:
         return
     part.distinct.add(len(data))
-    part.sources.setdefault(document.source, GroupCount()).add(len(data))
-    part.licences.setdefault(document.licence, GroupCount()).add(len(data))
+    part.sources.setdefault(document.source, DocumentCount()).add(len(data))
+    part.licences.setdefault(document.licence, DocumentCount()).add(len(data))
     key = content_key(text, data)
     part.keys.append(key)
     if can_rewrite and not is_rewrite:

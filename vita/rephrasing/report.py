@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vita.data.curation.filter_stats import DocumentCount
 from vita.rephrasing.collection import RewriteCollection, StyleCount
-from vita.rephrasing.corpus_copy import CorpusSurvey, GroupCount
+from vita.rephrasing.corpus_copy import CorpusSurvey
 from vita.rephrasing.styles import PROMPT_VERSION
 from vita.spine.erasures import NOT_STATED
 
@@ -89,10 +90,10 @@ def _mean(total: int, count: int) -> int | None:
 
 def _sources(survey: CorpusSurvey, collection: RewriteCollection) -> dict[str, Any]:
     """Return documents and bytes of each source in the training part, and the share of its bytes."""
-    counts = {name: GroupCount(count.documents, count.bytes) for name, count in survey.train.sources.items()}
+    counts = {name: DocumentCount(count.documents, count.bytes) for name, count in survey.train.sources.items()}
     for style, count in collection.styles.items():
         if count.accepted:
-            group = counts.setdefault(f"rephrase/{style}", GroupCount())
+            group = counts.setdefault(f"rephrase/{style}", DocumentCount())
             group.documents += count.accepted
             group.bytes += count.bytes
     return {
@@ -105,19 +106,19 @@ def _sources(survey: CorpusSurvey, collection: RewriteCollection) -> dict[str, A
 
 
 def _licences(survey: CorpusSurvey, collection: RewriteCollection) -> dict[str, Any]:
-    totals: dict[str | None, GroupCount] = {}
+    totals: dict[str | None, DocumentCount] = {}
     for part in (survey.train, survey.heldout):
         for licence, count in part.licences.items():
-            group = totals.setdefault(licence, GroupCount())
+            group = totals.setdefault(licence, DocumentCount())
             group.documents, group.bytes = group.documents + count.documents, group.bytes + count.bytes
     for licence, documents in collection.licences.items():
-        group = totals.setdefault(licence, GroupCount())
+        group = totals.setdefault(licence, DocumentCount())
         group.documents += documents
         group.bytes += collection.licence_bytes[licence]
     return {licence or NOT_STATED: _plain(totals[licence]) for licence in sorted(totals, key=lambda name: name or "")}
 
 
-def _plain(count: GroupCount | None) -> dict[str, int]:
+def _plain(count: DocumentCount | None) -> dict[str, int]:
     return {"documents": count.documents, "bytes": count.bytes} if count else {"documents": 0, "bytes": 0}
 
 

@@ -128,7 +128,7 @@ def environment_of_replica(secret: str) -> dict[str, str]:
 
 
 def prepare_environment_of_ray(*, loopback: bool) -> None:
-    """Set what Ray reads when it is imported: no usage statistics, and on request only the loopback address."""
+    """Set what Ray reads when it is imported: no usage statistics, no warning about accelerators, and the address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if loopback:

@@ -8,8 +8,7 @@ same in other words.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +18,7 @@ from jaxtyping import Float32
 from pydantic import Field
 
 from vita.data.curation.corpus import TextShardWriter, ZstdLineWriter, dump_document, dump_drop, read_corpus
+from vita.data.curation.filter_stats import DocumentCount
 from vita.data.curation.semantic_duplicates import NearestKept, nearest_kept
 from vita.data.records import Document, DroppedRecord
 from vita.data.tokens.token_counts import text_bytes
@@ -67,21 +67,23 @@ class Inputs:
 class _Part:
     """The distinct documents of a part of the corpus, and its figures."""
 
-    documents: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, DocumentCount] = field(default_factory=dict)
     """Kept documents of each source, without copies."""
-    bytes: Counter[str] = field(default_factory=Counter)
-    licences: Counter[str] = field(default_factory=Counter)
-    licence_bytes: Counter[str] = field(default_factory=Counter)
+    licences: dict[str, DocumentCount] = field(default_factory=dict)
     copies: int = 0
     """Kept documents with the copies of repeated ones."""
 
     def add(self, document: Document) -> None:
         """Count a document that is kept."""
-        size, licence = text_bytes(document.text), document.licence or "not stated"
-        self.documents[document.source] += 1
-        self.bytes[document.source] += size
-        self.licences[licence] += 1
-        self.licence_bytes[licence] += size
+        size = text_bytes(document.text)
+        self.sources.setdefault(document.source, DocumentCount()).add(size)
+        self.licences.setdefault(document.licence or "not stated", DocumentCount()).add(size)
+
+    @property
+    def total(self) -> DocumentCount:
+        """Return the kept documents of all sources."""
+        counts = self.sources.values()
+        return DocumentCount(sum(count.documents for count in counts), sum(count.bytes for count in counts))
 
 
 def input_problem(config: Config, slots: Collection[str]) -> str | None:
@@ -101,7 +103,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     nearest = nearest_kept(embeddings, threshold=config.threshold, references=held_out)
     folder = context.draft_folder()
     parts, samples = _write(inputs.corpus.path, folder, rows, nearest)
-    if not parts["train"].documents:
+    if not parts["train"].sources:
         hint = "raise `threshold`, or use another model: this one gives all texts nearly equal embeddings"
         raise DataError("deduplicate", "every training document is close to an earlier or held-out document", hint=hint)
     report = _report(config, inputs.model, parts, nearest, held_out)
@@ -144,9 +146,9 @@ def _embeddings(
     batch: list[Document] = []
 
     def finish() -> None:
-        path = context.scratch / "embeddings" / f"{len(chunks):06d}.npy"
+        path = context.scratch / "embeddings" / f"{len(chunks):06d}.float32"
         if not path.exists():
-            vectors = np.stack([_embed(model, document.text, config.passages) for document in batch])
+            vectors = _embed(model, [document.text for document in batch], config.passages)
             write_atomically(path, vectors.tobytes())
         chunks.append(np.frombuffer(path.read_bytes(), np.float32).reshape(len(batch), -1))
         batch.clear()
@@ -161,14 +163,21 @@ def _embeddings(
     return np.concatenate(chunks)
 
 
-def _embed(model: TextModel, text: str, passages: int) -> Float32[np.ndarray, "D"]:
-    """Return the mean embedding of passages of a text, of length 1."""
+def _embed(model: TextModel, texts: Sequence[str], passages: int) -> Float32[np.ndarray, "B D"]:
+    """Return the mean embedding of the passages of each text, of length 1."""
     size = _CHARACTERS_PER_TOKEN * model.max_tokens
-    count = min(passages, max(1, -(-len(text) // size)))
+    pieces = [_passages(text, size, passages) for text in texts]
+    embeddings = model.embed(list(itertools.chain.from_iterable(pieces))).double().cpu()
+    means = [rows.mean(0) for rows in embeddings.split([len(parts) for parts in pieces])]
+    return np.stack([(mean / mean.norm().clamp(min=1e-12)).float().numpy() for mean in means])
+
+
+def _passages(text: str, size: int, most: int) -> list[str]:
+    """Return at most `most` passages of `size` characters, spread evenly over a text."""
+    count = min(most, max(1, -(-len(text) // size)))
     last = max(0, len(text) - size)
     starts = [round(last * number / max(1, count - 1)) for number in range(count)]
-    mean = model.embed([text[start : start + size] for start in starts]).double().mean(0)
-    return (mean / mean.norm().clamp(min=1e-12)).float().cpu().numpy()
+    return [text[start : start + size] for start in starts]
 
 
 def _write(
@@ -233,28 +242,27 @@ def _report(
             "read": len(nearest.cosine),
             "dropped": int(nearest.dropped.sum()),
             "dropped_for_held_out": int((nearest.dropped & (nearest.index < held_out)).sum()),
-            "train": train.documents.total(),
+            "train": train.total.documents,
             "train_with_repeats": train.copies,
             "held_out": held_out,
         },
-        "bytes": {"train": train.bytes.total(), "held_out": heldout.bytes.total()},
+        "bytes": {"train": train.total.bytes, "held_out": heldout.total.bytes},
         "above": {str(value): round(float((cosines >= value).mean()), 6) for value in _THRESHOLDS},
         "dropped": {"semantic": {"documents": int(nearest.dropped.sum())}},
         "licences": {
-            name: {
-                "documents": train.licences[name] + heldout.licences[name],
-                "bytes": train.licence_bytes[name] + heldout.licence_bytes[name],
-            }
+            name: _plain(train.licences.get(name), heldout.licences.get(name))
             for name in sorted({*train.licences, *heldout.licences})
         },
         "sources": {
-            name: {
-                "train": {"documents": train.documents[name], "bytes": train.bytes[name]},
-                "held_out": {"documents": heldout.documents[name], "bytes": heldout.bytes[name]},
-            }
-            for name in sorted({*train.documents, *heldout.documents})
+            name: {"train": _plain(train.sources.get(name)), "held_out": _plain(heldout.sources.get(name))}
+            for name in sorted({*train.sources, *heldout.sources})
         },
     }
+
+
+def _plain(*counts: DocumentCount | None) -> dict[str, int]:
+    present = [count for count in counts if count]
+    return {name: sum(getattr(count, name) for count in present) for name in ("documents", "bytes")}
 
 
 def _write_report(
