@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable
 
@@ -45,3 +46,14 @@ def test_errors_are_pickled_with_all_fields() -> None:
     for error in (DataError("a", "b", hint="c"), DataError("a", expected="x", got=3), MissingExtra("a", "s3")):
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), str(copy), copy.where, copy.hint) == (type(error), str(error), error.where, error.hint)
+
+
+def loaded_modules(name: str, tick: Callable[[int], None]) -> bool:
+    return name in sys.modules
+
+
+def test_the_server_of_the_workers_has_imported_the_modules_of_the_jobs() -> None:
+    """Each worker would otherwise import them again; pandas is not among them."""
+    names = ["vita.data.curation.filter_pass", "pandas"]
+    with WorkerPool(2) as pool:
+        assert list(pool.in_order(loaded_modules, names, watch=lambda done: None)) == [True, False]

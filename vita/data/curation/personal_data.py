@@ -100,4 +100,6 @@ def _matches(data: Sequence[bytes], pattern: str) -> np.ndarray:
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(data))]
     texts = pa.Array.from_buffers(pa.large_string(), len(data), buffers)
     matches = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(pattern))
-    return np.flatnonzero(matches.to_numpy(zero_copy_only=False))
+    # The bits are read directly: conversions by Arrow import pandas, 0.4 CPU seconds in each worker process.
+    bits = np.frombuffer(matches.buffers()[1], np.uint8)
+    return np.flatnonzero(np.unpackbits(bits, count=len(data), bitorder="little"))

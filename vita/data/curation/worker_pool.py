@@ -28,6 +28,7 @@ Tick = Callable[[int], None]
 """Called by a job with the number of items processed since the last call."""
 
 _PAUSE_SECONDS = 0.1
+_PRELOADED_MODULES = ["vita.cli", "vita.data.curation.passes"]
 
 
 class Pool(Protocol):
@@ -46,10 +47,13 @@ class WorkerPool:
 
     def __enter__(self) -> WorkerPool:
         if self.workers > 1:
-            spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of other threads
-            self._counter = spawn.Value("q", 0)
+            # A fork of this process would copy the locks of other threads. The fork server has one thread, and imports
+            # the modules of the jobs once for all workers.
+            server = multiprocessing.get_context("forkserver")
+            server.set_forkserver_preload(_PRELOADED_MODULES)
+            self._counter = server.Value("q", 0)
             self._pool = ProcessPoolExecutor(
-                self.workers, mp_context=spawn, initializer=_initialize_worker, initargs=(self._counter,)
+                self.workers, mp_context=server, initializer=_initialize_worker, initargs=(self._counter,)
             )
         return self
 
