@@ -112,6 +112,38 @@ def test_an_approval_with_a_revoked_key_does_not_count(vita: Vita, life: Path) -
     assert code == 9 and "the curation approval of Ada does not count: its key was revoked" in errors
 
 
+def test_an_existing_corpus_is_used_again_only_while_its_approval_is_valid(
+    vita: Vita, life: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    propose(vita, "--config", "rules.yaml")
+    vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
+    assert vita("live", str(life))[0] == 0
+    [step] = json.loads(vita("plan", str(life), "--json")[1])
+    assert (step["runs"], step["warnings"]) == (False, [])
+
+    vita("people", "revoke", "Ada", "--since", "2020-01-01")
+    problem = "the curation approval of Ada does not count: its key was revoked"
+    [revoked] = json.loads(vita("plan", str(life), "--json")[1])
+    assert (revoked["runs"], revoked["artifact"]) == (False, step["artifact"])
+    assert problem in revoked["warnings"][0] and "curate: would be refused now" in revoked["warnings"][0]
+    single = ("curate", "--config", "stage.yaml", "--life", "corpus")
+    Path("stage.yaml").write_text(yaml.safe_dump(read_yaml(life)["stages"]["curate"]))
+    for command in (("live", str(life)), single):
+        code, out, errors = vita(*command)
+        assert code == 9 and problem in errors and "vita curate-policy approve" in errors, out
+
+    vita("people", "add", "Grace")
+    assert vita("curate-policy", "approve", "policy.yaml", "--by", "Grace")[0] == 0
+    assert vita("live", str(life))[0] == 0
+    assert json.loads(vita("show", "corpus/curate", "--json")[1])["digest"] == step["artifact"], "not built again"
+
+    change(life, approval="none")
+    assert vita("live", str(life))[0] == 0
+    vita("people", "revoke", "Grace", "--since", "2020-01-01")
+    monkeypatch.setattr("vita.stages.curate._policy_record", lambda *_: pytest.fail("the approval was read"))
+    assert vita("live", str(life))[0] == 0, "a life without `approval` uses its corpus without a check"
+
+
 def test_thresholds_are_relaxed_for_reference_text(vita: Vita, life: Path) -> None:
     # The references have 7 words, and the filter requires 8: all are dropped before, none after.
     texts = [{"text": f"This reference {number} has seven words indeed."} for number in range(20)]

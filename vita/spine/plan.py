@@ -1,8 +1,9 @@
 """Execution of plans: run the steps in order, skip cached steps, commit each artifact atomically; resume when killed.
 
 The run key of a step is the digest of its stage, the stage's version, the config and the digests of its inputs. A step
-whose key has a complete artifact is skipped. A step that runs claims its key in the ledger, so that two concurrent
-lives never repeat the same work: the second one waits and uses the artifact of the first.
+whose key has a complete artifact is skipped, after its admission rule if the stage declares `ADMITS_CACHED`. A step
+that runs claims its key in the ledger, so that two concurrent lives never repeat the same work: the second one waits
+and uses the artifact of the first.
 
 With several processes (`torchrun`), only rank 0 looks up artifacts and claims runs. For each step it publishes
 `{"run": key}` before the work and `{"artifact": digest}` after it, or only the latter for a cached artifact.
@@ -79,7 +80,8 @@ class Forecast:
     key: str | None = None
     artifact: str | None = None
     refusal: str | None = None
-    """The error with which the step would refuse to run; known for steps without inputs."""
+    """The error with which the step would refuse to run, or to use its cached artifact; known for steps without
+    inputs."""
 
 
 def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
@@ -99,7 +101,8 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
         artifact = ledger.cached_artifact(key)
         if artifact and store.has(artifact):
             artifacts[step.name] = artifact
-            answers.append(Forecast(step, False, "cached", key, artifact))
+            refusal = _refusal(step, store, ledger) if step.stage.admits_cached else None
+            answers.append(Forecast(step, False, "cached", key, artifact, refusal))
         else:
             reason = "its artifact is missing" if artifact else _run_reason(plan.life, step, config, inputs, ledger)
             if erased and not artifact and ledger.cached_artifact(base_key):
@@ -110,9 +113,9 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
 
 
 def _refusal(step: Step, store: Store, ledger: Ledger) -> str | None:
-    if step.stage.admit and not step.inputs:
+    if not step.inputs:
         try:
-            step.stage.admit(step.config, _fill(step, {}, store), ledger, store)
+            _admit(step, {}, store, ledger)
         except VitaError as error:
             return str(error)
     return None
@@ -168,6 +171,8 @@ def _lead(
         after = earlier.run if earlier else 0
         artifact = _run(life, step, config, inputs, key, contents, after, store, ledger, machine, events, ranks)
     else:
+        if step.stage.admits_cached:
+            _admit(step, inputs, store, ledger)
         events.emit("step", state="known", artifact=artifact.digest)
     ledger.name(f"{life}/{step.name}", artifact.digest)
     if step.stage.record:
@@ -226,6 +231,11 @@ def _check_admission(
     check_steps([replace(step, inputs={slot: f"@{digest}" for slot, digest in inputs.items()})], store)
     if step.gate and check_gate:
         check_gate(step.gate)
+    _admit(step, inputs, store, ledger)
+
+
+def _admit(step: Step, inputs: Mapping[str, str], store: Store, ledger: Ledger) -> None:
+    """Apply the admission rule of the stage, which may raise an error."""
     if step.stage.admit:
         step.stage.admit(step.config, _fill(step, inputs, store), ledger, store)
 

@@ -6,6 +6,7 @@ class Config(Settings): ...
 class Inputs: model: Model; corpus: Corpus | None = None
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]: ...
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None: ...  # optional: reject inputs
+ADMITS_CACHED = True                            # optional: `admit` also checks before a cached artifact is used
 def advise(config: Config) -> list[str]: ...    # optional: warnings about settings
 def complete(config: Config) -> Config: ...     # optional: settings from files that the settings name
 def link(config: Config, steps: Sequence[tuple[str, Settings]]) -> Config: ...    # optional: settings of other steps
@@ -101,6 +102,8 @@ class Stage:
     """Records facts on an artifact in the ledger, for new and cached artifacts: `record(artifact, inputs, ledger)`."""
     admit: Callable[[Any, Any, Ledger, Store], None] | None = None
     """Raises an error if these inputs must not be used; called before each run, in a life and for a single stage."""
+    admits_cached: bool = False
+    """True if `admit` is also called before a cached artifact is used, because its conditions can change afterwards."""
     advise: Callable[[Any], list[str]] | None = None
     """Returns warnings about the settings before the run: `advise(config)`."""
     complete: Callable[[Any], Any] | None = None
@@ -136,6 +139,7 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
     return Stage(
         name, module.VERSION, summary, module.Config, module.Inputs, slots, kinds[0], module.run,
         record=getattr(module, "record", None), admit=getattr(module, "admit", None),
+        admits_cached=getattr(module, "ADMITS_CACHED", False),
         advise=getattr(module, "advise", None), complete=getattr(module, "complete", None),
         link=getattr(module, "link", None),
         needs=getattr(module, "NEEDS", {}), input_problem=getattr(module, "input_problem", None),

@@ -52,6 +52,8 @@ from vita.stages.kinds import Corpus
 VERSION = 7
 LINEAGE = True
 """The approvals of a policy are read from the ledger."""
+ADMITS_CACHED = True
+"""A required approval must also be valid when an existing corpus is used: its key may have been revoked."""
 
 _SLICE_BYTES = 8 * 2**20  # on disk: small enough to share the work and to lose little when killed
 _MIN_PARALLEL_BYTES = 6 * 2**20  # on disk: under this, starting processes takes longer than the work
@@ -210,7 +212,7 @@ def complete(config: Config) -> Config:
 
 
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
-    """Refuse a policy without a valid approval, if one is required."""
+    """Refuse a policy without a valid approval, if one is required; for a new corpus and for an existing one."""
     if config.approval == "required":
         _policy_record(config, ledger)
 
