@@ -182,7 +182,8 @@ def _stable_digest(file: ListedFile, state: tuple[int, ...], where: str) -> tupl
     """Return (sha256, state) of a file that does not change while it is read."""
     try:
         for _ in range(3):
-            digest, after = file_sha256(file.path), _state_of(os.stat(file.path))  # noqa: PTH116 (many small files)
+            digest = file_sha256(file.path, size=state[2])
+            after = _state_of(os.stat(file.path))  # noqa: PTH116 (many small files)
             if after == state:
                 return digest, state
             state = after

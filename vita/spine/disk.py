@@ -60,12 +60,17 @@ _READ_BYTES = 2**17
 """Bytes per read of a digest; a larger buffer costs more than it saves for many small files."""
 
 
-def file_sha256(path: Path | str) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
+def file_sha256(path: Path | str, *, size: int | None = None) -> str:
+    """Return the sha256 of a file's bytes, in hex.
+
+    With `size`, reading ends after that many bytes: the caller verifies that the file has this size.
+    """
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (faster than `Path.open`, for many small files)
-        digest = hashlib.sha256(file.read(_READ_BYTES))
-        while chunk := file.read(_READ_BYTES):
-            digest.update(chunk)
+        data = file.read(_READ_BYTES)
+        digest, count = hashlib.sha256(data), len(data)
+        while count != size and (data := file.read(_READ_BYTES)):
+            digest.update(data)
+            count += len(data)
         return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vita.data.content import normalize_text
 from vita.data.curation import page_features as module
-from vita.data.curation.page_features import PageFeatures, page_batch, repeated_share, word_hash
+from vita.data.curation.page_features import PageFeatures, page_batch, repeated_share, vocabulary_hashes
 from vita.data.records import Document
 
 TEXTS = st.text(alphabet="abzAZ019-.#é漢ß \n\t", max_size=400)
@@ -68,8 +68,9 @@ def test_blank_lines_and_paragraphs_are_omitted() -> None:
     assert features.paragraphs == ["one", "two\nthree"]
 
 
-def test_word_hashes_ignore_case() -> None:
-    assert word_hash("The") == word_hash("tHe") != word_hash("then")
+def test_hashes_of_words_ignore_case() -> None:
+    the, other_case, then = vocabulary_hashes(("The", "tHe", "then"))
+    assert the == other_case != then
 
 
 @pytest.mark.parametrize(

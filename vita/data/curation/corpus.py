@@ -37,17 +37,33 @@ def read_lines(path: Path) -> Iterator[bytes]:
     return streams.lines(SourceFile(str(path), path.name, path.stat().st_size))
 
 
+_BUFFER_BYTES = 2**16
+"""Bytes of lines that are compressed together: a call of the compressor costs more than a short line."""
+
+
 class ZstdLineWriter:
     """A writer of lines into one zstd frame without a time stamp, so that equal lines give equal files."""
 
     def __init__(self, path: Path, *, level: int = LEVEL) -> None:
         self._file = path.open("wb")
         self._frame = zstandard.ZstdCompressor(level=level).stream_writer(self._file)
+        self._lines: list[bytes] = []
+        self._buffered_bytes = 0
 
     def write(self, line: bytes) -> None:
-        self._frame.write(line + b"\n")
+        self._lines.append(line)
+        self._buffered_bytes += len(line)
+        if self._buffered_bytes >= _BUFFER_BYTES:
+            self._compress()
+
+    def _compress(self) -> None:
+        self._lines.append(b"")  # the last line ends with a line feed, too
+        self._frame.write(b"\n".join(self._lines))
+        self._lines, self._buffered_bytes = [], 0
 
     def close(self) -> None:
+        if self._lines:
+            self._compress()
         self._frame.close()
         self._file.close()
 

@@ -25,7 +25,7 @@ from vita.data.curation import classifier_filter as _classifier_filter  # noqa: 
 from vita.data.curation import web_filters as _web_filters  # noqa: F401
 from vita.data.curation.filter_table import FILTERS as FILTERS
 from vita.data.curation.filter_table import DropReason as DropReason
-from vita.data.curation.page_features import PageFeatures, repeated_share, word_hash
+from vita.data.curation.page_features import PageFeatures, repeated_share
 from vita.data.curation.scripts import is_alphabetic, scripts_of
 from vita.data.curation.stop_words import ENGLISH, stop_words_of
 from vita.spine.config import Settings, build
@@ -176,11 +176,11 @@ def _few_stop_words(page: PageFeatures, stop_words: tuple[str, ...] | None, mini
     words = stop_words_of(page.document.metadata.get("language")) if stop_words is None else stop_words
     if not words or (page.script and page.script not in scripts_of(words)):
         return None  # the language has no list, or the text is in another script
-    distinct = _count_distinct(words, page.words.hashes, limit=minimum)
+    distinct = page.distinct_words(words, limit=minimum)
     if distinct >= minimum:
         return None
     # Technical English is sometimes taken for another language.
-    if stop_words is None and _count_distinct(ENGLISH, page.words.hashes, limit=minimum) >= minimum:
+    if stop_words is None and page.distinct_words(ENGLISH, limit=minimum) >= minimum:
         return None
     return DropReason("stop_words", f"{distinct} of {len(words)} kinds, under {minimum}")
 
@@ -199,16 +199,6 @@ def _share_above(limit: float, lines: list[str], predicate: Callable[[str], bool
             if possible <= limit * total:
                 return None
     return possible / total if total and possible / total > limit else None
-
-
-def _count_distinct(vocabulary: tuple[str, ...], hashes: UInt64[np.ndarray, "W"], *, limit: int) -> int:
-    """Count how many words of the vocabulary occur, up to `limit`."""
-    count = 0
-    for word in vocabulary:
-        if count >= limit:
-            break
-        count += bool((hashes == word_hash(word)).any())
-    return count
 
 
 # -- runs of words

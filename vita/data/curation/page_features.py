@@ -68,6 +68,17 @@ class PageFeatures:
             return len(words)
         return self.word_count
 
+    def distinct_words(self, vocabulary: tuple[str, ...], *, limit: int) -> int:
+        """Count how many words of the vocabulary occur; a number from `limit` on is a lower bound."""
+        if len(self._batch.first) > 1:
+            return self._batch.distinct(vocabulary_hashes(vocabulary))[self._index]
+        count = 0
+        for value in vocabulary_hashes(vocabulary):
+            if count >= limit:
+                break
+            count += bool((self.words.hashes == value).any())
+        return count
+
     @cached_property
     def word_count(self) -> int:
         """Return the number of words, estimated from the characters in scripts without spaces."""
@@ -142,9 +153,9 @@ def page_batch(documents: Sequence[tuple[Document, bytes]]) -> list[PageFeatures
 
 
 @lru_cache
-def word_hash(word: str) -> np.uint64:
-    """Return the hash of a word as in `WordFeatures.hashes`."""
-    return _measure(word.encode())[1][0]
+def vocabulary_hashes(vocabulary: tuple[str, ...]) -> tuple[np.uint64, ...]:
+    """Return the hashes of words as in `WordFeatures.hashes`."""
+    return tuple(_measure(word.encode())[1][0] for word in vocabulary)
 
 
 def repeated_share(pieces: list[str]) -> tuple[float, float]:

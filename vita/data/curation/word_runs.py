@@ -51,6 +51,7 @@ class WordRuns:
         self._longest: dict[int, list[int]] = {}
         self._equal: dict[int, EqualRuns] = {}
         self._lettered: list[int] | None = None
+        self._distinct: dict[tuple[np.uint64, ...], list[int]] = {}
 
     @property
     def lettered(self) -> list[int]:
@@ -58,6 +59,18 @@ class WordRuns:
         if self._lettered is None:
             self._lettered = self._sums(np.concatenate([[0], np.cumsum(self.words.lettered)]))
         return self._lettered
+
+    def distinct(self, vocabulary: tuple[np.uint64, ...]) -> list[int]:
+        """Return the number of distinct words of a vocabulary of hashes in each document."""
+        if vocabulary not in self._distinct:
+            ordered = np.unique(np.array(vocabulary, np.uint64))
+            indices = np.minimum(np.searchsorted(ordered, self.words.hashes), len(ordered) - 1)
+            positions = np.flatnonzero(ordered[indices] == self.words.hashes)
+            documents = np.searchsorted(self._stops, positions, side="right")
+            occurs = np.zeros((len(self._stops), len(ordered)), bool)
+            occurs[documents, indices[positions]] = True
+            self._distinct[vocabulary] = occurs.sum(axis=1).tolist()
+        return self._distinct[vocabulary]
 
     def runs(self, n: int) -> UInt64[np.ndarray, "..."]:
         """Return a hash of each n-gram, combined from the hashes of two shorter n-grams."""
