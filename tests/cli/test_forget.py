@@ -15,6 +15,7 @@ from tests.cli.test_cli import Vita, vita
 from vita.cli.workspace import Workspace
 from vita.data.tokens.loader import Batch, Loader
 from vita.data.tokens.packing import PackedDataset, PackedRows
+from vita.life import stage
 from vita.rights.training_steps import TextRows, training_rows
 from vita.spine.store import Store
 
@@ -189,7 +190,9 @@ def test_the_rows_of_a_step_of_adaptation_are_those_that_it_read(
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     workspace = Workspace.of(None, None)
-    training = training_rows(workspace.model("f/adapt"), workspace.store, workspace.ledger, folder=tmp_path / "rows")
+    training = training_rows(
+        workspace.model("f/adapt"), workspace.store, workspace.ledger, find_stage=stage, folder=tmp_path / "rows"
+    )
     (part,) = training.parts
     assert isinstance(part, TextRows) and training.steps == 2
     for step in range(2):

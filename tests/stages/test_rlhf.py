@@ -14,7 +14,6 @@ from vita.design import scaling_rules
 from vita.infer.engine import Engine
 from vita.nn import hf
 from vita.nn.init import initialize
-from vita.rl.rollouts import Rollouts
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.spine.machine import Machine
@@ -229,12 +228,7 @@ def test_prompts_too_long_for_an_answer_are_refused(tuned: Model, tmp_path: Path
 def test_every_prompt_is_selected_once_per_epoch() -> None:
     config = build(rlhf.Config, {"sources": [{"world": {"things": 20}}], "prompts_per_step": 3}, where="rlhf")
 
-    class PromptSelection(Rollouts):
-        def __init__(self) -> None:
-            self.prompts, self.seed = [*range(7)], 0  # type: ignore[assignment]
-            self.config = rlhf._plan(config, rlhf._resolve(config))
-
-    rollouts = PromptSelection()
-    selected = [prompt for number in range(7) for prompt in rollouts._select_prompts(number)]
-    assert [sorted(selected[start : start + 7]) for start in (0, 7, 14)] == [[*range(7)]] * 3  # type: ignore[type-var]
+    order = rlhf._plan(config, rlhf._resolve(config)).order(prompts=7, seed=0)
+    selected = [prompt for number in range(7) for prompt in order.prompts_of_round(number)]
+    assert [sorted(selected[start : start + 7]) for start in (0, 7, 14)] == [[*range(7)]] * 3
     assert selected[:7] != selected[7:14]

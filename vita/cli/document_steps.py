@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,14 +11,16 @@ from rich.table import Table
 
 from vita.cli.app import data_app, open_workspace
 from vita.cli.options import JsonOption, print_json
+from vita.cli.workspace import Workspace
 from vita.spine.console import print_table
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.plain_text import counted
 
 if TYPE_CHECKING:
-    from vita.rights.training_steps import RowDocument
+    from vita.data.tokens.row_documents import RowDocument
+    from vita.rights.training_steps import TrainingRows
 
-ModelArgument = Annotated[str, typer.Argument(help="A model of pretrain, adapt or sft: a name or a digest.")]
+ModelArgument = Annotated[str, typer.Argument(help="A trained model, or a reward model: a name or a digest.")]
 
 
 @data_app.command("documents")
@@ -27,14 +31,15 @@ def documents(
     as_json: JsonOption = False,
 ) -> None:
     """List the documents that a training step read, row by row, each with its licence, opt-out and consent."""
-    from vita.rights.training_steps import training_rows
     from vita.spine.erasures import NOT_STATED
 
     workspace = open_workspace(ctx)
-    with workspace.store.temporary("rows") as folder:
-        training = training_rows(workspace.model(model), workspace.store, workspace.ledger, folder=folder)
+    with _training_rows(workspace, model) as training:
         if step > training.steps:
             raise ConfigError("data documents: --step", expected=f"at most {training.steps:,}, the last step", got=step)
+        if step <= training.first:
+            expected = f"at least {training.first + 1:,}, the first step after the checkpoint in `start_from`"
+            raise ConfigError("data documents: --step", expected=expected, got=step)
         rows = training.documents_by_row(step - 1)
     if as_json:
         print_json([{"row": number, **_as_json(part)} for number, parts in enumerate(rows, 1) for part in parts])
@@ -58,11 +63,8 @@ def steps(
     as_json: JsonOption = False,
 ) -> None:
     """List the training steps and rows that read a document, with the number of its tokens."""
-    from vita.rights.training_steps import training_rows
-
     workspace = open_workspace(ctx)
-    with workspace.store.temporary("rows") as folder:
-        training = training_rows(workspace.model(model), workspace.store, workspace.ledger, folder=folder)
+    with _training_rows(workspace, model) as training:
         sources = sorted(name for name in training.sources_of(document) if source in (None, name))
         if not sources:
             hint = "`vita trace-document` shows whether it was dropped, held out, or never read"
@@ -87,6 +89,17 @@ def steps(
         f"{counted(number, 'step')} of {training.steps:,} read `{document}` of {sources[0]}",
         soft_wrap=True,
     )
+
+
+@contextmanager
+def _training_rows(workspace: Workspace, model: str) -> Iterator[TrainingRows]:
+    """Yield the rows on which a stage trained a model; tokens that are computed again are deleted at the end."""
+    from vita.life import stage
+    from vita.rights.training_steps import training_rows
+
+    digest = workspace.model(model)
+    with workspace.store.temporary("rows") as folder:
+        yield training_rows(digest, workspace.store, workspace.ledger, find_stage=stage, folder=folder)
 
 
 def _as_json(part: RowDocument) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.dialogue_encoding import EncodedDialogue
 from vita.data.tokens.loader import RowUse
 from vita.data.tokens.packing import PackedDataset
+from vita.data.tokens.row_documents import RowDocument
 from vita.data.tokens.truncation import ROW_TOKENS
 from vita.data.tokens.tuning_examples import EncodingSettings, prepare_dialogue
 from vita.rights.recorded_settings import reading_sources
-from vita.rights.row_documents import RowDocument, Selection
+from vita.rights.row_documents import Selection
 from vita.spine.ledger import Ledger, Run
 from vita.spine.renamed_settings import recorded_value
 from vita.spine.store import Store

@@ -33,16 +33,35 @@ def recorded_setting(name: str, run: Run, ledger: Ledger) -> Any:
     return _with_locations(run.config.get(name), f"{run.life}/{run.step}.{name}", run, ledger)
 
 
+def row_settings(run: Run, ledger: Ledger) -> dict[str, Any]:
+    """Return the settings that determine the rows of a run, with the present paths of its sources.
+
+    Other settings that name files, such as rewards and checkpoints, are left out, so that these may be missing. Raises
+    `DataError` if a file of a source is missing or has changed.
+    """
+    sources = {
+        name: recorded_setting(name, run, ledger) for name in ("sources", "heldout_sources") if name in run.config
+    }
+    return {name: value for name, value in run.config.items() if not _names_files(value)} | sources
+
+
 @contextmanager
 def reading_sources(run: Run, ledger: Ledger) -> Iterator[list[Source]]:
     """Yield the sources of a run, read with the erasures of the run; raise if a file is missing or has changed."""
     where = f"{run.life}/{run.step}.sources"
     sources = [build(Source, values, where=where) for values in recorded_settings(run, ledger)["sources"]]
+    with recorded_erasures(run, ledger):
+        yield sources
+
+
+@contextmanager
+def recorded_erasures(run: Run, ledger: Ledger) -> Iterator[None]:
+    """Let readers apply the erasures that the run applied."""
     applied = set((run.record or {}).get("erasures", ()))
     contents = Contents()
     contents.erasures = tuple(erasure for erasure in all_erasures(ledger) if erasure.id in applied)
     with reading(contents):
-        yield sources
+        yield
 
 
 def location_of(content: str, run: Run, ledger: Ledger) -> str | None:
@@ -52,8 +71,18 @@ def location_of(content: str, run: Run, ledger: Ledger) -> str | None:
     return next(iter([*paths, *ledger.paths_of(content)]), None)
 
 
+def _names_files(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return _is_content(value) or any(map(_names_files, value.values()))
+    return isinstance(value, list) and any(map(_names_files, value))
+
+
+def _is_content(value: Mapping[str, Any]) -> bool:
+    return "content" in value and value.keys() <= {"content", "origin"}
+
+
 def _with_locations(value: Any, where: str, run: Run, ledger: Ledger) -> Any:
-    if isinstance(value, Mapping) and "content" in value and value.keys() <= {"content", "origin"}:
+    if isinstance(value, Mapping) and _is_content(value):
         content = str(value["content"])
         path = location_of(content, run, ledger)
         if path is None:

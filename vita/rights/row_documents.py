@@ -7,22 +7,13 @@ source.uses(fits, steps=100)         # RowUse(step, row, tokens) of the document
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from vita.data.record_rights import Rights
 from vita.data.tokens.loader import RowUse
+from vita.data.tokens.row_documents import RowDocument
 
 Selection = Callable[[str, str], bool]
 """A function of (source, id) that returns True for the documents to look for."""
-
-
-class RowDocument(NamedTuple):
-    """A document, or the part of it, in a row of a batch."""
-
-    id: str
-    source: str
-    rights: Rights
-    tokens: int
 
 
 class RowSource(Protocol):

@@ -27,6 +27,7 @@ from vita.nn.critic import ActorCritic
 from vita.nn.transformer import Transformer
 from vita.rl.before_after import compute_rewards, effective_reward
 from vita.rl.rewards import Rewards, RewardValues
+from vita.rl.rollout_order import RolloutOrder
 from vita.spine.errors import TrainingError
 from vita.train.advantage import (
     gae,
@@ -80,6 +81,10 @@ class RolloutConfig:
         """Return the optimizer steps per round."""
         return self.epochs * self.minibatches
 
+    def order(self, *, prompts: int, seed: int) -> RolloutOrder:
+        """Return the order of this number of training prompts and of their answers."""
+        return RolloutOrder(prompts, self.prompts_per_step, self.num_generations, self.epochs, self.minibatches, seed)
+
 
 @dataclass(frozen=True)
 class SampledAnswers:
@@ -122,6 +127,7 @@ class Rollouts:
     ) -> None:
         self.trainer, self.engine, self.reference, self.prompts = trainer, engine, reference, list(prompts)
         self.rewards, self.config, self.seed = rewards, config, seed
+        self.order = config.order(prompts=len(self.prompts), seed=seed)
         self.latest: RolloutBatch | None = None
 
     def __call__(self, step: int) -> StepBatch:
@@ -129,7 +135,8 @@ class Rollouts:
         if self.latest is None or self.latest.number != number:
             assert update == 0, "a run resumes from the end of a round"
             self.latest = self._sample_batch(number)
-        tensors = self._minibatch(self.latest, update)
+        chosen = self.order.answers_of_step(step)
+        tensors = {name: tensor[chosen] for name, tensor in self.latest.tensors.items()}
         targets = float(bool(tensors["mask"].any()))
         return StepBatch(
             self._with_weights(tensors, number), targets=targets, check=self._check_first_step if update == 0 else None
@@ -144,7 +151,8 @@ class Rollouts:
 
     def _sample_batch(self, number: int) -> RolloutBatch:
         config = self.config
-        prompts = [prompt for prompt in self._select_prompts(number) for _ in range(config.num_generations)]
+        selected = [self.prompts[index] for index in self.order.prompts_of_round(number)]
+        prompts = [prompt for prompt in selected for _ in range(config.num_generations)]
         rng = Random(f"{self.seed}/answers/{number}")
         answers = sample_answers(self.engine, prompts, max_tokens=config.max_tokens, rng=rng)
         rewards = score_answers(self.rewards, answers, penalty=config.truncation_penalty, seed=f"{self.seed}/{number}")
@@ -165,16 +173,6 @@ class Rollouts:
         if isinstance(policy, ActorCritic):
             tensors["values"] = torch.where(mask, values_in_chunks(policy, answers.ids, rows=rows), 0)
         return RolloutBatch(number, tensors | self._advantages(tensors, scores, number), figures)
-
-    def _select_prompts(self, number: int) -> list[Prompt]:
-        """Return the prompts of a round; each epoch contains every prompt once, in random order."""
-        prompts: list[Prompt] = []
-        for index in range(number * self.config.prompts_per_step, (number + 1) * self.config.prompts_per_step):
-            epoch, position = divmod(index, len(self.prompts))
-            order = list(range(len(self.prompts)))
-            Random(f"{self.seed}/prompts/{epoch}").shuffle(order)
-            prompts.append(self.prompts[order[position]])
-        return prompts
 
     def _advantages(self, tensors: Mapping[str, Tensor], scores: Float[Tensor, "N"], number: int) -> dict[str, Tensor]:
         config, mask = self.config, tensors["mask"]
@@ -198,17 +196,6 @@ class Rollouts:
         return {"advantages": advantages[:, None].expand(mask.shape).contiguous()}
 
     # -- an optimizer step
-
-    def _minibatch(self, latest: RolloutBatch, update: int) -> dict[str, Tensor]:
-        """Return the answers of one step: all, or a minibatch in an order that changes with each epoch."""
-        config = self.config
-        if config.minibatches == 1:
-            return latest.tensors
-        epoch, part = divmod(update, config.minibatches)
-        order = list(range(len(latest.tensors["ids"])))
-        Random(f"{self.seed}/parts/{latest.number}/{epoch}").shuffle(order)
-        chosen = sorted(order[part :: config.minibatches])
-        return {name: tensor[chosen] for name, tensor in latest.tensors.items()}
 
     def _with_weights(self, tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
         mask, config = tensors["mask"], self.config

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -17,6 +18,7 @@ from vita.data.sources.columns import LabelColumns
 from vita.data.sources.read import Source
 from vita.data.tokens.label_scheme import LabelScheme
 from vita.data.tokens.labelled_examples import ExampleSet, read_examples
+from vita.data.tokens.permutation import step_items
 from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.text_encoding import TextEncoder, with_end_token
 from vita.data.tokens.tokenizer import Tokenizer
@@ -24,8 +26,10 @@ from vita.design import scaling_rules
 from vita.nn.adapters.settings import AdapterSettings
 from vita.nn.requirements import CLASSIFIER
 from vita.reporting.figures import ReportContent
+from vita.rights.example_rows import ExampleRows
 from vita.spine.config import neutral
 from vita.spine.errors import ConfigError
+from vita.spine.events import Emit, Events
 from vita.spine.model_files import ModelFiles
 from vita.spine.plan import Context, Draft
 from vita.spine.store import Traits
@@ -128,7 +132,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     shape = pretrained.model.architecture
     length = row_length(config.max_length, shape, where="classify.max_length")
     tokenizer = with_end_token(pretrained.tokenizer)
-    examples = _read(config, TextEncoder(tokenizer, length=length), context)
+    examples = _read(config, TextEncoder(tokenizer, length=length), context.emit)
     scheme = examples.scheme
     spec = ClassifierSpec(scheme.names, scheme.problem, _pooling(config, pretrained))
     model = _classifier(pretrained, spec, config, context)
@@ -183,7 +187,18 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 # -- examples
 
 
-def _read(config: Config, encoder: TextEncoder, context: Context) -> ExampleSet:
+def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
+    """Return the texts of each step, read and ordered as in training."""
+    from vita.infer.pretrained import PretrainedText
+
+    text = PretrainedText.load(inputs.model.path)
+    length = row_length(config.max_length, text.architecture, where="classify.max_length")
+    examples = _read(config, TextEncoder(with_end_token(text.tokenizer), length=length), Events().emit).train
+    order = partial(step_items, rows=config.batch_size, size=len(examples), seed=config.seed)
+    return ExampleRows("texts", [example.documents() for example in examples], order, config.batch_size)
+
+
+def _read(config: Config, encoder: TextEncoder, emit: Emit) -> ExampleSet:
     """Read and encode all texts, and emit their counts and the first text."""
     examples = read_examples(
         config.sources,
@@ -194,15 +209,15 @@ def _read(config: Config, encoder: TextEncoder, context: Context) -> ExampleSet:
         seed=config.seed,
         problem=config.problem,
         names=config.labels,
-        on_progress=lambda count: context.emit("progress", done=count, total=None, unit="texts"),
+        on_progress=lambda count: emit("progress", done=count, total=None, unit="texts"),
     )
-    examples.counts.report(context.emit, where="classify")
+    examples.counts.report(emit, where="classify")
     scheme = examples.scheme
     if scheme.problem != "regression":
-        context.emit("note", text=f"{len(scheme.names)} classes: {', '.join(scheme.names)[:200]}")
+        emit("note", text=f"{len(scheme.names)} classes: {', '.join(scheme.names)[:200]}")
     first = examples.train[0]
     ids = encoder.tokenizer.decode(first.encoded.ids, special=True)
-    context.emit("note", text=f"the first text reads: {ids} (label {first.target})", level="detail")
+    emit("note", text=f"the first text reads: {ids} (label {first.target})", level="detail")
     if config.shuffle_labels:
         examples.train = _with_shuffled_labels(examples, config.seed)
     return examples

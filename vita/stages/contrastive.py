@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,13 +17,17 @@ from pydantic import Field, PositiveFloat
 from vita.data.sources.columns import PairColumns
 from vita.data.sources.read import Source
 from vita.data.tokens.pair_examples import PairExamples, read_pair_examples
+from vita.data.tokens.permutation import step_items
 from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.text_encoding import EncodedText, TextEncoder, with_end_token
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.nn.requirements import has_no_classifier
 from vita.reporting.figures import ReportContent
+from vita.rights.example_rows import ExampleRows
 from vita.spine.errors import ConfigError, DataError
+from vita.spine.events import Emit, Events
+from vita.spine.model_files import ModelFiles
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
@@ -101,9 +106,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     _check(config, shape.width)
     _freeze_output_head(pretrained.model)
     length = row_length(config.max_length, shape, where="contrastive.max_length")
-    embedding = _embedding_config(config, pretrained, length)
-    tokenizer = with_end_token(pretrained.tokenizer) if embedding.pooling == "last" else pretrained.tokenizer
-    pairs = _read(config, embedding, TextEncoder(tokenizer, length=length), context)
+    embedding = _embedding_config(config, pretrained.files, length, causal=shape.causal)
+    encoder = _encoder(embedding, pretrained.tokenizer, length)
+    tokenizer = encoder.tokenizer
+    pairs = _read(config, embedding, encoder, context.emit)
     auto = scaling_rules.classification_rate(shape.parameters())
     training = preference_training(config, pairs=len(pairs.train), auto=auto)
     # The negatives of a pair are the other texts of its batch, so a batch cannot be computed in parts.
@@ -170,18 +176,35 @@ def _freeze_output_head(model: Transformer) -> None:
             parameter.requires_grad_(False)
 
 
-def _embedding_config(config: Config, pretrained: Pretrained[Transformer], length: int) -> EmbeddingConfig:
+def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
+    """Return the pairs of each step, read and ordered as in training."""
+    from vita.infer.pretrained import PretrainedText
+
+    text = PretrainedText.load(inputs.model.path)
+    length = row_length(config.max_length, text.architecture, where="contrastive.max_length")
+    embedding = _embedding_config(config, text.files, length, causal=text.architecture.causal)
+    pairs = _read(config, embedding, _encoder(embedding, text.tokenizer, length), Events().emit).train
+    order = partial(step_items, rows=config.batch_size, size=len(pairs), seed=config.seed)
+    return ExampleRows("pairs", [pair.documents() for pair in pairs], order, config.batch_size)
+
+
+def _encoder(embedding: EmbeddingConfig, tokenizer: Tokenizer, length: int) -> TextEncoder:
+    """Return the encoder of texts, with an end token if the embedding is that of the last token."""
+    return TextEncoder(with_end_token(tokenizer) if embedding.pooling == "last" else tokenizer, length=length)
+
+
+def _embedding_config(config: Config, files: ModelFiles, length: int, *, causal: bool) -> EmbeddingConfig:
     from dataclasses import replace
 
     from vita.infer.embedding_format import EmbeddingConfig, read_embedding_config
 
-    previous = read_embedding_config(pretrained.files)
-    default = EmbeddingConfig("last" if pretrained.model.architecture.causal else "mean")
+    previous = read_embedding_config(files)
+    default = EmbeddingConfig("last" if causal else "mean")
     settings = replace(previous or default, normalize=config.normalize, length=length)
     return settings if config.pooling == "auto" else replace(settings, pooling=config.pooling)
 
 
-def _read(config: Config, embedding: EmbeddingConfig, encoder: TextEncoder, context: Context) -> PairExamples:
+def _read(config: Config, embedding: EmbeddingConfig, encoder: TextEncoder, emit: Emit) -> PairExamples:
     """Read and encode all pairs, and emit their counts."""
     pairs = read_pair_examples(
         config.sources,
@@ -193,9 +216,9 @@ def _read(config: Config, embedding: EmbeddingConfig, encoder: TextEncoder, cont
         negatives=config.hard_negatives,
         min_score=config.min_score,
         prompt=embedding.prompt,
-        on_progress=lambda count: context.emit("progress", done=count, total=None, unit="pairs"),
+        on_progress=lambda count: emit("progress", done=count, total=None, unit="pairs"),
     )
-    pairs.counts.report(context.emit, where="contrastive")
+    pairs.counts.report(emit, where="contrastive")
     if len({pair.pair.positive for pair in pairs.train}) < 2:
         raise DataError("contrastive", expected="two different matching texts or more, as negatives", got="one")
     return pairs

@@ -11,6 +11,7 @@ import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from vita.data.sources.prompts import Prompt, unique_prompts
 from vita.data.sources.read import Source
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.inspect import tokens
+from vita.data.tokens.permutation import step_items
 from vita.data.tokens.preference_pairs import (
     OnLong,
     PairDataset,
@@ -36,10 +38,11 @@ from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
 from vita.nn.requirements import generates_text
 from vita.reporting.figures import Groups, ReportContent
+from vita.rights.example_rows import ExampleRows
 from vita.rl.preference_eval import PairValues, compare
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.spine.config import neutral
-from vita.spine.events import Emit
+from vita.spine.events import Emit, Events
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
@@ -135,7 +138,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     length = row_length(config.max_length, shape, where="dpo.max_length")
     evaluators = _evaluators(config, inputs, context)
     tokenizer, template = pretrained.tokenizer, pretrained.require_template()
-    pairs = _read(config, inputs, loss, tokenizer, template, context, length=length)
+    pairs = _read(config, inputs, loss, tokenizer, template, context.emit, length=length)
     original = None  # the initial weights, for the final comparison
     if evaluators and (prompts := _eval_prompts(config, pairs)):
         evaluators.check(prompts[0])
@@ -210,13 +213,26 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 # -- pairs
 
 
+def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
+    """Return the pairs of each step, read and ordered as in training."""
+    from vita.infer.pretrained import PretrainedText
+    from vita.train.preference_batches import build_preference_loss
+
+    text = PretrainedText.load(inputs.model.path)
+    loss = build_preference_loss(config.losses, config.loss_config(), where="dpo.losses")
+    length = row_length(config.max_length, text.architecture, where="dpo.max_length")
+    pairs = _read(config, inputs, loss, text.tokenizer, text.require_template(), Events().emit, length=length).train
+    order = partial(step_items, rows=config.batch_size, size=len(pairs), seed=config.seed)
+    return ExampleRows("pairs", [pair.documents() for pair in pairs], order, config.batch_size)
+
+
 def _read(
     config: Config,
     inputs: Inputs,
     loss: PreferenceTrainingLoss,
     tokenizer: Tokenizer,
     template: ChatTemplate,
-    context: Context,
+    emit: Emit,
     *,
     length: int,
 ) -> PairSet:
@@ -233,13 +249,11 @@ def _read(
         held_out=config.eval_fraction,
         seed=config.seed,
         shuffle_labels=config.shuffle_labels,
-        on_progress=lambda count: (
-            context.emit("progress", done=count, total=None, unit=unit) if count % 200 == 1 else None
-        ),
+        on_progress=lambda count: emit("progress", done=count, total=None, unit=unit) if count % 200 == 1 else None,
     )
-    pairs.counts.report(context.emit, where="dpo")
+    pairs.counts.report(emit, where="dpo")
     for name, answer in zip(_names(pairs.train[0], loss), pairs.train[0].answers, strict=True):
-        context.emit(
+        emit(
             "note",
             text=f"the first {name} reads: {tokens(answer.ids, tokenizer, learn=answer.learn).plain}",
             level="detail",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,14 +18,17 @@ from pydantic import Field
 from vita.data.sources.read import Source
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.inspect import tokens
+from vita.data.tokens.permutation import step_items
 from vita.data.tokens.preference_pairs import PairDataset, PairSet, pair_sources, read_pairs
 from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.nn.requirements import generates_text
 from vita.reporting.figures import ReportContent
+from vita.rights.example_rows import ExampleRows
 from vita.rl.preference_eval import PairValues, calibration, score_figures
 from vita.spine.config import neutral
+from vita.spine.events import Emit, Events
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
@@ -91,7 +95,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     shape = pretrained.model.architecture
     length = row_length(config.max_length, shape, where="reward.max_length")
     tokenizer, template = pretrained.tokenizer, pretrained.require_template()
-    pairs = _read(config, inputs, tokenizer, template, context, length=length)
+    pairs = _read(config, inputs, tokenizer, template, context.emit, length=length)
     model = RewardTransformer.of(pretrained.model, start=config.head_init, seed=config.seed)
     auto = scaling_rules.preference_rate(shape.parameters()) * AUTO_SHARE
     training = preference_training(config, pairs=len(pairs.train), auto=auto)
@@ -155,8 +159,19 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     return Draft(Reward, folder, facts)
 
 
+def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
+    """Return the pairs of each step, read and ordered as in training."""
+    from vita.infer.pretrained import PretrainedText
+
+    text = PretrainedText.load(inputs.model.path)
+    length = row_length(config.max_length, text.architecture, where="reward.max_length")
+    pairs = _read(config, inputs, text.tokenizer, text.require_template(), Events().emit, length=length).train
+    order = partial(step_items, rows=config.batch_size, size=len(pairs), seed=config.seed)
+    return ExampleRows("pairs", [pair.documents() for pair in pairs], order, config.batch_size)
+
+
 def _read(
-    config: Config, inputs: Inputs, tokenizer: Tokenizer, template: ChatTemplate, context: Context, *, length: int
+    config: Config, inputs: Inputs, tokenizer: Tokenizer, template: ChatTemplate, emit: Emit, *, length: int
 ) -> PairSet:
     """Read and encode all pairs, and emit their counts and the first pair."""
     pairs = read_pairs(
@@ -167,15 +182,13 @@ def _read(
         held_out=config.eval_fraction,
         seed=config.seed,
         shuffle_labels=config.shuffle_labels,
-        on_progress=lambda count: (
-            context.emit("progress", done=count, total=None, unit="pairs") if count % 200 == 1 else None
-        ),
+        on_progress=lambda count: emit("progress", done=count, total=None, unit="pairs") if count % 200 == 1 else None,
     )
     pairs.counts.truncates = False
-    pairs.counts.report(context.emit, where="reward")
+    pairs.counts.report(emit, where="reward")
     for name, answer in zip(("chosen", "rejected"), pairs.train[0].answers, strict=True):
         ids = tokens(answer.ids, tokenizer, learn=[False] * (len(answer.ids) - 1) + [True]).plain
-        context.emit("note", text=f"the first {name} answer is scored at its last token: {ids}", level="detail")
+        emit("note", text=f"the first {name} answer is scored at its last token: {ids}", level="detail")
     return pairs
 
 

@@ -16,15 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from vita.data.record_rights import rights_of
 from vita.data.sources.prompts import Prompt, prompts, unique_prompts
 from vita.data.sources.read import Source
-from vita.data.tokens.dialogue_encoding import omitted_roles
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.dialogue_encoding import encode_prompt, omitted_roles
 from vita.data.tokens.row_counts import RecordCounts, counts_in
+from vita.data.tokens.row_documents import RowDocument
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.tokens.tuning_examples import refused_by_template
 from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
 from vita.nn.requirements import generates_text
 from vita.reporting.figures import ReportContent
+from vita.rights.example_rows import ExampleRows
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.rl.settings import (
     METHOD_DEFAULTS,
@@ -35,6 +40,7 @@ from vita.rl.settings import (
     RolloutSettings,
 )
 from vita.spine.errors import ConfigError, DataError
+from vita.spine.events import Emit, Events
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Reward
 from vita.stages.training import TrainedModel, TrainingRun, last_value, mean_of_last
@@ -43,7 +49,6 @@ from vita.train.choices import PrecisionChoice
 from vita.train.settings import AdapterTrainingSettings, TrainingSettings, Uncompiled
 
 if TYPE_CHECKING:
-    from vita.infer.engine import Engine
     from vita.rl.before_after import BeforeAfter, Evaluators
     from vita.rl.rollouts import RolloutConfig
     from vita.train.loop import TrainResult
@@ -95,9 +100,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     rewards, evaluators = _open_rewards(config, inputs, device)
     pretrained = open_for_tuning(inputs.model.path, config, context, where="rlhf", shared_with_engine=True)
     reference = Engine.of(pretrained.copy(), device=device)
-    train_prompts, eval_prompts, counts = _prompts(config, reference, context)
+    policy, tokenizer, template = pretrained.model, pretrained.tokenizer, pretrained.require_template()
+    encoder = _PromptEncoder(tokenizer, template, policy.architecture.context)
+    train_prompts, eval_prompts, counts = _prompts(config, encoder, context.emit)
     evaluators.check(eval_prompts[0])
-    policy, tokenizer, template = pretrained.model, reference.tokenizer, reference.template
     training = _training(config, resolved, width=policy.architecture.width)
     auto = scaling_rules.adapter_rate(training.optimization.matrix_rate)
     if rates := adapter_rates(policy, config.learning_rate, auto=auto):
@@ -291,19 +297,47 @@ def _load_reward_model(reward: Reward, device: str) -> Any:
     return RewardModel.open(reward.path, device=device)
 
 
-def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Prompt], list[Prompt], RecordCounts]:
+def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
+    """Return the prompts of each step, one row per sampled answer, read and ordered as in training."""
+    from vita.infer.pretrained import PretrainedText
+
+    text = PretrainedText.load(inputs.model.path)
+    encoder = _PromptEncoder(text.tokenizer, text.require_template(), text.architecture.context)
+    prompts, _, _ = _prompts(config, encoder, Events().emit)
+    order = _plan(config, _resolve(config)).order(prompts=len(prompts), seed=config.seed)
+    documents = [
+        [RowDocument(prompt.id, prompt.source, rights_of(prompt), len(encoder.encode(prompt)))] for prompt in prompts
+    ]
+    return ExampleRows("prompts", documents, order.prompts_of_step, -(-order.answers // order.minibatches))
+
+
+@dataclass(frozen=True)
+class _PromptEncoder:
+    """The parts of a model that its prompts depend on."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    context: int
+    """Maximum tokens of a prompt and its answer."""
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return the tokens of a prompt, by the chat template."""
+        return encode_prompt(self.tokenizer, self.template, prompt.messages)
+
+
+def _prompts(config: Config, encoder: _PromptEncoder, emit: Emit) -> tuple[list[Prompt], list[Prompt], RecordCounts]:
     """Return the prompts for training, those held out, and the counts of all; no prompt is in both."""
-    counts = RecordCounts("prompts", engine.model.architecture.context - config.max_tokens)
-    usable = [prompt for source in config.sources for prompt in _usable_prompts(source, engine, counts)]
+    length = encoder.context
+    counts = RecordCounts("prompts", length - config.max_tokens)
+    usable = [prompt for source in config.sources for prompt in _usable_prompts(source, encoder, counts)]
     unique = unique_prompts(iter(usable))
     counts.dropped.update({"repeated": len(usable) - len(unique)} if len(usable) > len(unique) else {})
-    length = engine.model.architecture.context
     if config.max_tokens >= length:
         raise ConfigError(
             "rlhf.max_tokens", expected=f"fewer than {length}, the model's context", got=config.max_tokens
         )
     limit = length - config.max_tokens
-    fitting = [prompt for prompt in unique if len(engine.chat_ids(prompt.messages)) <= limit]
+    fitting = [prompt for prompt in unique if len(encoder.encode(prompt)) <= limit]
     if len(unique) > len(fitting):
         counts.dropped["prompt_too_long"] = len(unique) - len(fitting)
     if len(fitting) < 3:
@@ -312,18 +346,17 @@ def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Pro
     Random(f"{config.seed}/held out").shuffle(fitting)
     count = min(config.eval_prompts, len(fitting) // 3)
     counts.learned, counts.heldout = len(fitting) - count, count
-    if engine.template:
-        for prompt in fitting:
-            counts.note_omitted(omitted_roles(engine.tokenizer, engine.template, prompt.messages))
-    counts.report(context.emit, where="rlhf")
+    for prompt in fitting:
+        counts.note_omitted(omitted_roles(encoder.tokenizer, encoder.template, prompt.messages))
+    counts.report(emit, where="rlhf")
     return fitting[count:], fitting[:count], counts
 
 
-def _usable_prompts(source: Source, engine: Engine, counts: RecordCounts) -> Iterator[Prompt]:
+def _usable_prompts(source: Source, encoder: _PromptEncoder, counts: RecordCounts) -> Iterator[Prompt]:
     """Yield the prompts of a source that the chat template accepts; others are dropped or an error."""
     for prompt in prompts(source, dropped=counts.drop_record):
         try:
-            engine.chat_ids(prompt.messages)
+            encoder.encode(prompt)
         except DataError as error:
             counts.drop_record(refused_by_template(error, prompt.id, prompt.source, source))
             continue

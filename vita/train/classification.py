@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from vita.data.tokens.label_scheme import LabelScheme
 from vita.data.tokens.labelled_examples import LabelledExample
-from vita.data.tokens.permutation import shuffled
+from vita.data.tokens.permutation import step_items
 from vita.data.tokens.text_encoding import EncodedText
 from vita.nn.classifier import SequenceClassifier
 from vita.nn.transformer import Transformer
@@ -90,8 +90,7 @@ class LabelledBatches:
         self.world = world or ProcessMesh()
 
     def __call__(self, step: int) -> StepBatch:
-        runs = shuffled(step * self.size, self.size, size=len(self.examples), seed=self.seed)
-        return self.batch_of([number for _, run in runs for number in run.tolist()])
+        return self.batch_of(step_items(step, rows=self.size, size=len(self.examples), seed=self.seed))
 
     def batch_of(self, numbers: Sequence[int]) -> StepBatch:
         """Return the share of these examples that this process computes."""

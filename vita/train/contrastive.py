@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vita.data.tokens.pair_examples import PairExample
-from vita.data.tokens.permutation import shuffled
+from vita.data.tokens.permutation import step_items
 from vita.data.tokens.text_encoding import EncodedText
 from vita.nn.pooling import Pooling, pooled, text_states
 from vita.nn.transformer import Transformer
@@ -88,8 +88,7 @@ class ContrastiveBatches:
         self.pad, self.context, self.negatives = pad, context, negatives
 
     def __call__(self, step: int) -> StepBatch:
-        runs = shuffled(step * self.size, self.size, size=len(self.examples), seed=self.seed)
-        return self.batch_of([number for _, run in runs for number in run.tolist()])
+        return self.batch_of(step_items(step, rows=self.size, size=len(self.examples), seed=self.seed))
 
     def batch_of(self, numbers: Sequence[int]) -> StepBatch:
         """Return the batch of these examples."""

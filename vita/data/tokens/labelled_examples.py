@@ -15,12 +15,14 @@ from itertools import islice
 from typing import Literal
 
 from vita.data.hash_sampling import hash_fraction, repeat_count
+from vita.data.record_rights import Rights, rights_of
 from vita.data.records import DroppedRecord, LabelledText
 from vita.data.sources.columns import LabelColumns
 from vita.data.sources.read import labelled_texts
 from vita.data.sources.source import Source
 from vita.data.tokens.label_scheme import LabelScheme, Problem, Target
 from vita.data.tokens.row_counts import RecordCounts
+from vita.data.tokens.row_documents import RowDocument
 from vita.data.tokens.text_encoding import EncodedText, TextEncoder
 
 ENCODED_AT_ONCE = 512
@@ -35,6 +37,11 @@ class LabelledExample:
     texts: tuple[str, ...]
     encoded: EncodedText
     target: Target
+    rights: Rights
+
+    def documents(self) -> list[RowDocument]:
+        """Return the record of the text, with the tokens of its row."""
+        return [RowDocument(self.id, self.source, self.rights, len(self.encoded.ids))]
 
 
 @dataclass
@@ -96,7 +103,7 @@ def read_examples(
     for item, encoded in _encoded([*kept, *evaluated], encoder, on_progress):
         record = item.record
         target = scheme.target(record.label, where=f"{record.source}: {record.id}")
-        example = LabelledExample(record.id, record.source, record.texts, encoded, target)
+        example = LabelledExample(record.id, record.source, record.texts, encoded, target, rights_of(record))
         counts.add_metadata(record.metadata, item.source)
         counts.keep(held_out=item.held_out, truncated=encoded.truncated)
         side = examples.heldout if item.held_out else examples.train

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from vita.data.hash_sampling import hash_fraction, repeat_count
+from vita.data.record_rights import rights_of
 from vita.data.records import DroppedRecord, TextPair
 from vita.data.sources.columns import PairColumns
 from vita.data.sources.read import text_pairs
 from vita.data.sources.source import Source
 from vita.data.tokens.row_counts import RecordCounts
+from vita.data.tokens.row_documents import RowDocument
 from vita.data.tokens.text_encoding import EncodedText, TextEncoder
 
 ENCODED_AT_ONCE = 256
@@ -36,6 +38,11 @@ class PairExample:
     anchor: EncodedText
     positive: EncodedText
     negatives: tuple[EncodedText, ...]
+
+    def documents(self) -> list[RowDocument]:
+        """Return the record of the pair, with the tokens of its texts and its hard negatives."""
+        tokens = sum(len(text.ids) for text in (self.anchor, self.positive, *self.negatives))
+        return [RowDocument(self.id, self.source, rights_of(self.pair), tokens)]
 
 
 @dataclass

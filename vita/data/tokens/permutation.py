@@ -26,6 +26,14 @@ def shuffled(sequence: int, count: int, *, size: int, seed: int) -> Iterator[tup
         sequence += end - position
 
 
+def step_items(step: int, *, rows: int, size: int, seed: int) -> list[int]:
+    """Return the items of a training step, over all processes: `rows` per step, shuffled in each epoch.
+
+    Batches and the listing of their documents use this function, so that both have the same order.
+    """
+    return [item for _, items in shuffled(step * rows, rows, size=size, seed=seed) for item in items.tolist()]
+
+
 class Permutation:
     """A permutation of 0..size-1 keyed by (seed, epoch)."""
 

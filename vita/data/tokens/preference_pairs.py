@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from vita.data.hash_sampling import hash_fraction, messages_text, repeat_count
+from vita.data.record_rights import Rights, rights_of
 from vita.data.records import (
     NO_VARIABLES,
     DroppedRecord,
@@ -31,8 +32,9 @@ from vita.data.records import (
 from vita.data.sources.read import Source, preferences, ratings
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.dialogue_encoding import EncodedDialogue, encode, encode_prompt
-from vita.data.tokens.permutation import shuffled
+from vita.data.tokens.permutation import step_items
 from vita.data.tokens.row_counts import RecordCounts
+from vita.data.tokens.row_documents import RowDocument
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.tokens.truncation import OnLong, fit
 from vita.data.tokens.tuning_examples import EncodingSettings, refused_by_template
@@ -51,6 +53,7 @@ class TokenPair:
     source: str
     prompt: tuple[Message, ...]
     answers: tuple[EncodedDialogue, EncodedDialogue]
+    rights: Rights
     margin: float = 0.0
     good: bool = True
     """True if a rated answer was rated good."""
@@ -58,6 +61,15 @@ class TokenPair:
     """Further fields of the row, which rewards can use."""
     truncated: bool = False
     """True if an answer was truncated."""
+    mismatched: RowDocument | None = None
+    """The record of the second answer, if it is an answer to another prompt."""
+
+    def documents(self) -> list[RowDocument]:
+        """Return the record of the pair, and that of an answer to another prompt, with the tokens of both rows."""
+        tokens = sum(len(answer.ids) for answer in self.answers)
+        if self.mismatched is None:
+            return [RowDocument(self.id, self.source, self.rights, tokens)]
+        return [RowDocument(self.id, self.source, self.rights, tokens - self.mismatched.tokens), self.mismatched]
 
     def swapped(self) -> TokenPair:
         """Return the pair with its answers swapped."""
@@ -235,8 +247,7 @@ class PairDataset:
 
     def order(self, step: int, *, rows: int, seed: int) -> list[int]:
         """Return the pairs of `step`, over all processes."""
-        runs = shuffled(step * rows, rows, size=len(self.pairs), seed=seed)
-        return [pair for _, run in runs for pair in run.tolist()]
+        return step_items(step, rows=rows, size=len(self.pairs), seed=seed)
 
     def width(self, numbers: Sequence[int]) -> int:
         """Return the width of rows for these pairs."""
@@ -314,6 +325,7 @@ def _pair(
         preference.source,
         preference.prompt,
         (chosen, rejected),
+        rights_of(preference),
         preference.margin or 0.0,
         columns=preference.metadata,
         truncated=truncated,
@@ -334,12 +346,22 @@ def _pair_with_mismatched(
     strays = {index: _mismatched_index(order, position, rated_answers) for position, index in enumerate(order)}
     pairs = []
     for index, (rated, halves) in enumerate(rated_answers):
-        _, other = rated_answers[strays[index]]
+        stray, other = rated_answers[strays[index]]
         ids = halves.encoded.ids[: halves.start] + other.encoded.ids[other.start :]
         learn = [False] * halves.start + other.encoded.learn[other.start :]
         token_pairs = (_cut(halves.encoded, length), _cut(EncodedDialogue(ids, learn), length))
         fields = rated.id, rated.source, rated.prompt
-        pairs.append(TokenPair(*fields, token_pairs, good=rated.good, columns=rated.metadata))
+        mismatched_tokens = max(0, len(token_pairs[1].ids) - halves.start)
+        pairs.append(
+            TokenPair(
+                *fields,
+                token_pairs,
+                rights_of(rated),
+                good=rated.good,
+                columns=rated.metadata,
+                mismatched=RowDocument(stray.id, stray.source, rights_of(stray), mismatched_tokens),
+            )
+        )
     return pairs
 
 
