@@ -158,8 +158,10 @@ def _first_and_last_step(model: str, store: Store) -> tuple[int, int]:
     manifest = store.manifest(model)
     if METRICS_FILE not in manifest.files:
         return 0, int(manifest.facts["steps"])
-    rows = store.read(model, METRICS_FILE).splitlines()
-    return int(json.loads(rows[0])["step"]), int(json.loads(rows[-1])["step"])
+    lines = store.read(model, METRICS_FILE).splitlines()
+    first, last = json.loads(lines[0]), json.loads(lines[-1])
+    # The first row is an evaluation before the first step, or the first step itself, which has a learning rate.
+    return int(first["step"]) - ("learning_rate" in first), int(last["step"])
 
 
 def _of_pretraining(run: Run, store: Store, ledger: Ledger, folder: Path) -> tuple[RowSource, ...]:
