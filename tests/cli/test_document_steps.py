@@ -1,0 +1,197 @@
+"""`vita data documents` and `vita data steps`: the rows of a listing are those that the training loop read.
+
+Each record has a text with its own marker, which is decoded from the tensors that the trainer received.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from tests.cli.corpora import write
+from tests.cli.models import save_chat_model
+from tests.cli.test_cli import Vita, vita
+from tests.stages.chat_models import context
+from vita import life
+from vita.spine.config import build
+from vita.stages import classify
+from vita.stages.kinds import Model
+from vita.testing import byte_tokenizer
+from vita.train.trainer import StepBatch, Trainer
+
+__all__ = ["vita"]
+
+Tensors = dict[str, Tensor]
+STEPS = 4
+
+
+def _prompt(number: int) -> str:
+    return f"Say d{number}" + "!" * number
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training command, the rows of its data, and the tokens of the rows of a batch."""
+
+    stage: str
+    row: Callable[[int], dict[str, Any]]
+    tokens: Callable[[Tensors], Tensor]
+    options: tuple[str, ...] = ("--batch-size", "2", "--eval-fraction", "0")
+    documents_of_a_row: int = 1
+
+    @property
+    def name(self) -> str:
+        return "kto" if "{kto: 1}" in self.options else self.stage
+
+
+def _answer_tokens(tensors: Tensors) -> Tensor:
+    return (tensors["last"] + 1).sum(1)
+
+
+PAIRS = Case("dpo", lambda n: {"prompt": _prompt(n), "chosen": f"yes d{n}", "rejected": f"no d{n}"}, _answer_tokens)
+CASES = (
+    PAIRS,
+    replace(PAIRS, stage="reward"),
+    Case(
+        "dpo",
+        lambda n: {"prompt": _prompt(n), "completion": f"yes d{n}", "label": n % 2 == 0},
+        _answer_tokens,
+        ("--losses", "{kto: 1}", "--batch-size", "2", "--eval-fraction", "0"),
+        documents_of_a_row=2,
+    ),
+    Case("classify", lambda n: {"text": _prompt(n), "label": n % 2}, lambda tensors: tensors["lengths"]),
+    Case(
+        "contrastive",
+        lambda n: {"query": _prompt(n), "document": f"it is d{n}"},
+        lambda tensors: tensors["lengths"].sum(1),
+    ),
+    Case(
+        "rlhf",
+        lambda n: {"prompt": _prompt(n)},
+        lambda tensors: tensors["mask"].int().argmax(1) + 1,
+        ("--rewards", "[{use: matches, options: {pattern: a}}]", "--prompts-per-step", "3", "--num-generations", "2",
+         "--minibatches", "2", "--max-tokens", "4", "--eval-prompts", "1", "--eval-samples", "1"),
+    ),
+)  # fmt: skip
+
+
+def _records(case: Case) -> list[dict[str, Any]]:
+    rights = [{"license": "MIT"}, {"license": "CC0-1.0", "consent": "yes"}, {}]
+    return [{"id": f"d{number}", **case.row(number), **rights[number % 3]} for number in range(5)]
+
+
+def _train(vita: Vita, case: Case, monkeypatch: pytest.MonkeyPatch) -> list[Tensors]:
+    """Train with the command of the stage, and return the tensors of each step."""
+    batches: list[Tensors] = []
+    step = Trainer.step
+
+    def recorded(self: Trainer, batch: StepBatch) -> Any:
+        batches.append(dict(batch.tensors))
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", recorded)
+    steps = STEPS // 2 if case.stage == "rlhf" else STEPS  # two optimizer steps in each round
+    code, _, errors = vita(case.stage, "data.jsonl", "--model", "base", "--steps", str(steps), "--life", "x",
+                           "--allow-no-improvement", "true", *case.options)  # fmt: skip
+    assert code == 0, errors
+    return batches
+
+
+def _json(vita: Vita, *words: str) -> Any:
+    code, out, errors = vita(*words, "--json")
+    assert code == 0, errors
+    return json.loads(out)
+
+
+def _markers(row: Tensor) -> set[str]:
+    text = byte_tokenizer().decode(row.flatten().tolist())
+    return set(re.findall(r"d\d", text))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.stage in ("reward", "rlhf") else [])
+        for case in CASES
+    ],
+)
+def test_the_listed_documents_are_those_of_the_batches(
+    vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Case
+) -> None:
+    save_chat_model(tmp_path / "base")
+    records = {record["id"]: record for record in _records(case)}
+    write(tmp_path / "data.jsonl", *records.values())
+    batches = _train(vita, case, monkeypatch)
+    assert len(batches) == STEPS
+    uses: dict[str, list[dict[str, int]]] = {}
+    for step, tensors in enumerate(batches, 1):
+        parts = _json(vita, "data", "documents", f"x/{case.stage}", "--step", str(step))
+        rows = [[part for part in parts if part["row"] == row] for row in range(1, len(tensors["ids"]) + 1)]
+        assert [{part["document"] for part in row} for row in rows] == [_markers(row) for row in tensors["ids"]]
+        assert [sum(part["tokens"] for part in row) for row in rows] == case.tokens(tensors).tolist()
+        for part in parts:
+            record = records[part["document"]]
+            assert (part["licence"], part["consent"]) == (
+                record.get("license"),
+                "given" if "consent" in record else None,
+            )
+            assert part["source"] == "data"
+            uses.setdefault(part["document"], []).append({"step": step, "row": part["row"], "tokens": part["tokens"]})
+    assert {len(row) for row in rows} == {case.documents_of_a_row}
+    assert len(uses) > 2, "the batches differ"
+    for document, expected in list(uses.items())[:2]:
+        assert _json(vita, "data", "steps", f"x/{case.stage}", document) == expected
+
+
+def test_models_without_recorded_rows_are_refused(vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_chat_model(tmp_path / "base")
+    case = next(case for case in CASES if case.stage == "classify")
+    write(tmp_path / "data.jsonl", *_records(case))
+    _train(vita, case, monkeypatch)
+    command = ("data", "documents", "x/classify", "--step", "1")
+    for words, message in (
+        (("data", "documents", "base", "--step", "1"), "expected a model of a training stage, got a model of adopt"),
+        ((*command[:-1], "5"), "expected at most 4, the last step, got 5"),
+        (("data", "steps", "x/classify", "d9"), "the training data of this model does not contain it"),
+    ):
+        code, _, errors = vita(*words)
+        assert code != 0 and message in " ".join(errors.replace('"', "").split()), errors
+
+    declaration = life.stage
+    monkeypatch.setattr(life, "stage", lambda name: replace(declaration(name), version=99))
+    code, _, errors = vita(*command)
+    assert code == 3 and "another version can order the rows differently" in errors and "version 99" in errors
+    monkeypatch.setattr(life, "stage", declaration)
+    write(tmp_path / "data.jsonl", *_records(case)[1:])
+    code, _, errors = vita(*command)
+    assert code == 3 and "data.jsonl has changed since" in errors
+
+
+@pytest.mark.slow
+def test_the_steps_before_a_checkpoint_of_another_run_are_not_listed(
+    vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_chat_model(tmp_path / "base")
+    case = next(case for case in CASES if case.stage == "classify")
+    source = write(tmp_path / "data.jsonl", *_records(case))
+    values = {"sources": [str(source)], "steps": 2, "batch_size": 2, "eval_fraction": 0.0, "allow_no_improvement": True}
+    config = build(classify.Config, values, where="classify")
+    classify.run(config, classify.Inputs(Model("2" * 64, folder, {})), context(tmp_path / "scratch"))
+    [checkpoint] = (tmp_path / "scratch/checkpoints").iterdir()
+    batches = _train(vita, replace(case, options=(*case.options, "--start-from", str(checkpoint))), monkeypatch)
+    assert len(batches) == 2
+    for step, tensors in ((3, batches[0]), (4, batches[1])):
+        parts = _json(vita, "data", "documents", "x/classify", "--step", str(step))
+        assert [{part["document"]} for part in parts] == [_markers(row) for row in tensors["ids"]]
+    code, _, errors = vita("data", "documents", "x/classify", "--step", "2")
+    assert code == 2 and "expected at least 3, the first step after the checkpoint in `start_from`" in errors
+    for document in _markers(batches[0]["ids"]):
+        uses = _json(vita, "data", "steps", "x/classify", document)
+        assert uses and all(use["step"] > 2 for use in uses)
