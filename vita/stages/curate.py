@@ -34,7 +34,7 @@ from vita.data.curation.shingles import SketchOptions
 from vita.data.curation.split_pass import SplitAssignments, SplitOptions, assign_splits, split_jobs
 from vita.data.curation.text_cuts import find_cuts, with_sizes
 from vita.data.curation.text_end import hold_out_end
-from vita.data.curation.worker_pool import WorkerPool
+from vita.data.curation.worker_pool import WorkerPool, rare_garbage_collection
 from vita.data.sources.read import Source, is_single_text, skipped_files, split_source
 from vita.gates.curation_approvals import policy_facts, policy_record
 from vita.reporting.corpus_charts import corpus_figures
@@ -127,7 +127,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     start = time.monotonic()
     benchmarks = _benchmark_index(config)
     jobs, owners = _tasks(config, context.scratch / "sifted", benchmarks)
-    with _pool(jobs, context) as pool:
+    with rare_garbage_collection(), _pool(jobs, context) as pool:
         results = filter_all(jobs, pool, context)
         stats = FilterStats()
         for result in results:

@@ -206,18 +206,13 @@ def _share_above(limit: float, lines: list[str], predicate: Callable[[str], bool
 
 def _top_runs(page: PageFeatures, most: tuple[float, ...]) -> DropReason | None:
     """Gopher's "top n-gram" for n = 2, 3, ...; an n-gram that occurs once repeats nothing."""
-    frequency = page.num_words
+    if not page.may_have_frequent_runs(most):
+        return None
     for n, limit in enumerate(most, 2):
-        allowed = limit * page.characters
-        # No n-gram is more frequent than a shorter one: this bound makes most counts unnecessary.
-        if frequency * (longest := page.longest_run(n)) <= allowed:
-            continue
-        frequency = page.most_equal_runs(n)
-        if frequency > 1 and frequency * longest > allowed:
-            runs = page.runs(n)
-            frequency = _highest_count(runs)
+        runs = page.runs(n)
+        if len(runs) and (frequency := _highest_count(runs)) > 1:
             share = frequency * _longest_with_count(runs, page.run_lengths(n), frequency) / page.characters
-            if frequency > 1 and share > limit:
+            if share > limit:
                 return DropReason(f"top_{n}_words", f"{share:.2f} of the characters, over {limit}")
     return None
 
@@ -225,10 +220,10 @@ def _top_runs(page: PageFeatures, most: tuple[float, ...]) -> DropReason | None:
 def _repeated_runs(page: PageFeatures, most: tuple[float, ...]) -> DropReason | None:
     """Gopher's "duplicate n-grams" for n = 5, 6, ..."""
     words = page.num_words
+    if words <= 5 or not page.may_have_repeated_runs(5, min(most)):
+        return None
     for n, limit in enumerate(most, 5):
         if words <= n:
-            return None
-        if n == 5 and page.repeated_runs(n) * page.longest_run(n) <= min(most) * page.characters:
             return None
         share = page.words.lengths[_covered(_repeat_starts(page.runs(n)), n, words)].sum() / page.characters
         if share > limit:

@@ -101,17 +101,13 @@ class PageFeatures:
         first, stop = self._batch.first[self._index], self._batch.stop[self._index]
         return self._batch.runs(n)[first : max(first, stop - n + 1)]
 
-    def longest_run(self, n: int) -> int:
-        """Return the characters of the longest n-gram."""
-        return self._batch.longest(n)[self._index]
+    def may_have_frequent_runs(self, limits: tuple[float, ...]) -> bool:
+        """Return False if no n-gram of 2, 3, ... words has more than its share of the characters."""
+        return self._batch.frequent_run_suspects(limits)[self._index]
 
-    def most_equal_runs(self, n: int) -> int:
-        """Return an upper bound of the occurrences of the most frequent n-gram."""
-        return self._batch.equal_runs(n).highest[self._index]
-
-    def repeated_runs(self, n: int) -> int:
-        """Return an upper bound of the number of n-grams that occurred before."""
-        return self._batch.equal_runs(n).repeats[self._index]
+    def may_have_repeated_runs(self, n: int, limit: float) -> bool:
+        """Return False if the words of repeated n-grams have at most this share of the characters."""
+        return self._batch.repeated_run_suspects(n, limit)[self._index]
 
     @property
     def characters(self) -> int:
