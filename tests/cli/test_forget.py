@@ -16,7 +16,8 @@ from vita.cli.workspace import Workspace
 from vita.data.tokens.loader import Batch, Loader
 from vita.data.tokens.packing import PackedDataset, PackedRows
 from vita.life import stage
-from vita.rights.training_steps import TextRows, training_rows
+from vita.rights.text_rows import TextRows
+from vita.rights.training_steps import training_rows
 from vita.spine.store import Store
 
 __all__ = ["vita"]

@@ -16,7 +16,7 @@ from vita.rights.document_fates import DocumentMatch, Use, copies, document_matc
 from vita.rights.document_trace import AffectedArtifact, DocumentTrace
 from vita.rights.query import RightsQuery
 from vita.rights.rewrite_matches import rewrite_groups, rewrite_ids, rewrite_matches
-from vita.rights.training_steps import pretraining_rows, spans_of
+from vita.rights.text_rows import pretraining_rows, spans_of
 from vita.spine.errors import StoreError, VitaError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.store import Store

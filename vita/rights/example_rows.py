@@ -1,12 +1,7 @@
 """Rows of one training example each: a pair of answers, a labelled text, a pair of texts, or a prompt.
 
-    def training_rows(config: Config, inputs: Inputs) -> ExampleRows:       # of a stage
-        examples = _read(config, ...)                                       # as in `run`
-        order = partial(step_items, rows=config.batch_size, size=len(examples), seed=config.seed)
-        return ExampleRows("texts", [example.documents() for example in examples], order, config.batch_size)
-
-A stage returns its rows with the functions that read and order them in training, so that a listing cannot differ from
-training.
+order = partial(step_items, rows=config.batch_size, size=len(pairs), seed=config.seed)
+rows = ExampleRows([pair.documents() for pair in pairs], order, config.batch_size)
 """
 
 from __future__ import annotations
@@ -23,8 +18,6 @@ from vita.rights.row_documents import Selection
 class ExampleRows:
     """The rows of all steps; a row is one example."""
 
-    unit: str
-    """The name of the number of examples in the facts of the model, such as `pairs`."""
     documents: Sequence[Sequence[RowDocument]]
     """The documents of each example, in the order of the training set."""
     order: Callable[[int], list[int]]

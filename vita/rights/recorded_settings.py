@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from vita.data.sources.source import Source
-from vita.spine.config import build
 from vita.spine.contents import Contents, content_digest, reading
 from vita.spine.erasures import all_erasures
 from vita.spine.errors import DataError
@@ -43,15 +41,6 @@ def row_settings(run: Run, ledger: Ledger) -> dict[str, Any]:
         name: recorded_setting(name, run, ledger) for name in ("sources", "heldout_sources") if name in run.config
     }
     return {name: value for name, value in run.config.items() if not _names_files(value)} | sources
-
-
-@contextmanager
-def reading_sources(run: Run, ledger: Ledger) -> Iterator[list[Source]]:
-    """Yield the sources of a run, read with the erasures of the run; raise if a file is missing or has changed."""
-    where = f"{run.life}/{run.step}.sources"
-    sources = [build(Source, values, where=where) for values in recorded_settings(run, ledger)["sources"]]
-    with recorded_erasures(run, ledger):
-        yield sources
 
 
 @contextmanager

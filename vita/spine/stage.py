@@ -15,7 +15,7 @@ NEEDS = {"model": (generates_text,)}            # optional: requirements on inpu
 def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None: ...        # optional: by settings
 def traits(config: Config, inputs: Mapping[str, Traits | None]) -> Traits | None: ...   # optional: of the output
 def record(artifact: Model, inputs: Inputs, ledger: Ledger) -> None: ...    # optional: entries in the ledger
-def training_rows(config: Config, inputs: Inputs) -> ExampleRows: ...       # optional: the documents of each step
+def training_rows(config: Config, inputs: Inputs, folder: Path) -> StageRows: ...   # optional: documents of each step
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ class Stage:
     """Returns the settings, completed from the files that they name, with resolved paths: `complete(config)`."""
     link: Callable[[Any, Sequence[tuple[str, Settings]]], Any] | None = None
     """Returns the settings, completed by those of all steps of the life: `link(config, [(stage, settings), ...])`."""
-    training_rows: Callable[[Any, Any], Any] | None = None
-    """Returns the rows of each training step with their documents (`vita.rights.example_rows.ExampleRows`)."""
+    training_rows: Callable[[Any, Any, Path], Any] | None = None
+    """Returns the rows of each training step with their documents (`vita.rights.row_documents.StageRows`):
+    `training_rows(config, inputs, folder)`, with an empty folder for files that the rows need."""
     needs: Mapping[str, Sequence[Callable[[Traits], str | None]]] = field(default_factory=dict)
     """Requirements on the artifact of a slot: each returns the reason why it is not met, or None."""
     input_problem: Callable[[Any, Collection[str]], str | None] | None = None

@@ -29,7 +29,10 @@ from vita.evals.position_loss import bits_by_position, long_documents, position_
 from vita.nn.requirements import fixed_context, other_objective, predicts_tokens
 from vita.reporting.catalogue import GROUPS
 from vita.reporting.figures import ReportContent
+from vita.rights.row_documents import StageRows
+from vita.rights.text_rows import TextRows
 from vita.spine.errors import ConfigError
+from vita.spine.events import Emit, Events
 from vita.spine.plan import Context, Draft
 from vita.spine.store import Traits
 from vita.stages.kinds import Model, Tokens
@@ -105,14 +108,13 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     shape = _extend(config, pretrained.model)
     length = _row_length(config, shape)
     tokenizer = pretrained.tokenizer
-    pretraining_text = pretraining(
-        inputs.tokens and inputs.tokens.path, tokenizer, where="adapt", needed=bool(config.replay)
-    )
-    domain = _read(config, tokenizer, context)
-    rows = config.batch_size or _rows(config, domain.train.tokens, length)
-    replayed = replayed_rows(config.replay, rows=rows, where="adapt")
+    general_text = _general_text(config, inputs, tokenizer)
+    # Each process writes its own copy of the domain.
+    domain = _read(config, tokenizer, context.scratch / f"domain-{context.machine.rank}", context.emit)
+    loaders = _loaders(config, domain.train, general_text, length=length)
+    rows = sum(loader.rows for loader in loaders)
     training = _training(
-        config, domain.train.tokens, rows=rows, domain_rows=rows - replayed, length=length, width=shape.width
+        config, domain.train.tokens, rows=rows, domain_rows=loaders[0].rows, length=length, width=shape.width
     )
     training = with_adapter_rates(training, pretrained.model, config.learning_rate)
     steps = training.schedule.steps
@@ -132,8 +134,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     with run.trainer(loss, tokens_per_step=rows * length) as trainer:
         world = trainer.world
         masked = is_masked(config.document_mask, world.device, encoder=encoder)
-        counts = {"domain_rows": rows - replayed, "replay_rows": replayed}
-        batch = _Batches(config, domain.train, pretraining_text, **counts, length=length, masked=masked, world=world)
+        batch = _Batches(loaders, separator=domain.train.document_token if masked else None, world=world)
         batches = batch.masked_batches(config, tokenizer, steps=steps, world=world) if encoder else batch
         texts = {"domain": domain.heldout, "general": _general(inputs)}
         heldout = {
@@ -166,11 +167,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     values = {
         "steps": steps,
         "tokens": steps * rows * length,
-        "replayed": round(replayed / rows, 4),
+        "replayed": round((rows - loaders[0].rows) / rows, 4),
         "documents": domain.train.documents,
         "heldout_documents": domain.heldout.documents,
         **{f"dropped_{reason}": count for reason, count in sorted(domain.dropped.items())},
-        "epochs": round(steps / batch.domain.steps_per_epoch, 3),
+        "epochs": round(steps / loaders[0].steps_per_epoch, 3),
         "loss": mean_of_last(result.curve, "loss"),
         **{
             f"{name}/{metric}": round(interval.value, 6)
@@ -208,20 +209,49 @@ def _row_length(config: Config, shape: Architecture) -> int:
     return row_length(length, shape, where="adapt.sequence_length")
 
 
-def _read(config: Config, tokenizer: Tokenizer, context: Context) -> Domain:
-    """Encode the domain into the scratch folder; each process writes its own copy."""
+def training_rows(config: Config, inputs: Inputs, folder: Path) -> StageRows:
+    """Return the text of each step, read and ordered as in training; the tokens of the domain are in `folder`."""
+    from vita.infer.pretrained import PretrainedText
+
+    text = PretrainedText.load(inputs.model.path)
+    length = _row_length(config, extended_architecture(config, text.architecture, where="adapt"))
+    general_text = _general_text(config, inputs, text.tokenizer)
+    domain = _read(config, text.tokenizer, folder, Events().emit)
+    loaders = _loaders(config, domain.train, general_text, length=length)
+    return StageRows(
+        tuple(TextRows(loader.shards, loader) for loader in loaders), {"documents": domain.train.documents}
+    )
+
+
+def _general_text(config: Config, inputs: Inputs, tokenizer: Tokenizer) -> Shards | None:
+    """Return the pretraining text for the replay; refuse tokens of another tokenizer."""
+    return pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="adapt", needed=bool(config.replay))
+
+
+def _loaders(config: Config, domain: Shards, general_text: Shards | None, *, length: int) -> tuple[Loader, ...]:
+    """Return the loader of the domain, and that of the replayed pretraining text if there is replay."""
+    rows = config.batch_size or _rows(config, domain.tokens, length)
+    replayed = replayed_rows(config.replay, rows=rows, where="adapt")
+    loader = Loader(domain, context=length, rows=rows - replayed, seed=config.seed)
+    if not replayed or not general_text:
+        return (loader,)
+    return (loader, Loader(general_text, context=length, rows=replayed, seed=config.seed))
+
+
+def _read(config: Config, tokenizer: Tokenizer, folder: Path, emit: Emit) -> Domain:
+    """Encode the domain into a folder, and emit its counts."""
     domain = Domain.read(
         config.sources,
         tokenizer,
-        context.scratch / f"domain-{context.machine.rank}",
+        folder,
         held_out=config.eval_fraction,
         sample=config.eval_documents,
         seed=config.seed,
-        on_progress=lambda count: context.emit("progress", done=count, total=None, unit="documents"),
+        on_progress=lambda count: emit("progress", done=count, total=None, unit="documents"),
     )
     train, heldout = domain.train, domain.heldout
     summary = f"{train.documents:,} documents, {train.tokens:,} tokens; {heldout.documents:,} held out"
-    context.emit("note", text=summary + "".join(f", {n:,} dropped: {why}" for why, n in sorted(domain.dropped.items())))
+    emit("note", text=summary + "".join(f", {n:,} dropped: {why}" for why, n in sorted(domain.dropped.items())))
     return domain
 
 
@@ -255,41 +285,24 @@ def _training(config: Config, tokens: int, *, rows: int, domain_rows: int, lengt
 class _Batches:
     """Batches with rows of the domain and replayed rows of pretraining text."""
 
-    def __init__(
-        self,
-        config: Config,
-        domain: Shards,
-        general_text: Shards | None,
-        *,
-        domain_rows: int,
-        replay_rows: int,
-        length: int,
-        masked: bool,
-        world: ProcessMesh,
-    ) -> None:
-        self.domain = Loader(domain, context=length, rows=domain_rows, seed=config.seed)
-        self.replay = None
-        if replay_rows and general_text:
-            self.replay = Loader(general_text, context=length, rows=replay_rows, seed=config.seed)
+    def __init__(self, loaders: tuple[Loader, ...], *, separator: int | None, world: ProcessMesh) -> None:
+        self.loaders, self.separator = loaders, separator
         self.process = {"rank": world.rank, "world_size": world.size}
-        self.separator = domain.document_token if masked else None
 
     def __call__(self, step: int) -> StepBatch:
         from vita.train.text import text_tensors
         from vita.train.trainer import StepBatch
 
-        loaders = [self.domain, *([self.replay] if self.replay else [])]
-        ids = np.concatenate([loader.batch(step, **self.process).ids for loader in loaders])
-        targets = sum(loader.rows * loader.context for loader in loaders)
+        ids = np.concatenate([loader.batch(step, **self.process).ids for loader in self.loaders])
+        targets = sum(loader.rows * loader.context for loader in self.loaders)
         return StepBatch(text_tensors(ids, document=self.separator), targets=targets)
 
     def masked_batches(self, config: Config, tokenizer: Tokenizer, *, steps: int, world: ProcessMesh) -> MaskedBatches:
         """Return the batches of the same rows for the masked objective."""
         from vita.train.masked import MaskedBatches
 
-        loaders = (self.domain,) if self.replay is None else (self.domain, self.replay)
         masker = TokenMasker(tokenizer, config.masking)
-        return MaskedBatches(loaders, masker, config, steps, config.seed, self.separator, world)
+        return MaskedBatches(self.loaders, masker, config, steps, config.seed, self.separator, world)
 
 
 def _general(inputs: Inputs) -> Shards | None:

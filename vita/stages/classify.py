@@ -27,6 +27,7 @@ from vita.nn.adapters.settings import AdapterSettings
 from vita.nn.requirements import CLASSIFIER
 from vita.reporting.figures import ReportContent
 from vita.rights.example_rows import ExampleRows
+from vita.rights.row_documents import StageRows
 from vita.spine.config import neutral
 from vita.spine.errors import ConfigError
 from vita.spine.events import Emit, Events
@@ -187,7 +188,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 # -- examples
 
 
-def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
+def training_rows(config: Config, inputs: Inputs, folder: Path) -> StageRows:
     """Return the texts of each step, read and ordered as in training."""
     from vita.infer.pretrained import PretrainedText
 
@@ -195,7 +196,8 @@ def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
     length = row_length(config.max_length, text.architecture, where="classify.max_length")
     examples = _read(config, TextEncoder(with_end_token(text.tokenizer), length=length), Events().emit).train
     order = partial(step_items, rows=config.batch_size, size=len(examples), seed=config.seed)
-    return ExampleRows("texts", [example.documents() for example in examples], order, config.batch_size)
+    rows = ExampleRows([example.documents() for example in examples], order, config.batch_size)
+    return StageRows((rows,), {"texts": len(examples)})
 
 
 def _read(config: Config, encoder: TextEncoder, emit: Emit) -> ExampleSet:

@@ -25,6 +25,7 @@ from vita.design import scaling_rules
 from vita.nn.requirements import has_no_classifier
 from vita.reporting.figures import ReportContent
 from vita.rights.example_rows import ExampleRows
+from vita.rights.row_documents import StageRows
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.events import Emit, Events
 from vita.spine.model_files import ModelFiles
@@ -176,7 +177,7 @@ def _freeze_output_head(model: Transformer) -> None:
             parameter.requires_grad_(False)
 
 
-def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
+def training_rows(config: Config, inputs: Inputs, folder: Path) -> StageRows:
     """Return the pairs of each step, read and ordered as in training."""
     from vita.infer.pretrained import PretrainedText
 
@@ -185,7 +186,8 @@ def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
     embedding = _embedding_config(config, text.files, length, causal=text.architecture.causal)
     pairs = _read(config, embedding, _encoder(embedding, text.tokenizer, length), Events().emit).train
     order = partial(step_items, rows=config.batch_size, size=len(pairs), seed=config.seed)
-    return ExampleRows("pairs", [pair.documents() for pair in pairs], order, config.batch_size)
+    rows = ExampleRows([pair.documents() for pair in pairs], order, config.batch_size)
+    return StageRows((rows,), {"pairs": len(pairs)})
 
 
 def _encoder(embedding: EmbeddingConfig, tokenizer: Tokenizer, length: int) -> TextEncoder:

@@ -39,6 +39,7 @@ from vita.infer.sampling import Sampling
 from vita.nn.requirements import generates_text
 from vita.reporting.figures import Groups, ReportContent
 from vita.rights.example_rows import ExampleRows
+from vita.rights.row_documents import StageRows
 from vita.rl.preference_eval import PairValues, compare
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.spine.config import neutral
@@ -213,7 +214,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 # -- pairs
 
 
-def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
+def training_rows(config: Config, inputs: Inputs, folder: Path) -> StageRows:
     """Return the pairs of each step, read and ordered as in training."""
     from vita.infer.pretrained import PretrainedText
     from vita.train.preference_batches import build_preference_loss
@@ -223,7 +224,8 @@ def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
     length = row_length(config.max_length, text.architecture, where="dpo.max_length")
     pairs = _read(config, inputs, loss, text.tokenizer, text.require_template(), Events().emit, length=length).train
     order = partial(step_items, rows=config.batch_size, size=len(pairs), seed=config.seed)
-    return ExampleRows("pairs", [pair.documents() for pair in pairs], order, config.batch_size)
+    rows = ExampleRows([pair.documents() for pair in pairs], order, config.batch_size)
+    return StageRows((rows,), {"pairs": len(pairs)})
 
 
 def _read(

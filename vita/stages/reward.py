@@ -26,6 +26,7 @@ from vita.design import scaling_rules
 from vita.nn.requirements import generates_text
 from vita.reporting.figures import ReportContent
 from vita.rights.example_rows import ExampleRows
+from vita.rights.row_documents import StageRows
 from vita.rl.preference_eval import PairValues, calibration, score_figures
 from vita.spine.config import neutral
 from vita.spine.events import Emit, Events
@@ -159,7 +160,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     return Draft(Reward, folder, facts)
 
 
-def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
+def training_rows(config: Config, inputs: Inputs, folder: Path) -> StageRows:
     """Return the pairs of each step, read and ordered as in training."""
     from vita.infer.pretrained import PretrainedText
 
@@ -167,7 +168,8 @@ def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
     length = row_length(config.max_length, text.architecture, where="reward.max_length")
     pairs = _read(config, inputs, text.tokenizer, text.require_template(), Events().emit, length=length).train
     order = partial(step_items, rows=config.batch_size, size=len(pairs), seed=config.seed)
-    return ExampleRows("pairs", [pair.documents() for pair in pairs], order, config.batch_size)
+    rows = ExampleRows([pair.documents() for pair in pairs], order, config.batch_size)
+    return StageRows((rows,), {"pairs": len(pairs)})
 
 
 def _read(

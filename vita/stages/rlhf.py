@@ -30,6 +30,7 @@ from vita.infer.sampling import Sampling
 from vita.nn.requirements import generates_text
 from vita.reporting.figures import ReportContent
 from vita.rights.example_rows import ExampleRows
+from vita.rights.row_documents import StageRows
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.rl.settings import (
     METHOD_DEFAULTS,
@@ -297,7 +298,7 @@ def _load_reward_model(reward: Reward, device: str) -> Any:
     return RewardModel.open(reward.path, device=device)
 
 
-def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
+def training_rows(config: Config, inputs: Inputs, folder: Path) -> StageRows:
     """Return the prompts of each step, one row per sampled answer, read and ordered as in training."""
     from vita.infer.pretrained import PretrainedText
 
@@ -308,7 +309,8 @@ def training_rows(config: Config, inputs: Inputs) -> ExampleRows:
     documents = [
         [RowDocument(prompt.id, prompt.source, rights_of(prompt), len(encoder.encode(prompt)))] for prompt in prompts
     ]
-    return ExampleRows("prompts", documents, order.prompts_of_step, -(-order.answers // order.minibatches))
+    rows = ExampleRows(documents, order.prompts_of_step, -(-order.answers // order.minibatches))
+    return StageRows((rows,), {"prompts": len(prompts)})
 
 
 @dataclass(frozen=True)

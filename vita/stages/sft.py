@@ -7,6 +7,7 @@ formats the dialogues, here as in evaluation and serving.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -22,13 +23,18 @@ from vita.data.tokens.loader import Loader
 from vita.data.tokens.packing import PackedDataset, PackedRows
 from vita.data.tokens.replay import pretraining, replayed_rows
 from vita.data.tokens.row_counts import RecordCounts, counts_in
+from vita.data.tokens.row_documents import RowDocument
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.tokens.tuning_examples import EncodingSettings as ExampleSettings
 from vita.data.tokens.tuning_examples import read_dialogues
 from vita.design import scaling_rules
 from vita.nn.requirements import generates_text
 from vita.reporting.figures import ReportContent
+from vita.rights.dialogue_rows import DialogueRows
+from vita.rights.row_documents import StageRows
+from vita.rights.text_rows import TextRows
 from vita.spine.errors import DataError
+from vita.spine.events import Emit, Events
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
 from vita.stages.training import TrainingRun, last_value, row_length
@@ -85,9 +91,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     shape = pretrained.model.architecture
     length = row_length(config.max_length, shape, where="sft.max_length")
     tokenizer, template = pretrained.tokenizer, pretrained.template or ChatTemplate.default()
-    replayed = replayed_rows(config.replay, rows=config.batch_size, where="sft")
-    text = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="sft", needed=bool(replayed))
-    dialogues = _encode_dialogues(config, tokenizer, template, context, length=length)
+    replay = _replay(config, inputs, tokenizer, length=length)
+    dialogues = _encode_dialogues(config, tokenizer, template, context.emit, length=length)
+    replayed = replay.rows if replay else 0
     training = _training(config, len(dialogues.train.rows), replayed, width=shape.width, length=length)
     training = with_adapter_rates(training, pretrained.model, config.learning_rate)
     steps = training.schedule.steps
@@ -104,7 +110,6 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 
     with run.trainer(language_modelling, tokens_per_step=config.batch_size * length) as trainer:
         world = trainer.world
-        replay = Loader(text, context=length - 1, rows=replayed, seed=config.seed) if replayed and text else None
         batches = _Batches(config, dialogues.train, replay, rank=world.rank, size=world.size)
         heldout = _HeldOut.of(dialogues.heldout, rank=world.rank, size=world.size)
         evaluate = heldout.evaluate if heldout else None
@@ -133,11 +138,36 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 # -- dialogues
 
 
+def training_rows(config: Config, inputs: Inputs, folder: Path) -> StageRows:
+    """Return the dialogues and the replayed text of each step, read and ordered as in training."""
+    from vita.infer.pretrained import PretrainedText
+
+    text = PretrainedText.load(inputs.model.path)
+    length = row_length(config.max_length, text.architecture, where="sft.max_length")
+    template = text.template or ChatTemplate.default()
+    replay = _replay(config, inputs, text.tokenizer, length=length)
+    dialogues = _encode_dialogues(config, text.tokenizer, template, Events().emit, length=length)
+    rows = config.batch_size - (replay.rows if replay else 0)
+    parts = (DialogueRows(dialogues.train, dialogues.records, rows, config.seed),)
+    if replay:
+        parts = (*parts, TextRows(replay.shards, replay))
+    return StageRows(parts, {"dialogues": dialogues.train.dialogues})
+
+
+def _replay(config: Config, inputs: Inputs, tokenizer: Tokenizer, *, length: int) -> Loader | None:
+    """Return the loader of the replayed pretraining text, or None without replay."""
+    rows = replayed_rows(config.replay, rows=config.batch_size, where="sft")
+    text = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="sft", needed=bool(rows))
+    return Loader(text, context=length - 1, rows=rows, seed=config.seed) if rows and text else None
+
+
 @dataclass(frozen=True)
 class PackedDialogues:
     """The packed dialogues for training and evaluation."""
 
     train: PackedDataset
+    records: list[RowDocument]
+    """The record of each sequence of `train`, in the order of its input."""
     heldout: PackedDataset | None
     counts: RecordCounts
 
@@ -155,18 +185,19 @@ class PackedDialogues:
 
 
 def _encode_dialogues(
-    config: Config, tokenizer: Tokenizer, template: ChatTemplate, context: Context, *, length: int
+    config: Config, tokenizer: Tokenizer, template: ChatTemplate, emit: Emit, *, length: int
 ) -> PackedDialogues:
     """Encode and pack all dialogues, and emit their counts."""
     train: list[EncodedDialogue] = []
+    records: list[RowDocument] = []
     heldout: list[EncodedDialogue] = []
     counts = RecordCounts("dialogues", length)
     for source in config.sources:
-        context.emit("note", text=f"{source.label()}: dialogues in the format `{_format(source)}`")
+        emit("note", text=f"{source.label()}: dialogues in the format `{_format(source)}`")
     settings = ExampleSettings(length, config.on_long, config.eval_fraction, config.seed)
     for number, dialogue in enumerate(read_dialogues(config.sources, tokenizer, template, settings)):
         if number % 500 == 0:
-            context.emit("progress", done=number, total=None, unit="dialogues")
+            emit("progress", done=number, total=None, unit="dialogues")
         counts.metadata |= dict.fromkeys(metadata_fields(dialogue.metadata, ()))
         if dialogue.drop:
             counts.drop_record(dialogue.drop)
@@ -176,21 +207,22 @@ def _encode_dialogues(
         if dialogue.held_out:
             heldout += dialogue.sequences
         else:
-            train += dialogue.sequences * dialogue.repeats
-    counts.report(context.emit, where="sft")
+            sequences = dialogue.sequences * dialogue.repeats
+            train += sequences
+            records += [RowDocument(dialogue.id, dialogue.source, dialogue.rights, 0)] * len(sequences)
+    counts.report(emit, where="sft")
     if not train:
         hint = "set `repeat` to 1 or more"
         raise DataError("sft", "the sources' `repeat` leaves no dialogue to learn from", hint=hint)
     dialogues = PackedDialogues(
         _pack(train, config, tokenizer, length=length),
+        records,
         _pack(heldout, config, tokenizer, length=length) if heldout else None,
         counts,
     )
     first = train[0]
-    context.emit(
-        "note", text=f"the first dialogue: {tokens(first.ids, tokenizer, learn=first.learn).plain}", level="detail"
-    )
-    context.emit("note", text=_summary(dialogues))
+    emit("note", text=f"the first dialogue: {tokens(first.ids, tokenizer, learn=first.learn).plain}", level="detail")
+    emit("note", text=_summary(dialogues))
     return dialogues
 
 

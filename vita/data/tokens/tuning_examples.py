@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vita.data.hash_sampling import hash_fraction, messages_text, repeat_count
+from vita.data.record_rights import Rights, rights_of
 from vita.data.records import Dialogue, DroppedRecord, Message
 from vita.data.sources.flaws import answer_flaw
 from vita.data.sources.read import dialogues
@@ -51,6 +52,8 @@ class TuningDialogue:
     drop: DroppedRecord | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the row that are not learned."""
+    rights: Rights = field(default_factory=Rights)
+    """Of a dialogue that is not dropped."""
 
 
 def read_dialogues(
@@ -115,4 +118,5 @@ def prepare_dialogue(
         held_out=is_held_out(dialogue.messages, settings),
         repeats=repeat_count(source.repeat, dialogue.id),
         metadata=dialogue.metadata if source.world is None else {},
+        rights=rights_of(dialogue),
     )
