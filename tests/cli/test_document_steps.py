@@ -136,6 +136,7 @@ def test_the_listed_documents_are_those_of_the_batches(
         rows = [[part for part in parts if part["row"] == row] for row in range(1, len(tensors["ids"]) + 1)]
         assert [{part["document"] for part in row} for row in rows] == [_markers(row) for row in tensors["ids"]]
         assert [sum(part["tokens"] for part in row) for row in rows] == case.tokens(tensors).tolist()
+        assert {len(row) for row in rows} == {case.documents_of_a_row}
         for part in parts:
             record = records[part["document"]]
             assert (part["licence"], part["consent"]) == (
@@ -144,7 +145,6 @@ def test_the_listed_documents_are_those_of_the_batches(
             )
             assert part["source"] == "data"
             uses.setdefault(part["document"], []).append({"step": step, "row": part["row"], "tokens": part["tokens"]})
-    assert {len(row) for row in rows} == {case.documents_of_a_row}
     assert len(uses) > 2, "the batches differ"
     for document, expected in list(uses.items())[:2]:
         assert _json(vita, "data", "steps", f"x/{case.stage}", document) == expected
@@ -157,7 +157,10 @@ def test_models_without_recorded_rows_are_refused(vita: Vita, tmp_path: Path, mo
     _train(vita, case, monkeypatch)
     command = ("data", "documents", "x/classify", "--step", "1")
     for words, message in (
-        (("data", "documents", "base", "--step", "1"), "expected a model of a training stage, got a model of adopt"),
+        (
+            ("data", "documents", "base", "--step", "1"),
+            "expected a model of a training stage, got an artifact of adopt",
+        ),
         ((*command[:-1], "5"), "expected at most 4, the last step, got 5"),
         (("data", "steps", "x/classify", "d9"), "the training data of this model does not contain it"),
     ):

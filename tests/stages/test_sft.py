@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from vita.spine.plan import Context
 from vita.stages import sft
 from vita.stages.kinds import Model, Tokens
 from vita.testing import byte_tokenizer, tiny_model
+from vita.train.trainer import StepBatch, StepResult, Trainer
 
 WORDS = ("mu", "ba", "ko", "ti", "ra", "ne")
 ROWS = [{"instruction": f"{n}: say {word}.", "output": word * 2} for n in range(8) for word in WORDS]
@@ -157,6 +160,36 @@ def test_replayed_text_changes_the_batch_and_needs_tokens(tmp_path: Path) -> Non
     assert losses[0]["loss"] != losses[1]["loss"]
     with pytest.raises(ConfigError, match=r"sft.replay: needs the pretraining's tokens"):
         run(model, tmp_path / "without", source, steps=3, replay=0.5)
+
+
+def test_the_listed_rows_are_those_of_the_batches_with_replayed_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, source, pretraining_tokens = create_model(tmp_path / "model"), dialogues(tmp_path), tokens(tmp_path / "text")
+    batches: list[list[list[int]]] = []
+    step = Trainer.step
+
+    def recorded(self: Trainer, batch: StepBatch) -> StepResult:
+        batches.append(batch.tensors["ids"].tolist())
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", recorded)
+    run(model, tmp_path / "run", source, steps=2, tokens=pretraining_tokens, replay=0.5, batch_size=4)
+    config = build(sft.Config, {"sources": [source], "replay": 0.5, "batch_size": 4}, where="sft")
+    parts = sft.training_rows(config, sft.Inputs(model, pretraining_tokens), tmp_path).parts
+    tokenizer = byte_tokenizer()
+    for number, rows in enumerate(batches):
+        dialogue_rows, text_rows = (part.documents_by_row(number) for part in parts)
+        for row, documents in zip(rows[:2], dialogue_rows, strict=True):
+            text = tokenizer.decode(row)
+            instructions = [ROWS[int(document.id.rpartition(":")[2]) - 1]["instruction"] for document in documents]
+            assert [text.index(instruction) for instruction in instructions] == sorted(
+                match.start() for match in re.finditer(r"\d: say", text)
+            )
+        for row, documents in zip(rows[2:], text_rows, strict=True):
+            starts = [at for at, token in enumerate(row[:-1]) if token == tokenizer.document]
+            bounds = sorted({0, *starts, len(row) - 1})
+            assert [document.tokens for document in documents] == [end - start for start, end in pairwise(bounds)]
 
 
 def test_invalid_settings_and_inputs_are_refused(tmp_path: Path) -> None:

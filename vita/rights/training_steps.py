@@ -74,7 +74,7 @@ def training_rows(
             return TrainingRows(parts, last, first)
     made_by = ", ".join(dict.fromkeys(run.stage for run in runs)) or "no recorded run"
     hint = "`vita trace MODEL` shows the models that it was made from; `vita trace-document` covers all stages"
-    raise DataError(model[:12], expected="a model of a training stage", got=f"a model of {made_by}", hint=hint)
+    raise DataError(model[:12], expected="a model of a training stage", got=f"an artifact of {made_by}", hint=hint)
 
 
 def _rows_of_run(
