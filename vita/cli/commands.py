@@ -14,9 +14,9 @@ from vita.spine.renamed_stages import RENAMED_STAGES
 from vita.stages import own_stages
 
 _ORDER = (
-    "adopt", "design", "curate", "deduplicate", "rephrase", "tokenize", "initialize", "pretrain", "test", "adapt",
-    "sft", "reward", "rlhf", "dpo", "classify", "contrastive", "merge", "redteam", "release", "pilot", "refine",
-    "canary", "retire",
+    "adopt", "design", "curate", "deduplicate", "rephrase", "tokenize", "import_tokens", "initialize", "pretrain",
+    "test", "adapt", "sft", "reward", "rlhf", "dpo", "classify", "contrastive", "merge", "redteam", "release", "pilot",
+    "refine", "canary", "retire",
 )  # fmt: skip
 
 RENAMED = {
@@ -30,7 +30,7 @@ RENAMED = {
 def stage_commands() -> dict[str, str]:
     """Return command -> stage, in the order of the lifecycle."""
     names = sorted(own_stages(), key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
-    return {name: name for name in names}
+    return {name.replace("_", "-"): name for name in names}
 
 
 def register(requested: str | None) -> None:

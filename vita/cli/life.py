@@ -13,7 +13,7 @@ from vita.cli.app import app, open_workspace
 from vita.cli.options import LIVES, TRACKER_HELP, JsonOption, print_json
 from vita.cli.plan_layout import layout_lines, planned_layout, trains_in_parallel
 from vita.cli.plan_memory import memory_line, planned_memory
-from vita.cli.plan_quality import planned_quality, quality_lines
+from vita.cli.plan_quality import gpu_line, planned_gpu_time, planned_pretraining, planned_quality, quality_lines
 from vita.cli.workspace import Workspace
 from vita.spine.config import read_yaml, unknown_name
 from vita.spine.console import print_table
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 WorldSizeOption = Annotated[
     int | None, typer.Option(min=1, help="Forecast memory and communication of the training steps per process.")
+]
+GpuOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Estimate the time of pretraining on one GPU, such as H100.")
 ]
 LifeArgument = Annotated[str, typer.Argument(help="Path of a life file (life.yaml), or the name of a built-in recipe.")]
 SetOption = Annotated[
@@ -100,11 +103,13 @@ def plan(
     set_: SetOption = None,
     until: UntilOption = None,
     world_size: WorldSizeOption = None,
+    gpu: GpuOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show which steps of a life file would run and why, their memory, and the quality to expect. Nothing is run.
 
-    With --world-size, memory and communication per process are forecast for this number of processes.
+    With --world-size, memory and communication per process are forecast for this number of processes. With --gpu, the
+    time of pretraining on one GPU is estimated.
     """
 
     from vita.gates.feasibility import warnings
@@ -134,16 +139,19 @@ def plan(
         for prediction in predictions
         if world_size and trains_in_parallel(prediction.step)
     }
-    quality = {
-        prediction.step.name: expectation
+    pretraining = {
+        prediction.step.name: planned
         for prediction in predictions
         if prediction.runs
-        and (expectation := planned_quality(read.plan, prediction.step, artifacts, workspace.store, machine=machine))
+        and (planned := planned_pretraining(read.plan, prediction.step, artifacts, workspace.store, machine=machine))
     }
+    quality = {name: known for name, planned in pretraining.items() if (known := planned_quality(planned))}
+    gpu_times = {name: planned_gpu_time(planned, gpu) for name, planned in pretraining.items()} if gpu else {}
     if as_json:
         rows = [
             {"step": prediction.step.name, "stage": prediction.step.stage.name, "runs": prediction.runs,
              "quality": quality[prediction.step.name].as_json() if prediction.step.name in quality else None,
+             "gpu_time": vars(gpu_times[prediction.step.name]) if prediction.step.name in gpu_times else None,
              "memory": memory.get(prediction.step.name),
              "layout": vars(layout) if (layout := layouts.get(prediction.step.name)) else None,
              "reason": prediction.reason, "key": prediction.key, "artifact": prediction.artifact,
@@ -165,6 +173,8 @@ def plan(
     for name, expectation in quality.items():
         for text in quality_lines(name, expectation):
             workspace.console.print(text, soft_wrap=True)
+    for name, estimate in gpu_times.items():
+        workspace.console.print(gpu_line(name, estimate), soft_wrap=True)
     for name, planned in memory.items():
         workspace.console.print(memory_line(name, planned), soft_wrap=True)
     for name, layout in layouts.items():

@@ -56,7 +56,7 @@ def score_documents(
     pairs: list[Pair] = []
 
     def scored() -> Iterator[DocumentScore]:
-        bits = [-score.logprob / math.log(2) for score in scorer.score(pairs)]
+        bits = [bits_of(score.logprob) for score in scorer.score(pairs)]
         start = 0
         for document, tokens, count in waiting:
             total_bits = math.fsum(bits[start : start + count])
@@ -88,6 +88,17 @@ def windows(ids: Sequence[int], *, prefix: int, context: int, stride: int | None
         stop = min(done + stride, len(ids))
         yield ids[stop - context - 1 : done], ids[done:stop]
         done = stop
+
+
+def bits_of(logprob: float) -> float:
+    """Return the information in bits of a natural log-probability."""
+    return -logprob / math.log(2)
+
+
+def loss(scores: Sequence[DocumentScore], *, seed: int = 0) -> Interval:
+    """Return the mean cross-entropy in nats per token. The interval resamples documents."""
+    bits = bootstrap_ratio([score.bits for score in scores], [score.tokens for score in scores], seed=seed)
+    return Interval(*(value * math.log(2) for value in (bits.value, bits.low, bits.high)), bits.n)
 
 
 def bits_per_byte(scores: Sequence[DocumentScore], *, seed: int = 0) -> Interval:

@@ -25,10 +25,13 @@ def write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
     path.write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
 
 
+TOKEN_ROWS = "validation"
+"""Name of the rows of held-out tokens among the figures: `validation/loss`."""
 Metrics = Mapping[str, Interval]
 """metric -> value and interval."""
 Figures = Mapping[str, Mapping[str, Metrics]]
-"""section (texts, sources, tasks, groups, world, instructions, tool_calls, edge_cases, versus) -> name -> metrics."""
+"""section (texts, tokens, sources, tasks, groups, world, instructions, tool_calls, edge_cases, versus) -> name ->
+metrics."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class EvalResults:
 
     texts: Mapping[str, list[perplexity.DocumentScore]] = field(default_factory=dict)
     tasks: Mapping[str, list[multiple_choice.ItemResult]] = field(default_factory=dict)
+    rows_of_tokens: list[perplexity.DocumentScore] = field(default_factory=list)
+    """Rows of the held-out tokens of the input `tokens`."""
     answers: list[world_knowledge.WorldAnswer] = field(default_factory=list)
     """Answers about objects of the built-in world."""
     followed: list[ifeval.IFEvalResult] = field(default_factory=list)
@@ -71,6 +76,7 @@ class EvalResults:
         groups = {name: multiple_choice.by_group(outcomes) for name, outcomes in self.tasks.items()}
         figures: dict[str, dict[str, Metrics]] = {
             "texts": {name: self._of_text(scores) | self._of_masks(name) for name, scores in self.texts.items()},
+            "tokens": self._of_tokens(),
             "sources": {name: self._of_text(scores) for name, scores in self.sources.items()},
             "tasks": {name: multiple_choice.metrics(outcomes) for name, outcomes in self.tasks.items()},
             "groups": {
@@ -99,7 +105,7 @@ class EvalResults:
     def facts(self) -> dict[str, float]:
         """Return the main figures as plain numbers."""
         figures = self.figures()
-        sections = "texts", "tasks", "world", "instructions", "tool_calls", "edge_cases", "needle", "versus"
+        sections = "texts", "tokens", "tasks", "world", "instructions", "tool_calls", "edge_cases", "needle", "versus"
         values = {
             f"{name}/{metric}": round(interval.value, 6)
             for section in sections
@@ -115,6 +121,7 @@ class EvalResults:
     def rows(self) -> list[dict[str, Any]]:
         """Return every item with the name of its text or task."""
         rows = [{"text": name, **item.as_json()} for name, scores in self.texts.items() for item in scores]
+        rows += [{"text": TOKEN_ROWS, **item.as_json()} for item in self.rows_of_tokens]
         rows += [{"task": name, **item.as_json()} for name, outcomes in self.tasks.items() for item in outcomes]
         rows += [
             {"task": f"masked: {name}", **item.as_json()} for name, scores in self.masked.items() for item in scores
@@ -149,6 +156,12 @@ class EvalResults:
     def _of_text(self, scores: list[perplexity.DocumentScore]) -> dict[str, Interval]:
         bits, value = perplexity.bits_per_byte(scores, seed=self.seed), perplexity.perplexity(scores, seed=self.seed)
         return pseudo_figures(bits, value) if self.masked else {"bits_per_byte": bits, "perplexity": value}
+
+    def _of_tokens(self) -> dict[str, Metrics]:
+        if not self.rows_of_tokens:
+            return {}
+        loss = perplexity.loss(self.rows_of_tokens, seed=self.seed)
+        return {TOKEN_ROWS: {"loss": loss, **self._of_text(self.rows_of_tokens)}}
 
     def _of_masks(self, name: str) -> dict[str, Interval]:
         return masked_figures(self.masked[name], seed=self.seed) if name in self.masked else {}

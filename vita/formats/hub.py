@@ -29,6 +29,7 @@ _SAFE_SUFFIXES = (".json", ".jinja", ".txt", ".md", ".model")
 _LICENCE_NAMES = ("license", "licence", "notice", "use_policy", "copying")
 _TEMPLATES = "additional_chat_templates/"
 _DEFAULT_REVISION = "main"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def resolve_commit(reference: HubReference, *, ledger: Any = None) -> str:
@@ -41,11 +42,11 @@ def resolve_commit(reference: HubReference, *, ledger: Any = None) -> str:
         commit = hub.HfApi().model_info(reference.id, revision=revision).sha
         return str(commit)
     except Exception as error:  # noqa: BLE001 (the classes of the HTTP library are not fixed)
-        if not _is_unreachable(error):
-            raise _explained(error, reference) from None
+        if not is_unreachable(error):
+            raise explain_error(error, reference) from None
         known = _cached_commit(reference.id, revision) or _adopted_commit(reference, ledger)
         if known is None:
-            raise _explained(error, reference) from None
+            raise explain_error(error, reference) from None
         return known
 
 
@@ -63,9 +64,9 @@ def download_model(reference: HubReference, commit: str) -> dict[str, Path]:
         folder = Path(hub.snapshot_download(reference.id, revision=commit, allow_patterns=chosen))
     files = {name: folder / name for name in chosen if (folder / name).is_file()}
     if missing := sorted(set(chosen) - set(files)):
-        raise ModelError(str(reference), f"{missing[0]} is missing from the cache", hint=_online_hint())
+        raise ModelError(str(reference), f"{missing[0]} is missing from the cache", hint=online_hint())
     for name, path in files.items():
-        _verify(path, where=f"{reference}: {name}")
+        verify_blob(path, where=f"{reference}: {name}")
     return files
 
 
@@ -86,7 +87,7 @@ def errors_explained(reference: HubReference | str) -> Iterator[None]:
     except VitaError:
         raise
     except Exception as error:  # noqa: BLE001 (the classes of the HTTP library are not fixed)
-        raise _explained(error, reference) from None
+        raise explain_error(error, reference) from None
 
 
 # -- the files of a repository
@@ -98,9 +99,9 @@ def _file_names(reference: HubReference, commit: str) -> list[str]:
     try:
         return sorted(hub.HfApi().list_repo_files(reference.id, revision=commit))
     except Exception as error:
-        if not _is_unreachable(error):
+        if not is_unreachable(error):
             raise
-        folder = _cached_snapshot(reference.id, commit)
+        folder = cached_snapshot(reference.id, commit)
         if folder is None:
             raise
         return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -151,7 +152,22 @@ def _shards(reference: HubReference, commit: str, names: Iterable[str]) -> list[
         raise ModelError(f"{reference}: {INDEX}", "is not an index of weight files") from None
 
 
-def _verify(path: Path, *, where: str) -> None:
+def download_tokenizer(reference: HubReference, commit: str) -> Path:
+    """Download the tokenizer of a model without its weights; return the folder of its verified files."""
+    hub = library()
+    with errors_explained(reference):
+        names = [name for name in _file_names(reference, commit) if name in TOKENIZER_FILES]
+        if TOKENIZER_FILES[0] not in names:
+            raise ModelError(str(reference), f"the repository has no {TOKENIZER_FILES[0]}")
+        folder = Path(hub.snapshot_download(reference.id, revision=commit, allow_patterns=names))
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelError(str(reference), f"{name} is missing from the cache", hint=online_hint())
+        verify_blob(folder / name, where=f"{reference}: {name}")
+    return folder
+
+
+def verify_blob(path: Path, *, where: str) -> None:
     """Compare a cached file with the hash that names it: sha256 of large files, the git hash of small ones."""
     name = path.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", name):
@@ -174,13 +190,14 @@ def _cached_commit(model: str, revision: str) -> str | None:
 
     path = Path(HF_HUB_CACHE, f"models--{model.replace('/', '--')}", "refs", revision)
     commit = path.read_text(encoding="utf-8").strip() if path.is_file() else None
-    return commit if commit and _cached_snapshot(model, commit) else None
+    return commit if commit and cached_snapshot(model, commit) else None
 
 
-def _cached_snapshot(model: str, commit: str) -> Path | None:
+def cached_snapshot(repository: str, commit: str, *, kind: str = "models") -> Path | None:
+    """Return the folder of a commit in the cache, of a repository of the kind `models` or `datasets`."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    folder = Path(HF_HUB_CACHE, f"models--{model.replace('/', '--')}", "snapshots", commit)
+    folder = Path(HF_HUB_CACHE, f"{kind}--{repository.replace('/', '--')}", "snapshots", commit)
     return folder if folder.is_dir() else None
 
 
@@ -206,7 +223,7 @@ def library() -> Any:
     return huggingface_hub
 
 
-def _is_unreachable(error: Exception) -> bool:
+def is_unreachable(error: Exception) -> bool:
     """Return True if the Hub did not answer, or answered with an error of its own."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -227,7 +244,7 @@ def _status(error: Any) -> int:
     return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
 
 
-def _explained(error: Exception, reference: HubReference | str) -> VitaError:
+def explain_error(error: Exception, reference: HubReference | str) -> VitaError:
     """Return the error with its cause and what to do; it never holds a token."""
     from huggingface_hub import constants, errors
 
@@ -243,8 +260,8 @@ def _explained(error: Exception, reference: HubReference | str) -> VitaError:
         return ModelError(where, "there is no such model, or it is private", hint=hint)
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return ModelError(where, "a file of this revision does not exist")
-    if _is_unreachable(error):
-        return ModelError(where, _unreachable_text(error), hint=_online_hint())
+    if is_unreachable(error):
+        return ModelError(where, _unreachable_text(error), hint=online_hint())
     if isinstance(error, errors.HfHubHTTPError):
         codes = {401: "the token is not valid", 403: "the token does not permit this", 429: "too many requests"}
         problem = codes.get(_status(error), f"answered with HTTP status {_status(error)}")
@@ -266,7 +283,7 @@ def _unreachable_text(error: Exception) -> str:
     return f"is not in the cache, and {constants.ENDPOINT} cannot be reached"
 
 
-def _online_hint() -> str:
+def online_hint() -> str:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 GROUPS: Mapping[str, str] = {
     "texts": "Held-out text",
+    "tokens": "Held-out tokens",
     "sources": "Sources",
     "tasks": "Likelihood tasks",
     "groups": "Groups of the tasks",
@@ -179,6 +180,10 @@ STAGES: Mapping[str, StageText] = {
         "Tokenizer", "Trains the tokenizer and encodes the text.",
         ("{train_tokens:count} tokens, {bytes_per_token:.2f} bytes per token",),
     ),
+    "import_tokens": StageText(
+        "Token import", "Copies text that is already encoded, with its tokenizer.",
+        ("{train_tokens:count} tokens, {bytes_per_token:.2f} bytes per token",),
+    ),
     "initialize": StageText(
         "Initialization", "Creates the model with random weights.",
         ("loss {loss:.2f}; a uniform prediction has {ln_vocabulary:.2f}",),
@@ -256,6 +261,7 @@ FIGURES_OF_ANY_STAGE = ("world/held_out/accuracy", "instructions/prompt_strict",
 
 KEY_FIGURES: Mapping[str, str] = {
     "heldout/bits_per_byte": "bits per byte",
+    "validation/loss": "validation loss",
     "world/held_out/accuracy": "accuracy",
     "instructions/prompt_strict": "instructions",
     "redteam/attack_success_rate": "attack success",
@@ -264,7 +270,7 @@ KEY_FIGURES: Mapping[str, str] = {
 }
 """End of a figure's name -> its label among the key figures of a life."""
 PHASES: Mapping[str, tuple[str, ...]] = {
-    "data": ("curate", "deduplicate", "rephrase", "tokenize"),
+    "data": ("curate", "deduplicate", "rephrase", "tokenize", "import_tokens"),
     "base model": ("adopt", "design", "initialize", "pretrain", "adapt"),
     "tuning": ("sft", "reward", "rlhf", "dpo"),
     "assurance": ("test", "review", "redteam"),

@@ -61,7 +61,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     plan = json.loads((inputs.blueprint.path / "blueprint.json").read_text(encoding="utf-8"))
     architecture = build(Architecture, plan["architecture"], where="blueprint.architecture")
     tokenizer = Tokenizer.load(inputs.tokens.path / "tokenizer")
-    _check_vocabulary(architecture, tokenizer)
+    _check_vocabulary(architecture, inputs.tokens.facts["vocabulary"])
     if not architecture.causal and not tokenizer.has_mask:
         hint = "set `objective: masked` for tokenize too, or use the tokenizer of an encoder"
         raise ConfigError("initialize", "an encoder needs a tokenizer with a mask token", hint=hint)
@@ -106,11 +106,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     return Draft(Model, folder, {**facts, "scheme": config.scheme})
 
 
-def _check_vocabulary(architecture: Architecture, tokenizer: Tokenizer) -> None:
-    if architecture.vocabulary != tokenizer.vocabulary:
+def _check_vocabulary(architecture: Architecture, vocabulary: int) -> None:
+    if architecture.vocabulary != vocabulary:
         raise ConfigError(
             "initialize",
-            f"the blueprint is for a vocabulary of {architecture.vocabulary}, the tokenizer has {tokenizer.vocabulary}",
+            f"the blueprint is for a vocabulary of {architecture.vocabulary}, the tokenizer has {vocabulary}",
             hint="give design.vocabulary and tokenize.vocabulary the same number",
         )
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, model_validator
 
 from vita.data.tokens.masking import TokenMasker
 from vita.data.tokens.mixture import Mixture
@@ -50,6 +50,15 @@ class Config(BatchedTrainingSettings, TextSettings, MatrixOptimizerSettings, Mas
     mixture: Mixture = neutral(())
     """Shares of the sources: `unimax`, `{temperature: 2}`, `{weights: {wiki: 3, books: 1}}`, or a list of phases with
     `until`. By default every document is read once per epoch."""
+    target_loss: PositiveFloat | None = neutral(None)
+    """Held-out loss to reach. The run records step, tokens and training time of the first evaluation at or below it,
+    and continues. The time does not include evaluations and checkpoints."""
+
+    @model_validator(mode="after")
+    def _target_is_evaluated(self) -> Self:
+        if self.target_loss is not None and not self.eval_tokens:
+            raise ValueError("`target_loss` needs evaluations, and `eval_tokens` is 0")
+        return self
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.nn import hf
+    from vita.train.loss_target import reached_target
     from vita.train.losses import language_modelling
     from vita.train.masked import MaskedBatches, masked_language_modelling, read_heldout
     from vita.train.routing import pretraining_values
@@ -138,7 +148,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             return figures | by_source.evaluate(trainer) if by_source else figures
 
         evaluate = evaluate_text if heldout else None
-        trained = run.train(trainer, batch, evaluate=evaluate, tokens_per_step=rows * length, prefetch=True)
+        trained = run.train(
+            trainer,
+            batch,
+            evaluate=evaluate,
+            tokens_per_step=rows * length,
+            prefetch=True,
+            target_loss=config.target_loss,
+        )
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 
@@ -159,6 +176,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         "heldout_accuracy": last_value(curve, "heldout_accuracy") if encoder else None,
         **shared_facts,
     }
+    if config.target_loss is not None:
+        reached = reached_target(curve, target=config.target_loss)
+        facts["target_step"] = reached["step"] if reached else None
+        facts["target_tokens"] = reached["step"] * rows * length if reached else None
+        _announce(context, config.target_loss, reached)
     sources = loader.realized(steps) if isinstance(loader, MixtureLoader) else []
     facts = {name: value for name, value in facts.items() if value is not None}
     lead = f"{facts['tokens']:,} tokens in {steps:,} steps of {rows * length:,}."
@@ -167,6 +189,17 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     if sources:
         facts["mixture"] = {row["source"]: {"tokens": row["tokens"], "epochs": row["epochs"]} for row in sources}
     return Draft(Model, folder, facts)
+
+
+def _announce(context: Context, target: float, reached: Mapping[str, Any] | None) -> None:
+    """Report whether and when the target was reached."""
+    if reached is None:
+        text = f"the held-out loss did not reach the target of {target:g}"
+        context.emit("note", text=text, level="warning")
+        return
+    record = context.record.get("target") or reached
+    duration = f" after {record['seconds'] / 60:.1f} minutes of training steps" if "seconds" in record else ""
+    context.emit("note", text=f"the held-out loss reached {target:g} at step {reached['step']:,}{duration}")
 
 
 def training_of(config: Config, plan: Mapping[str, Any]) -> TrainerConfig:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from vita.data.records import Document
 from vita.data.sources.read import Source, documents
+from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.world import World, WorldSettings
 from vita.evals import (
@@ -27,6 +28,7 @@ from vita.evals import (
     perplexity,
     position_loss,
     samples,
+    token_rows,
     tool_calls,
     world_knowledge,
 )
@@ -46,7 +48,7 @@ from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.stage import Context, Draft, explicit_only
 from vita.spine.store import Traits
-from vita.stages.kinds import Corpus, Model, Report
+from vita.stages.kinds import Corpus, Model, Report, Tokens
 from vita.stats.paired import versus
 
 if TYPE_CHECKING:
@@ -123,6 +125,9 @@ class Config(Settings):
 class Inputs:
     model: Model
     corpus: Corpus | None = None
+    tokens: Tokens | None = explicit_only()
+    """Tokens whose held-out part is scored in rows of the context, for the figure `validation/loss` in nats per
+    token."""
     parent: Report | None = explicit_only()
     """The report of an earlier version on the same tests, for a paired comparison."""
     initial: Model | None = explicit_only()
@@ -289,6 +294,7 @@ def _evaluate(config: Config, inputs: Inputs, context: Context) -> EvalResults:
             config, inputs, engine, context, tokenizer=engine.tokenizer, length=config.context or length
         ),
         tasks=_answer_tasks(config, engine, context, tokenizer=engine.tokenizer, length=config.context or length),
+        rows_of_tokens=_score_tokens(inputs, engine, context, length=config.context or length),
         answers=world_knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
         followed=_follow(config, instructions, engine, context),
         tool_calls=_call(config, calls, engine, context),
@@ -367,6 +373,19 @@ def _score_texts(
         if not scores_by_text[name]:
             raise DataError(f"test.texts.{name}", "contains no text")
     return scores_by_text
+
+
+def _score_tokens(inputs: Inputs, engine: Engine, context: Context, *, length: int) -> list[perplexity.DocumentScore]:
+    """Score the held-out tokens of the input `tokens`."""
+    if inputs.tokens is None:
+        return []
+    shards = Shards.open(inputs.tokens.path / "heldout")
+    if shards.tokenizer != engine.tokenizer.digest:
+        hint = "give the tokens on which the model was trained"
+        raise DataError("test.tokens", "were encoded with another tokenizer than that of the model", hint=hint)
+    scores = token_rows.score_rows(engine, shards, engine.tokenizer, length=length)
+    total = token_rows.row_count(shards, length=length)
+    return list(_with_progress(scores, context, total=total, unit="rows of tokens"))
 
 
 def _score_positions(

@@ -125,6 +125,7 @@ class TrainingRun:
         tokens_per_step: int = 0,
         prefetch: bool = False,
         should_stop: Callable[[Mapping[str, Any]], bool] = lambda row: False,
+        target_loss: float | None = None,
         steps_per_round: int = 1,
         emit: Emit | None = None,
         select_model: Callable[[Transformer], Transformer] = lambda model: model,
@@ -132,8 +133,9 @@ class TrainingRun:
         """Train to the end of the schedule, with evaluations before the first step and at the interval of the settings.
 
         Checkpoints are written at the end of a round of `steps_per_round` steps. `select_model` returns the model to
-        save from the trained one. `should_stop` gets the metrics of a step and ends the training early. `prefetch`
-        prepares batches in a thread on a GPU; they must depend on the step only.
+        save from the trained one. `should_stop` gets the metrics of a step and ends the training early. The training
+        time until `target_loss` is recorded. `prefetch` prepares batches in a thread on a GPU; they must depend on the
+        step only.
         """
         from vita.nn import hf
         from vita.nn.adapters.attach import adapter_of
@@ -154,6 +156,7 @@ class TrainingRun:
             should_stop=should_stop,
             prefetch=prefetch,
             stop_rules=settings.stop_when,
+            target_loss=target_loss,
             start_from=None if settings.start_from is None else Path(settings.start_from),
             checkpoint_seconds=settings.checkpoint_seconds,
             checkpoint_steps=steps_per_round,

@@ -30,6 +30,7 @@ from vita.spine.interrupts import Interruption, deferred_interrupts
 from vita.train.checkpoint import Checkpoint, Checkpoints
 from vita.train.checkpoint import read as read_checkpoint
 from vita.train.hardware import matmul_peak, memory_in_use, peak_memory, reset_peak_memory
+from vita.train.loss_target import TRAINING_SECONDS, TrainingClock, reached_target
 from vita.train.peaks import device_peak
 from vita.train.prefetch import PrefetchedBatches
 from vita.train.run_control import Action, RunControl, wait_for_control
@@ -37,7 +38,7 @@ from vita.train.run_files import CHECKPOINTS, METRICS
 from vita.train.stop_rules import StopRule, stop_reason
 from vita.train.trainer import StepBatch, StepResult, Trainer
 
-TIMING_METRICS = ("tokens_per_second", "mfu", "memory_bytes")
+TIMING_METRICS = ("tokens_per_second", "mfu", "memory_bytes", TRAINING_SECONDS)
 """Figures in `metrics.jsonl` that differ from run to run; `TrainResult.curve` leaves them out."""
 PROGRESS_SECONDS = 0.25
 CONTINUES = "the same command continues from its checkpoint"
@@ -85,6 +86,7 @@ def train(
     flops_per_token: float = 0.0,
     should_stop: Callable[[Mapping[str, Any]], bool] = lambda row: False,
     stop_rules: Sequence[StopRule] = (),
+    target_loss: float | None = None,
     start_from: Path | None = None,
     checkpoint_seconds: float = 30.0,
     checkpoint_steps: int = 1,
@@ -94,7 +96,8 @@ def train(
 
     Every process calls it; the leading process writes. The run ends early when `should_stop` returns True for the
     metrics of the last step, or a rule of `stop_rules` applies. Without a checkpoint in `folder`, the run starts with
-    the checkpoint in `start_from`. `checkpoint_seconds` limits the work that a crash costs and does not affect the
+    the checkpoint in `start_from`. The record has the training time of the first evaluation whose held-out loss is at
+    most `target_loss`. `checkpoint_seconds` limits the work that a crash costs and does not affect the
     result. Another process can pause and stop the run (`vita.train.run_control`). With `prefetch`, the next batch is
     prepared in a thread on a GPU; it requires that `batches` depends on the step only.
 
@@ -116,6 +119,7 @@ def train(
             flops_per_token=flops_per_token,
             should_stop=should_stop,
             stop_rules=stop_rules,
+            target_loss=target_loss,
             start_from=start_from,
             checkpoint_seconds=checkpoint_seconds,
             checkpoint_steps=checkpoint_steps,
@@ -135,6 +139,7 @@ def _train(
     flops_per_token: float,
     should_stop: Callable[[Mapping[str, Any]], bool],
     stop_rules: Sequence[StopRule],
+    target_loss: float | None,
     start_from: Path | None,
     checkpoint_seconds: float,
     checkpoint_steps: int,
@@ -147,6 +152,7 @@ def _train(
     control = RunControl(folder) if trainer.world.leads else None
     metrics = _MetricsFile(folder / METRICS, upto=trainer.done if resumed else -1, writes=trainer.world.leads)
     throughput = _Throughput(trainer, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
+    clock = TrainingClock(trainer.world.device, seconds=metrics.last.get(TRAINING_SECONDS, 0.0))
     _report_setup(trainer, throughput, emit)
     steps = trainer.training.schedule.steps
     saved = time.monotonic()
@@ -158,12 +164,13 @@ def _train(
             stopped = stop_reason(stop_rules, metrics.rows())
             if _leader_decides(trainer, should_stop(metrics.last) or stopped is not None):
                 break
+            clock.start()
             result = trainer.step(batches(trainer.done))
+            due_hooks = [hook for hook in hooks if trainer.done % hook.every == 0 or trainer.done == steps]
+            clock.stop(wait=bool(due_hooks))
             throughput.end_step()
             metrics_row = {"step": trainer.done, **_step_metrics(result, trainer), **throughput.figures()}
-            metrics_row |= _evaluate(
-                trainer, [hook for hook in hooks if trainer.done % hook.every == 0 or trainer.done == steps]
-            )
+            metrics_row |= {TRAINING_SECONDS: round(clock.seconds, 3), **_evaluate(trainer, due_hooks)}
             metrics.add(metrics_row)
             _report_step(emit, metrics_row, result, trainer, throughput)
             boundary = trainer.done % checkpoint_steps == 0 and trainer.done < steps
@@ -195,6 +202,8 @@ def _train(
         **throughput.record(),
         "resumed_at_step": resumed,
     }
+    if target_loss is not None and (reached := reached_target(metrics.rows(), target=target_loss)):
+        record["target"] = reached
     if stopped is not None:
         emit("note", text=f"stopped by a rule after step {trainer.done} of {steps}: {stopped}", level="status")
     return TrainResult(trainer.done, trainer.step_filter.skipped, curve, record, stopped)

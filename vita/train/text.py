@@ -60,12 +60,15 @@ class HeldOutText:
             return None
         stream = shards.read(0, rows * length + 1).astype(np.int64)
         ids = np.lib.stride_tricks.sliding_window_view(stream, length + 1)[::length]
-        sizes = [
-            0 if token in tokenizer.special_ids else len(tokenizer.token_bytes(token)) for token in stream[1:].tolist()
-        ]
+        counts = np.bincount(stream[1:])
+        text_bytes = sum(
+            int(counts[token]) * len(tokenizer.token_bytes(token))
+            for token in np.flatnonzero(counts).tolist()
+            if token not in tokenizer.special_ids
+        )
         local_rows = np.ascontiguousarray(ids[world.rank :: world.size])
         document = shards.document_token if mask else None
-        return cls(text_tensors(local_rows, document=document), rows * length, sum(sizes))
+        return cls(text_tensors(local_rows, document=document), rows * length, text_bytes)
 
     def evaluate(self, trainer: Trainer, *, name: str = "heldout") -> dict[str, float]:
         """Evaluate loss per token and bits per byte."""

@@ -53,16 +53,18 @@ def write_shards(
     document: int,
     tokenizer: str = "",
     shard_tokens: int = SHARD_TOKENS,
+    add_document_token: bool = True,
 ) -> Shards:
     """Write documents with their tokens, each after the token `document`, in bounded memory.
 
-    `tokenizer` is the digest of the tokenizer that gave the tokens.
+    `tokenizer` is the digest of the tokenizer that gave the tokens. Without `add_document_token`, the tokens are
+    written as they are: those of a document contain its document token.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _Writer(folder, vocabulary=vocabulary, document=document, shard_tokens=shard_tokens) as writer:
         for provenance, ids in tokenized:
-            writer.add(provenance, ids)
+            writer.add(provenance, ids, add_document_token=add_document_token)
     writer.finish(tokenizer)
     return Shards.open(folder)
 
@@ -225,14 +227,15 @@ class _Writer:
         if self._shard:
             self._close_shard()
 
-    def add(self, record: RightsHolder, ids: np.ndarray) -> None:
-        """Add the next document."""
+    def add(self, record: RightsHolder, ids: np.ndarray, *, add_document_token: bool = True) -> None:
+        """Add the next document, after the document token or as it is."""
         if len(ids) and int(ids.max()) >= self._vocabulary:
             expected = f"tokens below the vocabulary of {self._vocabulary}"
             raise DataError(f"document {record.id}", expected=expected, got=int(ids.max()))
         self._starts.write(np.array([self._tokens], dtype="<i8"))
-        tokens = np.empty(len(ids) + 1, dtype=self._dtype)
-        tokens[0], tokens[1:] = self._document, ids
+        first = int(add_document_token)
+        tokens = np.empty(first + len(ids), dtype=self._dtype)
+        tokens[:first], tokens[first:] = self._document, ids
         rights = rights_of(record)
         self._rows.append((record.id, record.source, rights.licence, rights.robots, rights.opt_out, rights.consent))
         if len(self._rows) == _ROWS_AT_ONCE:

@@ -145,6 +145,10 @@ class Tokenizer:
         settings = {**self.settings, "tokenizer_class": "PreTrainedTokenizerFast"}
         return Tokenizer(definition, settings=settings, stops=self._stops)
 
+    def with_settings(self, **settings: Any) -> Tokenizer:
+        """Return the same tokenizer with other values of `tokenizer_config.json`."""
+        return Tokenizer(self._definition, settings={**self.settings, **settings}, stops=self._stops)
+
     def new_engine(self) -> Any:
         """Return a new encoder of the library `tokenizers`, without truncation and padding."""
         return _huggingface(self._definition)
