@@ -29,7 +29,7 @@ from starlette.routing import Route
 
 @dataclass
 class Repository:
-    """A model repository: commits with their files, and branches."""
+    """A repository of a model or a data set: commits with their files, and branches."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -62,6 +62,10 @@ class HubServer:
             Route("/api/models/{owner}/{name}/tree/{revision:path}", self._tree),
             Route("/api/models/{owner}/{name}/preupload/{revision:path}", self._preupload, methods=["POST"]),
             Route("/api/models/{owner}/{name}/commit/{revision:path}", self._commit, methods=["POST"]),
+            Route("/api/datasets/{owner}/{name}", self._info),
+            Route("/api/datasets/{owner}/{name}/revision/{revision:path}", self._info),
+            Route("/api/datasets/{owner}/{name}/tree/{revision:path}", self._tree),
+            Route("/datasets/{owner}/{name}/resolve/{revision}/{file:path}", self._file),
             Route("/{owner}/{name}.git/info/lfs/objects/batch", self._batch, methods=["POST"]),
             Route("/lfs/{sha}", self._put_object, methods=["PUT"]),
             Route("/{owner}/{name}/resolve/{revision}/{file:path}", self._file),

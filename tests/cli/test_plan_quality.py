@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.test_cli import Vita
 from tests.cli.test_cli import vita as vita
 
@@ -49,3 +51,18 @@ def test_a_large_design_and_the_built_in_world_have_other_expectations(vita: Vit
     assert code == 0 and not err
     assert "an open-weight model (`vita adopt`) is a better start" in out and "tokens per parameter; " in out
     assert "answers questions about its objects" in vita("plan", "life.yaml", "--set", "design.text=world")[1]
+
+
+def test_the_plan_estimates_the_time_on_one_gpu(vita: Vita) -> None:
+    rows = json.loads(vita("plan", "speedrun", "--gpu", "H100", "--json")[1])
+    [estimate] = [row["gpu_time"] for row in rows if row["gpu_time"]]
+    # 12 layers of 4 x 768^2 + 3 x 768 x 2048 and a head of 50,304 x 768: 6 operations per parameter; attention computes
+    # 6 x 2 x 768 operations per visible key in each layer, of which a token has 512.5 on average
+    flops = 6 * (12 * (4 * 768**2 + 3 * 768 * 2048) + 50_304 * 768) + 12 * 6 * 2 * 768 * 512.5
+    assert estimate["tokens_per_second"] == pytest.approx([0.35 * 989e12 / flops, 0.43 * 989e12 / flops], rel=1e-3)
+    tokens = 3500 * 524_288
+    assert estimate["seconds"] == pytest.approx([tokens / speed for speed in estimate["tokens_per_second"][::-1]])
+    code, out, _ = vita("plan", "speedrun", "--gpu", "H100")
+    assert code == 0 and "pretrain: on one H100 about 57 to 71 minutes of training steps" in out
+    code, _, err = vita("plan", "speedrun", "--gpu", "H1000")
+    assert code == 2 and "--gpu: `H1000` is not known here" in err

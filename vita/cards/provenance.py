@@ -78,6 +78,8 @@ def data(store: Store, artifacts: Sequence[LineageArtifact]) -> list[TrainingDat
         if artifact.kind == "corpus":
             settings = _source_settings(artifact, by_digest)
             sources += _corpus_sources(artifact, settings, tokens.get(artifact.digest, {}))
+        elif artifact.kind == "tokens" and not artifact.inputs:
+            sources += _imported_tokens(artifact)
         elif artifact.run and artifact.kind in ("model", "reward"):
             sources += _run_sources(artifact, artifact.run)
     return sources
@@ -142,6 +144,22 @@ def _corpus_sources(
             f"{counts['documents']:,} documents, {counts['bytes']:,} bytes",
             counts["documents"],
             tokens.get(name),
+        )
+        for name, counts in dict(artifact.facts.get("sources") or {}).items()
+    ]
+
+
+def _imported_tokens(artifact: LineageArtifact) -> list[TrainingData]:
+    """Return the sources of tokens that were not made from a corpus."""
+    licences = ", ".join(artifact.facts.get("licences") or ()) or NOT_STATED
+    return [
+        TrainingData(
+            artifact.label,
+            name,
+            licences,
+            f"{counts['documents']:,} documents, {counts['tokens']:,} tokens",
+            counts["documents"],
+            counts["tokens"],
         )
         for name, counts in dict(artifact.facts.get("sources") or {}).items()
     ]

@@ -81,7 +81,7 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
             )
     for field in _ordered_fields(stage.config):
         info = stage.config.model_fields[field]
-        if info.annotation is ModelSource:
+        if info.annotation is ModelSource and field == "model":
             text = " ".join((info.description or "").split())
             options[f"set_{field}"] = (str, typer.Argument(metavar="MODEL", help=text))
         elif field not in options:

@@ -22,6 +22,8 @@ from vita.spine.ledger import Ledger, Run
 from vita.spine.store import Store
 
 _WEIGHTS = ("model", "reward", "release", "archive")
+_IMPORT = "import_tokens"
+"""The stage whose documents are in no corpus."""
 _STRONGEST: tuple[str, ...] = ("trained on", "not reached", "held out", "not used")
 Fits = Callable[[DocumentSpan], bool]
 
@@ -50,6 +52,8 @@ class _Search:
         self._siblings = False
         self._affected: set[str] = set()
         """Keys of runs whose inputs contain the document."""
+        self._imported: list[str] = []
+        """Token sets that were not made from a corpus."""
 
     def run(self) -> DocumentTrace:
         kinds = self._artifacts()
@@ -71,13 +75,15 @@ class _Search:
             self._follow_corpus(digest, corpus_fates)
         for kind in ("feedback", "preferences") if self._query.document is not None else ("preferences",):
             self._follow_records(kinds.get(kind, ()), _RECORDS[kind])
+        clear_imports = self._follow_imported(kinds.get("tokens", []))
         self._follow_sources(search)
         affected = self._affected | {
             _base_key(run) for digest in corpora if of_corpus[digest] for run in self._made(digest)
         }
         clear = [run for digest in corpora if not of_corpus[digest] for run in self._made(digest)]
+        clear += clear_imports
         unaffected = {_base_key(run) for run in (*clear, *search.clear)} - affected
-        facts = [self._store.manifest(digest).facts for digest in corpora]
+        facts = [self._store.manifest(digest).facts for digest in (*corpora, *self._imported)]
         return DocumentTrace(
             self._query, tuple(self._holders), tuple(self._weights.values()), tuple(search.unread),
             {source: frozenset(hashes) for source, hashes in self._contents.items()}, frozenset(self._near_contents),
@@ -150,6 +156,28 @@ class _Search:
             return is_included or (span.source, span.id) in ids
 
         self._follow(corpus, use, f"corpus {corpus[:12]}", fits)
+
+    def _follow_imported(self, token_sets: Iterable[str]) -> list[Run]:
+        """Follow the token sets that were imported and contain the document; return the other imports."""
+        others: list[Run] = []
+        for digest in token_sets:
+            runs = [run for run in self._made(digest) if run.stage == _IMPORT]
+            if not runs:
+                continue
+            self._imported.append(digest)
+            match = self._tokenized(digest, self._is_requested_span)
+            if match is None:
+                others += runs
+                continue
+            is_trained = any(file.startswith("train/") for file in match.files)
+            use, detail = ("trained on", "in the training tokens") if is_trained else ("held out", "held out")
+            self._holders.append(self._holder(digest, "holds it", use, detail, match))
+            self._affected |= {_base_key(run) for run in runs}
+            self._follow(digest, use, f"tokens {digest[:12]}", self._is_requested_span)
+        return others
+
+    def _is_requested_span(self, span: DocumentSpan) -> bool:
+        return self._query.document in (None, span.id) and self._query.includes(span.source, span.licence)
 
     def _follow_records(self, digests: Iterable[str], read: Callable[[Path], Iterator[_Record]]) -> None:
         for digest in digests:

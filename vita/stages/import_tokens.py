@@ -13,6 +13,8 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from vita.data.records import Document
+from vita.data.sources.erased import ErasureIndex
 from vita.data.tokens.shards import SHARD_TOKENS, Shards, write_shards
 from vita.data.tokens.token_counts import ratio
 from vita.data.tokens.token_files import TokenDocument, TokenFile, count_tokens, open_token_file, read_documents
@@ -22,12 +24,15 @@ from vita.formats.model_source import ModelSource, pinned_commits
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
 from vita.spine.config import Settings, neutral
+from vita.spine.contents import current_erasures
 from vita.spine.disk import file_sha256
+from vita.spine.erasures import NOT_STATED
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Tokens
 
 VERSION = 1
+APPLIES_ERASURES = True
 
 _TRAIN, _HELDOUT = "train", "heldout"
 _LEAD = "Token files, copied without a change. Documents that a file boundary divides count as two."
@@ -49,7 +54,7 @@ class Config(Settings):
     sizes are multiples of 64. By default the tokens of the tokenizer."""
     validation_tokens: int | None = Field(None, ge=1)
     """Number of predicted tokens of the validation files, from the beginning; by default all."""
-    name: str = Field("tokens", min_length=1)
+    source: str = Field("tokens", min_length=1)
     """Source name of the documents."""
     licence: str | None = neutral(None)
     """The licence of the documents."""
@@ -87,16 +92,19 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
     shards = {
         split: write_shards(
             folder / split,
-            _with_progress(
-                read_documents(
-                    files[split],
-                    document_token=tokenizer.document,
-                    source=config.name,
-                    licence=config.licence,
-                    limit=limits[split],
+            _without_erased(
+                _with_progress(
+                    read_documents(
+                        files[split],
+                        document_token=tokenizer.document,
+                        source=config.source,
+                        licence=config.licence,
+                        limit=limits[split],
+                    ),
+                    context,
+                    total=int(counts[split].sum()),
                 ),
-                context,
-                total=int(counts[split].sum()),
+                tokenizer,
             ),
             vocabulary=vocabulary,
             document=tokenizer.document,
@@ -106,6 +114,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
         )
         for split in files
     }
+    if not shards[_TRAIN].documents:
+        raise DataError("import_tokens.train", "no document is left: all were erased", hint="see `vita erasures`")
     report = _report(tokenizer, vocabulary, counts, shards, digests)
     content = ReportContent.of("import_tokens", details=report)
     write_report_pages(content, folder, title="Imported tokens", lead=_LEAD)
@@ -115,6 +125,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
         "heldout_tokens": shards[_HELDOUT].tokens,
         "documents": shards[_TRAIN].documents,
         "bytes_per_token": report[_TRAIN]["bytes_per_token"],
+        "sources": {config.source: {"documents": shards[_TRAIN].documents, "tokens": shards[_TRAIN].tokens}},
+        "licences": [config.licence or NOT_STATED],
     }
     return Draft(Tokens, folder, facts)
 
@@ -172,6 +184,20 @@ def _counts(split: str, files: Sequence[TokenFile], tokenizer: Tokenizer, *, lim
         problem = f"no document begins in the files: the document token {tokenizer.document} does not occur"
         raise DataError(f"import_tokens.{name}", problem, hint="the tokenizer is not that of the files")
     return counts
+
+
+def _without_erased(
+    documents: Iterator[tuple[TokenDocument, np.ndarray]], tokenizer: Tokenizer
+) -> Iterator[tuple[TokenDocument, np.ndarray]]:
+    """Yield the documents that no erasure covers, by their id, source, licence or decoded text."""
+    if not (erasures := current_erasures()):
+        yield from documents
+        return
+    index = ErasureIndex(erasures)
+    for document, ids in documents:
+        text = tokenizer.decode(ids.tolist())
+        if index.find(Document(document.id, text, document.source, document.licence)) is None:
+            yield document, ids
 
 
 def _with_progress(

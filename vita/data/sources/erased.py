@@ -40,7 +40,7 @@ def without_erased(
     if not erasures:
         yield from records
         return
-    index = _ErasureIndex(erasures)
+    index = ErasureIndex(erasures)
     for record in records:
         erasure = index.find(record)
         if erasure is None:
@@ -50,7 +50,7 @@ def without_erased(
             dropped(DroppedRecord(record.id, record.source, "erased", detail, size=text_size(record)))
 
 
-class _ErasureIndex:
+class ErasureIndex:
     """Erasures by content and by id; those of a source or licence are compared with every record."""
 
     def __init__(self, erasures: Sequence[Erasure]) -> None:
