@@ -31,6 +31,17 @@ def law_files(folder: Path) -> None:
     (folder / "law.txt").write_text("\n\n".join(" ".join(row["text"].split()) for row in rows), encoding="utf-8")
 
 
+def token_files(folder: Path) -> None:
+    """Files of tokens, and their tokenizer."""
+    from vita.data.tokens.token_files import write_token_file
+    from vita.testing import byte_tokenizer
+
+    byte_tokenizer().save(folder / "tokenizer")
+    (folder / "tokens").mkdir()
+    for name in ("train_1", "train_2", "val_0"):
+        write_token_file(folder / "tokens" / f"{name}.bin", [256, *f"The file {name}. ".encode()] * 20)
+
+
 def long_files(folder: Path) -> None:
     """Long documents as JSON lines."""
     texts = list(material.docstrings().values())
@@ -79,6 +90,12 @@ def model_folder(folder: Path) -> None:
 
 SCALING = "vita scaling notes/ --budget 8e11 --ladder 2e11,4e11 --sizes 3 --vocabulary 300 --context 32 --check"
 LADDER = "it trains for minutes; tests/cli/test_scaling.py runs it"
+REHEARSAL = (
+    "vita live speedrun --set variables.data=shards --set variables.tokenizer=tokenizer --set "
+    "variables.validation_tokens=8192 --set variables.target=5 --set settings.vocabulary=1024 --set "
+    "settings.context=128 --set design.depth=2 --set design.width=128 --set design.tokens_per_step=2048 --set "
+    "design.steps=60 --set pretrain.eval_every=20"
+)
 RACE = "it trains nine models; tests/design/test_race.py runs a smaller one"
 SUITE = "it runs the test suite, which contains this test"
 LIFE = "it installs Vita and trains for ten minutes"
@@ -130,6 +147,15 @@ PAGES = {
             "--nanochat ../nanochat": "it measures for minutes and needs another program",
         }
     ),
+    "docs/speedrun.md": Page(
+        from_readme=False,
+        not_run={
+            "vita live speedrun": "it needs a GPU and downloads 4 GB",
+            REHEARSAL: "tests/cli/test_speedrun.py runs it at a smaller size",
+            "vita show speedrun/pretrain": "it shows the result of the command above",
+        },
+    ),
+    "docs/stages/import_tokens.md": Page(files=token_files, from_readme=False),
     "docs/scaling.md": Page(
         not_run={
             SCALING: LADDER,
