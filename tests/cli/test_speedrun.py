@@ -38,7 +38,10 @@ SETTINGS = (
 
 
 @pytest.mark.slow
-def test_the_recipe_runs_from_token_files_to_a_release_that_transformers_loads(vita: Vita, tmp_path: Path) -> None:
+def test_the_recipe_runs_from_token_files_to_a_release_that_transformers_loads(
+    vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITA_THREADS", "1")
     write_token_files(tmp_path)
     words = ["speedrun", *(word for setting in SETTINGS for word in ("--set", setting))]
     code, out, err = vita("live", *words)

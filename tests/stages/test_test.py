@@ -223,7 +223,7 @@ def test_a_parent_report_without_common_items_is_refused(folder: Path, tmp_path:
 def test_a_parent_is_an_input_only_when_it_is_named() -> None:
     test_stage = read_stage("test", stage)
     tests = [Step(name, test_stage, build(stage.Config, {}, where="test")) for name in ("test_first", "test_base")]
-    assert [slot.name for slot in test_stage.slots if slot.explicit_only] == ["parent", "initial"]
+    assert [slot.name for slot in test_stage.slots if slot.explicit_only] == ["tokens", "parent", "initial"]
     assert wire(test_stage, tests, {"model": "@abc"}, where="x") == {"model": "@abc"}
     inputs = {"model": "@abc", "parent": "test_first"}
     assert wire(test_stage, tests, inputs, where="x") == inputs

@@ -61,7 +61,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     plan = json.loads((inputs.blueprint.path / "blueprint.json").read_text(encoding="utf-8"))
     architecture = build(Architecture, plan["architecture"], where="blueprint.architecture")
     tokenizer = Tokenizer.load(inputs.tokens.path / "tokenizer")
-    _check_vocabulary(architecture, inputs.tokens.facts["vocabulary"])
+    _check_vocabulary(architecture, Shards.open(inputs.tokens.path / "train").vocabulary)
     if not architecture.causal and not tokenizer.has_mask:
         hint = "set `objective: masked` for tokenize too, or use the tokenizer of an encoder"
         raise ConfigError("initialize", "an encoder needs a tokenizer with a mask token", hint=hint)
