@@ -98,7 +98,8 @@ def bits_of(logprob: float) -> float:
 def loss(scores: Sequence[DocumentScore], *, seed: int = 0) -> Interval:
     """Return the mean cross-entropy in nats per token. The interval resamples documents."""
     bits = bootstrap_ratio([score.bits for score in scores], [score.tokens for score in scores], seed=seed)
-    return Interval(*(value * math.log(2) for value in (bits.value, bits.low, bits.high)), bits.n)
+    nats = math.log(2)
+    return Interval(bits.value * nats, bits.low * nats, bits.high * nats, bits.n)
 
 
 def bits_per_byte(scores: Sequence[DocumentScore], *, seed: int = 0) -> Interval:
