@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 PAGE = """<!doctype html><html><head><meta charset="utf-8"><title>Rivers &amp; lakes</title></head><body>
 <nav><a href="/">Home</a> <a href="/about">About us</a></nav>
@@ -78,12 +79,16 @@ def docx_file(*paragraphs: str) -> bytes:
     return zip_file([("[Content_Types].xml", b"<Types/>"), ("word/document.xml", document.encode())])
 
 
-def epub_file(*chapters: str) -> bytes:
-    """Return an EPUB whose spine has the chapters in order, and whose files are in reverse order."""
+def epub_file(*chapters: str, hrefs: Mapping[int, str] = MappingProxyType({})) -> bytes:
+    """Return an EPUB whose spine has the chapters in order, and whose files are in reverse order.
+
+    `hrefs` are the references to chapters whose files have other names than `c0.xhtml`, by number.
+    """
     container = b"<container><rootfiles><rootfile full-path='OEBPS/book.opf'/></rootfiles></container>"
+    references = [hrefs.get(number, f"c{number}.xhtml") for number in range(len(chapters))]
     items = "".join(
-        f"<item id='c{number}' href='c{number}.xhtml' media-type='application/xhtml+xml'/>"
-        for number in range(len(chapters))
+        f"<item id='c{number}' href='{reference}' media-type='application/xhtml+xml'/>"
+        for number, reference in enumerate(references)
     )
     spine = "".join(f"<itemref idref='c{number}'/>" for number in range(len(chapters)))
     metadata = "<metadata xmlns:dc='http://purl.org/dc/elements/1.1/'><dc:title>A book</dc:title></metadata>"
@@ -91,7 +96,10 @@ def epub_file(*chapters: str) -> bytes:
     members = [("mimetype", b"application/epub+zip"), ("META-INF/container.xml", container)]
     members += [("OEBPS/book.opf", package.encode())]
     pages = [
-        (f"OEBPS/c{number}.xhtml", f"<html><body><p>{text}</p></body></html>".encode())
+        (
+            f"OEBPS/c {number}.xhtml" if number in hrefs else f"OEBPS/c{number}.xhtml",
+            f"<html><body><p>{text}</p></body></html>".encode(),
+        )
         for number, text in enumerate(chapters)
     ]
     return zip_file([*members, *reversed(pages)])

@@ -79,6 +79,17 @@ def test_files_without_a_suffix_are_read_by_content(tmp_path: Path, data: bytes,
     assert texts(tmp_path / "file", compress(data)) == expected
 
 
+def test_chapters_of_a_book_are_found_by_their_references(tmp_path: Path) -> None:
+    hrefs = {0: "c%200.xhtml", 1: "c%201.xhtml#part", 2: "c 2.xhtml", 3: "c%20missing.xhtml"}
+    book = epub_file("zero", "one", "two", "three", "four", hrefs=hrefs)
+    (document,), (drop,) = read(tmp_path / "a.epub", book, on_bad_row="error")
+    assert document.text == "zero\n\none\n\ntwo\n\nfour"
+    assert document.metadata == {"title": "A book", "missing_parts": ["OEBPS/c missing.xhtml"]}
+    assert (drop.id, drop.reason) == ("a.epub:1", "missing_part") and "OEBPS/c missing.xhtml" in drop.detail
+    _, (drop,) = read(tmp_path / "a.epub", epub_file("zero", hrefs={0: "gone.xhtml"}))
+    assert drop.reason == "not_extractable" and "has no readable part OEBPS/gone.xhtml" in drop.detail
+
+
 def test_an_error_page_saved_as_rows_is_no_document(tmp_path: Path) -> None:
     found, drops = read(tmp_path / "rows.jsonl", PAGE.replace("\n", " ").encode())
     assert not found and [drop.reason for drop in drops] == ["not_json"]

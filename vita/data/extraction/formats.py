@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import posixpath
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 MAX_PART_BYTES = 512 * 2**20
@@ -38,6 +39,8 @@ class Extracted:
     text: str
     title: str | None = None
     encoding: str | None = None
+    missing_parts: tuple[str, ...] = ()
+    """The parts that the document names and does not contain, or that cannot be read."""
 
 
 # -- web pages
@@ -158,7 +161,11 @@ def _word_text(element: ElementTree.Element) -> str:
 
 
 def extract_epub(data: bytes, options: Options) -> Extracted:
-    """Extract the chapters of an EPUB in the order of its spine; chapters are separated by blank lines."""
+    """Extract the chapters of an EPUB in the order of its spine; chapters are separated by blank lines.
+
+    A chapter that the archive lacks, or that is damaged, is left out and named in `missing_parts`. A book without any
+    readable chapter raises `Unextractable`.
+    """
     from resiliparse.extract.html2text import extract_plain_text
 
     with _open_zip(data) as archive:
@@ -167,17 +174,33 @@ def extract_epub(data: bytes, options: Options) -> Extracted:
         if not package_path:
             raise Unextractable("is an EPUB without a package")
         package = _parse_xml(archive, package_path)
-        items = {node.get("id"): node for node in package.iter() if _local(node) == "item"}
         title = next((node.text for node in package.iter() if _local(node) == "title" and node.text), None)
         chapters: list[str] = []
-        for reference in (node.get("idref") for node in package.iter() if _local(node) == "itemref"):
-            item = items.get(reference)
-            if item is None or "html" not in (item.get("media-type") or ""):
+        problems: dict[str, Unextractable] = {}
+        for name in _chapter_names(package, package_path, frozenset(archive.namelist())):
+            try:
+                page, _ = decode_page(_read_part(archive, name), "utf-8")
+            except Unextractable as problem:
+                problems[name] = problem
                 continue
-            name = posixpath.normpath(posixpath.join(posixpath.dirname(package_path), item.get("href") or ""))
-            page, _ = decode_page(_read_part(archive, name), "utf-8")
             chapters.append(extract_plain_text(page, alt_texts=False).strip())
-    return Extracted("\n\n".join(chapter for chapter in chapters if chapter), title)
+    if problems and not any(chapters):
+        raise next(iter(problems.values()))
+    return Extracted("\n\n".join(chapter for chapter in chapters if chapter), title, missing_parts=tuple(problems))
+
+
+def _chapter_names(package: ElementTree.Element, package_path: str, members: Collection[str]) -> Iterator[str]:
+    """Yield the names of the chapters among the members of the archive, in the order of the spine.
+
+    `href` is a URL reference, percent-encoded and perhaps with a fragment; some writers do not encode it.
+    """
+    items = {node.get("id"): node for node in package.iter() if _local(node) == "item"}
+    folder = posixpath.dirname(package_path)
+    for reference in (node.get("idref") for node in package.iter() if _local(node) == "itemref"):
+        item = items.get(reference)
+        if item is not None and "html" in (item.get("media-type") or ""):
+            path = posixpath.normpath(posixpath.join(folder, item.get("href") or ""))
+            yield path if path in members else unquote(path.partition("#")[0])
 
 
 def _local(node: ElementTree.Element) -> str:

@@ -46,7 +46,10 @@ def _answer(request: dict[str, Any], data: bytes) -> dict[str, Any]:
     signal.setitimer(signal.ITIMER_PROF, request["seconds"])
     try:
         extracted = asdict(EXTRACTORS[request["format"]](data, options))
-        return {name: _valid(value) for name, value in extracted.items()}
+        return {
+            name: [*map(_valid, value)] if isinstance(value, tuple) else _valid(value)
+            for name, value in extracted.items()
+        }
     except Unextractable as error:
         return {"error": str(error)}
     except MemoryError:

@@ -30,8 +30,12 @@ def read_docx(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
 
 @READERS.add("epub")
 def read_epub(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
-    """Read an EPUB book as one document (extra `web`)."""
-    yield read_document(file, "epub", wishes)
+    """Read an EPUB book as one document (extra `web`); each chapter that it lacks is a skipped row."""
+    book = read_document(file, "epub", wishes)
+    yield book
+    for number, name in enumerate((book.values or {}).get("missing_parts", ()), 1):
+        problem = RowProblem("missing_part", "the chapters of the book", f"no readable {printable(name)}")
+        yield book._replace(number=number, values=None, problem=problem, is_skipped=True)
 
 
 @READERS.add("mbox")

@@ -68,6 +68,8 @@ def extract_row(
     if isinstance(result, Failure):
         return _failed(row, result, format)
     fields = {wishes.text_field or "text": result.text, "title": result.title, **values}
+    if result.missing_parts:
+        fields["missing_parts"] = list(result.missing_parts)
     encoding = result.encoding if result.encoding not in (None, "utf-8", "utf8") else None
     return row._replace(values={name: value for name, value in fields.items() if value is not None}, encoding=encoding)
 
