@@ -81,7 +81,7 @@ def identify_language(text: str) -> str:
 
 
 def _fits_script(language: str, sample: str) -> bool:
-    """Return True if a text has enough letters of the script of a language, or the language has no script of its own."""
+    """Return True if a text has enough letters of the script of a language, or the language has no own script."""
     script = _SCRIPTS.get(language)
     if script is None:
         return True
