@@ -18,8 +18,8 @@ from vita.data.curation.filters import DEFAULT_FILTERS, FILTERS, FilterChain, Fi
 from vita.data.curation.page_features import PageFeatures
 from vita.data.records import Document
 from vita.data.sources.read import Source, documents
-from vita.spine.config import Settings, build, canonical
-from vita.spine.errors import ConfigError
+from vita.spine.config import Settings, build, canonical, input_paths
+from vita.spine.errors import ConfigError, DataError
 
 PROSE = """The harbour lies below the old town. In the morning the boats come back with what the night gave them.
 People wait on the stones, some to buy and some to be with those who have been out on the water since dusk.
@@ -37,7 +37,11 @@ def filter_chain(*uses: Any) -> FilterChain:
     return FilterChain([FilterUse.model_validate(use) for use in uses])
 
 
-FILTERS_WITH_DEFAULTS = [name for name in FILTERS.names() if name != "classifier"]
+FILTERS_WITH_DEFAULTS = [
+    name
+    for name in FILTERS.names()
+    if not any(field.is_required() for field in filter_settings(name).model_fields.values())
+]
 """The filters without required settings."""
 
 
@@ -234,3 +238,70 @@ def test_the_defaults_drop_junk_and_keep_natural_text(shared: Path) -> None:
     junk_dropped = counts["junk", False] / (counts["junk", True] + counts["junk", False])
     assert natural_kept >= 0.97
     assert junk_dropped >= 0.97
+
+
+def test_a_list_of_urls_drops_or_keeps_domains_hosts_and_prefixes(tmp_path: Path) -> None:
+    urls = tmp_path / "urls.txt"
+    urls.write_text("# blocked\n\nexample.com\n*.foo.org\nhttps://bar.net/blog/\nbücher.de\n", encoding="utf-8")
+
+    def drop(url: str | None, action: str = "drop", field: str = "url") -> tuple[str, str] | None:
+        document = Document("a", PROSE, "test", metadata={} if url is None else {field: url})
+        return filter_chain({"url_list": {"file": str(urls), "action": action}})(PageFeatures(document))
+
+    listed = ["https://ads.EXAMPLE.com:80/x", "http://example.com", "http://foo.org/", "http://bar.net/blog/a?b",
+              "https://xn--bcher-kva.de/"]  # fmt: skip
+    others = [
+        "http://notexample.com/",
+        "http://example.com.evil.org/",
+        "http://bar.net/blogger",
+        "http://x.bar.net/blog/",
+    ]
+    for url in listed:
+        assert (drop(url) or ("",))[0] == "url_list.listed" and drop(url, "keep") is None, url
+    for url in [*others, "http://[bad"]:
+        assert drop(url) is None and drop(url, "keep") == ("url_list.not_listed", url)
+    assert drop("http://a.example.com/b") == ("url_list.listed", "http://a.example.com/b matches `example.com`")
+    assert drop("http://example.com", field="source_url") and drop("http://example.com", field="WARC-Target-URI")
+    assert drop(None) is None and (drop(None, "keep") or ("",))[0] == "url_list.no_url"
+
+
+def test_a_list_of_words_matches_whole_words_and_phrases(tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("Casino\nget rich\nget rich now\nहिन्दी\n赌场\n", encoding="utf-8")
+
+    def drop(text: str, **limits: Any) -> tuple[str, str] | None:
+        return filter_chain({"word_list": {"file": str(words), **limits}})(page(text))
+
+    use = FilterUse.model_validate({"word_list": {"file": str(words)}})
+    assert input_paths(use) == [str(words)], "the content of the file is part of the run key"
+    assert drop("Casinos and a cassino, to get very rich.") is None
+    assert drop("The CASINO's door. Get-rich NOW!") == (
+        "word_list.count", "2 matches, over 0: `casino`, `get rich now`",
+    )  # fmt: skip
+    # Text outside of ASCII is divided into the same words.
+    assert drop("The “CASINO”… Get-rich NOW!") == ("word_list.count", "2 matches, over 0: `casino`, `get rich now`")
+    assert drop("हिन्दी भाषा") and drop("हिन्दीक भाषा") is None
+    assert drop("他去赌场了") and drop("他去了") is None
+    assert drop("casino " * 2, max_count=2) is None and drop("casino " * 3, max_count=2)
+    tenth = "casino " + "word " * 9
+    assert drop(tenth, max_share=0.1) is None
+    assert drop(tenth, max_share=0.09) == ("word_list.share", "0.1000 of the words, over 0.09: `casino`")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("url_list", "# nothing\n\n", "expected an entry per line, got a file without entries"),
+        ("url_list", "example.com\nno domain\n", "urls.txt:2: expected a domain, a host or the beginning of a URL"),
+        ("word_list", "word\n!?\n", "urls.txt:2: expected a word or phrase"),
+        ("word_list", None, "expected a text file with an entry per line, got no such file"),
+    ],
+)
+def test_an_unusable_list_is_refused(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+    file = tmp_path / "urls.txt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(DataError, match=message.replace("?", r"\?")):
+        filter_chain({name: {"file": str(file), **({"action": "keep"} if name == "url_list" else {})}})(
+            PageFeatures(Document("a", "A word.", "test", metadata={"url": "http://a.org"}))
+        )

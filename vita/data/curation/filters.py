@@ -22,6 +22,7 @@ from jaxtyping import Bool, Int64, UInt64
 from pydantic import create_model, model_validator
 
 from vita.data.curation import classifier_filter as _classifier_filter  # noqa: F401 (adds filters to the table)
+from vita.data.curation import list_filters as _list_filters  # noqa: F401
 from vita.data.curation import web_filters as _web_filters  # noqa: F401
 from vita.data.curation.filter_table import FILTERS as FILTERS
 from vita.data.curation.filter_table import DropReason as DropReason
@@ -61,7 +62,7 @@ class FilterUse(Settings):
 def filter_settings(name: str) -> type[Settings]:
     """Return the settings class of a filter, derived from its signature."""
     function = FILTERS[name]
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {
         parameter.name: (hints[parameter.name], ... if parameter.default is parameter.empty else parameter.default)
         for parameter in inspect.signature(function).parameters.values()
