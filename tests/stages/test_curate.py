@@ -148,6 +148,46 @@ def test_personal_data_is_masked_dropped_or_kept_and_counted(tmp_path: Path) -> 
     assert "| email | mask | 2 | 1 | 0 |" in (draft.folder / "report.md").read_text()
 
 
+def test_personal_data_are_masked_in_the_text_and_detail_of_drops_and_in_the_report(tmp_path: Path) -> None:
+    rows = [
+        {"id": "short", "text": "Ann: ann@mail.net, DE89 3704 0044 0532 0130 00, +49 30 901820."},
+        *numbered_rows(3),
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    with path.open("ab") as file:
+        file.write(b"no json of joe@mail.net\n")
+    settings = {"filters": [{"length": {"min_words": 2, "max_words": 5}}], "held_out": 0, "dropped_text": True}
+    settings["personal_data"] = {"phone": "keep", "iban": "drop"}
+    draft = run(tmp_path, sources=[{"path": str(path), "on_bad_row": "drop"}], **settings)
+    masked = "Ann: <EMAIL>, <IBAN>, +49 30 901820."
+    short, bad_row = map(orjson.loads, read_lines(draft.folder / "drops.jsonl.zst"))
+    assert (short["reason"], short["text"]) == ("length.long", masked)
+    assert bad_row["reason"] == "not_json" and "got 'no json of <EMAIL>'" in bad_row["detail"]
+    assert report(draft)["dropped"]["length.long"]["samples"][0]["text"] == masked
+    clear = (b"ann@mail", b"joe@mail", b"DE89")
+    assert not any(value in data for data in files(draft.folder).values() for value in clear)
+
+
+def test_metadata_states_what_was_masked_and_repaired_and_is_masked_itself(tmp_path: Path) -> None:
+    author = {"author": {"name": "Bob", "mail": ["bob@corp.net"]}, "url": "https://corp.net/bob@corp.net", "year": 1}
+    rows = [
+        {"id": "a", "text": "Write to ann@mail.net or joe@mail.net.", "metadata": author},
+        {"id": "b", "text": "Only text.", "metadata": {**author, "masked": "by hand"}},
+        {"id": "c", "text": "He said: l’Étoile and Åland.".encode().decode("latin-1")},
+        {"id": "d", "text": "Neither.", "metadata": {"year": 1}},
+    ]
+    draft = run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", rows))], personal_data={"ip": "drop"}, **PLAIN)
+    metadata = {document.id: dict(document.metadata) for document in read_corpus(draft.folder, "train")}
+    masked_author = {**author, "author": {"name": "Bob", "mail": ["<EMAIL>"]}, "language": "unknown"}
+    assert metadata["a"] == {**masked_author, "masked": {"email": 3}}
+    assert metadata["b"] == {**masked_author, "masked": {"email": 1}, "stated_masked": "by hand"}
+    assert metadata["c"] == {"repaired": True, "language": "unknown"}
+    assert metadata["d"] == {"year": 1, "language": "unknown"}
+    assert report(draft)["personal_data"]["email"] == {
+        "action": "mask", "values": 4, "documents": 2, "dropped_documents": 0,
+    }  # fmt: skip
+
+
 def test_texts_that_differ_only_in_masked_values_are_duplicates(tmp_path: Path) -> None:
     rows = [{"id": name, "text": f"Write to {name}@mail.net."} for name in ("ann", "joe")]
     draft = run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", rows))], **PLAIN)

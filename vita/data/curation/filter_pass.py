@@ -7,6 +7,7 @@ process batches.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +17,11 @@ import numpy as np
 import orjson
 
 from vita.data.content import comparable_bytes, content_key, normalize_text
-from vita.data.curation.corpus import ZstdLineWriter, dump, dump_drop
+from vita.data.curation.corpus import ZstdLineWriter, dump
 from vita.data.curation.decontamination import SavedIndex
 from vita.data.curation.deduplication import RepeatOptions
+from vita.data.curation.document_metadata import mask_metadata, with_decision
+from vita.data.curation.drop_writer import DropWriter
 from vita.data.curation.encoding_repair import repair_encoding
 from vita.data.curation.filter_stats import DocumentCount, FilterStats
 from vita.data.curation.filters import FilterChain, FilterUse
@@ -31,7 +34,7 @@ from vita.data.curation.word_batch import WordBatch
 from vita.data.record_rights import rights_of
 from vita.data.records import Document, DroppedRecord
 from vita.data.sources.read import SourceSlice, documents
-from vita.data.sources.readers import DAMAGED_FILE, PART_BYTES, Row, cut_parts
+from vita.data.sources.readers import PART_BYTES, Row, cut_parts
 from vita.spine.disk import exclusive_lock
 from vita.spine.erasures import Erasure
 
@@ -159,10 +162,11 @@ class _SliceFilter:
         *,
         erasures: Sequence[Erasure],
     ) -> None:
-        self._steps, self._stats, self._drops, self._parts = steps, stats, drops, parts
+        self._steps, self._stats, self._parts = steps, stats, parts
         self._erased = {content: erasure for erasure in erasures for content in erasure.contents}
         self._filters = FilterChain(steps.filters)
         self._scanner = PersonalDataScanner(steps.personal_data)
+        self._drops = DropWriter(drops, stats, self._scanner, with_text=steps.dropped_text)
         self._benchmarks = steps.decontamination.load() if steps.decontamination else None
         self._read: list[tuple[Document, bytes]] = []
         self._read_bytes = 0
@@ -179,10 +183,7 @@ class _SliceFilter:
 
     def drop(self, record: DroppedRecord, size: int = 0, text: str = "") -> None:
         """Count and record a drop."""
-        self._stats.drop(record, size=size, text=text)
-        if record.reason == DAMAGED_FILE:
-            self._stats.damaged.append(f"{record.id.rpartition(':')[0]}: {record.detail}")
-        self._drops.write(dump_drop(record, text if self._steps.dropped_text else None))
+        self._drops.add(record, size, text)
 
     def add(self, document: Document, row: Row | None = None) -> None:
         """Repair, normalize and filter a document; its row states what the reader has changed."""
@@ -190,6 +191,7 @@ class _SliceFilter:
         repaired = repair_encoding(document.text) if self._steps.repair_encoding else document.text
         if repaired is not document.text:
             self._stats.repaired[document.source] = self._stats.repaired.get(document.source, 0) + 1
+            document = replace(document, text=repaired, metadata=with_decision(document.metadata, "repaired", True))
         text, data = normalize_text(repaired)
         self._stats.count_rights(rights_of(document), len(data))
         self._stats.read.setdefault(document.source, DocumentCount()).add(len(data))
@@ -233,15 +235,13 @@ class _SliceFilter:
         """Process the documents that remain."""
         self._filter_read()
         self.process_batch()
+        self._drops.flush()
 
     def _with_language(self, document: Document, text: str, size: int) -> Document:
         """Return the document with its normalized text and its language, and a different one that the source states."""
-        language, stated = identify_language(text), document.metadata.get("language")
+        language = identify_language(text)
         self._stats.languages.setdefault(language, DocumentCount()).add(size)
-        metadata = {**document.metadata, "language": language}
-        if stated is not None and stated != language:
-            metadata["stated_language"] = stated
-        return replace(document, text=text, metadata=metadata)
+        return replace(document, text=text, metadata=with_decision(document.metadata, "language", language))
 
     def _verdict(self, page: PageFeatures) -> tuple[str, str] | None:
         """Return the reason to drop the document of a page and its detail, or None."""
@@ -260,22 +260,30 @@ class _SliceFilter:
         self._waiting, self._waiting_bytes = [], 0
 
     def _mask_personal_data(self) -> list[tuple[Document, bytes]]:
-        data = [data for _, data in self._waiting]
-        scans = self._scanner([document.text for document, _ in self._waiting], data)
-        if not scans:
+        documents = [document for document, _ in self._waiting]
+        scans = self._scanner([document.text for document in documents], [data for _, data in self._waiting])
+        masked_metadata = mask_metadata(documents, self._scanner)
+        if not scans and not masked_metadata:
             return self._waiting
-        masked = []
+        pages = []
         for index, (document, data) in enumerate(self._waiting):
-            if (scan := scans.get(index)) is not None:
-                kind = self._scanner.dropped_kind(scan)
-                self._stats.count_personal_data(scan.counts, dropped=kind is not None)
-                if kind is not None:
-                    verdict = f"personal_data.{kind}", f"contains {scan.counts[kind]} of this kind"
-                    self.drop(DroppedRecord(document.id, document.source, *verdict), len(data), document.text)
-                    continue
+            scan, masked = scans.get(index), masked_metadata.get(index)
+            if scan is None and masked is None:
+                pages.append((document, data))
+                continue
+            counts = Counter(scan.counts if scan else {})
+            counts.update(masked.counts if masked else {})
+            kind = self._scanner.dropped_kind(scan) if scan else None
+            self._stats.count_personal_data(counts, dropped=kind is not None)
+            if scan and kind is not None:
+                verdict = f"personal_data.{kind}", f"contains {scan.counts[kind]} of this kind"
+                self.drop(DroppedRecord(document.id, document.source, *verdict), len(data), scan.text)
+                continue
+            metadata = with_decision(masked.metadata if masked else document.metadata, "masked", dict(counts))
+            if scan:
                 document, data = replace(document, text=scan.text), scan.text.encode()
-            masked.append((document, data))
-        return masked
+            pages.append((replace(document, metadata=metadata), data))
+        return pages
 
     def _drop_erased(self, pages: list[tuple[Document, bytes]]) -> list[tuple[Document, bytes]]:
         """Drop documents whose text is that of an erased document only now that it is repaired and masked."""
