@@ -26,9 +26,15 @@ def tiny_engine(*, context: int = 128, **sizes: Any) -> Engine:
 
 
 def tiny_app(
-    engine: Engine | None = None, *, rows: int = 4, queue: int = 16, secret: str = "", **model_options: Any
+    engine: Engine | None = None,
+    *,
+    rows: int = 4,
+    queue: int = 16,
+    secret: str = "",
+    prefix_bytes: int = 0,
+    **model_options: Any,
 ) -> Starlette:
-    scheduler = Scheduler(engine or tiny_engine(), rows=rows, queue=queue)
+    scheduler = Scheduler(engine or tiny_engine(), rows=rows, queue=queue, prefix_bytes=prefix_bytes)
     served_model = ServedModel(names=("cat", "cat:1"), version="cat:1", digest=DIGEST, **model_options)
     return create_app(scheduler, served_model, secret=secret)
 

@@ -48,7 +48,7 @@ def refusal(kind: type[RequestBody], **body: Any) -> tuple[str | None, str | Non
         ({"stop": 3}, "stop"),
         ({"stop": ""}, "stop"),
         ({"stop": ["a", ""]}, "stop[1]"),
-        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens"),
         ({"presence_penalty": 3}, "presence_penalty"),
@@ -76,6 +76,11 @@ def refusal(kind: type[RequestBody], **body: Any) -> tuple[str | None, str | Non
         ({"messages": [{"role": "user", "content": None, "tool_calls": []}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
         ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id"),
+        (
+            {"messages": [CALL_MESSAGE, {"role": "tool", "content": "x", "tool_call_id": "other"}]},
+            "messages[1].tool_call_id",
+        ),
         ({"messages": [{"role": "user", "content": "x", "reasoning_content": "y"}]}, "messages[0].reasoning_content"),
         (
             {"messages": [CALL_MESSAGE, {**CALL_MESSAGE, "tool_calls": [{**CALL, "type": "custom"}]}]},

@@ -14,9 +14,10 @@ import openai
 import pytest
 from starlette.applications import Starlette
 
-from tests.server.serving import serving, tiny_app
+from tests.server.serving import serving, tiny_app, tiny_engine
 from tests.server.tool_model import WEATHER, memorizing_model
 from vita.infer.engine import Engine
+from vita.infer.prefix_cache import CPU_BLOCK
 from vita.server.gateway.app import gateway_app
 from vita.server.gateway.gateway import Gateway
 from vita.server.gateway.routing import Backend, Router, ServedVersion
@@ -96,6 +97,29 @@ def test_a_response_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None
     response = client.responses.create(model="cat", input="Hi", max_output_tokens=2, temperature=0)
     assert response.status == "incomplete" and response.incomplete_details is not None
     assert response.incomplete_details.reason == "max_output_tokens"
+    assert [item.status for item in response.output] == ["incomplete"]
+
+
+def test_only_the_last_item_of_a_response_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None:
+    total = respond(client, "2+2?").usage.output_tokens
+    options: dict[str, Any] = {"model": "cat", "input": "2+2?", "temperature": 0}
+    complete = client.responses.create(**options, max_output_tokens=total - 1)
+    assert [item.status for item in complete.output] == ["completed", "incomplete"]
+    with client.responses.stream(**options, max_output_tokens=total - 1) as stream:
+        events = list(stream)
+    final = events[-1].response
+    done = [event.item.status for event in events if event.type == "response.output_item.done"]
+    assert done == [item.status for item in final.output] == ["completed", "incomplete"]
+    assert events[-1].type == "response.incomplete" and final.status == "incomplete"
+
+
+def test_the_tokens_of_the_reasoning_are_counted(client: openai.OpenAI) -> None:
+    usage = respond(client, "2+2?").usage
+    chat = client.chat.completions.create(model="cat", messages=[{"role": "user", "content": "2+2?"}], temperature=0)
+    assert chat.usage is not None and chat.usage.completion_tokens_details is not None
+    count = chat.usage.completion_tokens_details.reasoning_tokens
+    assert usage.output_tokens_details.reasoning_tokens == count and 0 < (count or 0) < usage.output_tokens
+    assert respond(client, "Hi").usage.output_tokens_details.reasoning_tokens == 0
 
 
 def test_calls_and_their_results_are_items(client: openai.OpenAI) -> None:
@@ -144,6 +168,7 @@ def test_the_events_of_a_stream_give_the_response(client: openai.OpenAI) -> None
         ({"temperature": 3}, "temperature"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"input": [{"role": "judge", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"type": "function_call_output", "call_id": "c9", "output": "x"}]}, "input[0].call_id"),
     ],
 )
 def test_fields_that_cannot_be_supported_are_refused_by_name(
@@ -178,6 +203,74 @@ def test_a_required_tool_is_used(claude: anthropic.Anthropic) -> None:
     for choice in ({"type": "any"}, {"type": "tool", "name": "weather"}):
         answer = message(claude, {"role": "user", "content": "Hi"}, tools=[ANTHROPIC_TOOL], tool_choice=choice)
         assert answer.stop_reason == "tool_use" and {block.type for block in answer.content} == {"tool_use"}
+
+
+def test_a_named_function_is_called_exactly_once(client: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    question: Any = {"role": "user", "content": "Köln and Bern?"}
+    sampling: Any = {"temperature": 1.5, "n": 8, "seed": 0, "max_tokens": 100}
+
+    def numbers_of_calls(choice: Any) -> list[int]:
+        answer = client.chat.completions.create(
+            model="cat", messages=[question], tools=[WEATHER], tool_choice=choice, **sampling
+        )  # type: ignore[call-overload]
+        assert {choice.finish_reason for choice in answer.choices} == {"tool_calls"}
+        return [len(choice.message.tool_calls or ()) for choice in answer.choices]
+
+    assert max(numbers_of_calls("required")) > 1, "several calls are possible"
+    assert numbers_of_calls({"type": "function", "function": {"name": "weather"}}) == [1] * 8
+    named: Any = {"type": "function", "name": "weather"}
+    tool: Any = {"type": "tool", "name": "weather"}
+    for _ in range(2):
+        response = client.responses.create(
+            model="cat", input=[question], max_output_tokens=80, tools=[TOOL], tool_choice=named
+        )
+        assert [item.type for item in response.output] == ["function_call"]
+        answer = message(claude, question, tools=[ANTHROPIC_TOOL], tool_choice=tool, extra_body={})
+        assert [block.type for block in answer.content] == ["tool_use"] and answer.stop_reason == "tool_use"
+
+
+def test_a_stop_sequence_is_reported(claude: anthropic.Anthropic) -> None:
+    greeting: Any = {"role": "user", "content": "Hi"}
+    sequences = [*(f"x{number}" for number in range(15)), " to"]
+    answer = message(claude, greeting, stop_sequences=sequences)
+    assert answer.content[0].text == "Good day"
+    assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", " to")
+    options: Any = {"model": "cat", "max_tokens": 80, "messages": [greeting], "stop_sequences": sequences}
+    with claude.messages.stream(**options, extra_body={"temperature": 0}) as stream:
+        final = stream.get_final_message()
+    assert (final.stop_reason, final.stop_sequence) == ("stop_sequence", " to")
+    complete = message(claude, greeting, stop_sequences=["x"])
+    assert (complete.stop_reason, complete.stop_sequence) == ("end_turn", None)
+    with pytest.raises(anthropic.BadRequestError, match="Invalid `stop_sequences`: ") as error:
+        message(claude, greeting, stop_sequences=["x"] * 17)
+    assert "16" in str(error.value)
+    with pytest.raises(anthropic.BadRequestError, match="Invalid `stop_sequences"):
+        message(claude, greeting, stop_sequences=[""])
+
+
+def test_the_usage_of_a_message_separates_cached_tokens(tmp_path: Path) -> None:
+    question: Any = {"role": "user", "content": "Read this sentence again. " * 12}
+    app = tiny_app(tiny_engine(context=512), prefix_bytes=2**20)
+    with (
+        serving(app) as replica_url,
+        gateway_url(replica_url, tmp_path) as url,
+        anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as claude,
+    ):
+        count = claude.messages.count_tokens(model="cat", messages=[question]).input_tokens
+        first, second = (message(claude, question, max_tokens=1).usage for _ in range(2))
+        with claude.messages.stream(model="cat", max_tokens=1, messages=[question]) as stream:
+            streamed = stream.get_final_message().usage
+    assert (first.input_tokens, first.cache_read_input_tokens) == (count, 0)
+    assert second.cache_read_input_tokens == CPU_BLOCK * (count // CPU_BLOCK) > 0
+    assert second.input_tokens == count - second.cache_read_input_tokens
+    assert streamed.cache_read_input_tokens == second.cache_read_input_tokens
+    assert streamed.input_tokens == second.input_tokens
+
+
+def test_a_result_of_no_earlier_call_is_refused_by_name(claude: anthropic.Anthropic) -> None:
+    result: Any = {"type": "tool_result", "tool_use_id": "other", "content": "10"}
+    with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\]\.content\[0\]\.tool_use_id"):
+        message(claude, {"role": "user", "content": [result]}, tools=[ANTHROPIC_TOOL])
 
 
 def test_an_output_format_constrains_the_message(claude: anthropic.Anthropic) -> None:

@@ -409,7 +409,7 @@ class GenerationBatch:
                 self._free(row)
             self._release(1)
             job.num_unfinished -= 1
-        job.report(TokenEvent(self._clock(), answer.index, score, builder.new_text, builder.finish))
+        job.report(TokenEvent(self._clock(), answer.index, score, builder.new_text, builder.finish, builder.stop))
         if not job.num_unfinished:
             job.report(FinishedEvent(self._clock()))
         return token

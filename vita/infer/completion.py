@@ -56,6 +56,11 @@ class CompletionBuilder:
         return tuple(self._ids)
 
     @property
+    def stop(self) -> str | None:
+        """The stop text that ended the answer."""
+        return self._stream.stop
+
+    @property
     def remaining(self) -> int:
         """The number of tokens until the limit."""
         return self._limit - len(self._ids)

@@ -18,8 +18,13 @@ class TextStream:
         self._stop = [text for text in stop if text]
         self._longest = max(map(len, self._stop), default=0)
         self._withheld = ""
-        self.stopped = False
+        self.stop: str | None = None
+        """The stop sequence that ended the text."""
+
+    @property
+    def stopped(self) -> bool:
         """True after a stop sequence."""
+        return self.stop is not None
 
     def push(self, data: bytes) -> str:
         """Return the text that this token adds; text that may begin a stop sequence is withheld."""
@@ -33,10 +38,11 @@ class TextStream:
         if self.stopped:
             return ""
         text_so_far = self._withheld + text
-        stops = [(at + len(stop), at) for stop in self._stop if (at := text_so_far.find(stop)) >= 0]
+        stops = [(at + len(stop), at, stop) for stop in self._stop if (at := text_so_far.find(stop)) >= 0]
         if stops:
-            self.stopped, self._withheld = True, ""
-            return text_so_far[: min(stops)[1]]
+            _, at, self.stop = min(stops)
+            self._withheld = ""
+            return text_so_far[:at]
         keep = 0 if last else self._possible_beginning(text_so_far)
         self._withheld = text_so_far[len(text_so_far) - keep :]
         return text_so_far[: len(text_so_far) - keep]

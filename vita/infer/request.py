@@ -94,6 +94,8 @@ class TokenEvent:
     text: str
     """The text that became final; it may be empty."""
     finish: Finish | None
+    stop: str | None = None
+    """The stop text that ended the answer."""
 
 
 @dataclass(frozen=True, slots=True)

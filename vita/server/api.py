@@ -29,6 +29,8 @@ Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=Tru
 Prompts = str | Annotated[list[str], Field(fail_fast=True)] | Ids | Annotated[list[Ids], Field(fail_fast=True)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+MAX_STOPS = 16
+"""Maximum number of stop texts of a request."""
 
 
 class StreamOptions(RequestBody):
@@ -61,8 +63,8 @@ class Decoding(RequestBody):
     """Random seed. The same seed gives the same completion; without a seed every completion is different."""
     n: int = Field(default=1, ge=1, le=128)
     """Number of completions for each prompt."""
-    stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=4)] | None = None
-    """Up to four texts; generation stops before the first of them."""
+    stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=MAX_STOPS)] | None = None
+    """Up to 16 texts (4 in the OpenAI API); generation stops before the first of them, which is the `stop_reason`."""
     max_tokens: int | None = Field(default=None, ge=0, le=2**31)
     """Maximum number of tokens of the completion."""
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
@@ -190,9 +192,16 @@ class ChatMessage(RequestBody):
 
 
 def check_messages(messages: Sequence[ChatMessage], continue_final_message: bool) -> None:
-    """Raise `Misplaced` for fields that do not belong to a message, or a last message that cannot be continued."""
+    """Raise `Misplaced` for fields that do not belong to a message, or a last message that cannot be continued.
+
+    A result that names a call must follow it; after a call without an id, it may have any id.
+    """
+    call_ids: set[str | None] = set()
     for index, message in enumerate(messages):
         message.check(f"messages[{index}]")
+        call_ids |= {call.id for call in message.tool_calls or ()}
+        if message.tool_call_id is not None and not call_ids & {message.tool_call_id, None}:
+            raise Misplaced(f"messages[{index}].tool_call_id", f"is the id of no earlier call: {message.tool_call_id}")
     last = messages[-1] if messages else None
     if continue_final_message and (last is None or last.role != "assistant" or last.tool_calls or not last.content):
         raise Misplaced("continue_final_message", "needs a last message of the assistant with a text")
@@ -211,7 +220,7 @@ class ChatRequest(ToolFields, Decoding):
     """The messages of the dialogue."""
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     """`auto`, the default with tools: the model calls functions or answers. `none`: the model does not see the tools.
-    `required`: the model calls at least one function. A named function: the model calls this function. With
+    `required`: the model calls at least one function. A named function: the model calls this function once. With
     `allowed_tools`, the model sees only the listed functions."""
     parallel_tool_calls: bool | None = None
     """With false, only the first call of an answer is returned."""
@@ -295,6 +304,11 @@ class ChatRequest(ToolFields, Decoding):
     def requires_calls(self) -> bool:
         """Return True if the response must be a call."""
         return self.tool_choice not in (None, "none", "auto")
+
+    @property
+    def allows_several_calls(self) -> bool:
+        """Return True if the response may have several calls; a named function is called exactly once."""
+        return self.parallel_tool_calls is not False and not isinstance(self.tool_choice, NamedToolChoice)
 
     @property
     def has_strict_tools(self) -> bool:

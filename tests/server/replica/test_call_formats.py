@@ -41,6 +41,7 @@ def test_a_required_call_is_made_with_valid_arguments(name: str) -> None:
             request: Any = {"model": "cat", "messages": [{"role": "user", "content": "Köln?"}], **options}
             (answer,) = client.chat.completions.create(**request).choices
             assert answer.finish_reason == "tool_calls" and answer.message.tool_calls
+            assert choice is not NAMED or len(answer.message.tool_calls) == 1
             for call in answer.message.tool_calls:
                 assert call.type == "function" and call.function.name == "weather"
                 jsonschema.validate(json.loads(call.function.arguments), PARAMETERS)

@@ -119,6 +119,43 @@ def test_a_truncated_call_is_content_with_the_reason_length(client: openai.OpenA
     assert choice.message.content and choice.message.content.startswith("<tool_call>"[:2])
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_truncated_required_call_is_not_content(client: openai.OpenAI, choice: Any) -> None:
+    options: dict[str, Any] = {"tool_choice": choice, "max_tokens": 4}
+    answer = ask(client, QUESTION, **options).choices[0]
+    assert answer.finish_reason == "length"
+    assert answer.message.content is None and not answer.message.tool_calls
+    chunks = list(ask(client, QUESTION, stream=True, **options))
+    assert not any(chunk.choices[0].delta.content for chunk in chunks)
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_a_stop_text_is_reported(client: openai.OpenAI) -> None:
+    greeting = {"role": "user", "content": "Hi"}
+    choice = ask(client, greeting, tools=(), stop=["x", " to"]).choices[0]
+    assert choice.message.content == "Good day" and choice.finish_reason == "stop"
+    assert choice.model_extra == {"stop_reason": " to"}
+    *chunks, last = ask(client, greeting, tools=(), stop=["x", " to"], stream=True)
+    assert last.choices[0].model_extra == {"stop_reason": " to"}
+    assert not any(chunk.choices[0].model_extra for chunk in chunks)
+    assert not ask(client, greeting, tools=(), stop=["x"]).choices[0].model_extra
+
+
+def test_the_usage_counts_the_tokens_of_the_reasoning(client: openai.OpenAI) -> None:
+    answer = ask(client, SUM, tools=(), logprobs=True)
+    tokens = [entry.token for entry in answer.choices[0].logprobs.content]
+    assert "".join(tokens).startswith("<think>\nTwo and two.\n</think>")
+
+    def count_until(text: str) -> int:
+        return next(count for count in range(len(tokens)) if text in "".join(tokens[:count]))
+
+    expected = count_until("</think>") - count_until("<think>")
+    assert answer.usage.completion_tokens_details.reasoning_tokens == expected > 0
+    assert ask(client, QUESTION).usage.completion_tokens_details.reasoning_tokens == 0
+    truncated = ask(client, SUM, tools=(), max_tokens=expected).usage
+    assert truncated.completion_tokens_details.reasoning_tokens == expected - count_until("<think>")
+
+
 def test_the_last_message_is_continued(client: openai.OpenAI) -> None:
     user_message = {"role": "user", "content": "Hi"}
     prefix_message = {"role": "assistant", "content": "Good day"}

@@ -31,6 +31,20 @@ class HarmonyParser:
         self._pending, self._header = "", ""
         self._in_header, self._count = True, 0
 
+    @property
+    def in_reasoning(self) -> bool:
+        """True while the next text belongs to the channel of the reasoning or to the marker that ends it."""
+        return not self._in_header and self._is_analysis
+
+    @property
+    def may_reason(self) -> bool:
+        """True: each message of an answer can be reasoning."""
+        return True
+
+    @property
+    def _is_analysis(self) -> bool:
+        return f"{CHANNEL}analysis" in self._header
+
     def push(self, text: str) -> Iterator[Delta]:
         """Take more text, and yield what is complete."""
         self._pending += text
@@ -92,7 +106,7 @@ class HarmonyParser:
         self._count += 1
 
     def _text(self, text: str) -> Iterator[Delta]:
-        kind: Literal["reasoning", "content"] = "reasoning" if f"{CHANNEL}analysis" in self._header else "content"
+        kind: Literal["reasoning", "content"] = "reasoning" if self._is_analysis else "content"
         if text:
             yield TextDelta(kind, text)
 

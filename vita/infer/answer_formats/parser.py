@@ -48,6 +48,16 @@ class DeltaParser(Protocol):
         """Yield the rest at the end of the answer."""
         ...
 
+    @property
+    def in_reasoning(self) -> bool:
+        """True while the next text belongs to the reasoning or to the marker that ends it."""
+        ...
+
+    @property
+    def may_reason(self) -> bool:
+        """True while reasoning can follow."""
+        ...
+
 
 class AnswerParser:
     """A parser for answers with optional reasoning at the start and optional blocks of calls."""
@@ -68,6 +78,16 @@ class AnswerParser:
         self._pending, self._space, self._count = "", "", 0
         self._strip = True
         """True while the next text follows a marker, so that its leading line breaks are removed."""
+
+    @property
+    def in_reasoning(self) -> bool:
+        """True while the next text belongs to the reasoning or to the marker that ends it."""
+        return self._state == "reasoning"
+
+    @property
+    def may_reason(self) -> bool:
+        """True while reasoning can follow, which only begins an answer."""
+        return self._state in ("start", "reasoning")
 
     def push(self, text: str) -> Iterator[Delta]:
         """Take more text, and yield what is complete."""

@@ -253,7 +253,7 @@ class RemoteScheduler(RequestQueue):
                     return
                 self._check(token.score)
                 builder.append(token.score.id, token.score.logprob, data=token.data)
-                job.report(TokenEvent(self.clock(), index, token.score, builder.new_text, builder.finish))
+                job.report(TokenEvent(self.clock(), index, token.score, builder.new_text, builder.finish, builder.stop))
                 if builder.finish:
                     return
         raise EngineUnavailable("the program ended the answer without a reason")
@@ -274,7 +274,7 @@ class RemoteScheduler(RequestQueue):
         builder.append(self.engine.tokenizer.end_of_turn, float("nan"), data=b"")
         finish = "length" if end.finish == "length" else "stop"
         score = TokenScore(self.engine.tokenizer.end_of_turn, float("nan"))
-        job.report(TokenEvent(self.clock(), index, score, builder.new_text, finish))
+        job.report(TokenEvent(self.clock(), index, score, builder.new_text, finish, builder.stop))
 
     def _check(self, score: TokenScore) -> None:
         if not 0 <= score.id < self.engine.model.architecture.vocabulary:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import Field
 
-from vita.server.api import ChatRequest, TokenizeRequest, read
-from vita.server.dialects.parts import AnswerReader, Part, PartChange, parts_of
+from vita.server.api import MAX_STOPS, ChatRequest, TokenizeRequest, read
+from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answer
 from vita.server.dialects.translation import named_event, translated_error, with_renamed_param
 from vita.server.errors import ApiError, invalid
 from vita.server.request_body import RequestBody
@@ -131,8 +131,8 @@ class _Generation(_Dialogue):
     """Sample only from the most likely tokens whose probabilities add up to this value."""
     top_k: int | None = Field(default=None, ge=0, le=2**31)
     """Sample only from the k most likely tokens."""
-    stop_sequences: list[str] | None = Field(default=None, max_length=4)
-    """Up to four texts; generation stops before the first of them."""
+    stop_sequences: list[str] | None = Field(default=None, max_length=MAX_STOPS)
+    """Up to 16 texts; generation stops before the first of them."""
     stream: bool = False
     """Stream the answer as server-sent events."""
     metadata: MessageMetadata | None = None
@@ -228,9 +228,9 @@ class MessagesTranslation:
 
     def response(self, completion: Mapping[str, Any]) -> dict[str, Any]:
         """Translate a chat completion."""
-        parts, finish = parts_of(completion)
-        usage = _usage(completion.get("usage") or {})
-        return {**self._message(), "content": [_block(part) for part in parts], **_stop(finish), "usage": usage}
+        answer = read_answer(completion)
+        content, usage = [_block(part) for part in answer.parts], _usage(completion.get("usage") or {})
+        return {**self._message(), "content": content, **self._stop(answer.finish, answer.stop), "usage": usage}
 
     def events(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
         """Translate a chunk of a streamed chat completion."""
@@ -239,7 +239,7 @@ class MessagesTranslation:
             return
         if not self._begun:
             self._begun = True
-            message = {**self._message(), "content": [], **_stop(None), "usage": _usage({})}
+            message = {**self._message(), "content": [], **self._stop(None, None), "usage": _usage({})}
             yield named_event("message_start", {"message": message})
             yield named_event("ping", {})
         for change in self._reader.read(chunk):
@@ -248,19 +248,29 @@ class MessagesTranslation:
     def end(self) -> Iterator[bytes]:
         """Yield the events after the last chunk."""
         yield from map(_change_event, self._reader.close())
-        yield named_event("message_delta", {"delta": _stop(self._reader.finish), "usage": _usage(self._reader.usage)})
+        delta = self._stop(self._reader.finish, self._reader.stop)
+        yield named_event("message_delta", {"delta": delta, "usage": _usage(self._reader.usage)})
         yield named_event("message_stop", {})
 
     def _message(self) -> dict[str, Any]:
         return {"id": self._id, "type": "message", "role": "assistant", "model": self._request.model}
 
-
-def _stop(finish: str | None) -> dict[str, Any]:
-    return {"stop_reason": _STOP_REASONS.get(finish or ""), "stop_sequence": None}
+    def _stop(self, finish: str | None, stop: str | None) -> dict[str, Any]:
+        """Return the reason of the end; a stop text of the release, which the request does not have, ends the turn."""
+        if finish == "stop" and stop in (self._request.stop_sequences or ()):
+            return {"stop_reason": "stop_sequence", "stop_sequence": stop}
+        return {"stop_reason": _STOP_REASONS.get(finish or ""), "stop_sequence": None}
 
 
 def _usage(usage: Mapping[str, Any]) -> dict[str, int]:
-    return {"input_tokens": usage.get("prompt_tokens", 0), "output_tokens": usage.get("completion_tokens", 0)}
+    """Return the usage; as in Anthropic's API, `input_tokens` are the tokens that were not read from the cache."""
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    return {
+        "input_tokens": usage.get("prompt_tokens", 0) - cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+        "output_tokens": usage.get("completion_tokens", 0),
+    }
 
 
 def _block(part: Part, *, empty: bool = False) -> dict[str, Any]:
@@ -303,8 +313,9 @@ def _dialogue(request: _Dialogue) -> dict[str, Any]:
     messages: list[dict[str, Any]] = []
     if request.system is not None:
         messages.append({"role": "system", "content": _text(request.system, "system")})
+    call_ids = set[str]()
     for number, message in enumerate(request.messages):
-        messages += _messages(message, f"messages[{number}]")
+        messages += _messages(message, f"messages[{number}]", call_ids)
     dialogue: dict[str, Any] = {"model": request.model, "messages": messages}
     if request.tools:
         dialogue["tools"] = [
@@ -347,8 +358,11 @@ def _choice(request: MessagesRequest) -> dict[str, Any]:
     return {"tool_choice": words.get(choice.type, named), "parallel_tool_calls": parallel}
 
 
-def _messages(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """Return the chat messages of a message: results of tools become messages of their own."""
+def _messages(message: Mapping[str, Any], where: str, call_ids: set[str]) -> list[dict[str, Any]]:
+    """Return the chat messages of a message: results of tools become messages of their own.
+
+    `call_ids` are the ids of the calls of earlier messages, to which those of this message are added.
+    """
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant"):
         raise invalid(f"`{where}.role` must be `user` or `assistant`", f"{where}.role")
@@ -365,12 +379,15 @@ def _messages(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
             case "text":
                 texts.append(_text([block], at))
             case "tool_result" if role == "user":
+                if str(block.get("tool_use_id")) not in call_ids:
+                    raise invalid(f"`{at}.tool_use_id` is the id of no earlier call", f"{at}.tool_use_id")
                 result = _text(block.get("content") or "", at)
                 messages.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result})
             case "tool_use" if role == "assistant":
                 function = {"name": block.get("name"), "arguments": json.dumps(block.get("input") or {})}
                 call = {"id": block.get("id"), "type": "function", "function": function}
                 answer.setdefault("tool_calls", []).append(call)
+                call_ids.add(str(block.get("id")))
             case "thinking" if role == "assistant" and isinstance(block.get("thinking"), str):
                 answer["reasoning_content"] = block["thinking"]
             case kind:

@@ -38,6 +38,8 @@ class AnswerReader:
 
     parts: list[Part] = field(default_factory=list)
     finish: str | None = None
+    stop: str | None = None
+    """The stop text that ended the answer."""
     usage: dict[str, Any] = field(default_factory=dict)
     _open: Part | None = None
 
@@ -53,6 +55,7 @@ class AnswerReader:
             for call in delta.get("tool_calls") or ():
                 yield from self._call(call)
             self.finish = choice.get("finish_reason") or self.finish
+            self.stop = choice.get("stop_reason") or self.stop
 
     def close(self) -> Iterator[PartChange]:
         """End the last part."""
@@ -82,8 +85,18 @@ class AnswerReader:
         yield PartChange("begin", part)
 
 
-def parts_of(completion: Mapping[str, Any]) -> tuple[list[Part], str | None]:
-    """Return the parts of a complete chat answer, and its finish reason."""
+@dataclass(frozen=True)
+class CompleteAnswer:
+    """A chat answer that was not streamed."""
+
+    parts: list[Part]
+    finish: str | None
+    stop: str | None
+    """The stop text that ended the answer."""
+
+
+def read_answer(completion: Mapping[str, Any]) -> CompleteAnswer:
+    """Return the first choice of a chat completion."""
     choice = (completion.get("choices") or [{}])[0]
     message, parts = choice.get("message") or {}, list[Part]()
     if message.get("reasoning_content"):
@@ -93,4 +106,4 @@ def parts_of(completion: Mapping[str, Any]) -> tuple[list[Part], str | None]:
     for call in message.get("tool_calls") or ():
         function = call["function"]
         parts.append(Part("call", len(parts), function["arguments"], call["id"], function["name"]))
-    return parts, choice.get("finish_reason")
+    return CompleteAnswer(parts, choice.get("finish_reason"), choice.get("stop_reason"))

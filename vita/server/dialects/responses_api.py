@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from vita.server.api import ChatRequest, read
-from vita.server.dialects.parts import AnswerReader, Part, PartChange, parts_of
+from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answer
 from vita.server.dialects.translation import named_event, translated_error, with_renamed_param
 from vita.server.errors import ApiError, invalid
 from vita.server.request_body import RequestBody
@@ -20,6 +20,8 @@ _CHAT_NAMES = {
     "messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format",
     "reasoning_effort": "reasoning.effort",
 }  # fmt: skip
+_INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Finish reason of a chat completion -> reason of an incomplete response."""
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
 """The only accepted value of `include`: reasoning is returned as text, and nothing is stored that it would replace."""
 
@@ -155,8 +157,8 @@ class ResponsesTranslation:
 
     def response(self, completion: Mapping[str, Any]) -> dict[str, Any]:
         """Translate a chat completion."""
-        parts, finish = parts_of(completion)
-        return self._response([self._item(part) for part in parts], finish, completion.get("usage") or {})
+        answer = read_answer(completion)
+        return self._response(self._output(answer.parts, answer.finish), answer.finish, completion.get("usage") or {})
 
     def events(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
         """Translate a chunk of a streamed chat completion."""
@@ -174,21 +176,22 @@ class ResponsesTranslation:
 
     def end(self) -> Iterator[bytes]:
         """Yield the events after the last chunk."""
-        for change in self._reader.close():
-            yield from self._changes(change)
         reader = self._reader
-        response = self._response([self._item(part) for part in reader.parts], reader.finish, reader.usage)
+        for change in reader.close():
+            yield from self._changes(change, finish=reader.finish)
+        response = self._response(self._output(reader.parts, reader.finish), reader.finish, reader.usage)
         yield self._event(f"response.{response['status']}", {"response": response})
 
     # -- parts
 
-    def _changes(self, change: PartChange) -> Iterator[bytes]:
+    def _changes(self, change: PartChange, *, finish: str | None = None) -> Iterator[bytes]:
+        """Yield the events of a change; `finish` is the finish reason at the end of the answer."""
         part = change.part
         item_position = {"item_id": self._item_id(part), "output_index": part.index}
         content = {**item_position, "content_index": 0}
         match change.kind, part.kind:
             case "begin", kind:
-                item = {**self._item(part), "status": "in_progress"}
+                item = self._item(part, "in_progress")
                 if kind != "call":
                     item["content"] = []
                 yield self._event("response.output_item.added", {"output_index": part.index, "item": item})
@@ -201,9 +204,11 @@ class ResponsesTranslation:
                 name = "output_text" if kind == "text" else "reasoning_text"
                 yield self._event(f"response.{name}.delta", {**content, "delta": change.text, **extra})
             case "end", kind:
-                yield from self._ended(part, item_position, content)
+                yield from self._ended(self._item(part, _status(part, finish)), part, item_position, content)
 
-    def _ended(self, part: Part, item_position: dict[str, Any], content: dict[str, Any]) -> Iterator[bytes]:
+    def _ended(
+        self, item: dict[str, Any], part: Part, item_position: dict[str, Any], content: dict[str, Any]
+    ) -> Iterator[bytes]:
         if part.kind == "call":
             finished_call = {**item_position, "name": part.name, "arguments": part.text}
             yield self._event("response.function_call_arguments.done", finished_call)
@@ -212,10 +217,14 @@ class ResponsesTranslation:
             extra = {"logprobs": []} if part.kind == "text" else {}
             yield self._event(f"response.{name}.done", {**content, "text": part.text, **extra})
             yield self._event("response.content_part.done", {**content, "part": _content(part)})
-        yield self._event("response.output_item.done", {"output_index": part.index, "item": self._item(part)})
+        yield self._event("response.output_item.done", {"output_index": part.index, "item": item})
 
-    def _item(self, part: Part) -> dict[str, Any]:
-        head = {"id": self._item_id(part), "status": "completed"}
+    def _output(self, parts: Sequence[Part], finish: str | None) -> list[dict[str, Any]]:
+        """Return the items of an answer, of which only the last can be cut off."""
+        return [self._item(part, _status(part, finish if part is parts[-1] else None)) for part in parts]
+
+    def _item(self, part: Part, status: str) -> dict[str, Any]:
+        head = {"id": self._item_id(part), "status": status}
         match part.kind:
             case "reasoning":
                 return {"type": "reasoning", **head, "summary": [], "content": [_content(part)]}
@@ -237,15 +246,15 @@ class ResponsesTranslation:
         self, output: list[dict[str, Any]], finish: str | None, usage: Mapping[str, Any], *, status: str = ""
     ) -> dict[str, Any]:
         request = self._request
-        reasons = {"length": "max_output_tokens", "content_filter": "content_filter"}
-        reason = reasons.get(finish or "")
+        reason = _INCOMPLETE_REASONS.get(finish or "")
         done = {"input": usage.get("prompt_tokens", 0), "output": usage.get("completion_tokens", 0)}
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+        reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0)
         counts = {
             "input_tokens": done["input"],
             "input_tokens_details": {"cached_tokens": cached},
             "output_tokens": done["output"],
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": reasoning},
             "total_tokens": done["input"] + done["output"],
         }
         settings = request.model_dump(by_alias=True, exclude={"input", "stream", "store"})
@@ -267,6 +276,11 @@ class ResponsesTranslation:
             "metadata": request.metadata or {},
             "usage": None if status else counts,
         }
+
+
+def _status(part: Part, finish: str | None) -> str:
+    """Return the status of a part at the end of an answer with a finish reason; a call is sent when it is complete."""
+    return "incomplete" if finish in _INCOMPLETE_REASONS and part.kind != "call" else "completed"
 
 
 def _content(part: Part) -> dict[str, Any]:
@@ -338,6 +352,7 @@ def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the messages of input items; reasoning and calls become parts of one message of the assistant."""
     messages: list[dict[str, Any]] = []
     assistant: dict[str, Any] | None = None
+    call_ids = set[str]()
 
     def answer() -> dict[str, Any]:
         nonlocal assistant
@@ -355,8 +370,11 @@ def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 function = {"name": item.get("name"), "arguments": item.get("arguments")}
                 call = {"id": item.get("call_id"), "type": "function", "function": function}
                 answer().setdefault("tool_calls", []).append(call)
+                call_ids.add(str(item.get("call_id")))
             case "function_call_output":
                 assistant = None
+                if str(item.get("call_id")) not in call_ids:
+                    raise invalid(f"`{where}.call_id` is the id of no earlier call", f"{where}.call_id")
                 content = _texts(item.get("output", ""), where)
                 messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
             case "message" if item.get("role") == "assistant":

@@ -59,10 +59,15 @@ def with_renamed_param(body: Mapping[str, Any], names: Mapping[str, str]) -> dic
     param = error.get("param") if isinstance(error, Mapping) else None
     if not isinstance(error, Mapping) or not isinstance(param, str):
         return dict(body)
-    name = max((name for name in names if param.startswith(name)), key=len, default="")
+    name = max((name for name in names if _is_within(param, name)), key=len, default="")
     renamed = names[name] + param.removeprefix(name) if name else param
     message = str(error.get("message")).replace(f"`{param}`", f"`{renamed}`")
     return {**body, "error": {**error, "param": renamed, "message": message}}
+
+
+def _is_within(param: str, name: str) -> bool:
+    """Return True for a field and for the fields and entries in it."""
+    return param == name or param.startswith((f"{name}.", f"{name}["))
 
 
 def named_event(kind: str, content: Mapping[str, Any]) -> bytes:

@@ -26,9 +26,14 @@ class AnswerParts:
         *,
         prompt_end: str = "",
         parallel: bool = True,
+        only_calls: bool = False,
     ) -> None:
-        """Without `parallel` only the first call of an answer is returned."""
+        """Without `parallel` only the first call of an answer is returned.
+
+        With `only_calls`, which the grammar of the answer requires, a call that is cut off is not returned as content.
+        """
         self._format, self._tools, self._prompt_end, self._parallel = format, tools, prompt_end, parallel
+        self._only_calls = only_calls
         self._parsers: dict[int, DeltaParser] = {}
         self._called: set[int] = set()
 
@@ -43,8 +48,9 @@ class AnswerParts:
             calls += [call for call in delta.get("tool_calls", ()) if "id" in call]
             for call in delta.get("tool_calls", ()):
                 calls[call["index"]]["function"] |= call["function"]
-        if calls:
+        if calls or self._only_calls:
             message["content"] = message["content"] or None
+        if calls:
             message["tool_calls"] = [{name: value for name, value in call.items() if name != "index"} for call in calls]
         return message
 
@@ -70,7 +76,7 @@ class AnswerParts:
         match delta:
             case TextDelta("reasoning", text):
                 yield {"reasoning_content": text}
-            case TextDelta(_, text):
+            case TextDelta(_, text) if not self._only_calls:
                 yield {"content": text}
             case CallDelta(index, call) if index == 0 or self._parallel:
                 self._called.add(choice)

@@ -35,7 +35,7 @@ async def chat_constraint(engine: Engine, params: api.ChatRequest, *, prompt_end
         calls = CallConstraint(
             _with_supported_schemas(engine, params.callable_tools),
             params.requires_calls,
-            params.parallel_tool_calls is not False,
+            params.allows_several_calls,
             template.for_tools.features.call_sample or "",
         )
     if content is None:

@@ -21,6 +21,7 @@ from vita.server.errors import ApiError, ClientLeft
 from vita.server.json_response import json_response
 from vita.server.replica.answer_parts import AnswerParts, prompt_tail
 from vita.server.replica.constraints import chat_constraint, completion_constraint
+from vita.server.replica.reasoning_tokens import ReasoningTokens
 from vita.server.replica.request_checks import RequestChecks, to_messages
 from vita.server.replica.request_events import RequestEvents
 from vita.server.replica.responses import (
@@ -87,14 +88,18 @@ class GenerationRoutes(RequestChecks):
         ask = self._ask(params, ids, limit=params.limit, top=top, visible=engine.visible_ids, constraint=constraint)
         head = {**self._head("chatcmpl", params), **({"dropped_messages": dropped} if dropped else {})}
         answers = AnswerParts(
-            engine.answer_format, tools, prompt_end=prompt_end, parallel=params.parallel_tool_calls is not False
-        )
+            engine.answer_format, tools, prompt_end=prompt_end, parallel=params.allows_several_calls,
+            only_calls=params.requires_calls,
+        )  # fmt: skip
         body = ChatBody(head, engine.tokenizer, logprobs=params.logprobs, answers=answers)
         text = engine.tokenizer.decode(forced, special=True)
         choices = [
-            ResponseChoice(index, engine.tokenizer, self.served.guard, visible=engine.visible_ids, text=text)
+            ResponseChoice(
+                index, engine.tokenizer, self.served.guard, visible=engine.visible_ids, text=text,
+                reasoning=ReasoningTokens(engine.answer_format, prompt_end=prompt_end, text=text),
+            )
             for index in range(params.n)
-        ]
+        ]  # fmt: skip
         return await self._answer(request, params, body, [ask], choices, refused, prompt_tokens=len(ids))
 
     # -- completions

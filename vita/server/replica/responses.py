@@ -13,6 +13,7 @@ from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.content_filter import ContentFilter
 from vita.infer.request import PromptEvent, TokenEvent, TokenScore
 from vita.server.replica.answer_parts import AnswerParts
+from vita.server.replica.reasoning_tokens import ReasoningTokens
 
 HOLD = 80
 """Number of characters at the end of a filtered stream that are held back until the following text is checked."""
@@ -41,11 +42,15 @@ class ResponseChoice:
     guard: ContentFilter | None = None
     visible: frozenset[int] = frozenset()
     """Special tokens whose names belong to the text."""
+    reasoning: ReasoningTokens | None = None
+    """The count of the tokens of the reasoning, in a chat."""
     text: str = ""
     """The whole text so far, sent or not; at first the text that the grammar of the answer forces."""
     scores: list[TokenScore] = field(default_factory=list)
     tokens: int = 0
     finish: str | None = None
+    stop: str | None = None
+    """The stop text that ended the completion."""
     refused: bool = False
     _sent: int = 0
     _sent_scores: int = 0
@@ -63,9 +68,11 @@ class ResponseChoice:
         if self.finish:
             return
         self.tokens += 1
+        if self.reasoning is not None:
+            self.reasoning.take(event.text)
         self.text += event.text
         self.scores.append(event.score)
-        self.finish = event.finish
+        self.finish, self.stop = event.finish, event.stop
         if self.guard is None:
             return
         self._reaches.append(self._reach(event.score.id))
@@ -73,7 +80,7 @@ class ResponseChoice:
             self._checked = len(self.text)
             if (refusal := self.guard.refuses_output(self.text)) is not None:
                 # Text that was sent cannot be withdrawn; otherwise the refusal replaces the completion.
-                self.refused, self.finish = True, "content_filter"
+                self.refused, self.finish, self.stop = True, "content_filter", None
                 self.text, self.scores = (self.text[: self._sent] if self._sent else refusal), []
                 self._sent_scores = 0
 
@@ -98,12 +105,14 @@ class ResponseChoice:
 
 
 def usage(prompt_tokens: int, choices: Sequence[ResponseChoice], *, reused_tokens: int = 0) -> dict[str, Any]:
-    """Count prompt and completion tokens; the token that ends a completion counts."""
+    """Count prompt, completion and reasoning tokens; the token that ends a completion counts."""
     completion_tokens = sum(choice.tokens for choice in choices)
     total = prompt_tokens + completion_tokens
+    reasoning = [choice.reasoning.count for choice in choices if choice.reasoning is not None]
     return {
         "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total,
         "prompt_tokens_details": {"cached_tokens": reused_tokens},
+        **({"completion_tokens_details": {"reasoning_tokens": sum(reasoning)}} if reasoning else {}),
     }  # fmt: skip
 
 
@@ -216,6 +225,7 @@ class ChatBody(ResponseBody):
                 "message": self.answers.message(choice.index, choice.text, refused=choice.refused),
                 "logprobs": self._logprobs(choice.scores),
                 "finish_reason": self.answers.finish(choice.index, choice.finish),
+                **_stop_reason(choice),
             }
             for choice in choices
         ]
@@ -238,10 +248,15 @@ class ChatBody(ResponseBody):
 
     def _chunk(self, choice: ResponseChoice, delta: dict[str, Any], *, logprobs: Any = None, finish: Any = None) -> Any:
         entry = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return {**self.chunk_head, "choices": [entry]}
+        return {**self.chunk_head, "choices": [{**entry, **(_stop_reason(choice) if finish else {})}]}
 
     def _logprobs(self, scores: Sequence[TokenScore]) -> dict[str, Any] | None:
         return chat_logprobs(self.tokenizer, scores) if self.logprobs else None
+
+
+def _stop_reason(choice: ResponseChoice) -> dict[str, Any]:
+    """Return the field `stop_reason` of a choice that a stop text ended, as vLLM has it."""
+    return {} if choice.stop is None else {"stop_reason": choice.stop}
 
 
 @dataclass
@@ -288,7 +303,8 @@ class CompletionsBody(ResponseBody):
 
     @staticmethod
     def _choice(choice: ResponseChoice, text: str, logprobs: Any, finish: str | None) -> dict[str, Any]:
-        return {"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        stop_reason = _stop_reason(choice) if finish else {}
+        return {"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": finish, **stop_reason}
 
     def _echo(self, choice: ResponseChoice) -> Echo | None:
         """Return the prompt before a choice; None before a refusal."""
