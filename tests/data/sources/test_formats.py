@@ -27,7 +27,7 @@ from tests.data.sources.document_files import (
 from vita.data.extraction import extractor
 from vita.data.extraction.limits import ExtractionSettings
 from vita.data.records import Document, DroppedRecord
-from vita.data.sources import archives, readers
+from vita.data.sources import archives, readers, table_readers
 from vita.data.sources.files import SourceFile
 from vita.data.sources.read import Source, documents
 from vita.data.sources.web_archives import ArchiveRecord, parse_http, warc_records
@@ -110,6 +110,36 @@ def test_tables_are_documents_if_a_column_is_named(tmp_path: Path) -> None:
     ]
     assert [(drop.id, drop.reason) for drop in drops] == [("a.csv:2", "misfit")]
     assert texts(tmp_path / "a.tsv", b"words\tyear\none\t1\n", text_field="words") == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "expected"),
+    [
+        ("pandas.tsv", 'id\ttext\n1\t"She said ""hi""\n\nand\tleft"\n2\tB', ['She said "hi"\n\nand\tleft', "B"]),
+        ("plain.tsv", 'id\ttext\n1\t"open\n2\t"A" and "B"\n3\t12"\n4\t""', ['"open', '"A" and "B"', '12"', ""]),
+        ("pairs.tsv", 'id\ttext\n1\t"open\n2\tclosed"\n3\tC', ['"open', 'closed"', "C"]),
+        ("header.tsv", '\n"id"\t"text"\n"1"\t"A\r\nB"\n', ["A\nB"]),
+        ("excel.csv", 'id;text\n1;"A; ""B"", C"\n2;1,5\n', ['A; "B", C', "1,5"]),
+        ("tabs.csv", 'id\ttext\n1\t"A, B"\n2\tC "D\n', ["A, B", 'C "D']),
+        ("bars.csv", 'id|text\n1|"A, B|C"\n', ["A, B|C"]),
+        ("quoted.csv", 'id,"text",";|;"\n1,A,\n', ["A"]),
+        ("single.csv", 'text\n"A; B"\n', ["A; B"]),
+    ],
+)  # fmt: skip
+def test_tables_have_their_delimiter_and_quotes(tmp_path: Path, name: str, table: str, expected: list[str]) -> None:
+    assert texts(tmp_path / name, table.encode(), on_bad_row="error") == expected
+
+
+def test_the_delimiter_of_a_table_is_in_the_message(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 1: expected 2 fields, .* separated by semicolons, got 3 fields"):
+        read(tmp_path / "a.csv", b"id;text\n1;2;3\n", on_bad_row="error")
+    with pytest.raises(DataError, match="row 1 is not a row of a table with commas"):
+        read(tmp_path / "b.csv", b'id,text\n1,"A" B\n', on_bad_row="error")
+
+
+def test_the_end_of_a_quoted_field_is_searched_within_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_readers, "_MAX_QUOTED_CHARACTERS", 3)
+    assert texts(tmp_path / "a.tsv", b'text\n"one\ntwo\nthree"\n') == ['"one', "two", 'three"']
 
 
 def test_arrow_files_and_streams_are_read(tmp_path: Path) -> None:

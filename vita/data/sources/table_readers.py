@@ -1,43 +1,66 @@
 """Readers of tables, CSV and TSV. The first row names the columns.
 
-A CSV file quotes fields as in RFC 4180; a TSV file does not quote.
+The delimiter of a CSV file is that of its first row: comma, semicolon, tab or vertical bar. Its fields are quoted as in
+RFC 4180. In a table with tabs, a field that begins with a quote is quoted if its quotes are balanced; otherwise its
+quotes are text, because many programs write such tables without quoting.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
-from typing import Any
+from itertools import chain
 
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.readers import READERS, ReadOptions, Row, RowProblem
 from vita.data.sources.streams import MAX_BYTES, SourceText
 from vita.spine.file_listing import printable
+from vita.spine.plain_text import counted
+
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+"""Delimiter -> its name in messages."""
+_MAX_QUOTED_CHARACTERS = 16 * 2**20
+"""Length up to which the end of a quoted field is searched in a table with tabs."""
+_TO_QUOTE = re.compile(r'[^"]*(?:""[^"]*)*')
+"""The text of a quoted field up to its closing quote, or up to the end of the line."""
 
 
 @READERS.add("csv")
 def read_csv(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
-    """Read a table with commas between the fields."""
-    yield from _read_table(SourceText(file, wishes.encoding), delimiter=",", quoting=csv.QUOTE_MINIMAL)
+    """Read a table with the delimiter of its first row between the fields."""
+    csv.field_size_limit(MAX_BYTES)
+    stream = SourceText(file, wishes.encoding)
+    lines = _text_lines(stream)
+    head = next((line for line in lines if line.strip()), "")
+    delimiter = _delimiter_of(head)
+    lines = chain([head] if head else (), lines)
+    yield from _read_table(stream, _tab_rows(lines) if delimiter == "\t" else _csv_rows(lines, delimiter), delimiter)
 
 
 @READERS.add("tsv")
 def read_tsv(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
-    """Read a table with tabulators between the fields."""
-    yield from _read_table(SourceText(file, wishes.encoding), delimiter="\t", quoting=csv.QUOTE_NONE)
+    """Read a table with tabs between the fields."""
+    stream = SourceText(file, wishes.encoding)
+    yield from _read_table(stream, _tab_rows(_text_lines(stream)), "\t")
 
 
-def _read_table(stream: SourceText, **form: Any) -> Iterator[Row]:
-    csv.field_size_limit(MAX_BYTES)
+def _delimiter_of(line: str) -> str:
+    """Return the delimiter that divides a line into most fields, in the order of `_DELIMITERS`."""
+    counts = {delimiter: len(next(csv.reader([line], delimiter=delimiter), ())) for delimiter in _DELIMITERS}
+    return max(counts, key=lambda delimiter: counts[delimiter])
+
+
+def _read_table(stream: SourceText, rows: Iterator[list[str]], delimiter: str) -> Iterator[Row]:
     file = stream.file
-    rows = csv.reader(_text_lines(stream), strict=True, **form)
     path, columns = printable(file.path), list[str]()
     number = 0
     while True:
         try:
             fields = next(rows, None)
         except csv.Error as error:
-            raise DamagedFile(file.path, f"row {number + 1} is not a row of a table: {error}") from None
+            form = f"a row of a table with {_DELIMITERS[delimiter]}"
+            raise DamagedFile(file.path, f"row {number + 1} is not {form}: {error}") from None
         if fields is None:
             return
         if not columns:
@@ -48,12 +71,100 @@ def _read_table(stream: SourceText, **form: Any) -> Iterator[Row]:
             continue
         number += 1
         if len(fields) != len(columns):
-            got = f"{len(fields)} fields"
-            problem = RowProblem("misfit", f"{len(columns)} fields, one for each column of the first row", got)
-            yield Row(path, file.name, number, None, problem)
+            form = f"{counted(len(columns), 'field')}, one for each column of the first row, separated by"
+            expected = f"{form} {_DELIMITERS[delimiter]}"
+            yield Row(path, file.name, number, None, RowProblem("misfit", expected, counted(len(fields), "field")))
             continue
         values = dict(zip(columns, fields, strict=True))
         yield Row(path, file.name, number, values, encoding=stream.converted_from)
+
+
+def _csv_rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+    return csv.reader(lines, delimiter=delimiter, strict=True)
+
+
+# -- tables with tabs
+
+
+class _Lines:
+    """Lines without their ends, of which the last ones can be taken back."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = (line.removesuffix("\n") for line in lines)
+        self._returned: list[str] = []
+
+    def next(self) -> str | None:
+        """Return the next line, None at the end."""
+        return self._returned.pop() if self._returned else next(self._lines, None)
+
+    def put_back(self, lines: list[str]) -> None:
+        """Put back the lines that were read last."""
+        self._returned.extend(reversed(lines))
+
+
+def _tab_rows(text_lines: Iterator[str]) -> Iterator[list[str]]:
+    """Yield the fields of each row of a table with tabs.
+
+    A row is read without quoting if its quotes are not balanced, or if only this gives the number of fields of the
+    first row, in its line or in each of its lines.
+    """
+    lines = _Lines(text_lines)
+    width = 0
+    while (line := lines.next()) is not None:
+        fields = line.split("\t") if line else []
+        if line.startswith('"') or '\t"' in line:
+            quoted, further = _quoted_fields(line, lines)
+            if quoted is not None and not _is_plain([line, *further], fields_of_quoted=len(quoted), width=width):
+                fields = quoted
+            else:
+                lines.put_back(further)
+        width = width or len(fields)
+        yield fields
+
+
+def _is_plain(lines: list[str], *, fields_of_quoted: int, width: int) -> bool:
+    """Return True if a row that can be read with quotes fits the table of `width` columns only without them."""
+    fits_plain = all(line.count("\t") + 1 == width for line in lines)
+    return fits_plain and (fields_of_quoted != width or (len(lines) > 1 and width > 1))
+
+
+def _quoted_fields(line: str, lines: _Lines) -> tuple[list[str] | None, list[str]]:
+    """Return (the fields of a row, the further lines that were read); the fields are None for unbalanced quotes."""
+    fields: list[str] = []
+    further: list[str] = []
+    position = length = 0
+    while True:
+        if not line.startswith('"', position):
+            end = line.find("\t", position)
+            end = end if end >= 0 else len(line)
+            fields.append(line[position:end])
+        else:
+            parts: list[str] = []
+            position += 1
+            while (end := _end_of_quoted(line, position)) == len(line):
+                parts += [line[position:], "\n"]
+                following = lines.next()
+                if following is None:
+                    return None, further
+                further.append(following)
+                length += len(following)
+                if length > _MAX_QUOTED_CHARACTERS:
+                    return None, further
+                line, position = following, 0
+            fields.append("".join([*parts, line[position:end]]).replace('""', '"'))
+            end += 1
+        if end == len(line):
+            return fields, further
+        if line[end] != "\t":
+            return None, further
+        position = end + 1
+
+
+def _end_of_quoted(line: str, position: int) -> int:
+    """Return the position of the quote that closes a quoted field, or the end of the line."""
+    match = _TO_QUOTE.match(line, position)
+    assert match
+    return match.end()
 
 
 def _text_lines(stream: SourceText) -> Iterator[str]:
