@@ -13,16 +13,17 @@ ends with `length` only if no completion within the limit was found.
 from __future__ import annotations
 
 import json
-import logging
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
+from vita.infer.closing_search import ClosingOrder, ClosingSearch
 from vita.spine.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,17 +33,14 @@ if TYPE_CHECKING:
 
 # V tokens of the tokenizer
 
-log = logging.getLogger(__name__)
-
 JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """Options of a JSON grammar: the separators of templates, and no other white space, which a model could repeat."""
 _SLACK = 64
 """Number of spare tokens below which every step looks for a completion."""
-_STRING_FIRST = 10_000
-"""Smaller than it are all ranks of tokens."""
-_RARE_LETTERS = (b"q", b"z", b"Q", b"Z")
-_LONGEST_COMPLETION = 1024
-"""Largest number of tokens of a completion."""
+_MOST_GROWTH = 16
+"""Assumed largest number of tokens by which a token lengthens the completion."""
+_MOST_LITERALS = 32
+"""Largest number of texts of a grammar that a completion tries."""
 
 
 class GrammarError(DataError):
@@ -102,9 +100,19 @@ class GrammarCompiler:
 
         self.check(grammar)
         tokens = self._tokens
-        order = self._order._replace(closings=[self._tokenizer.encode_template(text) for text in closings])
+        search = ClosingSearch(
+            self._order._replace(
+                closings=[self._tokenizer.encode_template(text) for text in closings],
+                literals=[self._tokenizer.encode(text) for text in _literals(grammar)],
+            ),
+            self._tokenizer.stops,
+        )
         with _panics_explained():
-            return Constraint(LLMatcher(tokens, grammar), order, self._tokenizer.stops, grammar=grammar)
+            constraint = Constraint(LLMatcher(tokens, grammar), search, self._tokenizer.stops, grammar=grammar)
+        start = constraint.copy()
+        if not start.allowed().any():
+            raise start.failure or GrammarError("grammar", "accepts no text")
+        return constraint
 
     def check(self, grammar: str) -> None:
         """Raise `GrammarError` for a grammar that is wrong or that needs an unsupported feature."""
@@ -130,34 +138,8 @@ class GrammarCompiler:
         )
 
     @cached_property
-    def _order(self) -> _ClosingOrder:
-        return _ClosingOrder.of(self._tokenizer)
-
-
-class _ClosingOrder(NamedTuple):
-    """The order in which a completion prefers the tokens."""
-
-    names: Sequence[bytes]
-    """The bytes of each token."""
-    ranks: Int[np.ndarray, "V"]
-    ends_string: Bool[np.ndarray, "V"]
-    """Tokens that begin with a quotation mark, followed by nothing but ends of objects and lists."""
-    letters: Int[np.ndarray, "N"]
-    """Tokens of a rare letter, which no part of JSON outside of strings begins with."""
-    closings: Sequence[Sequence[int]] = ()
-    """Sequences of tokens that are preferred to all other tokens where the grammar allows them."""
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> Self:
-        names = [tokenizer.token_bytes(token) for token in range(tokenizer.vocabulary)]
-        ranks = np.array([_closing_rank(name) for name in names], dtype=np.int64)
-        ends_string = np.array([name.startswith(b'"') and not name[1:].strip(b"}]") for name in names])
-        return cls(
-            names,
-            ranks,
-            ends_string,
-            np.array([token for token, name in enumerate(names) if name in _RARE_LETTERS], int),
-        )
+    def _order(self) -> ClosingOrder:
+        return ClosingOrder.of(self._tokenizer)
 
 
 class _TokenSource:
@@ -178,25 +160,28 @@ class _TokenSource:
 class Constraint:
     """The state of a grammar in one answer."""
 
-    def __init__(self, matcher: LLMatcher, order: _ClosingOrder, stops: frozenset[int], *, grammar: str) -> None:
-        self._matcher, self._order, self._stops, self.grammar = matcher, order, stops, grammar
+    def __init__(self, matcher: LLMatcher, search: ClosingSearch, stops: frozenset[int], *, grammar: str) -> None:
+        self._matcher, self._search, self._stops, self.grammar = matcher, search, stops, grammar
         self._completion: list[int] | None = None
         """Tokens that complete the text, with the token that ends the answer; None if not searched or not found."""
         self._next_search: float = float("inf")
         """Number of remaining tokens at which the next completion is searched."""
         self._margin: int | None = None
         """Length of the first completion: about the largest part that one token can begin, such as a further call."""
+        self._failures = 0
+        """Number of searches without a completion since the last completion."""
 
     def copy(self) -> Constraint:
         """Return a constraint in the same state."""
-        copy = Constraint(self._matcher.deep_copy(), self._order, self._stops, grammar=self.grammar)
+        copy = Constraint(self._matcher.deep_copy(), self._search, self._stops, grammar=self.grammar)
         copy._completion, copy._next_search, copy._margin = self._completion, self._next_search, self._margin
+        copy._failures = self._failures
         return copy
 
     def take_forced(self, limit: int) -> list[int]:
         """Advance by at most `limit` tokens that begin every text of the grammar, up to a whole character."""
         tokens = self._matcher.compute_ff_tokens()[: max(0, limit)]
-        while tokens and not _is_text(b"".join(map(self._order.names.__getitem__, tokens))):
+        while tokens and not _is_text(b"".join(map(self._search.order.names.__getitem__, tokens))):
             tokens.pop()
         self._matcher.consume_tokens(tokens)
         return tokens
@@ -230,7 +215,7 @@ class Constraint:
 
     def allowed(self) -> Bool[np.ndarray, "V"]:
         """Return the tokens that may come next."""
-        return self._allowed(self._matcher)
+        return self._search.allowed(self._matcher)
 
     def accept(self, token: int, *, remaining: int) -> int:
         """Advance by a token and return it, or by a token of a completion if too few tokens would be left.
@@ -243,81 +228,32 @@ class Constraint:
             self._matcher.consume_token(token)
             return token
         if self._completion is None:
-            self._completion = self._search(self._matcher, remaining)
+            self._completion = self._search.quick(self._matcher, remaining)
+            if self._completion is None:
+                self._completion = self._search.thorough(self._matcher, remaining)
             if self._margin is None:
                 self._margin = len(self._completion or ())
+        if self._completion is None:
+            self._failures += 1
+            self._next_search = remaining - 2**self._failures
+            self._matcher.consume_token(token)
+            return token
+        self._failures = 0
+        first, *rest = self._completion
         advanced = self._matcher.deep_copy()
         advanced.consume_token(token)
-        completion = self._search(advanced, remaining - 1)
-        if completion is None and self._completion:
-            token, *self._completion = self._completion
-            if token not in self._stops:
-                self._matcher.consume_token(token)
-            return token
+        completion = rest if token == first else self._search.quick(advanced, remaining - 1)
+        if completion is None:
+            self._completion = rest
+            if first not in self._stops:
+                self._matcher.consume_token(first)
+            return first
         self._matcher, self._completion = advanced, completion
-        spare = remaining - 1 - len(completion) - (self._margin or 0) if completion else 0
+        spare = remaining - 1 - len(completion) - (self._margin or 0)
         if spare > _SLACK:
-            self._next_search, self._completion = remaining - spare // 2, None
+            self._next_search = remaining - spare // (1 + min(self._margin or 0, _MOST_GROWTH))
+            self._completion = None
         return token
-
-    def _search(self, matcher: LLMatcher, limit: int) -> list[int] | None:
-        """Return a short completion of at most `limit` tokens; None if none is found."""
-        matcher, tokens = matcher.deep_copy(), list[int]()
-        while len(tokens) < min(limit, _LONGEST_COMPLETION):
-            if matcher.is_accepting() or matcher.is_stopped():
-                return None if matcher.is_error() else [*tokens, min(self._stops)]
-            forced = matcher.compute_ff_tokens() or self._closing(matcher) or self._preferred(matcher)
-            if not forced or not matcher.consume_tokens(forced):
-                return None
-            tokens += forced
-        return None
-
-    def _closing(self, matcher: LLMatcher) -> list[int] | None:
-        """Return the first of the closing sequences that ends a text here.
-
-        Within a text that may contain a sequence, the sequence can be repeated, and it ends nothing.
-        """
-        for tokens in map(list, self._order.closings):
-            if matcher.validate_tokens(tokens) == len(tokens):
-                advanced = matcher.deep_copy()
-                advanced.consume_tokens(tokens)
-                if advanced.is_accepting() or advanced.validate_tokens(tokens) < len(tokens):
-                    return tokens
-        return None
-
-    def _preferred(self, matcher: LLMatcher) -> list[int]:
-        """Return the allowed token of the smallest rank; within a string, where letters are allowed, an end of it."""
-        allowed = self._allowed(matcher)
-        candidates = np.flatnonzero(allowed)
-        if not len(candidates):
-            return []
-        ranks = self._order.ranks[candidates]
-        if allowed[self._order.letters].any():
-            ends = self._order.ends_string[candidates]
-            ranks = np.where(ends, ranks - _STRING_FIRST, ranks)
-        return [int(candidates[ranks.argmin()])]
-
-    def _allowed(self, matcher: LLMatcher) -> Bool[np.ndarray, "V"]:
-        if matcher.is_error():  # no token is allowed, which fails this request alone
-            log.error("a grammar failed: %s", matcher.get_error().partition("\n")[0])
-            return np.zeros(len(self._order.ranks), dtype=bool)
-        if matcher.is_stopped():
-            mask = np.zeros(len(self._order.ranks), dtype=bool)
-            mask[list(self._stops)] = True
-            return mask
-        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-        return np.unpackbits(bits, bitorder="little")[: len(self._order.ranks)].astype(bool)
-
-
-def _closing_rank(name: bytes) -> int:
-    """Return the rank of a token in a completion: ends of objects and strings, digits, short texts, then the rest."""
-    closing = name.strip(b'"')
-    if name and not closing.strip(b"}]"):
-        return 10 - min(len(closing), 9) if closing else 11 + len(name)
-    if name.isdigit():
-        return 20 + len(name)
-    opening = any(mark in name for mark in (b"{", b"[", b",", b"\\", b"-", b"."))
-    return (1000 if opening else 100) + len(name)
 
 
 @contextmanager
@@ -329,6 +265,16 @@ def _panics_explained() -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise GrammarError("grammar", "the grammar could not be compiled") from None
+
+
+def _literals(grammar: str) -> list[str]:
+    """Return the words that a grammar in Lark's notation contains, at most `_MOST_LITERALS`."""
+    if grammar.lstrip().startswith("{"):
+        parts = [part.get("lark_grammar") or "" for part in json.loads(grammar)["grammars"]]
+        grammar = " ".join(parts)
+    quoted = re.findall(r"/(?:[^/\\\n]|\\.)*/|\"(?:[^\"\\\n]|\\.)*\"", grammar)
+    words = dict.fromkeys(word for text in quoted for word in re.findall(r"\w{2,}", text))
+    return list(words)[:_MOST_LITERALS]
 
 
 def _is_text(data: bytes) -> bool:

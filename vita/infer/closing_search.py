@@ -1,0 +1,230 @@
+"""Search of short completions: tokens that bring a constrained answer to an accepted end.
+
+    search = ClosingSearch(order, stops)
+    completion = search.quick(matcher, 40) or search.thorough(matcher, 40)
+
+The quick search follows a single path and takes the token that is most likely to close the text at each step. The
+thorough search follows several paths of each length at the same time (beam search) and returns the shortest that
+reaches an end. Two paths of equal length that allow the same next tokens count as equal: the second is dropped.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+    from vita.data.tokens.tokenizer import Tokenizer
+
+# V tokens of the tokenizer
+
+log = logging.getLogger(__name__)
+
+_STRING_FIRST = 10_000
+"""Larger than all ranks of tokens."""
+_RARE_LETTERS = (b"q", b"z", b"Q", b"Z")
+_CLOSERS = (b'"', b"}", b"]", b")", b">", b",")
+_LONGEST_COMPLETION = 1024
+"""Largest number of tokens of a completion."""
+_BEAM_WIDTH = 8
+"""Largest number of paths of equal length in the thorough search."""
+_MOST_BRANCHES = 24
+"""Largest number of tokens that the thorough search tries after one path."""
+_MOST_STEPS = 4000
+"""Largest number of tokens that one thorough search tries."""
+
+
+class ClosingOrder(NamedTuple):
+    """The order in which a completion prefers the tokens."""
+
+    names: Sequence[bytes]
+    """The bytes of each token."""
+    ranks: Int[np.ndarray, "V"]
+    is_byte: Bool[np.ndarray, "V"]
+    """Tokens of a single byte."""
+    ends_string: Bool[np.ndarray, "V"]
+    """Tokens that begin with a quotation mark, followed by nothing but ends of objects and lists."""
+    letters: Int[np.ndarray, "N"]
+    """Tokens of a rare letter, which no part of JSON outside of strings begins with."""
+    closings: Sequence[Sequence[int]] = ()
+    """Sequences of tokens that are preferred to all other tokens where the grammar allows them."""
+    literals: Sequence[Sequence[int]] = ()
+    """Texts of the grammar; a completion uses them where they end the answer."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Self:
+        """Return the order of the tokens of a tokenizer."""
+        names = [tokenizer.token_bytes(token) for token in range(tokenizer.vocabulary)]
+        return cls(
+            names,
+            np.array([_closing_rank(name) for name in names], dtype=np.int64),
+            np.array([len(name) == 1 for name in names]),
+            np.array([name.startswith(b'"') and not name[1:].strip(b"}]") for name in names]),
+            np.array([token for token, name in enumerate(names) if name in _RARE_LETTERS], int),
+        )
+
+
+class ClosingSearch:
+    """Searches completions of the state of a grammar, which is not changed."""
+
+    def __init__(self, order: ClosingOrder, stops: frozenset[int]) -> None:
+        self.order, self._stops = order, stops
+
+    def quick(self, matcher: LLMatcher, limit: int) -> list[int] | None:
+        """Return a short completion of at most `limit` tokens, with the token that ends the answer; None without."""
+        matcher, tokens = matcher.deep_copy(), list[int]()
+        while len(tokens) < min(limit, _LONGEST_COMPLETION):
+            if _is_complete(matcher):
+                return [*tokens, min(self._stops)]
+            following = self._forced(matcher) or self._progress(matcher)
+            if not following or not matcher.consume_tokens(following):
+                return None
+            tokens += following
+        return None
+
+    def thorough(self, matcher: LLMatcher, limit: int) -> list[int] | None:
+        """Return the shortest completion of the beam search, as `quick` does."""
+        limit = min(limit, _LONGEST_COMPLETION)
+        paths: list[tuple[int, int, list[int], LLMatcher, list[int]]] = [(0, 0, [], matcher, [])]
+        states, widths, count = set[tuple[int, bytes]](), Counter[int](), 0
+        for _ in range(_MOST_STEPS):
+            if not paths:
+                return None
+            length, _, tokens, before, following = heapq.heappop(paths)
+            if length >= limit or widths[length] >= _BEAM_WIDTH:
+                continue
+            after = before.deep_copy()
+            if following and not after.consume_tokens(following):
+                continue
+            tokens = tokens + following
+            if _is_complete(after):
+                return [*tokens, min(self._stops)]
+            branches = [forced] if (forced := self._forced(after)) else None
+            if branches is None:
+                allowed = self.allowed(after)
+                state = length, allowed.tobytes()
+                if state in states:
+                    continue
+                states.add(state)
+                widths[length] += 1
+                branches = [[token] for token in self._candidates(allowed)[:_MOST_BRANCHES]]
+            for branch in branches:
+                count += 1
+                heapq.heappush(paths, (length + len(branch), count, tokens, after, branch))
+        return None
+
+    def allowed(self, matcher: LLMatcher) -> Bool[np.ndarray, "V"]:
+        """Return the tokens that may come next."""
+        allowed = np.zeros(len(self.order.ranks), dtype=bool)
+        if matcher.is_error():  # no token is allowed, which fails this request alone
+            log.debug("a grammar failed: %s", matcher.get_error().partition("\n")[0])
+            return allowed
+        if matcher.is_stopped():
+            allowed[list(self._stops)] = True
+            return allowed
+        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        return np.unpackbits(bits, bitorder="little")[: len(allowed)].astype(bool)
+
+    def _forced(self, matcher: LLMatcher) -> list[int] | None:
+        """Return the tokens that must follow, or a closing sequence that ends a text here.
+
+        Within a text that may contain a closing sequence, the sequence can be repeated, and it ends nothing.
+        """
+        if forced := matcher.compute_ff_tokens():
+            return forced
+        for tokens in map(list, self.order.closings):
+            if matcher.validate_tokens(tokens) == len(tokens):
+                advanced = _advanced(matcher, tokens)
+                if advanced.is_accepting() or advanced.validate_tokens(tokens) < len(tokens):
+                    return tokens
+        return None
+
+    def _progress(self, matcher: LLMatcher) -> list[int]:
+        """Return the preferred token; instead of one that is only a repetition, a token that changes what may follow.
+
+        Without such a token, as within a text of a minimum length, the preferred token is a step all the same.
+        """
+        allowed = self.allowed(matcher)
+        preferred = self._preferred(allowed)
+        if preferred is None:
+            return []
+        if self._changes(matcher, preferred, allowed):
+            return [preferred]
+        for tokens in map(list, self.order.literals):
+            if matcher.validate_tokens(tokens) == len(tokens) and _is_complete(_advanced(matcher, tokens)):
+                return tokens
+        for token in self._candidates(allowed):
+            if self._changes(matcher, token, allowed):
+                return [token]
+        return [preferred]
+
+    def _changes(self, matcher: LLMatcher, token: int, allowed: Bool[np.ndarray, "V"]) -> bool:
+        """Return True if a token ends the text or changes the allowed tokens."""
+        advanced = _advanced(matcher, [token])
+        return _is_complete(advanced) or not np.array_equal(self.allowed(advanced), allowed)
+
+    def _preferred(self, allowed: Bool[np.ndarray, "V"]) -> int | None:
+        """Return the allowed token of the smallest rank; within a string, where letters are allowed, an end of it."""
+        candidates = np.flatnonzero(allowed)
+        if not len(candidates):
+            return None
+        ranks = self.order.ranks[candidates]
+        if allowed[self.order.letters].any():
+            ranks = np.where(self.order.ends_string[candidates], ranks - _STRING_FIRST, ranks)
+        return int(candidates[ranks.argmin()])
+
+    def _candidates(self, allowed: Bool[np.ndarray, "V"]) -> list[int]:
+        """Return the tokens of a single byte to try: closing marks, one token of each kind of character, the others.
+
+        Where no single byte is allowed, these are the other allowed tokens, such as special tokens.
+        """
+        names, order, kinds = self.order.names, list[tuple[int, int]](), set[str]()
+        single = allowed & self.order.is_byte
+        candidates = np.flatnonzero(single if single.any() else allowed)
+        for token in candidates[np.argsort(self.order.ranks[candidates], kind="stable")].tolist():
+            name = names[token]
+            kind = _kind(name)
+            position = _CLOSERS.index(name) if name in _CLOSERS else len(_CLOSERS) + (kind in kinds)
+            kinds.add(kind)
+            order.append((position, token))
+        return [token for _, token in sorted(order, key=lambda entry: entry[0])]
+
+
+def _is_complete(matcher: LLMatcher) -> bool:
+    return not matcher.is_error() and (matcher.is_accepting() or matcher.is_stopped())
+
+
+def _advanced(matcher: LLMatcher, tokens: list[int]) -> LLMatcher:
+    advanced = matcher.deep_copy()
+    advanced.consume_tokens(tokens)
+    return advanced
+
+
+def _kind(name: bytes) -> str:
+    """Return the kind of a character; each mark is a kind of its own, except for the escape character."""
+    if name.isdigit():
+        return "digit"
+    if name.isalpha():
+        return "lower" if name.islower() else "upper"
+    if name == b"\\" or not name.isascii():
+        return "rare"
+    return name.decode()
+
+
+def _closing_rank(name: bytes) -> int:
+    """Return the rank of a token in a completion: ends of objects and strings, digits, short texts, then the rest."""
+    closing = name.strip(b'"')
+    if name and not closing.strip(b"}]"):
+        return 10 - min(len(closing), 9) if closing else 11 + len(name)
+    if name.isdigit():
+        return 20 + len(name)
+    opening = any(mark in name for mark in (b"{", b"[", b",", b"\\", b"-", b".")) or name in (b"e", b"E")
+    return (1000 if opening else 100) + len(name)
