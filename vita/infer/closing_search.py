@@ -5,7 +5,8 @@
 
 The quick search follows a single path and takes the token that is most likely to close the text at each step. The
 thorough search follows several paths of each length at the same time (beam search) and returns the shortest that
-reaches an end. Two paths of equal length that allow the same next tokens count as equal: the second is dropped.
+reaches an end. Of the paths of equal length, it keeps those with the fewest deviations from the preferred tokens. Two
+paths of equal length that allow the same next tokens count as equal: the second is dropped.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _BEAM_WIDTH = 8
 """Largest number of paths of equal length in the thorough search."""
 _MOST_BRANCHES = 24
 """Largest number of tokens that the thorough search tries after one path."""
-_MOST_STEPS = 4000
+_MOST_STEPS = 2500
 """Largest number of tokens that one thorough search tries."""
 
 
@@ -93,12 +94,12 @@ class ClosingSearch:
     def thorough(self, matcher: LLMatcher, limit: int) -> list[int] | None:
         """Return the shortest completion of the beam search, as `quick` does."""
         limit = min(limit, _LONGEST_COMPLETION)
-        paths: list[tuple[int, int, list[int], LLMatcher, list[int]]] = [(0, 0, [], matcher, [])]
+        paths: list[tuple[int, int, int, list[int], LLMatcher, list[int]]] = [(0, 0, 0, [], matcher, [])]
         states, widths, count = set[tuple[int, bytes]](), Counter[int](), 0
         for _ in range(_MOST_STEPS):
             if not paths:
                 return None
-            length, _, tokens, before, following = heapq.heappop(paths)
+            length, deviation, _, tokens, before, following = heapq.heappop(paths)
             if length >= limit or widths[length] >= _BEAM_WIDTH:
                 continue
             after = before.deep_copy()
@@ -116,9 +117,9 @@ class ClosingSearch:
                 states.add(state)
                 widths[length] += 1
                 branches = [[token] for token in self._candidates(allowed)[:_MOST_BRANCHES]]
-            for branch in branches:
+            for position, branch in enumerate(branches):
                 count += 1
-                heapq.heappush(paths, (length + len(branch), count, tokens, after, branch))
+                heapq.heappush(paths, (length + len(branch), deviation + position, count, tokens, after, branch))
         return None
 
     def allowed(self, matcher: LLMatcher) -> Bool[np.ndarray, "V"]:
@@ -162,7 +163,7 @@ class ClosingSearch:
             if matcher.validate_tokens(tokens) == len(tokens) and _is_complete(_advanced(matcher, tokens)):
                 return tokens
         for token in self._candidates(allowed):
-            if self._changes(matcher, token, allowed):
+            if _kind(self.order.names[token]) != "rare" and self._changes(matcher, token, allowed):
                 return [token]
         return [preferred]
 
@@ -192,7 +193,8 @@ class ClosingSearch:
         for token in candidates[np.argsort(self.order.ranks[candidates], kind="stable")].tolist():
             name = names[token]
             kind = _kind(name)
-            position = _CLOSERS.index(name) if name in _CLOSERS else len(_CLOSERS) + (kind in kinds)
+            later = 2 if kind == "rare" else kind in kinds
+            position = _CLOSERS.index(name) if name in _CLOSERS else len(_CLOSERS) + later
             kinds.add(kind)
             order.append((position, token))
         return [token for _, token in sorted(order, key=lambda entry: entry[0])]
@@ -209,13 +211,16 @@ def _advanced(matcher: LLMatcher, tokens: list[int]) -> LLMatcher:
 
 
 def _kind(name: bytes) -> str:
-    """Return the kind of a character; each mark is a kind of its own, except for the escape character."""
+    """Return the kind of a character: each mark is a kind of its own.
+
+    Rare are bytes that only begin a character or an escape sequence, after which the same text may follow as before.
+    """
+    if name == b"\\" or not name.isascii():
+        return "rare"
     if name.isdigit():
         return "digit"
     if name.isalpha():
         return "lower" if name.islower() else "upper"
-    if name == b"\\" or not name.isascii():
-        return "rare"
     return name.decode()
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from vita.infer.closing_search import ClosingOrder, ClosingSearch
-from vita.spine.errors import DataError
+from vita.infer.json_schemas import GrammarError, supported_schema
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -43,17 +43,17 @@ _MOST_LITERALS = 32
 """Largest number of texts of a grammar that a completion tries."""
 
 
-class GrammarError(DataError):
-    """An error in a grammar or a JSON schema."""
+def json_grammar(schema: Mapping[str, Any] | bool) -> str:
+    """Return the grammar of the JSON texts that a schema accepts, without optional white space.
 
-
-def json_grammar(schema: Mapping[str, Any]) -> str:
-    """Return the grammar of the JSON texts that a schema accepts, without optional white space."""
+    Raises `GrammarError` for a schema that is not supported (`supported_schema`).
+    """
     from llguidance import LLMatcher
 
+    supported = supported_schema(schema)
     try:
         with _panics_explained():
-            return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+            return LLMatcher.grammar_from_json_schema(json.dumps(supported), overrides=JSON_OPTIONS)  # type: ignore[arg-type]
     except ValueError as error:
         raise GrammarError("schema", _one_line(error)) from None
 
@@ -120,6 +120,8 @@ class GrammarCompiler:
 
         with _panics_explained():
             problem = LLMatcher.validate_grammar(grammar, self._tokens)
+        if "coerce_one_of" in problem:
+            raise GrammarError("grammar", "`oneOf` needs schemas of disjoint types or constants; use `anyOf`")
         if problem and not problem.startswith("WARNING"):
             raise GrammarError("grammar", _one_line(problem))
 

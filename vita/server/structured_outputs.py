@@ -16,8 +16,8 @@ class JsonSchemaFormat(RequestBody):
     """Name of the format."""
     description: str | None = None
     """Accepted for compatibility; the model does not see it."""
-    json_schema: dict[str, Any] = Field(default_factory=dict, alias="schema")
-    """The schema; any JSON value by default."""
+    json_schema: dict[str, Any] | bool = Field(default_factory=dict, alias="schema")
+    """The schema; any JSON value by default, or with `true`."""
     strict: bool | None = None
     """Accepted for compatibility; the response always follows the schema."""
 
@@ -42,8 +42,8 @@ class ResponseFormat(RequestBody):
 class StructuredOutputs(RequestBody):
     """The form of the response; exactly one field."""
 
-    json_schema: dict[str, Any] | None = Field(default=None, alias="json")
-    """A JSON schema."""
+    json_schema: dict[str, Any] | bool | None = Field(default=None, alias="json")
+    """A JSON schema; `true` is any JSON value."""
     regex: str | None = Field(default=None, min_length=1, max_length=10_000)
     """A regular expression that matches the whole response."""
     choice: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, min_length=1, max_length=1000)

@@ -10,6 +10,7 @@ from typing import Any
 
 from vita.infer.answer_formats.call_formats import CallFormat
 from vita.infer.grammars import JSON_OPTIONS, GrammarError
+from vita.infer.json_schemas import supported_schema
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def argument_schema(function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_rule(name: str, schema: Mapping[str, Any]) -> str:
-    """Return the rule of the JSON texts of a schema."""
-    return f"{name}: %json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS})}\n"
+    """Return the rule of the JSON texts of a schema; raises `GrammarError` for one that is not supported."""
+    return f"{name}: %json {json.dumps({**supported_schema(schema), 'x-guidance': JSON_OPTIONS})}\n"
 
 
 def text_without(name: str, marker: str) -> str:

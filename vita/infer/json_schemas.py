@@ -1,0 +1,200 @@
+"""JSON schemas as the grammar compiler can follow them.
+
+    schema = supported_schema({"type": "string", "format": "date"})     # raises `GrammarError` with the place
+
+The compiler ignores unknown keywords, does not detect references without an end, and its patterns of dates and times
+accept texts that are no date or time. A supported schema has none of these: its keywords are those of JSON Schema or
+annotations, each of its parts accepts a finite value, and formats of dates and times are patterns.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vita.spine.errors import DataError
+
+_MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+"""Keywords whose value has a schema for each name."""
+_LISTS = {"allOf", "anyOf", "oneOf", "prefixItems", "items"}
+"""Keywords whose value is a list of schemas."""
+_SCHEMAS = {
+    "additionalProperties", "items", "additionalItems", "contains", "not", "if", "then", "else", "propertyNames",
+    "unevaluatedItems", "unevaluatedProperties", "contentSchema",
+}  # fmt: skip
+"""Keywords whose value is a schema."""
+_ASSERTIONS = {
+    "$ref", "$dynamicRef", "$recursiveRef", "type", "enum", "const", "minLength", "maxLength", "pattern", "format",
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems", "maxItems", "uniqueItems",
+    "minContains", "maxContains", "required", "minProperties", "maxProperties", "dependentRequired", "dependencies",
+}  # fmt: skip
+_ANNOTATIONS = {
+    "$id", "id", "$schema", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "$comment", "title",
+    "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "contentMediaType",
+    "contentEncoding",
+    "discriminator", "example", "externalDocs", "xml",  # of OpenAPI
+}  # fmt: skip
+_KEYWORDS = _MAPS | _LISTS | _SCHEMAS | _ASSERTIONS | _ANNOTATIONS
+_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
+_YEAR = "[1-9][0-9]{3}"
+_LEAP_YEAR = "(?:[1-9][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|[13579][26])00)"
+_DATE = (
+    f"(?:{_YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    f"|02-(?:0[1-9]|1[0-9]|2[0-8]))|{_LEAP_YEAR}-02-29)"
+)
+_CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = rf"{_CLOCK}:[0-5][0-9](?:\.[0-9]{{1,6}})?(?:Z|[+-]{_CLOCK})"
+_PATTERNS = {"date": _DATE, "time": _TIME, "date-time": f"{_DATE}T{_TIME}"}
+"""Patterns of formats (RFC 3339) without leap seconds; years have four digits and begin at 1000."""
+
+
+class GrammarError(DataError):
+    """An error in a grammar or a JSON schema."""
+
+
+def supported_schema(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
+    """Return an equivalent schema that the grammar compiler follows; raises `GrammarError`.
+
+    Refused are keywords that are neither of JSON Schema nor annotations, limits of numbers beyond 64 bits, and parts
+    that accept no finite value, such as an object with itself as a required property.
+    """
+    if isinstance(schema, bool):
+        if not schema:
+            raise _error("#", "the schema `false` accepts no value")
+        return {}
+    _check_ends(schema)
+    return _supported(schema, "#")
+
+
+def _supported(schema: Any, place: str) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    _check_keywords(schema, place)
+    result = dict(schema)
+    for name, value in schema.items():
+        inner = f"{place}/{name}"
+        if name in _MAPS and isinstance(value, Mapping):
+            result[name] = {key: _supported(part, f"{inner}/{key}") for key, part in value.items()}
+        elif name in _LISTS and isinstance(value, list):
+            result[name] = [_supported(part, f"{inner}/{index}") for index, part in enumerate(value)]
+        elif name in _SCHEMAS:
+            result[name] = _supported(value, inner)
+    if isinstance(schema.get("format"), str) and schema["format"] in _PATTERNS:
+        pattern = {"pattern": f"^{_PATTERNS[result.pop('format')]}$"}
+        if "pattern" in schema:
+            result["allOf"] = [*(result.get("allOf") or ()), pattern]
+        else:
+            result.update(pattern)
+    return result
+
+
+def _check_keywords(schema: Mapping[str, Any], place: str) -> None:
+    for name in schema:
+        if name not in _KEYWORDS and not name.startswith("x-"):
+            close = difflib.get_close_matches(name, _KEYWORDS, n=1, cutoff=0.8)
+            hint = f"; did you mean `{close[0]}`?" if close else ""
+            raise _error(place, f"the keyword `{name}` is unknown{hint}")
+    for name in _LIMITS:
+        limit = schema.get(name)
+        if isinstance(limit, int | float) and not isinstance(limit, bool):
+            _check_limit(name, limit, place)
+
+
+def _check_limit(name: str, limit: float, place: str) -> None:
+    """Raise `GrammarError` for a limit that the compiler, which computes with float64 and int64, would change."""
+    if not -(2**63) < limit < 2**63 or float(limit) <= -(2**63):
+        raise _error(place, f"`{name}` must be greater than -2**63 and less than 2**63, got {limit}")
+    if float(limit) != limit and limit != 2**63 - 1:
+        raise _error(place, f"`{name}` must be a number that float64 represents exactly, got {limit}")
+
+
+# -- values without an end
+
+
+def _check_ends(root: Mapping[str, Any]) -> None:
+    """Raise `GrammarError` for a part that accepts no finite value.
+
+    The parts that accept a finite value are the least fixed point of `_can_end`: at first, no part is known to.
+    """
+    parts = list(_parts(root, "#"))
+    endless = {id(part) for _, part in parts}
+    changed = True
+    while changed:
+        changed = False
+        parts.reverse()  # references lead forwards or backwards
+        for _, part in parts:
+            if id(part) in endless and _can_end(part, root=root, endless=endless):
+                endless.remove(id(part))
+                changed = True
+    for place, part in sorted(parts, key=lambda entry: len(entry[0])):
+        if id(part) in endless:
+            if _contains_reference(part):
+                raise _error(place, "the schema requires itself by `$ref`, so that no value of it ends")
+            raise _error(place, "the schema accepts no value")
+
+
+def _parts(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a schema and the schemas in it with their places."""
+    if not isinstance(schema, Mapping):
+        return
+    yield place, schema
+    for name, value in schema.items():
+        if name in _MAPS and isinstance(value, Mapping):
+            for key, part in value.items():
+                yield from _parts(part, f"{place}/{name}/{key}")
+        elif name in _LISTS and isinstance(value, list):
+            for index, part in enumerate(value):
+                yield from _parts(part, f"{place}/{name}/{index}")
+        elif name in _SCHEMAS:
+            yield from _parts(value, f"{place}/{name}")
+
+
+def _can_end(schema: Mapping[str, Any], *, root: Mapping[str, Any], endless: set[int]) -> bool:
+    """Return True if a schema accepts a finite value, where all schemas except for those of `endless` do."""
+
+    def ends(part: Any) -> bool:
+        return part is not False and id(part) not in endless
+
+    if "$ref" in schema and not ends(_target(str(schema["$ref"]), root)):
+        return False
+    if isinstance(parts := schema.get("allOf"), list) and not all(map(ends, parts)):
+        return False
+    for name in ("anyOf", "oneOf"):
+        if isinstance(parts := schema.get(name), list) and parts and not any(map(ends, parts)):
+            return False
+    match schema.get("type"):
+        case "object" | ["object"]:
+            properties, required = schema.get("properties"), schema.get("required")
+            if isinstance(properties, Mapping) and isinstance(required, list):
+                return all(ends(properties[name]) for name in required if name in properties)
+        case "array" | ["array"]:
+            least, items = schema.get("minItems"), schema.get("items")
+            if isinstance(least, int) and least > 0 and isinstance(items, Mapping) and "prefixItems" not in schema:
+                return ends(items)
+    return True
+
+
+def _target(reference: str, root: Mapping[str, Any]) -> Any:
+    """Return the part that a reference within the schema names; None for another reference."""
+    if not reference.startswith("#"):
+        return None
+    value: Any = root
+    for step in reference.split("/")[1:] if reference not in ("#", "#/") else ():
+        step = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, Mapping) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value
+
+
+def _contains_reference(schema: Mapping[str, Any]) -> bool:
+    return any("$ref" in part for _, part in _parts(schema, ""))
+
+
+def _error(place: str, problem: str) -> GrammarError:
+    return GrammarError("schema", f"{problem} (at `{place}`)")
