@@ -125,13 +125,13 @@ class ClosingSearch:
     def allowed(self, matcher: LLMatcher) -> Bool[np.ndarray, "V"]:
         """Return the tokens that may come next."""
         allowed = np.zeros(len(self.order.ranks), dtype=bool)
-        if matcher.is_error():  # no token is allowed, which fails this request alone
-            log.debug("a grammar failed: %s", matcher.get_error().partition("\n")[0])
-            return allowed
-        if matcher.is_stopped():
+        if matcher.is_stopped() and not matcher.is_error():
             allowed[list(self._stops)] = True
             return allowed
-        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        bits = None if matcher.is_error() else np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        if bits is None or matcher.is_error():  # no token is allowed, which fails this request alone
+            log.debug("a grammar failed: %s", matcher.get_error().partition("\n")[0])
+            return allowed
         return np.unpackbits(bits, bitorder="little")[: len(allowed)].astype(bool)
 
     def _forced(self, matcher: LLMatcher) -> list[int] | None:

@@ -5,9 +5,9 @@
     request = GenerationRequest(prompt, sampling, constraint=constraint)
 
 A grammar is a text in the notation of llguidance, which computes the allowed tokens of each step. A constraint also
-completes the text before the limit of tokens: a token after which too few tokens would be left is replaced by the next
-token of a short completion. An answer that ends with `stop` is therefore always accepted by its grammar, and an answer
-ends with `length` only if no completion within the limit was found.
+completes the text before the limit of tokens (`vita.infer.closing_search`): a token after which too few tokens would be
+left is replaced by the next token of a short completion. An answer that ends with `stop` is therefore always accepted
+by its grammar, and an answer ends with `length` only if no completion within the limit was found.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
+from tests.infer.test_closing_search import RECORD
 from tests.server.serving import serving, tiny_app, tiny_engine
 from tests.server.tool_model import WEATHER, memorizing_model
 from vita.infer.engine import Engine
@@ -51,7 +52,7 @@ def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def schema_format(schema: dict[str, Any]) -> Any:
+def schema_format(schema: dict[str, Any] | bool) -> Any:
     return {"type": "json_schema", "json_schema": {"name": "format", "schema": schema, "strict": True}}
 
 
@@ -73,6 +74,12 @@ def test_a_response_follows_its_schema_and_is_completed_within_max_tokens(
         completion = chat(client, max_tokens=max_tokens, response_format=schema_format(PET), seed=seed)
         jsonschema.validate(json.loads(content(completion)), PET)
         assert completion.usage is not None and completion.usage.completion_tokens <= max_tokens
+
+
+def test_numbers_and_lists_are_closed_within_max_tokens(client: openai.OpenAI) -> None:
+    for seed in (1, 2, 3):
+        completion = chat(client, max_tokens=70, temperature=1, response_format=schema_format(RECORD), seed=seed)
+        jsonschema.validate(json.loads(content(completion)), RECORD)
 
 
 def test_a_response_that_cannot_be_completed_ends_with_length(client: openai.OpenAI) -> None:
@@ -129,6 +136,9 @@ def test_structured_outputs_constrain_chats_and_completions(
         ({"response_format": schema_format({"type": "string", "pattern": "(?=a)b"})}, "json_schema.schema", "look-a"),
         ({"response_format": schema_format({"$ref": "#/definitions/x"})}, "json_schema.schema", "definitions/x"),
         ({"response_format": schema_format({"type": "object", "required": "é" * 300})}, "json_schema.schema", ""),
+        ({"response_format": schema_format({"allOf": [{"$ref": "#"}]})}, "json_schema.schema", "requires itself"),
+        ({"response_format": schema_format({"type": "string", "maxlength": 3})}, "json_schema.schema", "maxLength"),
+        ({"extra_body": {"structured_outputs": {"json": {"maximum": 1e300}}}}, "outputs.json", "`maximum` must be"),
         ({"extra_body": {"structured_outputs": {"regex": "(a"}}}, "structured_outputs.regex", "regex"),
         ({"extra_body": {"structured_outputs": {"grammar": "start: x"}}}, "structured_outputs.grammar", "unknown name"),
     ],
@@ -143,13 +153,25 @@ def test_an_unsupported_grammar_is_refused_with_the_reason(
 
 
 def test_a_grammar_without_an_end_is_refused_and_the_server_answers_on(caller: openai.OpenAI) -> None:
-    endless: Any = {"type": "function", "function": {"name": "weather", "parameters": {"$ref": "#"}}}
     question: Any = [{"role": "user", "content": "Hi"}]
     with pytest.raises(openai.BadRequestError, match="The grammar of the request fails") as error:
-        chat(caller, messages=question, tools=[endless], tool_choice="required", max_tokens=2)
+        chat(caller, messages=question, extra_body={"structured_outputs": {"grammar": 'start: "a" x\nx: x'}})
     assert error.value.code == "unsupported_grammar"
     completion = chat(caller, messages=question, tools=[WEATHER], tool_choice="required", seed=1)
     assert completion.choices[0].message.tool_calls
+
+
+def test_arguments_that_require_themselves_are_refused_for_a_strict_function(caller: openai.OpenAI) -> None:
+    function: Any = {"name": "weather", "parameters": {"$ref": "#"}, "strict": True}
+    tools: Any = [{"type": "function", "function": function}]
+    with pytest.raises(openai.BadRequestError, match="requires itself by `\\$ref`") as error:
+        chat(caller, tools=tools, tool_choice="required", max_tokens=2)
+    assert error.value.code == "unsupported_grammar" and error.value.param == "tool_choice"
+
+
+def test_a_schema_of_true_is_any_json(client: openai.OpenAI) -> None:
+    json.loads(content(chat(client, response_format=schema_format(True), seed=1)))
+    json.loads(content(chat(client, extra_body={"structured_outputs": {"json": True}}, seed=2)))
 
 
 def test_a_response_is_the_same_alone_and_beside_others(client: openai.OpenAI) -> None:
