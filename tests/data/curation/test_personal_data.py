@@ -22,10 +22,16 @@ SCANNER = PersonalDataScanner(PersonalData())
 
 VALUES = {
     "email": ["ann.o'neil+x@mail.co.uk", "jörg@müller.de", "joe [at] mail [dot] org"],
-    "phone": ["+49 30 901820", "+44 20 4018 9975", "+1 (415) 555-2671", "(415) 555-2671", "415.555.2671"],
-    "ip": ["93.184.216.34", "2001:4860:4860::8888"],
-    "card": ["4111 1111 1111 1111", "4111-1111-1111-1111", "378282246310005", "3782 822463 10005", "5555555555554444"],
-    "iban": ["DE89 3704 0044 0532 0130 00", "GB82WEST12345698765432", "NO9386011117947"],
+    "phone": ["+49 30 901820", "+44 20 4018 9975", "+1 (415) 555-2671", "(415) 555-2671", "415.555.2671",
+              "0033 1 42 68 53 00"],
+    "ip": ["93.184.216.34", "2001:4860:4860::8888", "2a00::fd6a"],
+    "card": ["4111 1111 1111 1111", "4111-1111-1111-1111", "378282246310005", "3782 822463 10005", "5555555555554444",
+             "4111.1111.1111.1111", "4111\u00a01111\u00a01111\u00a01111", "4222222222222", "4000000000000000006",
+             "6759 6498 2643 8453", "6759560045005727054",
+             ],
+    "iban": ["DE89 3704 0044 0532 0130 00", "GB82WEST12345698765432", "NO9386011117947",
+        "DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000",
+        "de89370400440532013000"],
     "national_id": [
         "078-05-1120",  # United States
         "529.982.247-25",  # Brazil
@@ -35,6 +41,7 @@ VALUES = {
         "RSSMRA85T10A562S",  # Italy
         "AB 12 34 56 C",  # United Kingdom
         "900101-1234567",  # Korea
+        "756.9217.0769.85",  # Switzerland
     ],
     "key": [
         "AKIAIOSFODNN7EXAMPLE",
@@ -42,6 +49,12 @@ VALUES = {
         "sk-proj-abcdefghijklmnopqrstuvwx123",
         "-----BEGIN RSA PRIVATE KEY-----\nMIIE+abc/=\nxyz\n-----END RSA PRIVATE KEY-----",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+        "hf_" + "abcdeFGHIJklmnoPQRSTuvwxyABCDEfghi",
+        "npm_" + "abcdefghijKLMNOPQRSTuvwxyzabcdefghij",
+        "1234567890:AA" + "b_cdefghij-klmnopqrstuvwxyzABCDEF",
+        "dop_v1_" + "0123456789abcdef" * 4,
+        "SK" + "0123456789abcdef" * 2,
+        "ya29." + "aB-3_" * 8,
     ],
 }  # fmt: skip
 PLACEHOLDERS = {kind.name: kind.placeholder for kind in KINDS}
@@ -68,6 +81,22 @@ def test_a_value_is_masked_in_every_surrounding(kind: str, value: str) -> None:
         ("PESEL: 44051401359", "PESEL: <NATIONAL_ID>"),
         ("a@b.co,c@d.org", "<EMAIL>,<EMAIL>"),
         ("DE89 3704 0044 0532 0130 00 BIC COBADEFF", "<IBAN> BIC COBADEFF"),
+        ("4111 1111 1111 1111 123", "<CARD> 123"),  # not 19 digits
+        ("My phone number is 415 555 2671, or phone 4155552671.", "My phone number is <PHONE>, or phone <PHONE>."),
+        (
+            "Tel.: 030 / 901820; my cell is 07746 219077; Call 07911 123456",
+            "Tel.: <PHONE>; my cell is <PHONE>; Call <PHONE>",
+        ),
+        ("電話 03-1234-5678、电话号码：010 6552 9988", "電話 <PHONE>、电话号码：<PHONE>"),
+        ("SSN 307829769, CPF: 52998224725", "SSN <NATIONAL_ID>, CPF: <NATIONAL_ID>"),
+        ("Steuer-ID 86095742719, BSN 111222333", "Steuer-ID <NATIONAL_ID>, BSN <NATIONAL_ID>"),
+        ("personnummer 811228-9874, AHV 7569217076985", "personnummer <NATIONAL_ID>, AHV <NATIONAL_ID>"),
+        (f"aws_secret_access_key={'aB3/' * 10}", "aws_secret_access_key=<KEY>"),
+        (f"AccountKey={'aB3/+z' * 14}aB==;Endpoint=x", "AccountKey=<KEY>;Endpoint=x"),
+        (
+            f"https://hooks.slack.com/services/T01234567/B01234567/{'aB3x' * 6}",
+            "https://hooks.slack.com/services/<KEY>",
+        ),
     ],
 )
 def test_the_context_of_a_value_stays(text: str, masked: str) -> None:
@@ -90,6 +119,14 @@ def test_the_context_of_a_value_stays(text: str, masked: str) -> None:
         "ISBN 978-3-16-148410-0, 3.14159265358979, 1234567890",
         "sk-learn-is-a-package-for-machine-learning",
         "12345678A and 529.982.247-26",
+        "part AB123456C, Model no. AB 12 34 56 C, GB123456A",  # numbers of products, and a prefix that is not issued
+        "GPS +48 51 23 45 N, at +48 51 23 45.5 N",  # coordinates
+        "the table 0033 1145 2266 3399, 001 002 003 004, 0040 65 34 12 10 20 15 6c",
+        "EAN 4006381300063, 5018374350046",  # numbers of products whose Luhn checksum is valid by chance
+        "hf_get_the_configuration_of_the_model, npm_configurationofthepackagemanagerinthe",
+        "SSN 900829769, CPF: 52998224726, Steuer-ID 86095742718, BSN 111222334",  # wrong checksums
+        "personnummer 811228-9875, AHV 756.9217.0769.86, personnummer 811328-9876",
+        "2003::method, call 2000 3000 times, text 12345678",
     ],
 )
 def test_similar_texts_stay(text: str) -> None:

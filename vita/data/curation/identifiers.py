@@ -23,14 +23,25 @@ def has_luhn_checksum(digits: list[int]) -> bool:
 
 
 def is_card_number(text: str) -> bool:
-    """Return True for a payment card number: a valid Luhn checksum, and not one digit only."""
+    """Return True for a payment card number: a valid Luhn checksum, not one digit only, and no number of a product.
+
+    Numbers of products (GTIN) have 12 or 13 digits, and a tenth of them have a valid Luhn checksum.
+    """
     digits = digits_of(text)
+    if len(digits) in (12, 13) and has_gtin_checksum(text):
+        return False
     return len(set(digits)) > 1 and has_luhn_checksum(digits)
+
+
+def has_gtin_checksum(text: str) -> bool:
+    """Return True if the sum of the digits, every second one times 3, ends in 0 (GS1: GTIN and EAN-13)."""
+    digits = digits_of(text)
+    return (sum(digits[::-2]) + 3 * sum(digits[-2::-2])) % 10 == 0
 
 
 def is_iban(text: str) -> bool:
     """Return True if an IBAN of the right length has the remainder 1 modulo 97 (ISO 13616-1)."""
-    compact = re.sub(r"[ -]", "", text)
+    compact = re.sub(r"[^A-Za-z0-9]", "", text).upper()
     if IBAN_LENGTHS.get(compact[:2]) != len(compact):
         return False
     rearranged = compact[4:] + compact[:4]
@@ -80,7 +91,8 @@ def is_public_address(text: str) -> bool:
 
 def is_us_social_security_number(text: str) -> bool:
     """Return True if no group has a value that is never issued: 000, 666 or 900 to 999, then 00, then 0000."""
-    area, group, serial = text.split(text[3])
+    digits = _NOT_DIGIT.sub("", text)
+    area, group, serial = digits[:3], digits[3:5], digits[5:]
     return area not in ("000", "666") and area < "900" and group != "00" and serial != "0000"
 
 
@@ -133,6 +145,29 @@ def is_polish_pesel(text: str) -> bool:
     """Return True if the weighted sum of the 11 digits ends in 0."""
     weights = (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)
     return sum(digit * weight for digit, weight in zip(digits_of(text), weights, strict=True)) % 10 == 0
+
+
+def is_german_tax_number(text: str) -> bool:
+    """Return True if the last of the 11 digits is the check digit of the others (ISO 7064 mod 11,10)."""
+    *digits, check = digits_of(text)
+    product = 10
+    for digit in digits:
+        product = ((digit + product) % 10 or 10) * 2 % 11
+    return (11 - product) % 10 == check
+
+
+def is_dutch_bsn(text: str) -> bool:
+    """Return True if the sum of the 9 digits times 9 to 2 and -1 is a multiple of 11."""
+    digits = digits_of(text)
+    weights = (9, 8, 7, 6, 5, 4, 3, 2, -1)
+    return any(digits) and sum(digit * weight for digit, weight in zip(digits, weights, strict=True)) % 11 == 0
+
+
+def is_swedish_personal_number(text: str) -> bool:
+    """Return True if the last 10 digits, without the century, begin with a month and day and have a Luhn checksum."""
+    digits = digits_of(text)[-10:]
+    month, day = 10 * digits[2] + digits[3], 10 * digits[4] + digits[5]
+    return 1 <= month <= 12 and 1 <= day <= 91 and has_luhn_checksum(digits)  # a coordination number adds 60 to the day
 
 
 def is_indian_aadhaar(text: str) -> bool:

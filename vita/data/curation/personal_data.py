@@ -27,7 +27,7 @@ class PersonalData(Settings):
     email: Action = "mask"
     """E-mail addresses, except in domains that are reserved for examples."""
     phone: Action = "mask"
-    """Phone numbers: international, North American, or national after a word such as `phone`."""
+    """Phone numbers: international, North American, or others after a word such as `phone` or `call`."""
     ip: Action = "mask"
     """Public IPv4 and IPv6 addresses."""
     card: Action = "mask"
@@ -35,7 +35,7 @@ class PersonalData(Settings):
     iban: Action = "mask"
     """International bank account numbers with a valid checksum."""
     national_id: Action = "mask"
-    """Social security, tax and identity numbers of 11 countries, with their checksums where they have one."""
+    """Social security, tax and identity numbers of 15 countries, with their checksums where they have one."""
     key: Action = "mask"
     """Secrets: keys and tokens of known services, private keys, JSON web tokens, passwords in URLs."""
 
@@ -94,7 +94,7 @@ def _scan(text: str, kinds: Sequence[PersonalDataKind]) -> Scan:
     for kind in kinds:
         text, count = kind.mask(text)
         if count:
-            counts[kind.name] = count
+            counts[kind.name] = counts.get(kind.name, 0) + count
     return Scan(text, counts)
 
 
