@@ -180,3 +180,17 @@ def test_a_tokenizer_unsupported_by_llama_cpp_is_refused_with_the_reason(tmp_pat
     with pytest.raises(ModelError, match="has the normalizer Lowercase, which llama.cpp does not"):
         write_gguf(tmp_path, tmp_path / "model.gguf", quantization="f32")
     assert not (tmp_path / "model.gguf").exists()
+
+
+@torch.no_grad()
+def test_a_file_for_token_ids_needs_no_matching_pre_tokenizer(tmp_path: Path) -> None:
+    model = tiny_model(vocabulary=264)
+    hf.save(model, tmp_path)
+    tokenizer(2).save(tmp_path)
+    report = write_gguf(tmp_path, tmp_path / "model.gguf", quantization="f32", reads_text=False)
+    assert any("was not compared" in note for note in report.notes)
+    prompt = tokenizer(2).encode("the cat 1234 and the hat")
+    expected = int(model(torch.tensor([prompt]))[0, -1].argmax())
+    with LlamaCpp(tmp_path / "model.gguf") as server:
+        answer = server.complete(prompt, tokens=1)
+    assert answer["tokens"] == [expected]

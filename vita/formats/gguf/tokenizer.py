@@ -2,7 +2,7 @@
 
 Byte-level tokenizers become the tokenizer `gpt2` of llama.cpp with the pre-tokenizer that splits text alike.
 Tokenizers from SentencePiece (BPE with byte fallback) become the tokenizer `llama`, with scores from the order of the
-merges. Other kinds are refused.
+merges. Other kinds are refused. A file for a program that exchanges only token ids needs no pre-tokenizer that matches.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from vita.spine.errors import ModelError
 WHERE = "export of the tokenizer to GGUF"
 
 
+_ANY_PRE_TOKENIZER = "gpt-2"
+"""Pre-tokenizer where none matches and llama.cpp reads no text, since llama.cpp needs a name that it knows."""
 _NO_MERGES = ["\u0100 \u0100"]
 """Merges of a tokenizer without merges, since llama.cpp needs some: of two zero bytes, whose union is no token."""
 
@@ -39,8 +41,12 @@ class GgufTokenizer:
     notes: tuple[str, ...] = ()
 
 
-def describe_tokenizer(folder: Path, *, rows: int) -> GgufTokenizer:
-    """Return the metadata of the tokenizer in a folder, for an embedding with `rows` rows."""
+def describe_tokenizer(folder: Path, *, rows: int, reads_text: bool = True) -> GgufTokenizer:
+    """Return the metadata of the tokenizer in a folder, for an embedding with `rows` rows.
+
+    Without `reads_text`, llama.cpp may split text differently. Raises `ModelError` for a tokenizer that llama.cpp does
+    not have.
+    """
     tokenizer = Tokenizer.load(folder)
     content: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     kind = content["model"].get("type", "BPE")
@@ -51,7 +57,7 @@ def describe_tokenizer(folder: Path, *, rows: int) -> GgufTokenizer:
     notes: list[str] = []
     normalizer = content.get("normalizer")
     if _is_byte_level(content):
-        metadata |= _byte_level(content, notes)
+        metadata |= _byte_level(content, notes, reads_text=reads_text)
     else:
         metadata |= _sentencepiece(content, metadata["ggml.tokens"])
     metadata |= _special_tokens(folder, tokenizer, notes)
@@ -88,26 +94,39 @@ def _is_byte_level(content: Mapping[str, Any]) -> bool:
     return "ByteLevel" in json.dumps([content.get("pre_tokenizer"), content.get("decoder")])
 
 
-def _byte_level(content: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Return the keys of a byte-level tokenizer; raise `ModelError` if llama.cpp cannot split text alike."""
+def _byte_level(content: Mapping[str, Any], notes: list[str], *, reads_text: bool) -> dict[str, Any]:
+    """Return the keys of a byte-level tokenizer; raise `ModelError` if llama.cpp cannot encode text alike."""
+    model = content["model"]
+    for affix in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(affix):
+            raise ModelError(WHERE, f"the tokenizer has `{affix}`, which llama.cpp does not")
+    name = _pre_tokenizer_name(content)
+    if reads_text:
+        _check_text(content, name, notes)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return {"ggml.model": "gpt2", "ggml.pre": name or _ANY_PRE_TOKENIZER, "ggml.merges": merges or _NO_MERGES}
+
+
+def _pre_tokenizer_name(content: Mapping[str, Any]) -> str | None:
+    """Return the name under which llama.cpp splits text alike; None if there is none."""
     from tokenizers import Tokenizer as Engine
 
-    model = content["model"]
-    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(name):
-            raise ModelError(WHERE, f"the tokenizer has `{name}`, which llama.cpp does not")
+    pre_tokenizer = Engine.from_str(json.dumps(content)).pre_tokenizer
+    return matching_name(pre_tokenizer, probe_texts(), whole_words=bool(content["model"].get("ignore_merges")))
+
+
+def _check_text(content: Mapping[str, Any], name: str | None, notes: list[str]) -> None:
+    """Raise `ModelError` if llama.cpp normalizes or splits text differently; `name` is that of the pre-tokenizer."""
+    if content["model"].get("dropout"):
+        raise ModelError(WHERE, "the tokenizer has `dropout`, which llama.cpp does not")
     normalizer = content.get("normalizer")
     if normalizer and not _normalizes(normalizer):
         raise ModelError(WHERE, f"the tokenizer has the normalizer {_kind(normalizer)}, which llama.cpp does not")
     if normalizer:
         notes.append("the tokenizer normalizes text to NFC, which llama.cpp does not: give it text in NFC")
-    pre_tokenizer = Engine.from_str(json.dumps(content)).pre_tokenizer
-    name = matching_name(pre_tokenizer, probe_texts(), whole_words=bool(model.get("ignore_merges")))
     if name is None:
         hint = "train the tokenizer with `digits: 1` or `digits: 3`; `--to hf` exports any tokenizer"
         raise ModelError(WHERE, "no pre-tokenizer of llama.cpp splits text as this tokenizer does", hint=hint)
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    return {"ggml.model": "gpt2", "ggml.pre": name, "ggml.merges": merges or _NO_MERGES}
 
 
 def _normalizes(normalizer: Mapping[str, Any] | None) -> bool:

@@ -29,6 +29,8 @@ from vita.nn import hf
 from vita.nn.architecture import Architecture
 from vita.nn.families import read_architecture
 
+_ONLY_IDS = "this file is for token ids: the tokenization of llama.cpp was not compared; `vita export` compares it"
+
 
 @dataclass(frozen=True)
 class GgufReport:
@@ -45,14 +47,23 @@ class GgufReport:
 
 
 def write_gguf(
-    folder: Path, target: Path, *, quantization: str = "bf16", general: Mapping[str, Any] | None = None
+    folder: Path,
+    target: Path,
+    *,
+    quantization: str = "bf16",
+    general: Mapping[str, Any] | None = None,
+    reads_text: bool = True,
 ) -> GgufReport:
-    """Write the model in a folder to `target`; raise `ModelError` for what llama.cpp does not compute."""
+    """Write the model in a folder to `target`; raise `ModelError` for what llama.cpp does not compute.
+
+    A file without `reads_text` is for a program that sends and receives only token ids: the tokenization of llama.cpp
+    is not compared with that of the model, and may differ.
+    """
     check_quantization(quantization)
     architecture = read_architecture(hf.read_config(folder), where=str(folder / hf.CONFIG))
     description = describe(architecture)
-    tokenizer = describe_tokenizer(folder, rows=architecture.vocabulary)
-    unproven = check_with_llama_cpp(folder, tokenizer)
+    tokenizer = describe_tokenizer(folder, rows=architecture.vocabulary, reads_text=reads_text)
+    unproven = check_with_llama_cpp(folder, tokenizer) if reads_text else _ONLY_IDS
     weights = FolderWeights(folder, architecture)
     sources = tensor_sources(architecture, weights)
     temporary = target.with_name(f".{target.name}.partial")

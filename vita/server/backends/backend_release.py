@@ -62,7 +62,7 @@ def _export(model: Path, target: Path, settings: BackendSettings) -> ExportedGgu
     require_llama_cpp()
     path = target / GGUF
     path.parent.mkdir(parents=True, exist_ok=True)
-    report = write_gguf(model, path, quantization=settings.gguf_type)
+    report = write_gguf(model, path, quantization=settings.gguf_type, reads_text=False)
     digest = file_sha256(path)
     record = {
         "format": "gguf", "path": GGUF, "quantization": settings.gguf_type, "bytes": report.bytes, "sha256": digest,
