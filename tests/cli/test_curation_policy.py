@@ -186,3 +186,25 @@ def test_a_policy_file_is_not_overwritten_and_a_data_set_without_known_bytes_is_
     (life.parent / "hub.yaml").write_text("sources: [{huggingface: owner/name}]")
     code, _, errors = vita("curate-policy", "propose", "--config", "hub.yaml", "--output", "b.yaml")
     assert code == 2 and "the bytes of the data set `owner/name` are not known before it is read" in errors
+
+
+def test_drops_are_measured_by_source_and_without_erased_documents(vita: Vita, life: Path) -> None:
+    references = [{"id": f"r{n}", "source": "books" if n % 4 else "notes", "text": f"Text {n}" + " words" * (n % 4) * 2}
+                  for n in range(80)]  # fmt: skip
+    write(life.parent / "references.jsonl", *references)
+    assert vita("forget", "short-0", "--by", "Ada")[0] == 0
+    assert vita("forget", "--source", "notes", "--by", "Ada", "--allow-absent", "--output", "second")[0] == 0
+    assert vita("erasures", "withdraw", "2", "--by", "Ada", "--reason", "a mistake")[0] == 0
+    options = ("--reference", "references.jsonl", "--max-false-drops", "1")
+    measured = propose(vita, "--config", "rules.yaml", *options)
+    assert measured["sampled_documents"] == 9 and measured["dropped"]["erased"]["documents"] == 1
+    [row] = measured["filters"]
+    assert row["corpus_sources"]["docs"] == {**row["corpus"], "documents": 9}
+    shares = row["reference_sources"]
+    # `notes` has texts of two words, and one third of `books` has four.
+    assert shares["notes"]["value"] == 1 and 0 < shares["books"]["value"] < 1 and shares["notes"]["low"] < 1
+    assert shares["notes"]["documents"] + shares["books"]["documents"] == 40 == measured["reference_documents"]
+    assert yaml.safe_load((life.parent / "policy.yaml").read_text())["measured"]["filters"] == measured["filters"]
+    out = vita("curate-policy", "show", "policy.yaml")[1]
+    assert "source of the references" in out and "source of the corpus" not in out
+    assert any(line.split()[:3] == ["length", "books", str(shares["books"]["documents"])] for line in out.split("\n"))

@@ -73,6 +73,7 @@ def test_a_source_and_a_licence_are_excluded_from_later_corpora(vita: Vita, sour
     assert (corpus["kind"], corpus["digest"], corpus["documents"]) == ("corpus", digest, 5)
     assert corpus["files"] == [name for name in corpus["files"] if (Path(corpus["folder"]) / name).is_file()]
     assert {Path(path).name for path in corpus["read"]} == {"mail.jsonl", "notes.jsonl", "page.html"}
+    assert [Path(path).name for path in plan["files_of_sources"]] == ["notes.jsonl"] and not plan["not_searched"]
     assert digest in Path("erasure-1/plan.md").read_text()
     assert _curate(vita) == ["m0", "m1", "m2", "m3", "m4", "m5"]
 
@@ -99,6 +100,39 @@ def test_the_near_copies_of_a_document_are_traced_and_excluded(vita: Vita, sourc
     assert code == 0, err
     report = json.loads(Path("folder/report.json").read_text())["details"]
     assert report["dropped"]["erased"]["documents"] == 2, "curation into a folder applies the erasures of the store"
+
+
+@pytest.mark.slow
+def test_a_model_with_random_weights_is_not_retired(vita: Vita, sources: Path) -> None:
+    write(sources / "letters" / "more.jsonl", *({"id": f"o{n}", "text": _text(n)} for n in range(20, 30)))
+    write(sources / "letters" / "mail.jsonl", *({"id": f"m{n}", "text": _text(n)} for n in range(6)))
+    assert "m1" in _curate(vita, "letters", "--life", "x")
+    for words in (
+        ("tokenize", "--vocabulary", "300"),
+        ("design", "--depth", "1", "--width", "32", "--context", "32", "--steps", "2", "--tokens-per-step", "64",
+         "--timed-steps", "0"),
+        ("initialize",),
+    ):  # fmt: skip
+        code, _, err = vita(*words, "--life", "x")
+        assert code == 0, err
+    trace = json.loads(vita("trace-document", "m1", "--json")[1])
+    uses = [(weights["names"], weights["use"], weights["told"]) for weights in trace["weights"]]
+    text = "its weights are random; only its tokenizer was trained on the text"
+    assert uses == [(["x/initialize"], "tokenizer only", text)] and not trace["retire"]
+    assert trace["weights"][0]["digest"] in trace["rebuild"]
+    assert "no training step of any recorded model has read it" in vita("trace-document", "m1")[1]
+
+    assert vita("forget", "m1", "--plan")[0] == 0
+    plan = json.loads(Path("erasure-plan/plan.json").read_text())
+    notes = {entry["kind"]: entry["note"] for entry in plan["rebuild"]}
+    assert notes["model"] == "no training step has read it: rebuild it only if its tokenizer changes"
+    assert not plan["retire"] and notes["corpus"] is None
+    assert [Path(path).name for path in plan["files_of_sources"]] == ["mail.jsonl"]
+    (sources / "letters" / "mail.jsonl").unlink()
+    assert vita("forget", "m1", "--plan")[0] == 0
+    plan = json.loads(Path("erasure-plan/plan.json").read_text())
+    assert not plan["files_of_sources"]
+    assert plan["not_searched"] == [f"x/curate read {sources / 'letters'}: it has changed since"]
 
 
 REFUSALS = (

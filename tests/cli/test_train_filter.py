@@ -26,6 +26,10 @@ def test_a_filter_is_trained_from_labels_and_used_by_curate(vita: Vita, tmp_path
     assert report["documents"]["train"] == 20
     assert report["dropped"]["classifier.score"]["documents"] == 20
 
+    assert vita("forget", "labels.jsonl:1", "--by", "Ada")[0] == 0
+    result = json.loads(vita("train-filter", str(labels), "--output", str(model), "--json")[1])
+    assert result["documents"] == {"good": 19, "other": 20} and result["excluded"] == {"erased": 1}
+
 
 @pytest.mark.parametrize(
     ("options", "message"),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MIN_REFERENCES = 20
 """Smallest number of reference documents: half of them choose thresholds, the other half measures false drops."""
+_SHOWN_SOURCES = 10
+"""Maximum number of sources in a table, those with most documents; the policy file has all."""
 policy_app = typer.Typer(help="Propose, approve and show rules of curation for one corpus.", no_args_is_help=True)
 app.add_typer(policy_app, name="curate-policy", rich_help_panel=GATES)
 PolicyArgument = Annotated[Path, typer.Argument(metavar="POLICY", help="A policy file.")]
@@ -54,13 +56,14 @@ def propose(
     """Measure what the rules of curation drop in a corpus, and write them as a policy for exactly this corpus.
 
     The rules are those of --config, by default those of `curate`. With --reference, thresholds of filters that drop
-    more of this text than permitted are relaxed.
+    more of this text than permitted are relaxed. Documents of an erasure in force are not read.
     """
     from vita.data.curation.filter_profile import FilterProfile, changed_settings, relax_filter, sample_pages
     from vita.data.curation.policy import FORMAT, CurationPolicy, fingerprint_corpus, write_policy
     from vita.data.curation.rules import CurationRules
     from vita.data.sources.source import Source
-    from vita.spine.contents import content_digests
+    from vita.spine.contents import applying, content_digests
+    from vita.spine.erasures import erasures_in_force
 
     if output.exists():
         raise StoreError(str(output), "exists", hint="choose another file, or remove it")
@@ -69,9 +72,10 @@ def propose(
     corpus = fingerprint_corpus(settings.sources, content_digests(settings, workspace.ledger, where="curate"))
     rules = CurationRules(**{name: getattr(settings, name) for name in CurationRules.model_fields})
     filtered_sources = [source for source in settings.sources if source.name not in settings.held_out_sources]
-    pages = sample_pages(filtered_sources, rules, limit=sample)
     sources = [build(Source, {"path": path}, where="curate-policy: --reference") for path in reference or ()]
-    references = sample_pages(sources, rules, limit=sample)
+    with applying(erasures_in_force(workspace.ledger)):
+        pages = sample_pages(filtered_sources, rules, limit=sample)
+        references = sample_pages(sources, rules, limit=sample)
     if reference and len(references) < MIN_REFERENCES:
         expected = f"at least {MIN_REFERENCES} documents"
         raise DataError("curate-policy: --reference", expected=expected, got=len(references))
@@ -186,17 +190,32 @@ def _profile(before: FilterUse, after: FilterUse, profiles: Sequence[FilterProfi
     """Return the shares that a filter drops alone, of the corpus and of the references, before and after changes."""
     corpus_before, references_before, corpus, references = profiles
     row: dict[str, Any] = {"filter": after.name, "corpus": _share(corpus), "rules": dict(corpus.rules)}
+    row["corpus_sources"] = _shares_of_sources(corpus)
     if references.pages:
         row |= {"references": _share(references), "reference_rules": dict(references.rules)}
+        row["reference_sources"] = _shares_of_sources(references)
     if before != after:
         row["before"] = {"corpus": _share(corpus_before), "references": _share(references_before)}
     return row
 
 
+def _shares_of_sources(profile: FilterProfile) -> dict[str, dict[str, float]]:
+    """Return source -> the share that the filter drops, with the number of its documents in the sample."""
+    return {
+        source: {**_interval(dropped, pages), "documents": pages}
+        for source, (dropped, pages) in profile.sources.items()
+    }
+
+
 def _share(profile: FilterProfile) -> dict[str, float]:
+    return _interval(profile.dropped, profile.pages)
+
+
+def _interval(dropped: int, pages: int) -> dict[str, float]:
+    """Return a share with its 95% interval (Wilson)."""
     from vita.stats.intervals import wilson
 
-    share = wilson(profile.dropped, profile.pages)
+    share = wilson(dropped, pages)
     return {"value": round(share.value, 6), "low": round(share.low, 6), "high": round(share.high, 6)}
 
 
@@ -204,11 +223,13 @@ def _curated(workspace: Workspace, settings: Any) -> dict[str, Any]:
     """Curate the corpus into a temporary folder; return the documents, and the drops by reason with samples."""
     from vita.life import stage
     from vita.reporting.figures import read_report
+    from vita.spine.erasures import copy_erasures
     from vita.spine.events import Events
     from vita.spine.plan import Plan, Step, execute
 
     with tempfile.TemporaryDirectory(prefix="vita-policy-") as folder:
         trial_workspace = Workspace(str(Path(folder) / "store"), None)
+        copy_erasures(workspace.ledger, trial_workspace.ledger)
         plan = Plan("policy", (Step("curate", stage("curate"), settings),))
         artifact = execute(
             plan, trial_workspace.store, trial_workspace.ledger, machine=workspace.machine, events=Events([])
@@ -235,8 +256,25 @@ def _print_measured(workspace: Workspace, path: Path, measured: dict[str, Any]) 
     for row in measured["filters"]:
         table.add_row(row["filter"], _percent(row["corpus"]), _percent(row.get("references")))
     print_table(workspace.console, table)
+    _print_sources(workspace, measured["filters"])
     for change in measured["changes"]:
         workspace.console.print(f"{change['filter']}.{change['setting']}: {change['before']} -> {change['after']}")
+
+
+def _print_sources(workspace: Workspace, filters: Sequence[dict[str, Any]]) -> None:
+    """Print the shares by source, of the corpus and of the references, where there are several sources."""
+    for title, field in (("corpus", "corpus_sources"), ("references", "reference_sources")):
+        rows = [(row["filter"], row.get(field) or {}) for row in filters]
+        if all(len(shares) < 2 for _, shares in rows):
+            continue
+        table = Table("filter alone", f"source of the {title}", "documents", "dropped", box=None, pad_edge=False)
+        for name, shares in rows:
+            largest = sorted(shares.items(), key=lambda item: -item[1]["documents"])
+            for source, share in largest[:_SHOWN_SOURCES]:
+                table.add_row(name, source, f"{share['documents']:,}", _percent(share))
+            if len(shares) > _SHOWN_SOURCES:
+                table.add_row(name, f"and {len(shares) - _SHOWN_SOURCES:,} more in the policy file", "", "")
+        print_table(workspace.console, table)
 
 
 def _percent(share: dict[str, float] | None) -> str:

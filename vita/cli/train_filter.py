@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,8 @@ from vita.spine.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from vita.data.records import DroppedRecord
 
 MINIMUMS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Values of `minimum` for which the shares of kept documents are shown."""
@@ -46,12 +49,14 @@ def train_filter(
     """Train a classifier of text quality from labels, or from good text against raw text.
 
     The result is the model of the filter `classifier` of the stage `curate`. Its agreement with the labels is measured
-    by cross-validation.
+    by cross-validation. Documents of an erasure in force are not read.
     """
     from vita.data.curation.classifier_examples import labelled_examples, reference_examples
     from vita.data.curation.classifier_training import FOLDS, cross_validated_scores, train_classifier
     from vita.data.curation.text_classifier import text_features
     from vita.data.sources.read import Source
+    from vita.spine.contents import applying
+    from vita.spine.erasures import erasures_in_force
 
     if bool(labels) == bool(reference or raw) or bool(reference) != bool(raw):
         raise ConfigError("train-filter", expected="either LABELS, or --reference and --raw", got="other options")
@@ -63,15 +68,24 @@ def train_filter(
         name: [build(Source, {"path": path}, where=f"train-filter: {name}") for path in paths or ()]
         for name, paths in (("labels", labels), ("reference", reference), ("raw", raw))
     }
-    if labels:
-        examples = labelled_examples(sources["labels"], threshold=threshold, limit=limit)
-    else:
-        examples = reference_examples(sources["reference"], sources["raw"], limit=limit)
+    workspace = open_workspace(ctx)
+    erasures = erasures_in_force(workspace.ledger) if workspace.has_ledger else ()
+    excluded: Counter[str] = Counter()
+
+    def exclude(record: DroppedRecord) -> None:
+        excluded[record.reason] += 1
+
+    with applying(erasures):
+        if labels:
+            examples = labelled_examples(sources["labels"], threshold=threshold, limit=limit, dropped=exclude)
+        else:
+            examples = reference_examples(sources["reference"], sources["raw"], limit=limit, dropped=exclude)
     features = text_features(examples.texts)
     scores = cross_validated_scores(features, examples.is_good, examples.keys, seed=seed)
     record = {
         "documents": {"good": int(examples.is_good.sum()), "other": int((~examples.is_good).sum())},
         "texts": {name: [source.label() for source in texts] for name, texts in sources.items() if texts},
+        "excluded": dict(excluded),
         "threshold": threshold,
         "folds": FOLDS,
         **_agreement(examples.is_good, scores, seed=seed),
@@ -82,12 +96,14 @@ def train_filter(
     if as_json:
         print_json({"file": str(output), "sha256": classifier.digest, **record})
         return
-    console = open_workspace(ctx).console
+    console = workspace.console
     documents, auc = record["documents"], record["auc"]
     text = f"{documents['good']:,} good and {documents['other']:,} other documents"
     console.print(
         line((str(output), "bold"), f": {text}; AUC {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f})")
     )
+    if excluded:
+        console.print(f"not read: {', '.join(f'{count:,} {reason}' for reason, count in excluded.items())}")
     table = Table("minimum", "good documents kept", "other documents kept")
     for row in record["kept"]:
         table.add_row(f"{row['minimum']}", f"{row['good']:.1%}", f"{row['other']:.1%}")

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from vita.data.feedback import read_feedback
 from vita.data.tokens.shards import DocumentSpan, Shards
 from vita.gates.services import all_states
 from vita.rights import source_search
 from vita.rights.dialogue_use import dialogue_use
 from vita.rights.document_fates import DocumentMatch, Use, copies, document_matches, group_matches
-from vita.rights.document_trace import AffectedArtifact, DocumentTrace
+from vita.rights.document_trace import TOKENIZER_ONLY, AffectedArtifact, DocumentTrace
+from vita.rights.opinion_records import RECORDS, IdentifiedRecord
 from vita.rights.query import RightsQuery
 from vita.rights.rewrite_matches import rewrite_groups, rewrite_ids, rewrite_matches
 from vita.rights.text_rows import pretraining_rows, spans_of
-from vita.spine.errors import StoreError, VitaError
+from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.store import Store
 
 _WEIGHTS = ("model", "reward", "release", "archive")
 _IMPORT = "import_tokens"
 """The stage whose documents are in no corpus."""
-_STRONGEST: tuple[str, ...] = ("trained on", "not reached", "held out", "not used")
+_INITIALIZE = "initialize"
+"""The stage whose models have random weights: they depend on the text only through the tokenizer."""
+_STRONGEST: tuple[str, ...] = ("trained on", "not reached", TOKENIZER_ONLY, "held out", "not used")
 Fits = Callable[[DocumentSpan], bool]
 
 
@@ -74,7 +74,7 @@ class _Search:
         for digest, corpus_fates in of_corpus.items():
             self._follow_corpus(digest, corpus_fates)
         for kind in ("feedback", "preferences") if self._query.document is not None else ("preferences",):
-            self._follow_records(kinds.get(kind, ()), _RECORDS[kind])
+            self._follow_records(kinds.get(kind, ()), RECORDS[kind])
         clear_imports = self._follow_imported(kinds.get("tokens", []))
         self._follow_sources(search)
         affected = self._affected | {
@@ -179,14 +179,14 @@ class _Search:
     def _is_requested_span(self, span: DocumentSpan) -> bool:
         return self._query.document in (None, span.id) and self._query.includes(span.source, span.licence)
 
-    def _follow_records(self, digests: Iterable[str], read: Callable[[Path], Iterator[_Record]]) -> None:
+    def _follow_records(self, digests: Iterable[str], read: Callable[[Path], Iterator[IdentifiedRecord]]) -> None:
         for digest in digests:
             if any(self._is_requested(record) for record in read(self._store.open(digest).path)):
                 self._holders.append(self._holder(digest, "holds it", "trained on", "holds it"))
                 self._affected |= {_base_key(run) for run in self._ledger.users(digest)}
                 self._follow(digest, "trained on", f"{self._store.manifest(digest).kind} {digest[:12]}", None)
 
-    def _is_requested(self, record: _Record) -> bool:
+    def _is_requested(self, record: IdentifiedRecord) -> bool:
         if self._query.document is not None:
             return self._query.document in record.ids
         return self._query.includes(record.source, record.licence)
@@ -222,21 +222,41 @@ class _Search:
 
     def _follow(self, begin: str, use: str, through: str, fits: Fits | None, *, detail: str = "") -> None:
         """Follow the artifacts that were built from an artifact; a training run may have ended before the document."""
-        queue, visited = [(begin, use)], {begin}
+        queue, strongest = [(begin, use)], {begin: use}
         for digest, reached in queue:
             for run in self._ledger.users(digest):
-                if not run.artifact or run.artifact in visited or not self._store.has(run.artifact):
+                if not run.artifact or not self._store.has(run.artifact):
                     continue
-                visited.add(run.artifact)
-                now = reached
-                if fits and run.stage == "pretrain" and reached == "trained on":
-                    now = "trained on" if self._is_reached(run, fits) else "not reached"
-                if self._store.manifest(run.artifact).kind == "tokens" and fits:
+                now = self._use_by(run, reached, fits)
+                known = strongest.get(run.artifact)
+                if known is not None and _STRONGEST.index(now) >= _STRONGEST.index(known):
+                    continue
+                strongest[run.artifact] = now
+                if self._store.manifest(run.artifact).kind == "tokens" and fits and known is None:
                     tokenized = "tokenized" if reached == "trained on" else "tokenized as held-out text"
                     match = self._tokenized(run.artifact, fits)
                     self._holders.append(self._holder(run.artifact, "holds it", reached, tokenized, match))
-                self._add_weights(run.artifact, now, through, detail=detail if now == use else "")
+                if run.stage == _INITIALIZE:
+                    detail_of_use = _RANDOM.get(now, "")
+                else:
+                    detail_of_use = detail if now == use else ""
+                self._add_weights(run.artifact, now, through, detail=detail_of_use)
                 queue.append((run.artifact, now))
+
+    def _use_by(self, run: Run, reached: str, fits: Fits | None) -> str:
+        """Return the use of the document by a run whose input has the use `reached`."""
+        if run.stage == _INITIALIZE:
+            is_trained = reached == "trained on" and self._has_trained_tokenizer(run)
+            return TOKENIZER_ONLY if is_trained else "not used"
+        if fits and run.stage == "pretrain" and reached == "trained on" and not self._is_reached(run, fits):
+            return "not reached"
+        return reached
+
+    def _has_trained_tokenizer(self, run: Run) -> bool:
+        """Return True if the tokenizer of an initialized model was trained on the corpus of its token set."""
+        tokens = self._ledger.inputs(run.id).get("tokens", "")
+        runs = self._ledger.find(artifact=tokens, stage="tokenize", state="done")
+        return any("model" not in self._ledger.inputs(tokenize.id) for tokenize in runs)
 
     def _tokenized(self, digest: str, fits: Fits) -> DocumentMatch | None:
         """Return the number of documents in a token set, and the files with their tokens."""
@@ -277,31 +297,11 @@ _EXPLANATIONS = {
     "trained on": "trained on it",
     "held out": "evaluated on it, not trained on it",
     "not reached": "not trained on it: no step read it",
+    TOKENIZER_ONLY: "not trained on it: only the tokenizer was",
     "not used": "did not use it",
 }
-
-
-class _Record(NamedTuple):
-    """A record of feedback or a preference; feedback has no source and no licence of its own."""
-
-    ids: tuple[str, ...]
-    source: str = ""
-    licence: str | None = None
-
-
-def _of_feedback(folder: Path) -> Iterator[_Record]:
-    return (_Record((record.id, record.request)) for record in read_feedback(folder))
-
-
-def _of_preferences(folder: Path) -> Iterator[_Record]:
-    path = folder / "preferences.jsonl"
-    if not path.is_file():
-        raise StoreError(str(folder), "holds no preferences.jsonl")
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        if line:
-            row = json.loads(line)
-            ids = (row["id"], *(row.get("metadata") or {}).get("requests", ()))
-            yield _Record(ids, str(row.get("source") or ""), row.get("licence"))
-
-
-_RECORDS = {"feedback": _of_feedback, "preferences": _of_preferences}
+_RANDOM = {
+    TOKENIZER_ONLY: "its weights are random; only its tokenizer was trained on the text",
+    "not used": "its weights are random, and its tokenizer was not trained on it",
+}
+"""Explanations for models of the stage `initialize`."""

@@ -12,6 +12,9 @@ from typing import Any
 
 from vita.rights.query import RightsQuery
 
+TOKENIZER_ONLY = "tokenizer only"
+_REBUILT = ("trained on", TOKENIZER_ONLY)
+
 
 @dataclass(frozen=True)
 class AffectedArtifact:
@@ -24,7 +27,8 @@ class AffectedArtifact:
     through: str
     """`holds it`, or the nearest artifact from which it came."""
     use: str = "trained on"
-    """`trained on`, `held out` (evaluated on alone), `not reached` (training ended before it) or `not used`."""
+    """`trained on`, `held out` (evaluated on alone), `not reached` (training ended before it), `tokenizer only` (no
+    training step read it, but the tokenizer was trained on it) or `not used`."""
     explanation: str = ""
     """The use of the document, as a message."""
     source: str = ""
@@ -74,11 +78,14 @@ class DocumentTrace:
 
     @property
     def to_rebuild(self) -> list[AffectedArtifact]:
-        """Return artifacts that contain the document, and weights trained on it; the next run rebuilds them."""
+        """Return artifacts that contain the document, and models trained on it or with a tokenizer that was.
+
+        The next run rebuilds them; a model with random weights only if its tokenizer changes.
+        """
         holding = [holder for holder in self.holders if holder.digest and holder.use != "not used"]
         return [
             *holding,
-            *(holder for holder in self.weights if holder.use == "trained on" and holder.kind in ("model", "reward")),
+            *(holder for holder in self.weights if holder.use in _REBUILT and holder.kind in ("model", "reward")),
         ]
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from vita.spine.contents import Contents, content_digest, reading
+from vita.spine.contents import applying, content_digest
 from vita.spine.erasures import all_erasures
 from vita.spine.errors import DataError
 from vita.spine.ledger import Ledger, Run
@@ -47,9 +47,7 @@ def row_settings(run: Run, ledger: Ledger) -> dict[str, Any]:
 def recorded_erasures(run: Run, ledger: Ledger) -> Iterator[None]:
     """Let readers apply the erasures that the run applied."""
     applied = set((run.record or {}).get("erasures", ()))
-    contents = Contents()
-    contents.erasures = tuple(erasure for erasure in all_erasures(ledger) if erasure.id in applied)
-    with reading(contents):
+    with applying(erasure for erasure in all_erasures(ledger) if erasure.id in applied):
         yield
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vita.gates.exports import EXPORTED
-from vita.rights.document_trace import AffectedArtifact, DocumentTrace
+from vita.rights.document_trace import TOKENIZER_ONLY, AffectedArtifact, DocumentTrace
+from vita.rights.source_files import curated_files
 from vita.spine.ledger import Ledger
 from vita.spine.store import Store
 
@@ -33,6 +34,7 @@ def removal_plan(
     trace: DocumentTrace, store: Store, ledger: Ledger, *, erasure: int | None, who: str, reason: str
 ) -> dict[str, Any]:
     """Return the plan as plain values; `erasure` is None for a plan without an erasure."""
+    files, unread = curated_files(trace, ledger)
     query, contents = trace.query, {content for hashes in trace.contents.values() for content in hashes}
     request = {"document": query.document, "source": query.source, "licence": query.licence}
     return {
@@ -55,8 +57,10 @@ def removal_plan(
             {"digest": holder.digest, "names": list(holder.names), "use": holder.explanation}
             for holder in trace.weights if holder.use != "trained on"
         ],
-        "files_of_sources": [holder.names[0] for holder in trace.holders if holder.kind == "source"],
-        "not_searched": list(trace.unread),
+        "files_of_sources": list(
+            dict.fromkeys([*(holder.names[0] for holder in trace.holders if holder.kind == "source"), *files])
+        ),
+        "not_searched": [*trace.unread, *unread],
     }  # fmt: skip
 
 
@@ -96,8 +100,14 @@ def _rebuild(holder: AffectedArtifact, store: Store, ledger: Ledger) -> dict[str
         "made_by": steps,
         "read": sorted({path for data in made for path in data.get("read") or {}}),
         "command": f"vita live LIFE_FILE --until {shlex.quote(steps[-1]['step'])}" if steps and is_used else None,
-        "note": None if is_used else "no name refers to it: a newer artifact replaced it; delete its folder",
+        "note": _rebuild_note(holder, is_used=is_used),
     }
+
+
+def _rebuild_note(holder: AffectedArtifact, *, is_used: bool) -> str | None:
+    if holder.use == TOKENIZER_ONLY:
+        return "no training step has read it: rebuild it only if its tokenizer changes"
+    return None if is_used else "no name refers to it: a newer artifact replaced it; delete its folder"
 
 
 def _retire(holder: AffectedArtifact, ledger: Ledger, erasure: int | None) -> dict[str, Any]:
@@ -143,7 +153,9 @@ def _markdown(plan: dict[str, Any]) -> str:
         lines += [f"  - folder: `{entry['folder']}`"]
         lines += [f"  - files: {', '.join(f'`{name}`' for name in entry['files'])}"] if entry["files"] else []
         lines += [f"  - made from: {', '.join(f'`{path}`' for path in entry['read'])}"] if entry["read"] else []
-        lines += [f"  - `{entry['command']}`"] if entry["command"] else [f"  - {entry['note'] or 'no recorded run'}"]
+        lines += [f"  - `{entry['command']}`"] if entry["command"] else []
+        lines += [f"  - {entry['note']}"] if entry["note"] else []
+        lines += [] if entry["command"] or entry["note"] else ["  - no recorded run"]
     lines += ["", "## Retire", ""]
     lines += [] if plan["retire"] else ["Nothing."]
     for entry in plan["retire"]:

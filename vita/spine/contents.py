@@ -133,6 +133,15 @@ def current_erasures() -> tuple[Erasure, ...]:
     return () if state is None else state.contents.erasures
 
 
+@contextmanager
+def applying(erasures: Iterable[Erasure]) -> Iterator[None]:
+    """Let readers apply these erasures, outside of a run."""
+    contents = Contents()
+    contents.erasures = tuple(erasures)
+    with reading(contents):
+        yield
+
+
 def choose_files(path: str, files: Iterable[KnownFile]) -> None:
     """Record the files of an input path that are read; its other files may change during the run."""
     if (state := _current.get()) is not None:

@@ -119,6 +119,11 @@ def active_erasures(ledger: Ledger, base_key: str) -> tuple[Erasure, ...]:
     )
 
 
+def erasures_in_force(ledger: Ledger) -> tuple[Erasure, ...]:
+    """Return the erasures that were not withdrawn, for commands that read sources without a run."""
+    return tuple(erasure for erasure in all_erasures(ledger) if erasure.withdrawn_at is None)
+
+
 def all_erasures(ledger: Ledger) -> tuple[Erasure, ...]:
     """Return all erasures, oldest first, including withdrawn ones."""
     return tuple(map(_erasure, _rows(ledger)))

@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from vita.data.content import Keys, as_keys, comparable_bytes, key_of_comparable, normalize_text
 from vita.data.records import Document
 from vita.data.sources.read import Source, documents
+from vita.data.sources.records_from_rows import Dropped
 from vita.spine.errors import DataError
 
 MIN_DOCUMENTS = 10
@@ -28,28 +29,35 @@ class Examples(NamedTuple):
     keys: Keys
 
 
-def labelled_examples(sources: Sequence[Source], *, threshold: float | None, limit: int) -> Examples:
+def labelled_examples(
+    sources: Sequence[Source], *, threshold: float | None, limit: int, dropped: Dropped | None = None
+) -> Examples:
     """Return documents whose field `label` or `score` states the class; numbers from `threshold` are good.
 
     Without a threshold, labels are 0 or 1, true or false, good or bad. `limit` is the maximum number of documents of a
-    class, selected by content.
+    class, selected by content. Erased documents are passed to `dropped`.
     """
     classes: dict[bool, list[Document]] = {True: [], False: []}
     for source in sources:
-        for document in documents(source):
+        for document in documents(source, dropped=dropped):
             classes[_is_good(document, threshold)].append(document)
     return _examples(classes[True], classes[False], limit=limit, where=", ".join(map(Source.label, sources)))
 
 
-def reference_examples(reference: Sequence[Source], raw: Sequence[Source], *, limit: int) -> Examples:
-    """Return the documents of `reference` as good, and those of `raw` without them as others."""
+def reference_examples(
+    reference: Sequence[Source], raw: Sequence[Source], *, limit: int, dropped: Dropped | None = None
+) -> Examples:
+    """Return the documents of `reference` as good, and those of `raw` without them as others.
+
+    Erased documents are passed to `dropped`.
+    """
     where = ", ".join(map(Source.label, [*reference, *raw]))
-    return _examples(_read(reference), _read(raw), limit=limit, where=where, exclude_good=True)
+    return _examples(_read(reference, dropped), _read(raw, dropped), limit=limit, where=where, exclude_good=True)
 
 
-def _read(sources: Iterable[Source]) -> Iterator[Document]:
+def _read(sources: Iterable[Source], dropped: Dropped | None) -> Iterator[Document]:
     for source in sources:
-        yield from documents(source)
+        yield from documents(source, dropped=dropped)
 
 
 def _is_good(document: Document, threshold: float | None) -> bool:

@@ -1,7 +1,7 @@
 """Profiles of filters: the documents that each filter drops alone, and thresholds that drop fewer reference documents.
 
 pages = sample_pages(sources, rules, limit=5000)
-profile = FilterProfile.of(use, pages)                      # profile.dropped, profile.rules
+profile = FilterProfile.of(use, pages)                      # profile.dropped, profile.rules, profile.sources
 use = relax_filter(use, references, allowed=1)              # the least change that drops at most one reference
 """
 
@@ -37,6 +37,8 @@ class FilterProfile:
     pages: int
     rules: Mapping[str, int]
     """Rule -> dropped pages, the most frequent first."""
+    sources: Mapping[str, tuple[int, int]]
+    """Source of the documents -> (dropped pages, pages), in the order of the names."""
 
     @property
     def dropped(self) -> int:
@@ -48,7 +50,14 @@ class FilterProfile:
         check = FILTERS[use.name]
         reasons = [check(page, **use.settings) for page in pages]
         rules = Counter(reason.rule for reason in reasons if reason is not None)
-        return cls(use, len(pages), dict(sorted(rules.items(), key=lambda item: (-item[1], item[0]))))
+        sources = Counter(page.document.source for page in pages)
+        dropped = Counter(
+            page.document.source for page, reason in zip(pages, reasons, strict=True) if reason is not None
+        )
+        return cls(
+            use, len(pages), dict(sorted(rules.items(), key=lambda item: (-item[1], item[0]))),
+            {source: (dropped[source], sources[source]) for source in sorted(sources)},
+        )  # fmt: skip
 
 
 def sample_pages(sources: Sequence[Source], rules: CurationRules, *, limit: int) -> list[PageFeatures]:
