@@ -43,7 +43,7 @@ from vita.infer.request import (
     TokenEvent,
     TokenScore,
 )
-from vita.infer.row_cache import RowCache
+from vita.infer.row_cache import RowCache, needs_single_class
 from vita.infer.sampler import Sampler
 from vita.infer.sampling import Sampling
 from vita.infer.step_graphs import Recorder, StepGraphs
@@ -83,8 +83,7 @@ class GenerationBatch:
         is_recorded = (weight.device.type == "cuda" or recorder is not None) and StepGraphs.supports(model)
         group = self._group = GROUP if widths.required else 1
         self._graphs = StepGraphs(model, group=group, recorder=recorder) if is_recorded else None
-        # A step may expand the latent vectors of all texts together; a recorded step reads a single class.
-        single = architecture.latent is not None or is_recorded
+        single = needs_single_class(model) or is_recorded
         self.cache = RowCache(
             architecture, dtype=weight.dtype, device=weight.device, single=single, shrinks=not is_recorded
         )
@@ -309,7 +308,8 @@ class GenerationBatch:
         """Return the draft of each row that has one."""
         if self._speculation is None:
             return {}
-        texts = {row: (answer, answer.text, answer.builder.remaining - 1) for row, answer in self.answers.items()}
+        limits = {row: min(answer.builder.remaining, self.cache.room(row)) - 1 for row, answer in self.answers.items()}
+        texts = {row: (answer, answer.text, limits[row]) for row, answer in self.answers.items()}
         return self._speculation.drafts(texts)
 
     def _append_choices(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vita.infer.decoding_pass import DecodingPass
 from vita.infer.rounded_products import has_rounded_products, layer_products
-from vita.infer.row_cache import RowCache
+from vita.infer.row_cache import RowCache, needs_single_class
 from vita.nn.adapters.pass_rows import BASE, PassRows, adapters_of, one_adapter
 from vita.nn.architecture import Architecture
 from vita.nn.cache import TextStates
@@ -34,8 +34,9 @@ M = TypeVar("M", bound=nn.Module)
 
 TILE = 16
 """The reference width is a multiple of it. Kernels process rows in tiles, and round the remainder differently."""
-LONG_TEXT = 640
-"""Tokens of the long text beside a short one: more than the 512 slots that the fused kernel takes at a time."""
+LONG_TEXTS = (200, 300, 640)
+"""Tokens of the long texts beside a short one: their slots are rounded differently, and the last has more than a kernel
+takes at a time."""
 REFERENCE_ROWS = 4
 """Rows whose numbers are compared between two widths."""
 MEASURED_LAYERS = 2
@@ -188,17 +189,18 @@ class _SingleRow(BatchWidths):
 
 @torch.inference_mode()
 def _step_numbers(model: Transformer, width: int) -> Tensor | None:
-    """Numbers of some tokens after a short text, if they are the same in other rows and with a long text beside."""
+    """Numbers of some tokens after a short text, if they are the same in other rows and with long texts beside."""
     if not fills_vectors(model.architecture, width):
         return None
     weight, context = model.head_weight, model.architecture.context
-    short, long = (_random_text(model, min(length, context - 1)) for length in (5, LONG_TEXT))
+    short, *long = (_random_text(model, min(length, context - 1)) for length in (5, *LONG_TEXTS))
     tokens = torch.arange(width, device=weight.device) * 7 % model.architecture.vocabulary
     full = _step(model, dict.fromkeys(range(width), short), tokens)
     rolled = _step(model, dict.fromkeys(range(width), short), tokens.roll(1)).roll(-1, dims=0)
-    beside = _step(model, {0: short, 1: long}, tokens)
+    beside = [_step(model, {0: short, 1: text}, tokens)[0] for text in long]
     logits, rolled_logits = (model.head.logits(hidden).nan_to_num() for hidden in (full, rolled))
-    same = torch.equal(full, rolled) and torch.equal(logits, rolled_logits) and torch.equal(full[0], beside[0])
+    same = torch.equal(full, rolled) and torch.equal(logits, rolled_logits)
+    same = same and all(torch.equal(full[0], numbers) for numbers in beside)
     if model.architecture.experts:  # all tokens choose the same experts
         crowded = _step(model, dict.fromkeys(range(width), short), tokens[:1].expand(width))
         same = same and torch.equal(full[0], crowded[0])
@@ -239,12 +241,10 @@ def _random_text(model: Transformer, length: int) -> TextStates:
 
 
 def _step(model: Transformer, texts: dict[int, TextStates], tokens: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-    """Outputs of the last layer for every row after one step; NaN weights are reported where an answer is sampled.
-
-    All texts are in one size class, so that a short one is computed over as many slots as the longest.
-    """
+    """Outputs of the last layer for every row after one step; NaN weights are reported where an answer is sampled."""
     weight = model.head_weight
-    cache = RowCache(model.architecture, dtype=weight.dtype, device=weight.device, single=True)
+    single = needs_single_class(model)
+    cache = RowCache(model.architecture, dtype=weight.dtype, device=weight.device, single=single)
     for row, text in texts.items():
         cache.put(row, text)
     step = DecodingPass(cache, dict.fromkeys(texts, 1))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vita.infer.batch_attention import GROUP, grouped_attention
-from vita.infer.row_cache import BLOCK, RowCache, SizeClass
+from vita.infer.row_cache import RowCache, SizeClass
 from vita.nn.attention import PLAIN, Attention, AttentionOptions
 
 # W row of the pass, P row with a token, K key head, H query head, S slot, E numbers of a key, V of a value
@@ -158,7 +158,7 @@ class DecodingPass:
                 torch.tensor(texts, device=self.cache.device),
                 tuple((slice(place, place + size), slice(text, text + size)) for place, text, size in runs),
                 size_class,
-                -(-longest // BLOCK) * BLOCK,
+                self.cache.computed_slots(size_class, longest),
             )
 
     def _stored(self, part: _Part) -> tuple[Float[Tensor, "N K S E"], Float[Tensor, "N K S V"]]:

@@ -4,10 +4,15 @@
     cache.put(3, text)                       # the keys and values of a prompt
     step = DecodingPass(cache, {3: 1})       # one token more (`vita.infer.decoding_pass`)
 
-Texts are stored in size classes: a class holds the texts of up to 256, 512, 1024, ... tokens side by side in one
-tensor, and a text that outgrows its class moves to the next one. So memory follows the lengths of the texts instead of
-the longest text, and attention computes a short text over few slots. The kernels read keys and values where they are
-stored; pages of a fixed size would have to be gathered for each step (`bench.kv_layout` compares both).
+Texts are stored in size classes: a class holds the texts of up to 64, 128, 192, ... tokens side by side in one tensor,
+and a text that outgrows its class moves to the next one. Classes are at most a quarter larger than the next smaller one
+from 256 tokens on. So memory follows the lengths of the texts instead of the longest text. The kernels read keys and
+values where they are stored; pages of a fixed size would have to be gathered for each step (`bench.kv_layout` compares
+both).
+
+Attention computes all slots of a class: the kernels round sums over 192 slots differently from sums over 256, also if
+the others are masked, so the number of slots depends on nothing but the length of the text. If all texts are in a
+single class, the number is a multiple of the slots that the kernel takes at a time: what is masked completely adds 0.
 
 Slot s of a text holds the token at position s, and a query at position p attends to the slots up to p: what follows in
 a row (removed tokens) is overwritten before any query attends to it.
@@ -24,14 +29,23 @@ from torch.nn import functional as F
 
 from vita.nn.architecture import Architecture
 from vita.nn.cache import TextStates
+from vita.nn.transformer import Transformer
 from vita.spine.errors import ModelError
 
 # L layer, C text of a class, K key head, S slot, E numbers of a key, V numbers of a value (0 in latent attention)
 
-SMALLEST_CLASS = 256
-"""Slots of the smallest size class."""
 BLOCK = 64
 """Attention computes a multiple of as many slots."""
+KERNEL_SLOTS = 512
+"""Slots that the fused kernel of PyTorch takes at a time on a CPU."""
+
+
+def needs_single_class(model: Transformer) -> bool:
+    """Return True if a step needs all texts in one class.
+
+    It may expand the latent vectors of all texts together; a step that is recorded on a GPU reads a single class.
+    """
+    return model.architecture.latent is not None or model.head_weight.device.type == "cuda"
 
 
 class SizeClass:
@@ -138,6 +152,18 @@ class RowCache:
         """The size classes that hold texts, the smallest first."""
         return [self._classes[slots] for slots in sorted(self._classes) if self._classes[slots].rows]
 
+    def room(self, row: int) -> int:
+        """Return the number of tokens that a row may take in a pass in which it computes the slots of single tokens."""
+        length = self.lengths[row]
+        return self.context - length if self.single else self._slots(length + 1) - length
+
+    def computed_slots(self, size_class: SizeClass, longest: int) -> int:
+        """Return the number of slots that attention computes for a class whose longest text has `longest` tokens."""
+        if not self.single:
+            return size_class.slots
+        block = KERNEL_SLOTS if self.device.type == "cpu" else BLOCK
+        return min(size_class.slots, -(-longest // block) * block)
+
     def put(self, row: int, text: TextStates) -> None:
         """Copy a text into a new row."""
         self._add(row, text)
@@ -175,9 +201,12 @@ class RowCache:
 
     def _slots(self, length: int) -> int:
         """Return the size of the class for texts of a length."""
-        slots = max(SMALLEST_CLASS, 1 << (length - 1).bit_length())
+        bits = (length - 1).bit_length()
         if self.single:
-            slots = max(slots, *self._classes, 0)
+            slots = max(KERNEL_SLOTS, 1 << bits, *self._classes)
+        else:
+            step = max(BLOCK, 1 << max(0, bits - 3))
+            slots = -(-length // step) * step
         return min(slots, -(-self.context // BLOCK) * BLOCK)
 
     def _add(self, row: int, text: TextStates, *, slots: int | None = None) -> None:
