@@ -75,6 +75,7 @@ def string(**keywords: Any) -> str:
         (string(format="duration"), 30),
         (string(pattern=r"^\+?[0-9 ]+-[0-9]{4}$"), 20),
         (string(pattern=r"^\d+ (km|mi)$"), 12),
+        (string(pattern="ab"), 20),
         (regex_grammar("[0-9a-f]+#"), 12),
         (regex_grammar("[a-z ]+-[0-9]+;[A-Z]{3}"), 16),
         (regex_grammar("(.|\n)*END"), 20),

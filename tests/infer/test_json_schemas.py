@@ -59,6 +59,7 @@ def test_a_schema_that_cannot_be_followed_is_refused(schema: Any, problem: str) 
         {"anyOf": [required("a", {"$ref": "#"}), {"type": "null"}]},
         {"type": "array", "items": {"$ref": "#"}},
         {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+        {"$ref": "#part", "$defs": {"a": {"$anchor": "part", "type": "integer"}}},
         {"$ref": "#/x-parts/a", "x-parts": {"a": {"type": "null"}}},
         {"enum": [{"maxlength": 1}], "default": {"maxlength": 1}, "examples": [{"format": "date"}], "title": "A"},
         {"type": "object", "properties": {"maxlength": {"type": "null"}}, "x-order": 1, "deprecated": True},

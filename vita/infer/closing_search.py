@@ -58,7 +58,7 @@ class ClosingOrder(NamedTuple):
     closings: Sequence[Sequence[int]] = ()
     """Sequences of tokens that are preferred to all other tokens where the grammar allows them."""
     literals: Sequence[Sequence[int]] = ()
-    """Texts of the grammar; a completion uses them where they end the answer."""
+    """Words of the grammar; a completion uses them where they end the answer or where no single token leads on."""
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:
@@ -157,19 +157,22 @@ class ClosingSearch:
         preferred = self._preferred(allowed)
         if preferred is None:
             return []
-        if self._changes(matcher, preferred, allowed):
+        if self._changes(matcher, [preferred], allowed):
             return [preferred]
-        for tokens in map(list, self.order.literals):
-            if matcher.validate_tokens(tokens) == len(tokens) and _is_complete(_advanced(matcher, tokens)):
+        literals = [
+            tokens for tokens in map(list, self.order.literals) if matcher.validate_tokens(tokens) == len(tokens)
+        ]
+        for tokens in literals:
+            if _is_complete(_advanced(matcher, tokens)):
                 return tokens
         for token in self._candidates(allowed):
-            if _kind(self.order.names[token]) != "rare" and self._changes(matcher, token, allowed):
+            if _kind(self.order.names[token]) != "rare" and self._changes(matcher, [token], allowed):
                 return [token]
-        return [preferred]
+        return next((tokens for tokens in literals if self._changes(matcher, tokens, allowed)), [preferred])
 
-    def _changes(self, matcher: LLMatcher, token: int, allowed: Bool[np.ndarray, "V"]) -> bool:
-        """Return True if a token ends the text or changes the allowed tokens."""
-        advanced = _advanced(matcher, [token])
+    def _changes(self, matcher: LLMatcher, tokens: list[int], allowed: Bool[np.ndarray, "V"]) -> bool:
+        """Return True if tokens end the text or change the allowed tokens."""
+        advanced = _advanced(matcher, tokens)
         return _is_complete(advanced) or not np.array_equal(self.allowed(advanced), allowed)
 
     def _preferred(self, allowed: Bool[np.ndarray, "V"]) -> int | None:

@@ -270,10 +270,12 @@ def _panics_explained() -> Iterator[None]:
 
 
 def _literals(grammar: str) -> list[str]:
-    """Return the words that a grammar in Lark's notation contains, at most `_MOST_LITERALS`."""
+    """Return the words in the rules and the patterns of a grammar, at most `_MOST_LITERALS`."""
     if grammar.lstrip().startswith("{"):
-        parts = [part.get("lark_grammar") or "" for part in json.loads(grammar)["grammars"]]
-        grammar = " ".join(parts)
+        parts = json.loads(grammar)["grammars"]
+        schemas = json.dumps([part.get("json_schema") for part in parts])
+        quoted = re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', schemas)
+        grammar = "\n".join([*(part.get("lark_grammar") or "" for part in parts), *quoted])
     quoted = re.findall(r"/(?:[^/\\\n]|\\.)*/|\"(?:[^\"\\\n]|\\.)*\"", grammar)
     words = dict.fromkeys(word for text in quoted for word in re.findall(r"\w{2,}", text))
     return list(words)[:_MOST_LITERALS]

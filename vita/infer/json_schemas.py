@@ -178,10 +178,10 @@ def _can_end(schema: Mapping[str, Any], *, root: Mapping[str, Any], endless: set
 
 def _target(reference: str, root: Mapping[str, Any]) -> Any:
     """Return the part that a reference within the schema names; None for another reference."""
-    if not reference.startswith("#"):
+    if reference != "#" and not reference.startswith("#/"):
         return None
     value: Any = root
-    for step in reference.split("/")[1:] if reference not in ("#", "#/") else ():
+    for step in reference.split("/")[1:]:
         step = step.replace("~1", "/").replace("~0", "~")
         if isinstance(value, Mapping) and step in value:
             value = value[step]
