@@ -94,6 +94,7 @@ def test_the_winner_is_written_into_the_life_with_its_interval(vita: Vita, folde
     code, out, errors = vita("race", "race.yaml", "--output", "other.yaml")
     assert code == 0 and "no difference" in out and "no life was written" in out, errors
     assert not (folder / "other.yaml").exists()
+    assert vita("curate", "--race", "race.yaml", "--json")[1] == vita("race", "race.yaml", "--json")[1]
 
     first = {"pretrain.mixture": mixture}
     set_race(folder, first={}, second={}, candidates={"first": first, "second": {**first, "pretrain.steps": 11}})
@@ -118,4 +119,21 @@ def test_a_race_that_cannot_run_is_refused_before_any_run(
 ) -> None:
     set_race(folder, first="unimax", second={"temperature": 2}, **settings)
     code, _, errors = vita("race", "race.yaml", *options)
+    assert code == 2 and message in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("noise.jsonl",), "DATA cannot be used with it"),
+        (("--held-out", "0"), "--held-out cannot be used with it; write the settings into the race file"),
+        (("--out", "folder"), "--out cannot be used with it"),
+        ((), "`second` is not known here"),
+    ],
+)
+def test_curation_starts_the_race_of_a_file_without_other_options(
+    vita: Vita, folder: Path, options: tuple[str, ...], message: str
+) -> None:
+    set_race(folder, first="unimax", second={"temperature": 2}, report="second")
+    code, _, errors = vita("curate", "--race", "race.yaml", *options)
     assert code == 2 and message in errors

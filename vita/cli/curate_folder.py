@@ -6,6 +6,7 @@ The work in progress is in `FOLDER/.vita-work`; the same command continues it af
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -60,6 +61,14 @@ FOLDER_OPTIONS: dict[str, tuple[Any, Any]] = {
             "the output.",
         ),
     ),
+    "race": (
+        Path | None,
+        typer.Option(
+            "--race",
+            metavar="RACE.yaml",
+            help="Compare data settings by training runs instead, as `vita race RACE.yaml`; only --json applies.",
+        ),
+    ),
 }
 """Additional options of `vita curate`."""
 
@@ -73,6 +82,19 @@ def set_workers(workspace: Workspace, workers: int | None, ray: str | None) -> N
         workspace.machine = replace(workspace.machine, threads=workers)
     if ray:
         workspace.machine = replace(workspace.machine, ray=ray)
+
+
+def run_race(ctx: typer.Context, options: Mapping[str, Any]) -> None:
+    """Run the race of a file as `vita race` does; other options are refused, because the file has all settings."""
+    from vita.cli.race import race
+
+    others = [name for name, value in options.items() if value and name not in ("race", "as_json")]
+    if others:
+        name = others[0].removeprefix("set_").removeprefix("former_").replace("_", "-")
+        problem = "DATA cannot be used with it" if name == "sources" else f"--{name} cannot be used with it"
+        hint = "write the settings into the race file; `vita race RACE.yaml --output LIFE.yaml` writes the winner"
+        raise ConfigError("curate: --race", problem, hint=hint)
+    race(ctx, options["race"], as_json=options["as_json"])
 
 
 def run_task(workspace: Workspace, step: Step, task: str, events: Events) -> None:

@@ -23,6 +23,7 @@ from vita.cli.curate_folder import (
     FOLDER_OPTIONS,
     copy_approvals,
     folder_workspace,
+    run_race,
     run_task,
     set_workers,
     write_folder,
@@ -118,6 +119,9 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     rerun = typer.Option("--rerun", help="Run the stage again, even if it is finished.")
 
     def run(ctx: typer.Context, **arguments: Any) -> None:
+        if arguments.get("race"):
+            run_race(ctx, arguments)
+            return
         _run(open_workspace(ctx), stage, arguments)
 
     parameters = [Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
