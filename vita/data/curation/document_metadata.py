@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from vita.data.curation.personal_data import PersonalDataScanner
+from vita.data.curation.personal_data import PersonalDataScanner, Scan
 from vita.data.records import Document
 
 _REFERENCE = re.compile(
@@ -37,17 +38,19 @@ def mask_metadata(documents: Sequence[Document], scanner: PersonalDataScanner) -
 
     Strings are searched at any depth, except in fields that are references, such as `url` and `page_id`.
     """
-    strings = {index: list(_strings(document.metadata)) for index, document in enumerate(documents)}
-    indices = [index for index, values in strings.items() if values]
-    if not indices:
+    strings = {index: values for index, document in enumerate(documents) if (values := [*_strings(document.metadata)])}
+    if not strings:
         return {}
-    suspicious = scanner.suspicious(["\n".join(strings[index]).encode("utf-8", "replace") for index in indices])
+    texts = list(dict.fromkeys(text for values in strings.values() for text in values))
+    scans = {
+        texts[number]: scan
+        for number, scan in scanner(texts, [text.encode("utf-8", "replace") for text in texts]).items()
+    }
     results: dict[int, MaskedMetadata] = {}
-    for index in (indices[position] for position in suspicious.tolist()):
-        counts = Counter[str]()
-        metadata = _masked(documents[index].metadata, scanner, counts)
-        if counts:
-            results[index] = MaskedMetadata(metadata, counts)
+    for index, values in strings.items() if scans else ():
+        if not scans.keys().isdisjoint(values):
+            counts = Counter[str]()
+            results[index] = MaskedMetadata(_masked(documents[index].metadata, scans, counts), counts)
     return results
 
 
@@ -57,24 +60,29 @@ def _strings(value: Any) -> Iterator[str]:
         yield value
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            if isinstance(item, str | Mapping | list | tuple) and not _REFERENCE.search(str(name)):
+            if isinstance(item, str | Mapping | list | tuple) and not _is_reference(str(name)):
                 yield from _strings(item)
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _strings(item)
 
 
-def _masked(value: Any, scanner: PersonalDataScanner, counts: Counter[str]) -> Any:
+def _masked(value: Any, scans: Mapping[str, Scan], counts: Counter[str]) -> Any:
     """Return a value with placeholders, and add the number of masked values to `counts`."""
     if isinstance(value, str):
-        scan = scanner.mask(value)
+        if (scan := scans.get(value)) is None:
+            return value
         counts.update(scan.counts)
         return scan.text
     if isinstance(value, Mapping):
         return {
-            name: item if _REFERENCE.search(str(name)) else _masked(item, scanner, counts)
-            for name, item in value.items()
+            name: item if _is_reference(str(name)) else _masked(item, scans, counts) for name, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_masked(item, scanner, counts) for item in value]
+        return [_masked(item, scans, counts) for item in value]
     return value
+
+
+@lru_cache(maxsize=4096)
+def _is_reference(name: str) -> bool:
+    return _REFERENCE.search(name) is not None

@@ -68,21 +68,13 @@ class PersonalDataScanner:
         """Return index -> scan for the texts that contain personal data; `data` is the UTF-8 of the texts."""
         if not self._kinds:
             return {}
-        suspicious = self.suspicious(data)
+        suspicious = _matches(data, CANDIDATE)
         candidates: dict[int, list[PersonalDataKind]] = {}
         for kind in self._kinds if len(suspicious) else ():
             for index in suspicious[_matches([data[index] for index in suspicious], kind.hint)].tolist():
                 candidates.setdefault(index, []).append(kind)
         scans = {index: _scan(texts[index], kinds) for index, kinds in candidates.items()}
         return {index: scan for index, scan in sorted(scans.items()) if scan.counts}
-
-    def suspicious(self, data: Sequence[bytes]) -> np.ndarray:
-        """Return the indices of the UTF-8 texts that may contain personal data, in ascending order."""
-        return _matches(data, CANDIDATE) if self._kinds else np.zeros(0, np.int64)
-
-    def mask(self, text: str) -> Scan:
-        """Return the scan of a short text, such as a value of the metadata, without a search for candidates."""
-        return _scan(text, self._kinds)
 
     def dropped_kind(self, scan: Scan) -> str | None:
         """Return the first kind for which the document must be dropped, if any."""
