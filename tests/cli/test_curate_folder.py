@@ -86,6 +86,21 @@ def test_mlcroissant_validates_the_metadata_and_reads_the_documents(vita: Vita, 
     assert texts == {row["text"] for row in parquet_rows(tmp_path / "clean" / "train")} and len(texts) == 8
 
 
+def test_settings_of_sources_apply_to_all_data_of_the_command(vita: Vita, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", *ROWS)
+    (tmp_path / "b.jsonl").write_text("no JSON\n")
+    options = ("--set", "filters=[]", "--held-out", "2", "--set", "on_bad_row=drop", "--set", "rights.opted_out=keep")
+    code, _, err = vita("curate", "a.jsonl", "b.jsonl", "--out", "clean", *options)
+    assert code == 0, err
+    assert [row["reason"] for row in rows(tmp_path / "clean" / "dropped")].count("not_json") == 1
+    code, _, err = vita("curate", "clean", "--out", "again", "--set", "filters=[]", "--held-out", "0", "--json")
+    assert code == 0, err
+    documents = {name: rows(tmp_path / name / "train") for name in ("clean", "again")}
+    assert [row["text"] for row in documents["again"]] == [row["text"] for row in documents["clean"]]
+    code, _, err = vita("curate", "a.jsonl", "--out", "other", "--set", "on_bad_rows=drop")
+    assert code == 2 and "on_bad_rows" in err
+
+
 def test_unknown_shards_are_refused(vita: Vita, tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", *ROWS)
     code, _, err = vita("curate", "a.jsonl", "--out", "clean", "--shards", "parket")

@@ -495,8 +495,8 @@ def test_skipped_files_of_other_formats_are_reported(tmp_path: Path) -> None:
     (tmp_path / "in" / "b.png").write_bytes(b"x")
     events: list[Any] = []
     draft = run(tmp_path, sources=[str(tmp_path / "in")], events=events, **PLAIN)
-    assert ("note", {"text": "skipped 1 file of other formats; see the report"}) in events
-    assert "## Skipped files of other formats\n\nb.png" in (draft.folder / "report.md").read_text()
+    assert ("note", {"text": "skipped 1 file; see the report"}) in events
+    assert "## Skipped files\n\nb.png" in (draft.folder / "report.md").read_text()
 
 
 def test_shards_are_bounded_and_progress_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

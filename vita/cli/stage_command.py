@@ -101,12 +101,10 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
                     options[f"former_{former}"] = (str | None, typer.Option(spelling, hidden=True, help=text))
     if stage_name == "curate":
         options |= FOLDER_OPTIONS
-    options["assignments"] = (
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="Override any setting, nested ones with dots: sources.0.path=..."
-        ),
-    )
+    set_help = "Override any setting, nested ones with dots: sources.0.path=..."
+    if "sources" in options:
+        set_help += ". A setting of sources, such as on_bad_row=drop, applies to all DATA."
+    options["assignments"] = (list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=set_help))
     if _trains(stage):
         options["tracker"] = (list[str] | None, typer.Option(help=TRACKER_HELP))
     options["config"] = (str | None, typer.Option("--config", metavar="FILE", help="Read settings from a YAML file."))
@@ -153,8 +151,11 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
         workspace = folder_workspace(out, options["shards"], erasures_of=workspace)
         values.setdefault("dropped_text", True)
     set_workers(workspace, options.get("workers"), options.get("ray"))
+    assignments = list(options["assignments"] or ())
     if options.get("sources"):
-        values["sources"] = [{"path": path} for path in options["sources"]]
+        of_sources = [text for text in assignments if _is_source_setting(text, stage.config)]
+        values["sources"] = [override({"path": path}, of_sources) for path in options["sources"]]
+        assignments = [text for text in assignments if text not in of_sources]
     options |= _numbered_models(stage, options.get("models") or [])
     for name, value in options.items():
         if name.startswith("set_") and value is not None:
@@ -162,7 +163,7 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
             values[field] = _value(value, stage.config.model_fields[field].annotation)
         elif name.startswith("former_") and value is not None:
             values[name.removeprefix("former_")] = value  # refused by name when the settings are built
-    values = override(values, options["assignments"] or ())
+    values = override(values, assignments)
     config = configure(stage, values, where=stage.name, shared={}, base=Path())
     input_sources = {}
     # The newest artifacts of the life, such as tokens, do not belong to a model that comes from outside of the store.
@@ -197,6 +198,14 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
         write_folder(workspace, artifacts[stage.name], out, options["shards"])
     elif workspace.machine.leads:
         _print_artifact(workspace, artifacts[stage.name], f"{life}/{stage.name}", as_json=options["as_json"])
+
+
+def _is_source_setting(assignment: str, config: type[Settings]) -> bool:
+    """Return True if `--set` names a setting of the sources of the command that the stage itself does not have."""
+    from vita.data.sources.source import ORIGINS, Source
+
+    name = re.split(r"[.=]", assignment, maxsplit=1)[0].strip()
+    return name in Source.model_fields and name not in config.model_fields and name not in ORIGINS
 
 
 def _trains(stage: Stage) -> bool:

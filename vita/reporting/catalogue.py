@@ -28,7 +28,7 @@ GROUPS: Mapping[str, str] = {
     "strengths": "Strength",
     "service": "Results",
     "counts": "Examples",
-    "skipped_files": "Skipped files of other formats",
+    "skipped_files": "Skipped files",
     "train": "Training text",
     "heldout": "Held-out text",
 }

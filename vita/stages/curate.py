@@ -156,9 +156,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         skipped_files=[name for source in config.sources for name in skipped_files(source)],
     )  # fmt: skip
     if report["skipped_files"]:
-        context.emit(
-            "note", text=f"skipped {counted(len(report['skipped_files']), 'file')} of other formats; see the report"
-        )
+        context.emit("note", text=f"skipped {counted(len(report['skipped_files']), 'file')}; see the report")
     if report["damaged_files"]:
         files = "; ".join(report["damaged_files"][:5])
         context.emit(

@@ -14,6 +14,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
+from tests.data.sources.document_files import zip_file
 from vita.data.records import Dialogue, Document, DroppedRecord, Message
 from vita.data.sources.read import Source, dialogues, documents, skipped_files, split_source
 from vita.data.sources.records_from_rows import default_name
@@ -108,6 +109,39 @@ def test_a_folder_is_read_in_order_and_skips_unknown_formats(tmp_path: Path) -> 
     source = create_source(tmp_path)
     assert [document.text for document in documents(source)] == ["a/z.txt", "b.txt"]
     assert skipped_files(source) == ["a/picture.png"]
+
+
+def test_files_without_rows_are_reported(tmp_path: Path) -> None:
+    contents = {
+        "a.txt": b"", "b.jsonl": b"\n \n", "c.csv": b"text\n", "d.warc": b"", "e.txt.gz": gzip.compress(b""),
+        "f.zip": zip_file([("g.txt", b""), ("h.txt", b"text")]),
+    }  # fmt: skip
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    dropped: list[DroppedRecord] = []
+    assert [document.text for document in documents(Source(path=str(tmp_path)), dropped=dropped.append)] == ["text"]
+    empty = ["a.txt", "b.jsonl", "c.csv", "d.warc", "e.txt.gz", "f.zip/g.txt"]
+    assert [(drop.id, drop.reason) for drop in dropped] == [(name, "empty_file") for name in empty]
+    assert dropped[0].detail == "expected a file with text or rows, got no row (0 bytes)"
+    assert list(dialogues(Source(path=str(tmp_path / "a.txt")), dropped=dropped.append)) == []
+
+
+def test_a_curated_folder_has_only_its_training_documents(tmp_path: Path) -> None:
+    names = ["train/0.jsonl", "heldout/0.jsonl", "dropped/0.jsonl", "report.json", "report.md", "croissant.json"]
+    for name in names:
+        path = tmp_path / "clean" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"text": name}) + "\n" if name.endswith("l") else "{}")
+    (tmp_path / "croissant.json").write_text('[{"text": "no curated folder"}]')
+
+    def texts(path: Path) -> list[str]:
+        return [document.text for document in documents(Source(path=str(path)))]
+
+    clean = tmp_path / "clean"
+    assert texts(clean) == texts(clean / "*") == ["train/0.jsonl"]
+    assert texts(tmp_path) == ["train/0.jsonl", "no curated folder"]
+    assert texts(clean / "heldout") == ["heldout/0.jsonl"] and texts(clean / "dropped") == ["dropped/0.jsonl"]
+    assert skipped_files(Source(path=str(clean))) == sorted(names[1:])
 
 
 def test_the_text_field_is_detected_or_set(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
+from vita.data.sources.curated_folders import CROISSANT
 from vita.spine.disk import file_sha256
 
-CROISSANT = "croissant.json"
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from vita.data.curation.filter_pass import is_filter_rule, is_rights_rule, is_row_problem
 from vita.data.curation.filter_stats import FilterStats
+from vita.data.sources.readers import EMPTY_FILE
 from vita.spine.errors import DataError
 from vita.spine.plain_text import counted
 
@@ -13,16 +14,16 @@ from vita.spine.plain_text import counted
 def nothing_left(stats: FilterStats, sources: Sequence[str]) -> DataError:
     """Return the error for a corpus all of whose documents were dropped, with the reasons and rows as examples."""
     read = sum(count.documents for count in stats.read.values())
-    if not read and not stats.dropped:
+    reasons: dict[str, int] = {}
+    for counts in stats.dropped.values():
+        for reason, count in counts.items():
+            reasons[reason] = reasons.get(reason, 0) + count.documents
+    if not read and not reasons.keys() - {EMPTY_FILE}:
         names = ", ".join(sources[:5]) + (f" and {len(sources) - 5} more" if len(sources) > 5 else "")
         return DataError(
             "curate", f"no document is left: the sources hold no text ({names})",
             hint="check that these are the intended files and that they are not empty",
         )  # fmt: skip
-    reasons: dict[str, int] = {}
-    for counts in stats.dropped.values():
-        for reason, count in counts.items():
-            reasons[reason] = reasons.get(reason, 0) + count.documents
     reason_list = ", ".join(
         f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:5]
     )

@@ -20,7 +20,7 @@ from typing import Any
 from vita.data.sources import streams
 from vita.data.sources.columnar_readers import open_seekable
 from vita.data.sources.files import DamagedFile, SourceFile
-from vita.data.sources.readers import DAMAGED_FILE, READERS, ReadOptions, Row, RowProblem, format_of
+from vita.data.sources.readers import DAMAGED_FILE, READERS, ReadOptions, Row, RowProblem, empty_file, format_of
 from vita.spine.file_listing import printable
 from vita.spine.plain_text import counted
 
@@ -127,6 +127,8 @@ def _member_rows(
         for row in READERS[format](member, wishes):
             rows += 1
             yield row
+        if not rows:
+            yield empty_file(member)
     except DamagedFile as error:
         if error.where == file.path:
             raise  # the archive itself, not the member

@@ -22,10 +22,11 @@ from vita.data.records import Dialogue, Document, LabelledText, Preference, Text
 from vita.data.sources import archives, columnar_readers, document_readers, files, table_readers, web_readers
 from vita.data.sources.columns import LabelColumns, LabelConverter, PairColumns, PairConverter
 from vita.data.sources.content_types import SUFFIX_FORMATS
+from vita.data.sources.curated_folders import training_files
 from vita.data.sources.erased import Record, without_erased
 from vita.data.sources.erased_rewrites import without_erased_rewrites
 from vita.data.sources.files import DamagedFile, SourceFile
-from vita.data.sources.readers import DAMAGED_FILE, Row, RowProblem, format_of, is_readable, read_rows
+from vita.data.sources.readers import DAMAGED_FILE, Row, RowProblem, empty_file, format_of, is_readable, read_rows
 from vita.data.sources.records_from_rows import (
     DialogueConverter,
     Dropped,
@@ -163,12 +164,12 @@ def split_source(source: Source, *, bytes_each: int) -> list[SourceSlice]:
 
 
 def readable_files(source: Source, record_type: type[Any] = Document) -> list[SourceFile]:
-    """Return the files of a source that have a reader; other files of a folder are skipped.
+    """Return the files of a source that have a reader; other files of a folder are skipped (see `skipped_files`).
 
     An error is raised if no file has a reader. In the folder of a preferences artifact, the result is the file of
     the record type.
     """
-    candidates = _list_files(source)
+    candidates = training_files(_list_files(source))
     if record_type in _ARTIFACT_FILES and any(file.name == "preferences.jsonl" for file in candidates):
         names = _ARTIFACT_FILES[record_type]
         by_name = {file.name: file for file in candidates if file.name in names and (file.size or len(names) == 1)}
@@ -197,10 +198,12 @@ def is_single_text(source: Source) -> bool:
 
 
 def skipped_files(source: Source) -> list[str]:
-    """Return the names of files without a reader."""
+    """Return the names of files without a reader, and of those of a curated folder beside its training documents."""
     if source.path is None:
         return []
-    return [file.name for file in _list_files(source) if not is_readable(file, source)]
+    candidates = _list_files(source)
+    readable = {file.name for file in training_files(candidates) if is_readable(file, source)}
+    return [file.name for file in candidates if file.name not in readable]
 
 
 _ARTIFACT_FILES: Mapping[type[Any], tuple[str, ...]] = {
@@ -280,14 +283,17 @@ def _whole_source(source: Source, record_type: type[Any] = Document) -> SourceSl
 def read_files(stretch: SourceSlice, record_type: Wanted) -> Iterator[Row]:
     """Yield the rows of each file, by the reader for its content.
 
-    A damaged file is an error, or, if bad rows are dropped, one bad row after the rows that could be read.
+    A damaged file is an error, or, if bad rows are dropped, one bad row after the rows that could be read. A file
+    without rows is a skipped row, if documents are read.
     """
     for file in stretch.files:
-        number = 0
+        number, is_empty = 0, file.span is None and record_type is Document
         try:
             for row in read_rows(file, stretch.source):
-                number = row.number
+                number, is_empty = row.number, False
                 yield row
+            if is_empty:
+                yield empty_file(file)
         except DamagedFile as error:
             files.verify(file)  # a file that changed during the run is a different error
             if stretch.source.on_bad_row == "error":

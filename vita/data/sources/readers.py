@@ -23,6 +23,7 @@ from vita.data.sources.content_types import SUFFIX_FORMATS, detect_format
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.streams import LONG_LINE, MAX_BYTES, SourceText
 from vita.spine.file_listing import printable
+from vita.spine.plain_text import counted
 from vita.spine.registry import Registry
 
 
@@ -37,6 +38,8 @@ class RowProblem(NamedTuple):
 
 DAMAGED_FILE = "damaged_file"
 """Drop reason of the row that represents the rest of a damaged file."""
+EMPTY_FILE = "empty_file"
+"""Drop reason of the row that represents a file without rows."""
 
 
 class Row(NamedTuple):
@@ -107,6 +110,13 @@ def is_readable(file: SourceFile, wishes: ReadOptions) -> bool:
         return format_of(file, streams.with_head(file)[1], wishes) is not None
     except DamagedFile:
         return False
+
+
+def empty_file(file: SourceFile) -> Row:
+    """Return the row of a file or member in which its reader found nothing."""
+    got = f"no row ({counted(file.size, 'byte')})"
+    problem = RowProblem(EMPTY_FILE, "a file with text or rows", got)
+    return Row(printable(file.path), file.name, 0, None, problem, is_skipped=True)
 
 
 @READERS.add("jsonl")
