@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from vita.data.sources.files import SourceFile
 
 CROISSANT = "croissant.json"
-_REPORT = "report.json"
+_REPORT = "report."
+"""Beginning of the names of the report in several formats."""
 _TRAIN = "train/"
 
 
@@ -34,11 +35,11 @@ def _curated_folders(files: Sequence[SourceFile]) -> list[str]:
     ]
     if not folders:
         return []
-    names = {file.name for file in files}
+    names = [file.name for file in files]
     return [
         folder
         for folder in folders
-        if f"{folder}{_REPORT}" in names and any(name.startswith(f"{folder}{_TRAIN}") for name in names)
+        if all(any(name.startswith(folder + start) for name in names) for start in (_REPORT, _TRAIN))
     ]
 
 
