@@ -94,7 +94,7 @@ def test_a_response_has_text_and_usage(client: openai.OpenAI) -> None:
 
 
 def test_a_response_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None:
-    response = client.responses.create(model="cat", input="Hi", max_output_tokens=2, temperature=0)
+    response: Any = client.responses.create(model="cat", input="Hi", max_output_tokens=2, temperature=0)
     assert response.status == "incomplete" and response.incomplete_details is not None
     assert response.incomplete_details.reason == "max_output_tokens"
     assert [item.status for item in response.output] == ["incomplete"]
@@ -103,10 +103,10 @@ def test_a_response_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None
 def test_only_the_last_item_of_a_response_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None:
     total = respond(client, "2+2?").usage.output_tokens
     options: dict[str, Any] = {"model": "cat", "input": "2+2?", "temperature": 0}
-    complete = client.responses.create(**options, max_output_tokens=total - 1)
+    complete: Any = client.responses.create(**options, max_output_tokens=total - 1)
     assert [item.status for item in complete.output] == ["completed", "incomplete"]
     with client.responses.stream(**options, max_output_tokens=total - 1) as stream:
-        events = list(stream)
+        events: list[Any] = list(stream)
     final = events[-1].response
     done = [event.item.status for event in events if event.type == "response.output_item.done"]
     assert done == [item.status for item in final.output] == ["completed", "incomplete"]
@@ -207,12 +207,10 @@ def test_a_required_tool_is_used(claude: anthropic.Anthropic) -> None:
 
 def test_a_named_function_is_called_exactly_once(client: openai.OpenAI, claude: anthropic.Anthropic) -> None:
     question: Any = {"role": "user", "content": "Köln and Bern?"}
-    sampling: Any = {"temperature": 1.5, "n": 8, "seed": 0, "max_tokens": 100}
+    sampling: Any = {"temperature": 1.5, "n": 8, "seed": 0, "max_tokens": 100, "tools": [WEATHER]}
 
     def numbers_of_calls(choice: Any) -> list[int]:
-        answer = client.chat.completions.create(
-            model="cat", messages=[question], tools=[WEATHER], tool_choice=choice, **sampling
-        )  # type: ignore[call-overload]
+        answer = client.chat.completions.create(model="cat", messages=[question], tool_choice=choice, **sampling)
         assert {choice.finish_reason for choice in answer.choices} == {"tool_calls"}
         return [len(choice.message.tool_calls or ()) for choice in answer.choices]
 
