@@ -119,11 +119,13 @@ def test_files_without_rows_are_reported(tmp_path: Path) -> None:
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
     dropped: list[DroppedRecord] = []
-    assert [document.text for document in documents(Source(path=str(tmp_path)), dropped=dropped.append)] == ["text"]
+    assert [
+        document.text for document in documents(Source.model_validate({"path": str(tmp_path)}), dropped=dropped.append)
+    ] == ["text"]
     empty = ["a.txt", "b.jsonl", "c.csv", "d.warc", "e.txt.gz", "f.zip/g.txt"]
     assert [(drop.id, drop.reason) for drop in dropped] == [(name, "empty_file") for name in empty]
     assert dropped[0].detail == "expected a file with text or rows, got no row (0 bytes)"
-    assert list(dialogues(Source(path=str(tmp_path / "a.txt")), dropped=dropped.append)) == []
+    assert list(dialogues(Source.model_validate({"path": str(tmp_path / "a.txt")}), dropped=dropped.append)) == []
 
 
 def test_a_curated_folder_has_only_its_training_documents(tmp_path: Path) -> None:
@@ -135,13 +137,13 @@ def test_a_curated_folder_has_only_its_training_documents(tmp_path: Path) -> Non
     (tmp_path / "croissant.json").write_text('[{"text": "no curated folder"}]')
 
     def texts(path: Path) -> list[str]:
-        return [document.text for document in documents(Source(path=str(path)))]
+        return [document.text for document in documents(Source.model_validate({"path": str(path)}))]
 
     clean = tmp_path / "clean"
     assert texts(clean) == texts(clean / "*") == ["train/0.jsonl"]
     assert texts(tmp_path) == ["train/0.jsonl", "no curated folder"]
     assert texts(clean / "heldout") == ["heldout/0.jsonl"] and texts(clean / "dropped") == ["dropped/0.jsonl"]
-    assert skipped_files(Source(path=str(clean))) == sorted(names[1:])
+    assert skipped_files(Source.model_validate({"path": str(clean)})) == sorted(names[1:])
 
 
 def test_the_text_field_is_detected_or_set(tmp_path: Path) -> None:
