@@ -133,6 +133,16 @@ def test_details_of_any_shape_can_be_rendered() -> None:
     assert "nested too deeply" in as_html(report_sections(ReportContent.of("new", details=details)))
 
 
+def test_settings_of_different_rows_are_one_column_and_nested_counts_follow_in_sections() -> None:
+    filters = [{"name": "length", "settings": {"min_words": 50}}, {"name": "c4", "settings": {"min_lines": 3}}]
+    sources = {"books": {"read": 9, "dropped": {"short": {"documents": 2}}}, "web": {"read": 4, "dropped": {}}}
+    text = as_markdown(report_sections(ReportContent.of("new", details={"filters": filters, "sources": sources})))
+    assert "| length | min words: 50 |" in text and "| c4 | min lines: 3 |" in text
+    assert "| books | 9 |" in text and "books: dropped" in text and "| short | 2 |" in text
+    rows = [{"a": 1, "b": {"c": {"d": 5}}}]
+    assert "d: 5" in as_markdown(report_sections(ReportContent.of("new", details={"rows": rows})))
+
+
 def test_the_metrics_of_a_training_run_share_a_chart_for_all_data() -> None:
     curve = [
         {"step": step, "loss": 1.0, "heldout_loss": 2.0, "domain_loss": 3.0, "rewards/chosen": 1.0,

@@ -566,3 +566,18 @@ def test_a_bad_row_stops_the_run_and_the_error_gives_its_position(tmp_path: Path
     write(tmp_path / "a.jsonl", [{"text": "One."}, {"title": "Two."}])
     with pytest.raises(DataError, match=r"a\.jsonl, row 2: expected a text field .*, got only the fields title"):
         run(tmp_path, sources=[str(tmp_path / "a.jsonl")], **PLAIN)
+
+
+def test_the_report_has_samples_of_the_training_documents_of_each_source(tmp_path: Path) -> None:
+    many = write(tmp_path / "a.jsonl", [*numbered_rows(9), {"id": "mail", "text": "Write to ann@corp.net now."}])
+    single = write(tmp_path / "b.jsonl", [{"id": "last", "text": "Another   text."}])
+    sources = [{"path": str(many), "name": "many"}, {"path": str(single), "name": "single"}]
+    draft = run(tmp_path, sources=sources, **PLAIN)
+    samples = report(draft)["kept"]
+    assert [sample["source"] for sample in samples] == ["many"] * 3 + ["single"]
+    training = {
+        (document.source, document.id): " ".join(document.text.split())
+        for document in read_corpus(draft.folder, "train")
+    }
+    assert all(training[sample["source"], sample["id"]] == sample["text"] for sample in samples)
+    assert samples[-1] == {"source": "single", "id": "last", "text": "Another text."}

@@ -10,7 +10,7 @@ with a row for each of them, and deeper data collapsible sections. The HTML page
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -270,9 +270,9 @@ def _list_blocks(values: Sequence[Any]) -> list[Block]:
 def _mapping_blocks(values: Mapping[str, Any]) -> Iterator[Block]:
     """Yield values of one kind as rows of a table; else plain values as a table and deeper ones in sections."""
     if rows := _rows(values):
-        yield _table(rows)
+        yield _table(rows, has_details=True)
         deep = {f"{name}: {words(part)}": value for name, row in values.items() for part, value in row.items()
-                if isinstance(value, (list, tuple)) and _is_deep(value)}  # fmt: skip
+                if _is_deep(value) and not _is_flat_mapping(value)}  # fmt: skip
     else:
         flat = _flat(values)
         deep = {name: value for name, value in flat.items() if _is_deep(value)}
@@ -293,12 +293,25 @@ def _rows(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [{"": name, **row} for name, row in values.items()] if common else []
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a table with the columns of all rows; lists of mappings are left out."""
-    flat = [_flat(row) for row in rows[:_MOST_ROWS]]
+def _table(rows: Sequence[Mapping[str, Any]], *, has_details: bool = False) -> Table:
+    """Return a table with the columns of all rows; lists of mappings are left out.
+
+    So are mappings of mappings if `has_details`: they follow in sections. Mappings without a common name, such as the
+    settings of different filters, are one column.
+    """
+    shown = rows[:_MOST_ROWS]
+    parts: dict[str, list[set[str]]] = {}
+    for row in shown:
+        for name, value in row.items():
+            if _is_flat_mapping(value) and value:
+                parts.setdefault(name, []).append(set(value))
+    joined = {name for name, sets in parts.items() if not set.intersection(*sets)}
+    flat = [_flat(row, joined=joined) for row in shown]
     names = dict.fromkeys(name for row in flat for name in row)
-    lists = {name for row in flat for name, value in row.items() if isinstance(value, list) and _is_deep(value)}
-    columns = [name for name in names if name not in lists and any(_cell(row.get(name)) for row in flat)]
+    hidden = (list, tuple, Mapping) if has_details else (list, tuple)
+    deep = {name for row in flat for name, value in row.items()
+            if isinstance(value, hidden) and _is_deep(value) and not _is_flat_mapping(value)}  # fmt: skip
+    columns = [name for name in names if name not in deep and any(_cell(row.get(name)) for row in flat)]
     for row in flat:
         row |= {name: f"{moment(row[name])} UTC" for name in _TIMES & row.keys() if type(row[name]) is float}
     cells = [tuple(_cell(row.get(name)) for name in columns) for row in flat]
@@ -310,15 +323,20 @@ def _cell(value: Any) -> str:
     return one_line(value_text(value), limit=_LONGEST_CELL)
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row with an entry for each plain value of its mappings."""
+def _flat(row: Mapping[str, Any], *, joined: Container[str] = ()) -> dict[str, Any]:
+    """Return the row with an entry for each plain value of its mappings, except those of the names in `joined`."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
-        if isinstance(value, Mapping) and not any(map(_is_deep, value.values())):
+        if name not in joined and _is_flat_mapping(value):
             flat |= {f"{name} {part}": entry for part, entry in value.items()}
         else:
             flat[name] = value
     return flat
+
+
+def _is_flat_mapping(value: Any) -> bool:
+    """Return True for a mapping of plain values."""
+    return isinstance(value, Mapping) and not any(map(_is_deep, value.values()))
 
 
 def _is_deep(value: Any) -> bool:

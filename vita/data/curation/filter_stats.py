@@ -12,7 +12,7 @@ from vita.data.record_rights import GIVEN, REFUSED, Rights
 from vita.data.records import DroppedRecord
 
 SAMPLES = 3
-"""Number of sample documents in the report for each drop reason."""
+"""Number of sample documents in the report for each drop reason, and of kept ones for each source."""
 
 
 @dataclass
@@ -86,6 +86,8 @@ class FilterStats:
     """source -> drop reason -> count."""
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """drop reason -> the samples with the smallest hash of their id."""
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    """Samples of documents of the corpus, as they are after all steps."""
     rights: dict[str, DocumentCount] = field(default_factory=dict)
     """Statement of rights, such as `opted out` and `consent given` -> documents of sources that state it."""
     damaged: list[str] = field(default_factory=list)
@@ -131,6 +133,10 @@ class FilterStats:
             reason_samples.append({"rank": rank, **asdict(drop), "text": _excerpt(text)})
             self.samples[drop.reason] = _smallest(reason_samples)
 
+    def keep(self, source: str, id: str, text: str) -> None:
+        """Store a document of the corpus as a sample."""
+        self.kept.append({"source": source, "id": id, "text": _excerpt(text)})
+
     def merge(self, other: FilterStats) -> None:
         """Add the counts and samples of another slice."""
         for source, count in other.read.items():
@@ -161,6 +167,7 @@ class FilterStats:
             self.samples[reason] = _smallest(self.samples.get(reason, []) + samples)
         for kind, count in other.cuts.items():
             self.cuts.setdefault(kind, CutCount()).add(count)
+        self.kept += other.kept
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -180,6 +187,7 @@ class FilterStats:
             languages={name: DocumentCount(**count) for name, count in value["languages"].items()},
             dropped=dropped,
             samples=value["samples"],
+            kept=value["kept"],
             rights={name: DocumentCount(**count) for name, count in value["rights"].items()},
             damaged=value["damaged"],
             personal_data={kind: ValueCount(**count) for kind, count in value["personal_data"].items()},

@@ -76,6 +76,7 @@ def build_report(
         **({"rights": {name: _plain(count) for name, count in sorted(stats.rights.items())}} if stats.rights else {}),
         **_languages(stats, tables, sizes, is_train | is_held_out),
         "dropped": dropped,
+        "kept": sorted(stats.kept, key=lambda sample: (sample["source"], sample["id"])),
         **_personal_data(stats, personal_data),
         **_contamination(stats, benchmarks, kept=keeps_contaminated),
         **_repeated_text(stats, repeats_cut),

@@ -18,13 +18,16 @@ from jaxtyping import Bool, Float64, Int64, UInt64
 
 from vita.data.curation.corpus import ZstdLineWriter, dump, dump_drop, read_lines
 from vita.data.curation.dedup import first_equal
-from vita.data.curation.filter_stats import FilterStats
+from vita.data.curation.filter_stats import SAMPLES, FilterStats
 from vita.data.curation.near_duplicates import Sketches, find_near_duplicates
 from vita.data.curation.part_files import PartTable, hash_of_id
 from vita.data.curation.repeated_text import PartCuts, cut_document
 from vita.data.hash_sampling import hash_fractions, held_out_mask, repeat_counts
 from vita.data.records import DroppedRecord
 from vita.data.sources.erased import text_hash
+
+_SAMPLED_SOURCES = 10
+"""Sources with the most training documents, of which the report has samples."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,8 @@ class SplitJob:
     """True to store the text of dropped documents."""
     cuts: PartCuts | None = None
     """The repeated text to cut."""
+    samples: frozenset[int] = frozenset()
+    """Numbers of the documents of this part that are samples for the report."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,7 @@ def split_jobs(
     first_ids |= {
         at: (first_ids[at][0], assignments.new_ids[at]) for at in first_ids.keys() & assignments.new_ids.keys()
     }
+    samples = _sampled(tables, assignments)
     numbers = itertools.count()
     highest_count = int(assignments.repeat_counts.max())
     # Each repetition covers all parts before the next one begins, so that repeats of a text are far apart.
@@ -213,10 +219,30 @@ def split_jobs(
         ]
         ids = {int(first): first_ids[int(first)] for first in repeated_documents}
         part_cuts = cuts[index] if cuts else None
+        inside = samples[(samples >= part_starts[index]) & (samples < part_starts[index + 1])] - part_starts[index]
         jobs.append(
-            SplitJob(part, tuple(files[index]), part_assignments, part_starts[index], ids, dropped_text, part_cuts)
-        )
+            SplitJob(
+                part, tuple(files[index]), part_assignments, part_starts[index], ids, dropped_text, part_cuts,
+                frozenset(inside.tolist()),
+            )
+        )  # fmt: skip
     return jobs
+
+
+def _sampled(tables: Sequence[PartTable], assignments: SplitAssignments) -> Int64[np.ndarray, "S"]:
+    """Return the training documents with the smallest hash of the id, a few for each of the sources with the most."""
+    sources: dict[str, int] = {}
+    numbers = [np.array([sources.setdefault(name, len(sources)) for name in table.sources], int) for table in tables]
+    source_of = np.concatenate([number[table.source_of] for number, table in zip(numbers, tables, strict=True)])
+    training = np.flatnonzero(assignments.repeat_counts > 0)
+    hashes = np.concatenate([table.id_hashes for table in tables])
+    counts = np.bincount(source_of[training], minlength=len(sources))
+    largest = np.argsort(-counts, kind="stable")[:_SAMPLED_SOURCES]
+    chosen = []
+    for source in largest.tolist():
+        documents = training[source_of[training] == source]
+        chosen.append(documents[np.argsort(hashes[documents], kind="stable")[:SAMPLES]])
+    return np.sort(np.concatenate(chosen))
 
 
 def _ids_of(documents: np.ndarray, tables: Sequence[PartTable], part_starts: list[int]) -> dict[int, tuple[str, str]]:
@@ -256,6 +282,9 @@ def write_splits(job: SplitJob, tick: Callable[[int], None]) -> SplitResult:
         elif not repeat_count:
             detail = "not selected for the fractional part of `repeat`"
             _record_drop(result, line, "repeat", detail, keep_text=job.dropped_text)
+        if number in job.samples:
+            row = orjson.loads(line)
+            result.stats.keep(row["source"], row["id"], row["text"])
         for shard in shards[:repeat_count]:
             assert shard is not None, "a repetition with documents has a file"
             shard.write(line)
