@@ -20,6 +20,9 @@ from vita.data.sources.read import Source, documents, split_source
 LINES = [f"Line {number:04d} of the text, with äöü and some more words." for number in range(600)]
 TEXT = "".join(line + ("\r\n" if number % 7 else "\n\n") for number, line in enumerate(LINES)).encode()
 JSONL = b"".join(b'{"text": "Row %d, of a table"}\n' % number for number in range(1000))
+CSV = b"text,number\n" + b"".join(
+    b'"Row %d, ""quoted""\n\nin lines",%d\n%s' % (number, number, b"\n" * (number % 3)) for number in range(600)
+)
 WARC = b"".join(
     page_record(b"Text of the page %d. " % number * 5, type="text/plain", url=f"http://a.example/{number}")
     for number in range(100)
@@ -56,6 +59,11 @@ def pair(source: Source) -> tuple[list[Any], list[Any], int]:
         ("a.txt", TEXT, {}),
         ("noname", JSONL, {}),
         ("a.warc", WARC, {}),
+        ("a.csv", CSV, {}),
+        ("a.csv", CSV.replace(b"\n", b"\r\n"), {}),
+        ("a.csv", b"\n \n" + CSV.replace(b",", b";"), {}),
+        ("a.csv", CSV.replace(b",", b"\t").replace(b'"', b""), {}),
+        ("a.tsv", CSV.replace(b",", b"\t").replace(b'"', b""), {}),
     ],
 )
 def test_slices_have_the_rows_of_the_whole_file(
@@ -86,3 +94,23 @@ def test_files_without_line_feeds_or_in_other_encodings_are_not_divided(tmp_path
     (tmp_path / "a.jsonl").write_bytes(data)
     whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.jsonl")}))
     assert sliced == whole and len(whole) == 1000 and count == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", CSV.replace(b"\n", b"\r")),
+        ("a.tsv", CSV.replace(b",", b"\t")),
+        ("a.csv", CSV.decode().encode("utf-16")),
+    ],
+)
+def test_tables_whose_rows_have_no_certain_position_are_not_divided(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / name)}))
+    assert sliced == whole and len(whole) == 600 and count == 1
+
+
+def test_the_rows_before_the_damage_of_a_large_table_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(CSV + b'"never closed,1\n' * 200)
+    whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.csv"), "on_bad_row": "drop"}))
+    assert sliced == whole and count > 5 and whole[-1][1] == "damaged_file" and len(whole) == 601

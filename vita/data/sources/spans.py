@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import BinaryIO, cast
 
 from vita.data.content import normalize_line_ends
-from vita.data.sources import readers, streams
+from vita.data.sources import readers, streams, table_readers
 from vita.data.sources.encodings import UTF8, detect_encoding
 from vita.data.sources.files import DamagedFile, FileSpan, SourceFile
 from vita.data.sources.readers import BLANK_LINE, ReadOptions, cut_parts, format_of
@@ -37,7 +37,7 @@ def divide(file: SourceFile, wishes: ReadOptions) -> list[SourceFile]:
         return [file]
     head = streams.with_head(file)[1]
     format = format_of(file, head, wishes) or "text"
-    is_text = format in ("jsonl", "text")
+    is_text = format in ("jsonl", "text", "csv", "tsv")
     is_compressed = streams.is_compressed(file)
     if file.size < MIN_PLAIN_BYTES and not is_compressed:
         return [file]
@@ -64,6 +64,8 @@ def _starts(file: SourceFile, format: str, wishes: ReadOptions, *, is_compressed
         return [] if is_compressed else _row_groups(file)
     if format in ("warc", "arc"):
         return _record_starts(file, format)
+    if format in ("csv", "tsv"):
+        return table_readers.row_starts(file, format, span_bytes=readers.PART_BYTES)
     if format == "jsonl" or (format == "text" and wishes.cut_at):
         return _line_starts(file, is_rows=format == "jsonl", at_blank_lines=wishes.cut_at == "blank_lines")
     return _part_starts(file) if format == "text" else []

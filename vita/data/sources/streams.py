@@ -50,10 +50,16 @@ def read_span(file: SourceFile, span: FileSpan) -> Iterator[bytes]:
     if cursor is None or cursor.position > span.start:
         close_spans()
         cursor = _Cursor(replace(file, span=None))
-    cursor.skip_to(span.start)
-    while cursor.position < span.stop and (piece := cursor.read(span.stop - cursor.position)):
-        yield piece
-    verify(file)  # the digest of a part is not known, so the state of the file is compared
+    is_complete = False
+    try:
+        cursor.skip_to(span.start)
+        while cursor.position < span.stop and (piece := cursor.read(span.stop - cursor.position)):
+            yield piece
+        verify(file)  # the digest of a part is not known, so the state of the file is compared
+        is_complete = True
+    finally:
+        if not is_complete:
+            cursor.close()
     _cursors[file.path] = cursor
 
 

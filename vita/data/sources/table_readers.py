@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from itertools import chain
 
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.readers import READERS, ReadOptions, Row, RowProblem
-from vita.data.sources.streams import MAX_BYTES, SourceText
+from vita.data.sources.streams import MAX_BYTES, SourceText, chunks
 from vita.spine.file_listing import printable
 from vita.spine.plain_text import counted
 
@@ -29,20 +30,84 @@ _TO_QUOTE = re.compile(r'[^"]*(?:""[^"]*)*')
 @READERS.add("csv")
 def read_csv(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read a table with the delimiter of its first row between the fields."""
-    csv.field_size_limit(MAX_BYTES)
-    stream = SourceText(file, wishes.encoding)
-    lines = _text_lines(stream)
-    head = next((line for line in lines if line.strip()), "")
-    delimiter = _delimiter_of(head)
-    lines = chain([head] if head else (), lines)
-    yield from _read_table(stream, _tab_rows(lines) if delimiter == "\t" else _csv_rows(lines, delimiter), delimiter)
+    yield from _read_table(file, wishes, None)
 
 
 @READERS.add("tsv")
 def read_tsv(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read a table with tabs between the fields."""
-    stream = SourceText(file, wishes.encoding)
-    yield from _read_table(stream, _tab_rows(_text_lines(stream)), "\t")
+    yield from _read_table(file, wishes, "\t")
+
+
+def row_starts(file: SourceFile, format: str, *, span_bytes: int) -> list[tuple[int, int]]:
+    """Return (position, number) of a row about every `span_bytes` of a table in UTF-8, from (0, 1) to its end.
+
+    The rows are parsed, because a quoted field can contain line feeds. The list is empty for a table whose rows have no
+    certain position: with carriage returns as line ends, or with quotes in a table with tabs.
+    """
+    csv.field_size_limit(MAX_BYTES)
+    source, position = _raw_lines(file), 0
+
+    def raw_lines() -> Iterator[str]:
+        nonlocal position
+        for line in source:
+            if b"\r" in line.removesuffix(b"\n").removesuffix(b"\r"):
+                raise _UncertainRows
+            position += len(line)
+            yield line.decode("utf-8", errors="replace")
+
+    lines = raw_lines()
+    starts, number = [(0, 1)], -1
+    try:
+        head = next((line for line in lines if line.strip()), "")
+        delimiter = _delimiter_of(head) if format == "csv" else "\t"
+        lines = chain([head], lines)
+        rows = map(_unquoted_fields, lines) if delimiter == "\t" else _csv_rows(lines, delimiter)
+        for fields in rows:
+            number += number < 0 or any(field.strip() for field in fields)
+            if position - starts[-1][0] >= span_bytes:
+                starts.append((position, number + 1))
+    except _UncertainRows:
+        return []
+    except csv.Error:
+        position = _END  # the reader of the last span reports the damage
+    finally:
+        source.close()
+    if position > starts[-1][0]:
+        starts.append((position, number + 1))
+    return starts
+
+
+class _UncertainRows(Exception):
+    """The positions of the rows are not known."""
+
+
+_END = 2**62
+"""End of the last span of a damaged table."""
+
+
+def _raw_lines(file: SourceFile) -> Generator[bytes, None, None]:
+    """Yield the lines with their ends; a line of more than `MAX_BYTES` has no certain position."""
+    pending: list[bytes] = []
+    length = 0
+    for piece in chunks(file):
+        length += len(piece)
+        pending.append(piece)
+        if b"\n" not in piece:
+            if length > MAX_BYTES:
+                raise _UncertainRows
+            continue
+        *lines, last = b"".join(pending).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+        pending, length = [last], len(last)
+    if length:
+        yield b"".join(pending)
+
+
+def _unquoted_fields(line: str) -> list[str]:
+    if line.startswith('"') or '\t"' in line:
+        raise _UncertainRows
+    return line.split("\t")
 
 
 def _delimiter_of(line: str) -> str:
@@ -51,10 +116,14 @@ def _delimiter_of(line: str) -> str:
     return max(counts, key=lambda delimiter: counts[delimiter])
 
 
-def _read_table(stream: SourceText, rows: Iterator[list[str]], delimiter: str) -> Iterator[Row]:
-    file = stream.file
-    path, columns = printable(file.path), list[str]()
-    number = 0
+def _read_table(file: SourceFile, wishes: ReadOptions, delimiter: str | None) -> Iterator[Row]:
+    """Read the rows of a table, or of a span, whose columns are those of the first row of the file."""
+    stream = SourceText(file, wishes.encoding)
+    columns: list[str] = []
+    if file.span and file.span.start:
+        columns, delimiter = _first_row(replace(file, span=None), wishes, delimiter)
+    rows, delimiter = _rows(stream, delimiter)
+    path, number = printable(file.path), stream.first_row - 1
     while True:
         try:
             fields = next(rows, None)
@@ -77,6 +146,23 @@ def _read_table(stream: SourceText, rows: Iterator[list[str]], delimiter: str) -
             continue
         values = dict(zip(columns, fields, strict=True))
         yield Row(path, file.name, number, values, encoding=stream.converted_from)
+
+
+def _first_row(file: SourceFile, wishes: ReadOptions, delimiter: str | None) -> tuple[list[str], str]:
+    """Return the names of the columns and the delimiter."""
+    rows, delimiter = _rows(SourceText(file, wishes.encoding), delimiter)
+    return [name.strip() for name in next(rows, [])], delimiter
+
+
+def _rows(stream: SourceText, delimiter: str | None) -> tuple[Iterator[list[str]], str]:
+    """Return the rows of a table and the delimiter, by default that of the first row."""
+    csv.field_size_limit(MAX_BYTES)
+    lines = _text_lines(stream)
+    if delimiter is None:
+        head = next((line for line in lines if line.strip()), "")
+        delimiter = _delimiter_of(head)
+        lines = chain([head] if head else (), lines)
+    return (_tab_rows(lines) if delimiter == "\t" else _csv_rows(lines, delimiter)), delimiter
 
 
 def _csv_rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
@@ -172,7 +258,8 @@ def _text_lines(stream: SourceText) -> Iterator[str]:
         try:
             yield line.decode("utf-8") + "\n"
         except UnicodeDecodeError as error:
-            got = f"the byte 0x{line[error.start]:02x} in line {number}"
+            row = f" after row {stream.first_row - 1}" if stream.first_row > 1 else ""
+            got = f"the byte 0x{line[error.start]:02x} in line {number}{row}"
             hint = "set `encoding` of the source, or convert the file to UTF-8"
             raise DamagedFile(stream.file.path, expected="text in UTF-8", got=got, hint=hint) from None
 
