@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.ipc
 import pytest
 import zstandard
 from pyarrow import parquet
@@ -81,6 +82,15 @@ def test_row_groups_of_parquet_are_spans(tmp_path: Path) -> None:
     assert sliced == whole and count > 5 and whole[-1][0] == "a.parquet:500"
 
 
+@pytest.mark.parametrize("write", [pyarrow.ipc.new_file, pyarrow.ipc.new_stream])
+def test_record_batches_of_arrow_are_spans(tmp_path: Path, write: Callable[..., Any]) -> None:
+    table = pyarrow.table({"text": [f"Text {number} " * 20 for number in range(500)]})
+    with write(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=20)
+    whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.arrow")}))
+    assert sliced == whole and count > 5 and whole[-1][0] == "a.arrow:500"
+
+
 def test_the_rows_before_the_damage_of_a_large_file_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(JSONL, compresslevel=0)[:-3000])
     whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.jsonl.gz"), "on_bad_row": "drop"}))
@@ -114,3 +124,13 @@ def test_the_rows_before_the_damage_of_a_large_table_are_read(tmp_path: Path) ->
     (tmp_path / "a.csv").write_bytes(CSV + b'"never closed,1\n' * 200)
     whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.csv"), "on_bad_row": "drop"}))
     assert sliced == whole and count > 5 and whole[-1][1] == "damaged_file" and len(whole) == 601
+
+
+def test_the_rows_before_the_damage_of_a_large_arrow_stream_are_read(tmp_path: Path) -> None:
+    table = pyarrow.table({"text": [f"Text {number} " * 20 for number in range(500)]})
+    with pyarrow.ipc.new_stream(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=20)
+    data = (tmp_path / "a.arrow").read_bytes()
+    (tmp_path / "a.arrow").write_bytes(data[: len(data) * 2 // 3])
+    whole, sliced, _ = pair(Source.model_validate({"path": str(tmp_path / "a.arrow"), "on_bad_row": "drop"}))
+    assert sliced == whole and 300 < len(whole) < 400 and whole[-1][1] == "damaged_file"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from vita.data.sources import files, streams
@@ -31,19 +32,47 @@ def read_parquet(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
 
 @READERS.add("arrow")
 def read_arrow(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
-    """Read the rows of an Arrow file (Feather) or Arrow stream in batches."""
-    from pyarrow import ipc
+    """Read the rows of an Arrow file (Feather) or Arrow stream in batches; a span is a range of record batches."""
+    import pyarrow
 
-    with open_seekable(file) as handle, _arrow_errors(file, "arrow"):
-        is_file = handle.read(6) == b"ARROW1"
-        handle.seek(0)
-        if is_file:
-            table = ipc.open_file(handle)
-            batches = (table.get_batch(number) for number in range(table.num_record_batches))
-        else:
-            batches = iter(ipc.open_stream(handle))
+    opened = pyarrow.memory_map(file.path) if file.span else open_seekable(file)
+    with _arrow_errors(file, "arrow"), opened as handle:
+        span = (file.span.start, file.span.stop) if file.span else (0, None)
+        batches = islice(_record_batches(handle), *span)
         yield from _rows(file, (part for batch in batches for part in _small_batches(batch)))
     files.verify(file)
+
+
+def _record_batches(handle: Any) -> Iterator[Any]:
+    """Yield the record batches of an Arrow file or stream; those of a memory map are not copied."""
+    from pyarrow import ipc
+
+    is_file = handle.read(6) == b"ARROW1"
+    handle.seek(0)
+    if is_file:
+        table = ipc.open_file(handle)
+        yield from (table.get_batch(number) for number in range(table.num_record_batches))
+    else:
+        yield from ipc.open_stream(handle)
+
+
+def row_groups(file: SourceFile) -> Iterator[tuple[int, int]]:
+    """Yield (rows, bytes) of each row group of a Parquet file; raise `DamagedFile` for a damaged file."""
+    from pyarrow import parquet
+
+    with _arrow_errors(file, "parquet"):
+        metadata = parquet.ParquetFile(file.path).metadata
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    yield from ((group.num_rows, group.total_byte_size) for group in groups)
+
+
+def record_batches(file: SourceFile) -> Iterator[tuple[int, int]]:
+    """Yield (rows, bytes) of each record batch of an Arrow file or stream; raise `DamagedFile` for a damaged file."""
+    import pyarrow
+
+    with _arrow_errors(file, "arrow"), pyarrow.memory_map(file.path) as handle:
+        for batch in _record_batches(handle):
+            yield batch.num_rows, batch.nbytes
 
 
 def _small_batches(batch: Any) -> Iterator[Any]:

@@ -39,11 +39,12 @@ class DamagedFile(DataError):
 
 @dataclass(frozen=True, slots=True)
 class FileSpan:
-    """A part of a large file: the bytes or row groups from `start` to `stop`, which begin with row `first_row`."""
+    """A part of a large file: the bytes, row groups or record batches from `start` to `stop`."""
 
     start: int
     stop: int
     first_row: int
+    """Number of the first row."""
     size: int
     """Share of the size on disk, in bytes."""
     format: str

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import BinaryIO, cast
 
 from vita.data.content import normalize_line_ends
-from vita.data.sources import readers, streams, table_readers
+from vita.data.sources import columnar_readers, readers, streams, table_readers
 from vita.data.sources.encodings import UTF8, detect_encoding
 from vita.data.sources.files import DamagedFile, FileSpan, SourceFile
 from vita.data.sources.readers import BLANK_LINE, ReadOptions, cut_parts, format_of
@@ -28,7 +28,7 @@ _END = 2**62
 """End of the last span of a damaged file."""
 
 Start = tuple[int, int]
-"""(position of the first byte or row group, number of the first row) of a span; the last one ends the file."""
+"""(first byte, row group or record batch; number of the first row) of a span. The last one is the end of the file."""
 
 
 def divide(file: SourceFile, wishes: ReadOptions) -> list[SourceFile]:
@@ -60,8 +60,9 @@ def divide(file: SourceFile, wishes: ReadOptions) -> list[SourceFile]:
 
 def _starts(file: SourceFile, format: str, wishes: ReadOptions, *, is_compressed: bool) -> Iterable[Start]:
     """Return the starts of the spans of a file; none for a format without spans."""
-    if format == "parquet":
-        return [] if is_compressed else _row_groups(file)
+    if format in ("parquet", "arrow"):
+        groups = columnar_readers.row_groups if format == "parquet" else columnar_readers.record_batches
+        return [] if is_compressed else _group_starts(groups(file))
     if format in ("warc", "arc"):
         return _record_starts(file, format)
     if format in ("csv", "tsv"):
@@ -140,20 +141,14 @@ def _record_starts(file: SourceFile, format: str) -> Iterator[Start]:
     yield cast(streams.StreamReader, stream.raw).position, number + 1
 
 
-def _row_groups(file: SourceFile) -> list[Start]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        metadata = parquet.ParquetFile(file.path).metadata
-    except (ArrowException, OSError):
-        return []  # the reader reports the damage
+def _group_starts(groups: Iterable[tuple[int, int]]) -> list[Start]:
+    """Return the starts of spans of whole groups, whose rows and bytes are known."""
     starts: list[Start] = [(0, 1)]
-    size, row = 0, 1
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        size += group.total_byte_size
-        row += group.num_rows
-        if size >= readers.PART_BYTES or number == metadata.num_row_groups - 1:
-            starts.append((number + 1, row))
+    size, row, number = 0, 1, 0
+    for number, (rows, group_bytes) in enumerate(groups, 1):
+        size += group_bytes
+        row += rows
+        if size >= readers.PART_BYTES:
+            starts.append((number, row))
             size = 0
-    return starts
+    return [*starts, (number, row)] if size else starts
