@@ -170,6 +170,11 @@ def test_messages_of_a_mailbox_are_documents(tmp_path: Path) -> None:
     assert found[0].metadata["title"] == "Grüße"
 
 
+def test_a_file_with_a_message_is_a_document(tmp_path: Path) -> None:
+    found, _ = read(tmp_path / "a.eml", b"From: a@b.example\r\nSubject: page\r\n\r\nA text.\r\nFrom here on.\r\n")
+    assert [(document.id, document.text) for document in found] == [("a.eml", "A text.\nFrom here on.")]
+
+
 # -- encodings
 
 RUSSIAN = "Река несёт воду от истока к морю, а озеро на время собирает её.\n" * 3

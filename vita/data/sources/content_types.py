@@ -18,6 +18,7 @@ SUFFIX_FORMATS = {
     "txt": "text", "text": "text", "md": "text", "markdown": "text", "rst": "text",
     "html": "html", "htm": "html", "xhtml": "html", "warc": "warc", "wet": "warc", "arc": "arc",
     "pdf": "pdf", "epub": "zip", "docx": "zip", "zip": "zip", "tar": "tar", "tgz": "tar", "mbox": "mbox",
+    "eml": "eml",
 }  # fmt: skip
 """Suffix -> format. A file with another suffix is read if its content is of a known format."""
 _ROWS = ("jsonl", "json", "csv", "tsv")

@@ -51,6 +51,15 @@ def read_mbox(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
             yield _message_row(row, data, wishes)
 
 
+@READERS.add("eml")
+def read_eml(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
+    """Read a file with one message; attachments are not read."""
+    limit = wishes.extraction.megabytes * 2**20
+    hint = "raise `extraction.megabytes`, or leave the file out"
+    data = b"\n".join(streams.read_bytes(file, limit=limit, hint=hint).splitlines())
+    yield _message_row(Row(printable(file.path), file.name, 0, None), data, wishes)
+
+
 def _messages(file: SourceFile, limit: int) -> Iterator[bytes | None]:
     """Yield the bytes of each message, and None for a larger one; it begins with a line `From ` after a blank line."""
     message: list[bytes] = []

@@ -59,6 +59,7 @@ class Source(Settings):
             "docx",
             "epub",
             "mbox",
+            "eml",
             "zip",
             "tar",
         ]
