@@ -27,7 +27,8 @@ def test_a_cut_document_keeps_its_id_and_records_the_ranges(tmp_path: Path) -> N
     first, second = read_corpus(draft.folder, "train")
     assert (first.id, first.text) == ("a", rows[0]["text"]) and "cut" not in first.metadata
     # `Ä.` and its line end are three characters, and the line has 53 and its line end.
-    assert second.metadata == {"year": 1, "language": "unknown", "cut": {"lines": [[3, 57]]}}
+    masked_and_cut = {"masked": {"email": 1}, "cut": {"lines": [[3, 57]]}}
+    assert second.metadata == {"year": 1, "language": "unknown", **masked_and_cut}
     assert (second.id, second.text) == ("b", "Ä.\nMail <EMAIL>.")
     assert drops(draft) == [("c", "repeated_text", "all of its text occurs in documents before it")]
     figures = report(draft)
