@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from tests.infer.test_closing_search import random_answer
 from vita.infer.grammars import GrammarCompiler, GrammarError, json_grammar
-from vita.infer.json_schemas import supported_schema
+from vita.infer.json_schemas import _KEYWORDS, supported_schema
 from vita.testing import byte_tokenizer
 
 FORMATS = jsonschema.Draft202012Validator.FORMAT_CHECKER
@@ -113,3 +114,43 @@ def test_a_format_is_combined_with_a_pattern(compiler: GrammarCompiler) -> None:
     schema = {"type": "string", "format": "date", "pattern": "^1999-.*-07$"}
     text = random_answer(compiler, json_grammar(schema), limit=20, seed=0)
     assert text is not None and re.fullmatch(r'"1999-[01][0-9]-07"', text)
+
+
+JUNK = [
+    None,
+    True,
+    0,
+    -1.5,
+    1e30,
+    10**40,
+    float("inf"),
+    float("nan"),
+    "x",
+    "#",
+    "#/a/9",
+    [],
+    [[]],
+    [None],
+    [{}],
+    {},
+    {"a": 1},
+]
+
+
+@pytest.mark.parametrize("type", ["object", "array", ["object"], [[]], 3])
+def test_keywords_with_values_of_any_type_are_refused_or_left_to_the_compiler(type: Any) -> None:
+    """A malformed schema of a client must not be a fault of the server."""
+    base = {"type": type, "properties": {"a": {}}, "items": {"type": "string"}}
+    for keyword in [*_KEYWORDS, "unknown", ""]:
+        for value in JUNK:
+            for schema in ({**base, keyword: value}, {keyword: value}, {"properties": {"a": {**base, keyword: value}}}):
+                with contextlib.suppress(GrammarError):
+                    json.dumps(supported_schema(schema))
+
+
+def test_a_deep_schema_is_refused() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(5000):
+        schema = {"items": schema}
+    with pytest.raises(GrammarError, match="nested too deeply"):
+        supported_schema(schema)

@@ -76,7 +76,6 @@ class EvalResults:
         groups = {name: multiple_choice.by_group(outcomes) for name, outcomes in self.tasks.items()}
         figures: dict[str, dict[str, Metrics]] = {
             "texts": {name: self._of_text(scores) | self._of_masks(name) for name, scores in self.texts.items()},
-            "tokens": self._of_tokens(),
             "sources": {name: self._of_text(scores) for name, scores in self.sources.items()},
             "tasks": {name: multiple_choice.metrics(outcomes) for name, outcomes in self.tasks.items()},
             "groups": {
@@ -86,6 +85,8 @@ class EvalResults:
             },
             "world": {"world": world_knowledge.figures(self.answers)} if self.answers else {},
         }
+        if self.rows_of_tokens:
+            figures["tokens"] = self._of_tokens()
         if self.followed:
             figures["instructions"] = {"instructions": ifeval.figures(self.followed, seed=self.seed)}
             figures["instruction kinds"] = dict(ifeval.by_instruction(self.followed))
@@ -158,8 +159,6 @@ class EvalResults:
         return pseudo_figures(bits, value) if self.masked else {"bits_per_byte": bits, "perplexity": value}
 
     def _of_tokens(self) -> dict[str, Metrics]:
-        if not self.rows_of_tokens:
-            return {}
         loss = perplexity.loss(self.rows_of_tokens, seed=self.seed)
         return {TOKEN_ROWS: {"loss": loss, **self._of_text(self.rows_of_tokens)}}
 

@@ -64,8 +64,11 @@ def supported_schema(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
         if not schema:
             raise _error("#", "the schema `false` accepts no value")
         return {}
-    _check_ends(schema)
-    return _supported(schema, "#")
+    try:
+        _check_ends(schema)
+        return _supported(schema, "#")
+    except RecursionError:
+        raise _error("#", "the schema is nested too deeply") from None
 
 
 def _supported(schema: Any, place: str) -> Any:
@@ -168,7 +171,8 @@ def _can_end(schema: Mapping[str, Any], *, root: Mapping[str, Any], endless: set
         case "object" | ["object"]:
             properties, required = schema.get("properties"), schema.get("required")
             if isinstance(properties, Mapping) and isinstance(required, list):
-                return all(ends(properties[name]) for name in required if name in properties)
+                names = [name for name in required if isinstance(name, str) and name in properties]
+                return all(ends(properties[name]) for name in names)
         case "array" | ["array"]:
             least, items = schema.get("minItems"), schema.get("items")
             if isinstance(least, int) and least > 0 and isinstance(items, Mapping) and "prefixItems" not in schema:
