@@ -7,8 +7,8 @@ A graph has fixed shapes and fixed addresses. It is recorded for a number of row
 two), the tensors of one size class of the cache and a variant of sampling. It ends with the choice of the tokens, so
 that the host waits once; with biases, penalties or a grammar, the choice follows the graph. Rows without a text are
 computed, too: they write into places of the cache that hold no text. The numbers of a text are those of a step without
-a graph if the kernels add nothing for slots that are masked: batch-invariant widths are measured beside texts of several
-lengths (`vita.infer.batch_invariance`), and on a CPU the number of slots is a multiple of what the kernel takes at a time
+a graph if the kernels add nothing for masked slots: the widths are measured beside texts of several lengths
+(`vita.infer.batch_invariance`), and on a CPU the number of slots is a multiple of what the kernel takes at a time
 (`vita.infer.row_cache`).
 """
 
