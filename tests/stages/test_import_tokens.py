@@ -83,6 +83,7 @@ def test_the_streams_are_those_of_the_files(vita: Vita, files: Path) -> None:
         ({"train": "other/train_1.bin"}, "token 1: expected tokens below the vocabulary of 259, got 300"),
         ({"train": "other/train_2.bin"}, "the document token 256 does not occur; the tokenizer is not that of the"),
         ({"train": "tokenizer/tokenizer.json"}, "the magic number 20240520"),
+        ({"train": "*/train_1.bin"}, "several files have the name train_1.bin; rename a file"),
     ],
 )
 def test_wrong_files_and_settings_are_refused(

@@ -6,6 +6,7 @@ llm.c; the token streams are copied without a change.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -149,13 +150,17 @@ def _tokenizer(config: Config, context: Context) -> Tokenizer:
 
 
 def _digests(files: dict[str, list[TokenFile]]) -> dict[str, str]:
-    """Return name -> sha256 of all files; refuse a validation file that is also a training file."""
+    """Return name -> sha256 of all files; refuse a validation file that is also a training file, and equal names."""
     digests = {split: {file.path.name: file_sha256(file.path) for file in files[split]} for split in files}
     trained = {digest: name for name, digest in digests[_TRAIN].items()}
     for name, digest in digests[_HELDOUT].items():
         if digest in trained:
             hint = "leave the validation files out of `train`"
             raise DataError("import_tokens.train", f"{trained[digest]} is the validation file {name}", hint=hint)
+    names = Counter(file.path.name for split in files.values() for file in split)
+    if repeated := [name for name, count in names.items() if count > 1]:
+        hint = "rename a file: the name of a file is a part of the ids of its documents"
+        raise DataError("import_tokens", f"several files have the name {repeated[0]}", hint=hint)
     return digests[_TRAIN] | digests[_HELDOUT]
 
 
