@@ -258,11 +258,16 @@ def test_the_usage_of_a_message_separates_cached_tokens(tmp_path: Path) -> None:
         first, second = (message(claude, question, max_tokens=1).usage for _ in range(2))
         with claude.messages.stream(model="cat", max_tokens=1, messages=[question]) as stream:
             streamed = stream.get_final_message().usage
+        events = list(claude.messages.create(model="cat", max_tokens=1, messages=[question], stream=True))
     assert (first.input_tokens, first.cache_read_input_tokens) == (count, 0)
     assert second.cache_read_input_tokens == CPU_BLOCK * (count // CPU_BLOCK) > 0
     assert second.input_tokens == count - second.cache_read_input_tokens
     assert streamed.cache_read_input_tokens == second.cache_read_input_tokens
     assert streamed.input_tokens == second.input_tokens
+    usages = [event.message.usage for event in events if event.type == "message_start"]
+    usages += [event.usage for event in events if event.type == "message_delta"]
+    numbers = [(usage.input_tokens, usage.cache_read_input_tokens) for usage in usages]
+    assert numbers == [(second.input_tokens, second.cache_read_input_tokens)] * 2
 
 
 def test_a_result_of_no_earlier_call_is_refused_by_name(claude: anthropic.Anthropic) -> None:

@@ -38,6 +38,8 @@ class StreamOptions(RequestBody):
 
     include_usage: bool = False
     """Send the token usage in a last chunk without choices."""
+    continuous_usage_stats: bool = False
+    """With `include_usage`, send the usage up to each chunk with the chunk; not part of the OpenAI API, as in vLLM."""
     include_obfuscation: bool | None = None
     """Accepted for compatibility; the server adds no obfuscation."""
 

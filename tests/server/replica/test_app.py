@@ -113,6 +113,12 @@ def test_a_streamed_chat_equals_the_chat_without_streaming(client: openai.OpenAI
     assert chunks[-1].choices == []
     assert chunks[-1].usage == completion.usage
     assert all(chunk.usage is None for chunk in chunks[:-1])
+    usage_options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    counted = list(client.chat.completions.create(**options, stream=True, stream_options=usage_options))
+    usages = [chunk.usage for chunk in counted if chunk.usage is not None]
+    assert len(usages) == len(counted) and usages[-1] == completion.usage
+    assert {usage.prompt_tokens for usage in usages} == {usages[-1].prompt_tokens}
+    assert [usage.completion_tokens for usage in usages] == sorted(usage.completion_tokens for usage in usages)
     for choice in completion.choices:
         choice_chunks = [chunk.choices[0] for chunk in chunks[:-1] if chunk.choices[0].index == choice.index]
         assert "".join(chunk_choice.delta.content or "" for chunk_choice in choice_chunks) == choice.message.content

@@ -168,7 +168,8 @@ class MessagesApi:
             "top_k": request.top_k,
             "stop": request.stop_sequences or None,
             "stream": request.stream or None,
-            "stream_options": {"include_usage": True} if request.stream else None,
+            # The first event of a message already has the number of its input tokens.
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True} if request.stream else None,
             "user": request.metadata.user_id if request.metadata else None,
             "response_format": _response_format(request.output_config),
             **_choice(request),
@@ -225,6 +226,8 @@ class MessagesTranslation:
         self.chat = chat
         self._request, self._id = request, f"msg_{secrets.token_hex(12)}"
         self._reader, self._begun = AnswerReader(), False
+        self._input_usage: dict[str, int] = {}
+        """The numbers of input tokens of the first event, which the last event repeats."""
 
     def response(self, completion: Mapping[str, Any]) -> dict[str, Any]:
         """Translate a chat completion."""
@@ -239,7 +242,10 @@ class MessagesTranslation:
             return
         if not self._begun:
             self._begun = True
-            message = {**self._message(), "content": [], **self._stop(None, None), "usage": _usage({})}
+            usage = _usage(chunk.get("usage") or {})
+            if chunk.get("usage"):
+                self._input_usage = {name: count for name, count in usage.items() if name != "output_tokens"}
+            message = {**self._message(), "content": [], **self._stop(None, None), "usage": usage}
             yield named_event("message_start", {"message": message})
             yield named_event("ping", {})
         for change in self._reader.read(chunk):
@@ -249,7 +255,8 @@ class MessagesTranslation:
         """Yield the events after the last chunk."""
         yield from map(_change_event, self._reader.close())
         delta = self._stop(self._reader.finish, self._reader.stop)
-        yield named_event("message_delta", {"delta": delta, "usage": _usage(self._reader.usage)})
+        usage = {**_usage(self._reader.usage), **self._input_usage}
+        yield named_event("message_delta", {"delta": delta, "usage": usage})
         yield named_event("message_stop", {})
 
     def _message(self) -> dict[str, Any]:

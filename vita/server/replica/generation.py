@@ -193,24 +193,31 @@ class GenerationRoutes(RequestChecks):
                 pass
             counts = usage(prompt_tokens, choices, reused_tokens=request_events.reused_tokens)
             return json_response({**body.complete(choices), "usage": counts})
-        with_usage = params.stream_options is not None and params.stream_options.include_usage
+        options = params.stream_options or api.StreamOptions()
         # Wait for the first event before the headers, so that an early error has its own status.
         first = await anext(updates, None)
 
+        def counts() -> dict[str, Any]:
+            return usage(prompt_tokens, choices, reused_tokens=request_events.reused_tokens)
+
+        def with_usage(chunk: dict[str, Any]) -> bytes:
+            """Return the event of a chunk with choices."""
+            if not options.include_usage:
+                return _event(chunk)
+            return _event({**chunk, "usage": counts() if options.continuous_usage_stats else None})
+
         async def chunks() -> AsyncIterator[bytes]:
-            extra = {"usage": None} if with_usage else {}
             try:
                 for opening in body.opening(choices):
-                    yield _event({**opening, **extra})
+                    yield with_usage(opening)
                 if first is not None:
                     for chunk in self._chunks(body, first):
-                        yield _event({**chunk, **extra})
+                        yield with_usage(chunk)
                 async for choice in updates:
                     for chunk in self._chunks(body, choice):
-                        yield _event({**chunk, **extra})
-                if with_usage:
-                    counts = usage(prompt_tokens, choices, reused_tokens=request_events.reused_tokens)
-                    yield _event(body.closing(counts))
+                        yield with_usage(chunk)
+                if options.include_usage:
+                    yield _event(body.closing(counts()))
                 yield DONE
             except ApiError as error:
                 yield _event(error.body())  # the status is already sent
