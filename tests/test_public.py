@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,79 @@ def settings() -> Iterator[type[Settings]]:
                 yield value
 
 
+@dataclass(frozen=True)
+class SourceFile:
+    """The facts about a source file that the tests compare, so that each file is parsed once."""
+
+    path: str
+    """Relative to the project."""
+    has_docstring: bool
+    classes: frozenset[str]
+    bound_names: tuple[str, ...]
+    """Names of assignments, loop variables and arguments."""
+    question_lines: tuple[int, ...]
+    """Lines of docstrings that begin with a question word."""
+    packages: frozenset[tuple[str, bool]]
+    """Imported third-party packages, and whether they are imported at the top."""
+
+    @classmethod
+    def of(cls, path: Path) -> SourceFile:
+        """Parse a file."""
+        tree = ast.parse(path.read_text())
+        nodes = list(ast.walk(tree))
+        return cls(
+            str(path.relative_to(ROOT)),
+            bool(ast.get_docstring(tree)),
+            frozenset(node.name for node in nodes if isinstance(node, ast.ClassDef)),
+            tuple(bound_names(nodes)),
+            tuple(question_lines(nodes)),
+            frozenset(third_party_imports(tree, nodes)),
+        )
+
+
+@functools.cache
+def source_files(folder: str = "vita") -> list[SourceFile]:
+    """Return every source file of a folder of the project."""
+    return [SourceFile.of(path) for path in sources(folder)]
+
+
+def bound_names(nodes: list[ast.AST]) -> Iterator[str]:
+    """Yield the names of assignments, loop variables and arguments."""
+    for node in nodes:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.arg) and node.arg not in ("self", "cls"):
+            yield node.arg
+
+
+def question_lines(nodes: list[ast.AST]) -> Iterator[int]:
+    """Yield the lines of docstrings that begin with a question word; literals below fields are descriptions."""
+    for node in nodes:
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            for statement in node.body:
+                if (
+                    isinstance(statement, ast.Expr)
+                    and isinstance(statement.value, ast.Constant)
+                    and re.match(r"(What|Which|How|Whether|Who|Where) ", str(statement.value.value))
+                ):
+                    yield statement.lineno
+
+
+def third_party_imports(tree: ast.Module, nodes: list[ast.AST]) -> Iterator[tuple[str, bool]]:
+    """Yield the third-party packages that a file imports, and whether it imports them at the top."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            imported = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imported = [node.module or ""]
+        else:
+            continue
+        for name in {name.split(".")[0] for name in imported} - {"vita", "__future__"} - sys.stdlib_module_names:
+            yield name, node in tree.body
+
+
 def test_every_module_has_a_docstring():
-    undocumented = [
-        str(path.relative_to(ROOT)) for path in sources() if not ast.get_docstring(ast.parse(path.read_text()))
-    ]
+    undocumented = [file.path for file in source_files() if not file.has_docstring]
     assert not undocumented, f"without a docstring: {undocumented}"
 
 
@@ -58,10 +128,10 @@ CONTRACT_CLASSES = {"Config", "Inputs"}
 
 def test_each_public_class_name_is_defined_in_one_module():
     files: dict[str, set[str]] = {}
-    for path in sources():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                files.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
+    for file in source_files():
+        for name in file.classes:
+            if not name.startswith("_"):
+                files.setdefault(name, set()).add(file.path)
     duplicates = {name: sorted(paths) for name, paths in files.items() if len(paths) > 1}
     assert not {name: paths for name, paths in duplicates.items() if name not in CONTRACT_CLASSES}
 
@@ -73,41 +143,16 @@ PRONOUNS_AND_PARTICIPLES = re.compile(
 """Names that do not describe a value."""
 
 
-def bound_names(tree: ast.Module) -> Iterator[str]:
-    """Yield the names of assignments, loop variables and arguments."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
-        elif isinstance(node, ast.arg) and node.arg not in ("self", "cls"):
-            yield node.arg
-
-
-@functools.cache
-def syntax_trees(folder: str) -> dict[str, ast.Module]:
-    """Return the syntax tree of every source file of a folder."""
-    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in sources(folder)}
-
-
 @pytest.mark.parametrize("folder", ["vita", "tests"])
 def test_names_are_nouns(folder):
-    names = [(path, name) for path, tree in syntax_trees(folder).items() for name in bound_names(tree) if name != "_"]
+    names = [(file.path, name) for file in source_files(folder) for name in file.bound_names if name != "_"]
     odd = [(path, name) for path, name in names if PRONOUNS_AND_PARTICIPLES.fullmatch(name)]
     assert len(odd) <= 0.005 * len(names), f"{len(odd)} of {len(names)} names are pronouns or participles: {odd}"
 
 
 @pytest.mark.parametrize("folder", ["vita", "tests"])
 def test_docstrings_start_with_a_statement(folder):
-    """Also the string literals below fields, which pydantic and the help use as descriptions."""
-    openers = [
-        f"{path}:{statement.lineno}"
-        for path, tree in syntax_trees(folder).items()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        for statement in node.body
-        if isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and re.match(r"(What|Which|How|Whether|Who|Where) ", str(statement.value.value))
-    ]
+    openers = [f"{file.path}:{line}" for file in source_files(folder) for line in file.question_lines]
     assert not openers, f"docstrings that begin with a question word: {openers}"
 
 
@@ -174,36 +219,22 @@ def _installed() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
-def _third_party_imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Yield the third-party packages that a file imports, and whether it imports them at the top."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imported = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            imported = [node.module or ""]
-        else:
-            continue
-        for name in {name.split(".")[0] for name in imported} - {"vita", "__future__"} - sys.stdlib_module_names:
-            yield name, node in tree.body
-
-
 def test_every_import_is_a_declared_dependency():
     project = _project()
     core = _import_names(project["dependencies"])
     runtime = set(project["optional-dependencies"]) - {"all", "test", "dev", "docs", "bench"}
     extra = _import_names([requirement for name in runtime for requirement in project["optional-dependencies"][name]])
     undeclared = {
-        f"{path.relative_to(ROOT)} imports {name}" + (" at the top" if is_at_top else "")
-        for path in sources()
-        for name, is_at_top in _third_party_imports(path)
+        f"{file.path} imports {name}" + (" at the top" if is_at_top else "")
+        for file in source_files()
+        for name, is_at_top in file.packages
         if name not in core and (is_at_top or name not in extra)
     }
     assert not undeclared, f"neither a dependency nor an extra imported where it is used: {sorted(undeclared)}"
 
 
 def test_every_dependency_is_used():
-    used = {package for path in sources() for package, _ in _third_party_imports(path)}
+    used = {package for file in source_files() for package, _ in file.packages}
     used |= {text for path in sources() for text in re.findall(r'import_module\("(\w+)"\)', path.read_text())}
     unused = [requirement for requirement in _project()["dependencies"] if not _import_names([requirement]) & used]
     assert not unused, f"nothing imports {unused}"
