@@ -37,7 +37,7 @@ class PersonalData(Settings):
     national_id: Action = "mask"
     """Social security, tax and identity numbers of 15 countries, with their checksums where they have one."""
     key: Action = "mask"
-    """Secrets: keys and tokens of known services, private keys, JSON web tokens, passwords in URLs."""
+    """Secrets: keys and tokens of known services, private keys, passwords in URLs, and secrets after a name."""
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 SPACES = " \u00a0\u202f"
 """The space, and the no-break spaces with which numbers are written."""
 _CONTEXT = 40
-"""Characters before and after a value in which `not_after` and `not_before` are searched."""
+"""Characters before and after a value in which `after`, `not_after` and `not_before` are searched."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Form:
 
     pattern: re.Pattern[str]
     check: Callable[[str], bool] | None = None
+    after: re.Pattern[str] | None = None
+    """A pattern, ending in `$`, that occurs directly before a value."""
     not_after: re.Pattern[str] | None = None
     """A pattern, ending in `$`, that does not occur directly before a value."""
     not_before: re.Pattern[str] | None = None
@@ -43,7 +45,10 @@ class Form:
     def _accepts(self, text: str, value: str, start: int, end: int) -> bool:
         if self.check and not self.check(value):
             return False
-        if self.not_after and self.not_after.search(text[max(0, start - _CONTEXT) : start]):
+        before = text[max(0, start - _CONTEXT) : start]
+        if self.after and not self.after.search(before):
+            return False
+        if self.not_after and self.not_after.search(before):
             return False
         return not (self.not_before and self.not_before.match(text[end : end + _CONTEXT]))
 
@@ -72,9 +77,10 @@ def form(
     check: Callable[[str], bool] | None = None,
     *,
     flags: int = 0,
+    after: str | None = None,
     not_after: str | None = None,
     not_before: str | None = None,
 ) -> Form:
     """Return the form with the given patterns."""
-    compiled = (re.compile(context) if context else None for context in (not_after, not_before))
+    compiled = (re.compile(context) if context else None for context in (after, not_after, not_before))
     return Form(re.compile(pattern, flags), check, *compiled)

@@ -58,7 +58,7 @@ def _token(patterns: tuple[str, ...]) -> str:
 KEY = PersonalDataKind(
     "key",
     "<KEY>",
-    rf"{KEY_PREFIXES}|PRIVATE KEY|[0-9]{{8}}:AA|://[^\s/:@]+:[^\s/@]+@",
+    rf"{KEY_PREFIXES}|PRIVATE KEY|[0-9]{{8}}:AA|://[^\s/:@]*:[^\s/@]+@",
     (
         form(rf"{_PRIVATE_KEY}[^-]{{0,20000}}(?:-----END [A-Z0-9 ]{{0,30}}PRIVATE KEY(?: BLOCK)?-----)?"),
         form(_token(_TOKENS)),
@@ -69,6 +69,6 @@ KEY = PersonalDataKind(
         form(
             r"hooks\.slack\.com/services/(?P<value>T[A-Z0-9]{6,12}/B[A-Z0-9]{6,12}/[A-Za-z0-9]{20,32})(?![A-Za-z0-9])"
         ),
-        form(r"(?<=://)[^\s/:@<>]{1,64}:(?P<value>[^\s/@<>]{1,128})(?=@)"),
+        form(r"(?<=://)[^\s/:@<>]{0,64}:(?P<value>[^\s/@<>]{1,128})(?=@)"),
     ),
 )
