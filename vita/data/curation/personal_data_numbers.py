@@ -9,7 +9,7 @@ from vita.data.curation.personal_data_forms import SPACES, PersonalDataKind, for
 
 # -- phone numbers
 
-_PHONE_WORDS = (
+PHONE_WORDS = (
     "tel|telephone|phone|fax|mobile|cellphone|cell phone|cell number|whatsapp|sms|telefon|telefonnummer|handy"
     "|tél|téléphone|portable|teléfono|telefono|móvil|cellulare|telefone|celular|telefoon|telefoonnummer|телефон|тел"
 )
@@ -51,11 +51,11 @@ PHONE = PersonalDataKind(
 NAMED_PHONE = PersonalDataKind(
     "phone",
     "<PHONE>",
-    rf"(?:(?i:\b(?:{_PHONE_WORDS}|{_CALL_WORDS})|тел)|{_PHONE_WORDS_WITHOUT_SPACES})"
+    rf"(?:(?i:\b(?:{PHONE_WORDS}|{_CALL_WORDS})|тел)|{_PHONE_WORDS_WITHOUT_SPACES})"
     rf"[^0-9\n]{{0,20}}[0-9](?:{_SEPARATORS}{{0,3}}[0-9]){{6}}",
     (
         form(
-            rf"(?:(?<!\w)(?:{_PHONE_WORDS})\.?|{_PHONE_WORDS_WITHOUT_SPACES}){_NUMBER_WORDS}"
+            rf"(?:(?<!\w)(?:{PHONE_WORDS})\.?|{_PHONE_WORDS_WITHOUT_SPACES}){_NUMBER_WORDS}"
             rf"(?P<value>\(?[0-9](?:{_SEPARATORS}{{0,3}}[0-9]){{6,14}})(?![0-9])",
             flags=re.IGNORECASE,
         ),

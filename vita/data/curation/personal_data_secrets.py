@@ -22,7 +22,7 @@ _PASSWORD_NAMES = (
     r"passw(?:or)?d|passwort|passphrase|passcode|kennwort|mot de passe|contraseña|contrasena|wachtwoord|пароль"
     r"|密码|密碼|パスワード|비밀번호|(?<![a-z])pwd|(?:(?<![a-z])|[_-]|db|user)pass"
 )
-_KEY_NAMES = (
+KEY_NAMES = (
     r"(?:api|access|auth|secret|private|encryption|signing|master|account|subscription|license|session)[_-]?key"
     r"|secret|token|credentials?"
 )
@@ -160,7 +160,7 @@ NAMED_KEY = PersonalDataKind(
             "(?:private|secret)[_-]?key", rf"(?:{_QUOTE})?(?P<value>0x[0-9a-fA-F]{{64}})(?!\w)", _is_private_number
         ),
         _assigned_form(
-            _KEY_NAMES,
+            KEY_NAMES,
             rf"(?:{_QUOTE})?{_TOKEN}",
             is_random_token,
             not_after=rf"(?i:public[a-z_-]{{0,12}}){_ASSIGNMENT}(?:{_QUOTE})?$",

@@ -1,0 +1,72 @@
+"""Metadata: the names of fields are the context in which personal data of their values are found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vita.data.curation.document_metadata import mask_metadata
+from vita.data.curation.personal_data import PersonalData, PersonalDataScanner
+from vita.data.records import Document
+
+
+def mask(metadata: dict[str, Any], **actions: Any) -> tuple[dict[str, Any], dict[str, int]]:
+    document = Document("a", "text", source="s", metadata=metadata)
+    result = mask_metadata([document], PersonalDataScanner(PersonalData(**actions))).get(0)
+    return (metadata, {}) if result is None else (result.metadata, dict(result.counts))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "placeholder", "kind"),
+    [
+        ("phone", "5551234567", "<PHONE>", "phone"),
+        ("homePhone", "030 1234567", "<PHONE>", "phone"),
+        ("Telephone-Number", 5551234567, "<PHONE>", "phone"),
+        ("fax_2", "5551234567", "<PHONE>", "phone"),
+        ("ssn", "078051120", "<NATIONAL_ID>", "national_id"),
+        ("social_security_number", 307829769, "<NATIONAL_ID>", "national_id"),
+        ("SIN", "130692544", "<NATIONAL_ID>", "national_id"),
+        ("pesel", "44051401359", "<NATIONAL_ID>", "national_id"),
+        ("cpf", "52998224725", "<NATIONAL_ID>", "national_id"),
+        ("steuerId", "86095742719", "<NATIONAL_ID>", "national_id"),
+        ("bsn", "111222333", "<NATIONAL_ID>", "national_id"),
+        ("national_id", "44051401359", "<NATIONAL_ID>", "national_id"),
+        ("tax_id", "86095742719", "<NATIONAL_ID>", "national_id"),
+        ("email", "ann@mail.net", "<EMAIL>", "email"),
+        ("password", "correct horse", "<KEY>", "key"),
+        ("db.password", "swordfish", "<KEY>", "key"),
+        ("userPwd", 4711, "<KEY>", "key"),
+        ("apiKey", "fb611ff0-d7a6-4ac6-933c-186a44c9132e", "<KEY>", "key"),
+        ("session_token", "bPO38sw9HTvN5FtungMI", "<KEY>", "key"),
+    ],
+)
+def test_the_name_of_a_field_is_the_context_of_its_value(name: str, value: Any, placeholder: str, kind: str) -> None:
+    metadata = {name: value, "year": 1999, "nested": [{name: [value, value]}]}
+    masked = {name: placeholder, "year": 1999, "nested": [{name: [placeholder] * 2}]}
+    assert mask(metadata) == (masked, {kind: 3})
+
+
+def test_a_general_name_inside_a_field_has_the_context_of_the_field() -> None:
+    contact = {"phone": {"home": "5551234567", "work": ["5551234568"], "model": "5551234569"}}
+    masked = {"phone": {"home": "<PHONE>", "work": ["<PHONE>"], "model": "5551234569"}}
+    assert mask(contact) == (masked, {"phone": 2})
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"value": "5551234567", "views": 5551234567, "number": "5551234567", "code": "078051120"},
+        {"phone": "unknown", "has_phone": True, "phone_calls": 5551234567, "mobile": False, "password": ""},
+        {"id": "5551234567", "page_id": 44051401359, "url": "https://a.net/?token=bPO38sw9HTvN5FtungMI"},
+        {"ssn": "000123456", "cpf": "52998224726", "token": "Redmond, Washington", "secret": "of the forest"},
+        {"phone_model": "5551234567", "keyboard": "bPO38sw9HTvN5FtungMI", "passwords_seen": 12},
+    ],
+)
+def test_other_values_stay(metadata: dict[str, Any]) -> None:
+    assert mask(metadata) == (metadata, {})
+
+
+def test_a_kind_that_is_kept_stays_in_its_field() -> None:
+    metadata = {"password": "swordfish", "phone": "5551234567"}
+    assert mask(metadata, key="keep") == ({"password": "swordfish", "phone": "<PHONE>"}, {"phone": 1})
