@@ -13,6 +13,7 @@ from tests.cli.corpora import write
 from tests.cli.test_cli import Vita, vita
 from vita.data.curation.corpus import read_lines
 from vita.data.curation.text_end import cut_pieces, divide_text
+from vita.spine.ledger import Ledger
 
 __all__ = ["vita"]
 
@@ -52,6 +53,31 @@ def test_documents_and_decisions_are_written_to_the_folder(vita: Vita, tmp_path:
     assert_croissant_describes(folder)
     code, _, err = vita("curate", "a.jsonl", "--out", "clean")
     assert code == 4 and "expected a new or empty folder" in err
+
+
+def test_the_ledger_does_not_record_the_row_that_an_error_quotes(vita: Vita, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "A text."}\nAnn Miller, ann@mail.net\n', encoding="utf-8")
+    code, _, err = vita("curate", "a.jsonl")
+    assert code == 3 and "got 'Ann Miller, ann@mail.net'" in " ".join(err.split())
+    (run,) = Ledger(tmp_path / "vita-store" / "ledger.db").find()
+    assert run.problem == (
+        "a.jsonl, row 2: expected a JSON object, got (data, not recorded); correct the row, or set `on_bad_row: drop`"
+    )
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or path.name == "a.jsonl" or b"ann@mail.net" not in path.read_bytes(), path
+
+
+def test_the_quoted_beginning_of_a_long_row_ends_before_a_value_that_is_cut(vita: Vita, tmp_path: Path) -> None:
+    lines = [
+        "The number of Ann Miller, the author of the text, is +49 30 901820 and +49 30 901821.",
+        "The password of the new shop of Ann Miller is: password=s3cret-s3cret, and no other.",
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(['{"text": "A text."}', *lines]), encoding="utf-8")
+    options = ("--out", "clean", "--set", "on_bad_row=drop", "--set", "filters=[]", "--held-out", "0")
+    code, _, err = vita("curate", "a.jsonl", *options)
+    assert code == 0, err
+    number, password = (row["detail"] for row in rows(tmp_path / "clean" / "dropped"))
+    assert "of the text, is '..." in number and "Ann Miller is: '..." in password
 
 
 def assert_croissant_describes(folder: Path) -> None:

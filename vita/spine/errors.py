@@ -21,10 +21,15 @@ from __future__ import annotations
 from typing import Any
 
 _ABSENT = object()
+_NOT_RECORDED = "(data, not recorded)"
 
 
 class VitaError(Exception):
-    """An error that the user can fix; printed as one line, without a traceback."""
+    """An error that the user can fix; printed as one line, without a traceback.
+
+    `quoted` is the value of `got`, or a part of `problem`, that quotes data of the user, such as a row with personal
+    data: it is shown, but not part of `recorded`, the text that the ledger records.
+    """
 
     exit_code = 1
 
@@ -36,19 +41,18 @@ class VitaError(Exception):
         expected: str | None = None,
         got: Any = _ABSENT,
         hint: str | None = None,
+        quoted: Any = None,
     ) -> None:
         self.where, self.problem, self.expected, self.hint = where, problem, expected, hint
         self.got = None if got is _ABSENT else got
-        # A path that is both `where` and part of the problem appears once.
-        parts = [problem.removeprefix(f"{where}: ")] if problem else []
-        if expected:
-            parts.append(f"expected {expected}" + ("" if got is _ABSENT else f", got {_format_value(got)}"))
-        elif got is not _ABSENT:
-            parts.append(f"got {_format_value(got)}")
-        text = f"{where}: " + ", ".join(parts)
-        text = f"{text}; {hint}" if hint else text
-        # A file name that is not UTF-8 contains lone surrogates, which cannot be printed.
-        super().__init__(text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8"))
+        actual = _ABSENT if got is _ABSENT else _format_value(got)
+        text = _message(where, problem, expected, actual, hint)
+        super().__init__(text)
+        self.recorded = text
+        if quoted is not None and quoted != "":
+            problem = problem.replace(quoted, _NOT_RECORDED) if problem and isinstance(quoted, str) else problem
+            actual = _NOT_RECORDED if got == quoted else actual
+            self.recorded = _message(where, problem, expected, actual, hint)
 
     def __reduce__(self) -> Any:
         return _restored, (type(self), self.args, self.__dict__)  # pickled with all fields, for worker processes
@@ -58,6 +62,19 @@ def _restored(cls: type[VitaError], args: tuple[Any, ...], fields: dict[str, Any
     error = cls.__new__(cls, *args)
     error.__dict__.update(fields)
     return error
+
+
+def _message(where: str, problem: str | None, expected: str | None, actual: Any, hint: str | None) -> str:
+    # A path that is both `where` and part of the problem appears once.
+    parts = [problem.removeprefix(f"{where}: ")] if problem else []
+    if expected:
+        parts.append(f"expected {expected}" + ("" if actual is _ABSENT else f", got {actual}"))
+    elif actual is not _ABSENT:
+        parts.append(f"got {actual}")
+    text = f"{where}: " + ", ".join(parts)
+    text = f"{text}; {hint}" if hint else text
+    # A file name that is not UTF-8 contains lone surrogates, which cannot be printed.
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _format_value(value: Any) -> str:

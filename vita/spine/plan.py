@@ -337,7 +337,7 @@ def _failure_recorded(claim: int, ledger: Ledger, context: Context, store: Store
         ledger.fail(claim, "stopped by the user", record=context.record, state="stopped")
         raise
     except VitaError as error:
-        _try_to_record(claim, ledger, str(error), context)
+        _try_to_record(claim, ledger, error.recorded, context)
         raise
     except Exception as error:
         _try_to_record(claim, ledger, f"{type(error).__name__}: {error}", context)

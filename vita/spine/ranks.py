@@ -63,7 +63,7 @@ class Ranks:
         try:
             yield
         except BaseException as error:
-            self._publish_stop(str(error) if isinstance(error, VitaError) else type(error).__name__)
+            self._publish_stop(error.recorded if isinstance(error, VitaError) else type(error).__name__)
             raise
         self._leave()
 

@@ -69,11 +69,11 @@ def _is_good(document: Document, threshold: float | None) -> bool:
     if threshold is not None:
         if isinstance(value, (int, float)):
             return value >= threshold
-        raise DataError(f"{where}: {field}", expected="a number, because there is a threshold", got=value)
+        raise DataError(f"{where}: {field}", expected="a number, because there is a threshold", got=value, quoted=value)
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
     if text not in _GOOD | _OTHER:
         hint = "use `--threshold` for scores: documents from it are good"
-        raise DataError(f"{where}: {field}", expected="0 or 1, good or bad", got=value, hint=hint)
+        raise DataError(f"{where}: {field}", expected="0 or 1, good or bad", got=value, hint=hint, quoted=value)
     return text in _GOOD
 
 

@@ -28,7 +28,7 @@ class BenchmarkRow(Mapping[str, Any]):
         """Return the strings in a field, at least two."""
         values = self._of(name, list, "a list of texts")
         if len(values) < 2 or not all(isinstance(value, str) and value for value in values):
-            raise DataError(f"{self.where}: {name}", expected="two or more texts", got=values)
+            raise DataError(f"{self.where}: {name}", expected="two or more texts", got=values, quoted=values)
         return tuple(values)
 
     def gold(self, options: Sequence[Any]) -> int:
@@ -41,7 +41,7 @@ class BenchmarkRow(Mapping[str, Any]):
     def _of(self, name: str, kind: type, expected: str) -> Any:
         value = self._values.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise DataError(f"{self.where}: {name}", expected=expected, got=value)
+            raise DataError(f"{self.where}: {name}", expected=expected, got=value, quoted=value)
         return value
 
     def __getitem__(self, name: str) -> Any:
@@ -60,6 +60,6 @@ def benchmark_rows(path: str) -> Iterator[BenchmarkRow]:
     for file in readable_files(source):
         for row in read_rows(file, source):
             if row.values is None:
-                problem = row.problem
-                raise DataError(row.where, expected="a row of a benchmark", got=problem.got if problem else "nothing")
+                got = row.problem.got if row.problem else "nothing"
+                raise DataError(row.where, expected="a row of a benchmark", got=got, quoted=got)
             yield BenchmarkRow(row.values, row.where)

@@ -87,7 +87,8 @@ class LabelColumns:
                 "columns with a text and a label, such as `text` and `label`, or `sentence1`, `sentence2`, `label`"
             )
             hint = f"name them with {', '.join(f'`{name}`' for name in dict.fromkeys(missing))}"
-            raise DataError(row.where, expected=expected, got=_columns_of(values), hint=hint)
+            got = _columns_of(values)
+            raise DataError(row.where, expected=expected, got=got, hint=hint, quoted=got)
         return LabelColumns(text=text, pair=pair, label=label)
 
 
@@ -137,7 +138,8 @@ class PairColumns:
         if missing:
             expected = "columns with two related texts, such as `query` and `document`, or `sentence1` and `sentence2`"
             hint = f"name them with {', '.join(f'`{name}`' for name in missing)}"
-            raise DataError(row.where, expected=expected, got=_columns_of(values), hint=hint)
+            got = _columns_of(values)
+            raise DataError(row.where, expected=expected, got=got, hint=hint, quoted=got)
         return PairColumns(anchor=anchor, positive=positive, negative=negative, score=score)
 
 

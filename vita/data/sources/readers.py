@@ -305,6 +305,9 @@ def _object_row(file: SourceFile, number: int, values: Any) -> Row:
     return Row(printable(file.path), file.name, number, None, problem)
 
 
+_LAST_WORD = re.compile(r"(?:[+(]?[0-9][0-9+() ./-]*|\S+)\Z")
+
+
 def _json_problem(line: bytes, error: orjson.JSONDecodeError) -> RowProblem:
     try:
         excerpt = line[:60].decode("utf-8")
@@ -316,6 +319,9 @@ def _json_problem(line: bytes, error: orjson.JSONDecodeError) -> RowProblem:
                 f"the byte 0x{line[decode_error.start]:02x} at column {decode_error.start + 1}",
             )
         excerpt = line[: decode_error.start].decode("utf-8")
+    if len(line) > 60:
+        # A part of a number, an address or a password would not be recognized and masked in the report.
+        excerpt = _LAST_WORD.sub("", excerpt)
     return RowProblem("not_json", "a JSON object", f"{excerpt!r}{'...' if len(line) > 60 else ''} ({error})")
 
 

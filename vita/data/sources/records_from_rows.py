@@ -76,9 +76,8 @@ def convert_rows(
 def _refuse_or_drop(row: Row, problem: RowProblem, source: Source, dropped: Dropped | None) -> None:
     reason, expected, got, hint = problem
     if source.on_bad_row == "error" and not row.is_skipped:
-        raise DataError(
-            row.where, expected=expected, got=got, hint=hint or "correct the row, or set `on_bad_row: drop`"
-        )
+        hint = hint or "correct the row, or set `on_bad_row: drop`"
+        raise DataError(row.where, expected=expected, got=got, hint=hint, quoted=got)
     if dropped:
         name = source.name or default_name(source)
         dropped(DroppedRecord(record_id(row, row.values or {}), name, reason, f"expected {expected}, got {got}"))
@@ -142,7 +141,9 @@ class _Converter(Generic[C]):
         format = self._detect(row.values or {})
         if format is None:
             got = f"the fields {', '.join(row.values or {}) or '(none)'}"
-            raise DataError(row.where, expected=f"{self._kind} in one of the formats {self._known}", got=got)
+            raise DataError(
+                row.where, expected=f"{self._kind} in one of the formats {self._known}", got=got, quoted=got
+            )
         return format
 
 

@@ -125,7 +125,7 @@ class RecordCounts:
             )
             examples = "; ".join(f"{drop.id} from {drop.source}: {drop.detail}" for drop in self.examples.values())
             problem = f"the sources hold no {self.kind} to learn from ({got})"
-            raise DataError(where, problem + (f"; for example {examples}" if examples else ""))
+            raise DataError(where, problem + (f"; for example {examples}" if examples else ""), quoted=examples)
         emit("note", text=self.summary())
         lost = self.dropped.total() - self.dropped["repeated"]
         if lost > LOUD * self.read:

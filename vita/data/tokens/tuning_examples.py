@@ -74,7 +74,7 @@ def refused_by_template(error: DataError, id: str, name: str, source: Source) ->
     if source.on_bad_row == "error":
         problem = error.problem or str(error)
         hint = f"{error.hint}; or set `on_bad_row: drop`" if error.hint else "correct it, or set `on_bad_row: drop`"
-        raise DataError(f"{id} from {name}: {error.where}", problem, hint=hint) from None
+        raise DataError(f"{id} from {name}: {error.where}", problem, hint=hint, quoted=problem) from None
     return DroppedRecord(id, name, "template", str(error))
 
 
