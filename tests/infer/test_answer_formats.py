@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
 from tests.data.tokens.tool_chats import DIALOGUES, TOOL, TOOLS, template_source
+from vita.data.exact_json import parse_exact
 from vita.data.records import Message, ToolCall
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.infer.answer_formats.answer_format import AnswerFormat
 from vita.infer.answer_formats.call_formats import CALL_FORMATS
-from vita.infer.answer_formats.parser import AnswerParser, CallDelta, Delta
+from vita.infer.answer_formats.deltas import ArgumentsDelta, CallDelta, CallStart, Delta
+from vita.infer.answer_formats.harmony import HARMONY
+from vita.infer.answer_formats.json_scanner import JsonScanner, NotJson
+from vita.infer.answer_formats.parser import AnswerParser
 
 NAMES = {"bos_token": "<bos>", "eos_token": "<eos>"}
 FORMATS = {
@@ -48,6 +53,12 @@ def merge_deltas(deltas: list[Delta]) -> list[tuple[str, object]]:
     for delta in deltas:
         if isinstance(delta, CallDelta):
             parts.append(("call", (delta.index, delta.call)))
+        elif isinstance(delta, CallStart):
+            parts.append(("call", (delta.index, ToolCall(delta.name, ""))))
+        elif isinstance(delta, ArgumentsDelta):
+            _, (index, call) = parts[-1]  # type: ignore[misc]
+            assert index == delta.index
+            parts[-1] = ("call", (index, ToolCall(call.name, call.arguments + delta.text)))
         elif parts and parts[-1][0] == delta.kind:
             parts[-1] = (delta.kind, f"{parts[-1][1]}{delta.text}")
         else:
@@ -56,9 +67,9 @@ def merge_deltas(deltas: list[Delta]) -> list[tuple[str, object]]:
 
 
 def parse(
-    format: AnswerFormat, text: str, *, step: int | None = None, prompt_end: str = ""
+    format: AnswerFormat, text: str, *, step: int | None = None, prompt_end: str = "", partial: bool = False
 ) -> list[tuple[str, object]]:
-    parser = format.parser([TOOL], prompt_end=prompt_end)
+    parser = format.parser([TOOL], prompt_end=prompt_end, partial=partial)
     pieces = [text] if step is None else [text[start : start + step] for start in range(0, len(text), step)]
     return merge_deltas([*(delta for piece in pieces for delta in parser.push(piece)), *parser.finish()])
 
@@ -127,8 +138,10 @@ def test_a_block_without_a_call_stays_content(step: int | None) -> None:
         parts = parse(format, f"Before. {block}", step=step)
         assert parts == [("content", f"Before. {block}")]
     llama = AnswerFormat.of(template_of("llama3_1"))
-    for text in ("Hello {x}", '{"a": 1}', "{", '{"name": "f", "parameters": {}} and more', "<|python"):
+    for text in ("Hello {x}", '{"a": 1}', "{", "<|python"):
         assert parse(llama, text, step=step) == [("content", text)]
+    call = ("call", (0, ToolCall("f", "{}")))
+    assert parse(llama, '{"name": "f", "parameters": {}} and more', step=step) == [call, ("content", "and more")]
     assert parse(llama, '<|python_tag|>{"name": "f", "parameters": {}}', step=step) == [
         ("call", (0, ToolCall("f", "{}")))
     ]
@@ -177,3 +190,95 @@ def test_the_end_of_a_block_within_a_json_string_is_a_part_of_the_call() -> None
         assert [delta.call.arguments for delta in deltas if isinstance(delta, CallDelta)] == [
             '{"a": "x</tool_call>y \\" z"}'
         ]
+
+
+STREAMED = {
+    "hermes": 'I look.\n<tool_call>\n{"name": "f", "arguments": {"a": "x</tool_call>\\u00fc\\"", "b": [1.5e3, {}]}}\n'
+    '</tool_call>\n<tool_call>{"arguments": {"b": true}, "name": "g"}</tool_call> Done.',
+    "phi": '<|tool_call|>[{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {}}]<|/tool_call|>',
+    "granite": '<|tool_call|>[{"function": {"name": "f", "arguments": {"a": -0.5}}}]</s>',
+    "cohere": '<|START_ACTION|>[\n {"tool_call_id": "0", "tool_name": "f", "parameters": {"a": null}}\n]<|END_ACTION|>',
+    "llama": '<|python_tag|>{"name": "f", "parameters": {"a": {"b": "c"}}}; {"name": "g", "parameters": {"a": "}"}}<e>',
+    "mistral": '[TOOL_CALLS]f[CALL_ID]1[ARGS]{"a": 1}[TOOL_CALLS]g[ARGS] {"b": [2]}</s>',
+    "deepseek": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"a\": 1}\n```"
+    "<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>g<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "harmony": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.f "
+    '<|constrain|>json<|message|>{"a": "<|call|>"}<|call|><|start|>assistant to=functions.g<|message|><|call|>',
+    "glm": "<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call>",
+    "lfm": '<|tool_call_start|>[f(a="x"), g(b=[1, 2])]<|tool_call_end|>',
+}  # fmt: skip
+"""Name of a format -> an answer with calls of `f` and `g`."""
+
+
+def answer_format(name: str) -> AnswerFormat:
+    return AnswerFormat(calls=HARMONY if name == "harmony" else CALL_FORMATS[name])
+
+
+def broken_texts(text: str) -> list[str]:
+    """Return the text, its beginnings, and the text with one character removed or replaced."""
+    positions = range(0, len(text), 7)
+    removed = [text[:position] + text[position + 1 :] for position in positions]
+    replaced = [text[:position] + "<" + text[position + 1 :] for position in positions]
+    return [text, *(text[:position] for position in positions), *removed, *replaced]
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_streamed_calls_equal_the_calls_of_the_whole_text_for_every_division(name: str) -> None:
+    format, text = answer_format(name), STREAMED[name]
+    for part in broken_texts(text):
+        for partial in (False, True):
+            whole = parse(format, part, partial=partial)
+            assert parse(format, part, step=1, partial=partial) == whole
+            assert parse(format, part, step=5, partial=partial) == whole
+    for position in range(len(text)):
+        parser = format.parser([TOOL], partial=True)
+        deltas = [*parser.push(text[:position]), *parser.push(text[position:]), *parser.finish()]
+        assert merge_deltas(deltas) == parse(format, text) == parse(format, text, partial=True)
+
+
+def test_the_arguments_of_a_call_are_returned_while_they_are_written() -> None:
+    texts = {"hermes": ('<tool_call>{"name": "f", "arguments": ', "}"), "mistral": ("[TOOL_CALLS]f[ARGS]", "")}
+    texts["harmony"] = ("<|channel|>commentary to=functions.f <|message|>", "")
+    for name, (head, tail) in texts.items():
+        parser = answer_format(name).parser([TOOL], partial=True)
+        assert list(parser.push(head)) == []
+        assert list(parser.push('{"a"')) == [CallStart(0, "f"), ArgumentsDelta(0, "{"), ArgumentsDelta(0, '"a"')]
+        assert list(parser.push(': "b c')) == [ArgumentsDelta(0, ': "b c')]
+        assert list(parser.push('"}' + tail)) == [ArgumentsDelta(0, '"}')]
+
+
+def test_a_call_that_is_cut_off_is_partial_or_content() -> None:
+    text = '<tool_call>{"name": "f", "arguments": {"a": "b'
+    assert parse(answer_format("hermes"), text) == [("content", text)]
+    assert parse(answer_format("hermes"), text, partial=True) == [("call", (0, ToolCall("f", '{"a": "b')))]
+    wrong = '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>'
+    parts = parse(answer_format("hermes"), wrong, partial=True)
+    assert parts == [("call", (0, ToolCall("f", '{"a": '))), ("content", "NaN}}</tool_call>")]
+
+
+def test_the_scanner_accepts_what_the_decoder_of_exact_json_accepts() -> None:
+    samples = ['{"a": [1, -2.5e+3, true], "b\\n\\u00e9": {"c": null}}', "[0, 10, -0.5E1, [], {}, false]"]
+    samples += [f"[{text}]" for text in ("01", "1.", "-", "+1", ".5", "1e", "NaN", "'a'", '"\\x"', '"\t"', "1 2", "1,")]
+    chance = random.Random(0)
+    for _ in range(3000):
+        sample = chance.choice(samples)
+        position = chance.randrange(len(sample))
+        text = sample[:position] + chance.choice(["", "{", "}", ",", '"', "1", "-", ".", "e"]) + sample[position + 1 :]
+        assert is_scanned(text) == is_decoded(text), text
+
+
+def is_scanned(text: str) -> bool:
+    scanner, position = JsonScanner(), 0
+    try:
+        while position < len(text) and not scanner.done:
+            position = scanner.step(text, position)
+    except NotJson:
+        return False
+    return scanner.done and not text[position:].strip()
+
+
+def is_decoded(text: str) -> bool:
+    try:
+        return isinstance(parse_exact(text), dict | list)
+    except ValueError:
+        return False

@@ -154,7 +154,7 @@ class Session:
 
     def _stream_answer(self, fitted: FittedDialogue) -> Message:
         """Print an answer while it is generated, and return it."""
-        from vita.infer.answer_formats.parser import CallDelta, Delta
+        from vita.infer.answer_formats.deltas import CallDelta, Delta, TextDelta
 
         prompt_end = self.engine.tokenizer.decode(fitted.ids[-32:], special=True)
         parser = self.engine.answer_format.parser(self.tools.variables.tools, prompt_end=prompt_end)
@@ -166,6 +166,7 @@ class Session:
                 if isinstance(delta, CallDelta):
                     calls.append(replace(delta.call, id=self._call_id(len(fitted.messages) + delta.index)))
                     _print_notice(("\n" if any(texts.values()) else "") + printable(describe(delta.call)))
+                if not isinstance(delta, TextDelta):
                     continue
                 if delta.kind == "content" and texts["reasoning"] and not texts["content"]:
                     typer.echo("\n")

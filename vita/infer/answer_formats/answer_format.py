@@ -17,8 +17,9 @@ from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.template_features import SAMPLE_KEY, SAMPLE_NAME, SAMPLE_REASONING, SAMPLE_TEXT, SAMPLE_VALUE
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.answer_formats.call_formats import CALL_FORMATS, CallFormat
+from vita.infer.answer_formats.deltas import CallDelta, TextDelta
 from vita.infer.answer_formats.harmony import CHANNEL, HARMONY, HarmonyParser
-from vita.infer.answer_formats.parser import AnswerParser, CallDelta, DeltaParser, TextDelta
+from vita.infer.answer_formats.parser import AnswerParser, DeltaParser
 
 Tools = Sequence[Mapping[str, Any]]
 
@@ -55,15 +56,18 @@ class AnswerFormat:
             reasoning = _reasoning_markers(template, features.reasoning_sample)
         return cls(reasoning, calls, features.short_call_ids)
 
-    def parser(self, tools: Tools = (), *, prompt_end: str = "") -> DeltaParser:
+    def parser(self, tools: Tools = (), *, prompt_end: str = "", partial: bool = False) -> DeltaParser:
         """Return a parser for one answer. Without tools, the text of calls is content.
 
-        `prompt_end` is the end of the rendered prompt, which may begin the reasoning.
+        `prompt_end` is the end of the rendered prompt, which may begin the reasoning. With `partial`, calls are
+        returned while they are written, otherwise when they are complete.
         """
         if self.calls is HARMONY:
-            return HarmonyParser(parse_calls=bool(tools))
+            return HarmonyParser(parse_calls=bool(tools), partial=partial)
         calls, in_reasoning = self.calls if tools else None, self.begins_in_reasoning(prompt_end)
-        return AnswerParser(reasoning=self.reasoning, in_reasoning=in_reasoning, calls=calls, tools=tools)
+        return AnswerParser(
+            reasoning=self.reasoning, in_reasoning=in_reasoning, calls=calls, tools=tools, partial=partial
+        )
 
     def begins_in_reasoning(self, prompt_end: str) -> bool:
         """Return True if the prompt has begun the reasoning of the answer."""
@@ -98,7 +102,7 @@ def _format_of(sample: str) -> CallFormat | None:
 
     A format with a text that ends the block is preferred: another would take it for a part of the block.
     """
-    expected = [ToolCall(SAMPLE_NAME, f'{{"{SAMPLE_KEY}": "{SAMPLE_VALUE}0"}}')]
+    expected = [(SAMPLE_NAME, {SAMPLE_KEY: f"{SAMPLE_VALUE}0"})]
     if CHANNEL in sample:
         return HARMONY
     formats = []
@@ -106,7 +110,8 @@ def _format_of(sample: str) -> CallFormat | None:
         format = CALL_FORMATS[name]
         parser = AnswerParser(calls=format)
         deltas = [*parser.push(sample), *parser.finish()]
-        if [delta.call for delta in deltas if isinstance(delta, CallDelta)] == expected:
+        calls = [delta.call for delta in deltas if isinstance(delta, CallDelta)]
+        if [(call.name, call.values) for call in calls] == expected:
             formats.append(format)
     return max(formats, key=lambda format: len(format.end), default=None)
 

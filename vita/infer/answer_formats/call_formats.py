@@ -1,8 +1,8 @@
 """Formats in which models write calls of functions, one class or table row each.
 
-A format has the text that begins a block of calls, the text that ends it, and a function that parses the block. It is
-chosen by parsing a sample call that the chat template writes (`vita.infer.answer_formats.answer_format`), so a new
-format needs nothing but its row here.
+A format has the text that begins a block of calls, the text that ends it, and a function that parses the block, or a
+reader that returns calls while they are written. It is chosen by parsing a sample call that the chat template writes
+(`vita.infer.answer_formats.answer_format`), so a new format needs nothing but its row here.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from vita.data.exact_json import RawNumber, dump_exact, exact_decoder, parse_exact
+from vita.data.exact_json import RawNumber, dump_exact, parse_exact
 from vita.data.records import ToolCall
+from vita.infer.answer_formats.call_reader import BlockReader, CallReader, NotACall
+from vita.infer.answer_formats.json_calls import DeepseekReader, JsonCallReader, MistralReader
 from vita.spine.registry import Registry
 
 Tools = Sequence[Mapping[str, Any]]
 ParseBlock = Callable[[str, Tools], list[ToolCall]]
 """(block, tools) -> its calls; raises `NotACall` for other text."""
-
-
-class NotACall(Exception):
-    """An error for a block that contains no calls in the format."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,10 @@ class CallFormat:
     """The text that begins a block; empty if the answer as a whole is the block."""
     end: str
     """The text that ends a block; empty if the block ends with the answer."""
-    parse: ParseBlock
+    parse: ParseBlock | None = None
+    """The function that parses a complete block; None for a format with a reader."""
+    reader: Callable[..., CallReader] | None = None
+    """(index, partial=...) -> a reader that returns calls while they are written; None for a format with `parse`."""
     markers: tuple[str, ...] = ()
     """Further texts inside a block that may be special tokens, and must be visible."""
     closings: tuple[str, ...] = ()
@@ -47,6 +49,16 @@ class CallFormat:
     def visible(self) -> tuple[str, ...]:
         """The texts of the format that may be special tokens."""
         return tuple(text for text in (self.start, self.end, *self.markers) if text)
+
+    def reader_of(self, text: str, tools: Tools, index: int, *, partial: bool) -> CallReader:
+        """Return the reader of a block that begins with `text`, which has a visible character."""
+        if self.reader is not None:
+            if self.reader is MistralReader and text.lstrip().startswith(("[", "{")):
+                return JsonCallReader(index, partial=partial)
+            return self.reader(index, partial=partial)
+        assert self.parse is not None
+        parse = self.parse
+        return BlockReader(index, partial=partial, end=self.end, parse=lambda block: parse(block, tools))
 
     def may_begin(self, text: str) -> bool:
         """Return True if an answer that begins with `text` may be a block, for a format without `start`."""
@@ -64,7 +76,8 @@ def call_format(
     """Register the parser of a block as a format."""
 
     def enter(parse: ParseBlock) -> ParseBlock:
-        CALL_FORMATS.add(name)(CallFormat(name, start, end, parse, tuple(markers), tuple(closings)))
+        format = CallFormat(name, start, end, parse, markers=tuple(markers), closings=tuple(closings))
+        CALL_FORMATS.add(name)(format)
         return parse
 
     return enter
@@ -73,61 +86,35 @@ def call_format(
 # -- JSON
 
 
-@call_format("hermes", "<tool_call>", "</tool_call>")
-def hermes(block: str, tools: Tools) -> list[ToolCall]:
-    """Parse `{"name": ..., "arguments": {...}}`, or a list of such objects (Qwen, Hermes, Granite, ChatML)."""
-    return _json_calls(block, "arguments")
+def _json_format(name: str, start: str, end: str, *, markers: Sequence[str] = (), **fields: str) -> None:
+    """Register a format of JSON objects; `fields` are those of `JsonCallReader`."""
+    reader = partial(JsonCallReader, end=end, **fields)
+    CALL_FORMATS.add(name)(CallFormat(name, start, end, reader=reader, markers=tuple(markers)))
 
 
-@call_format("phi", "<|tool_call|>", "<|/tool_call|>")
-def phi(block: str, tools: Tools) -> list[ToolCall]:
-    """Parse a list of `{"name": ..., "arguments": {...}}` (Phi-4-mini)."""
-    return _json_calls(block, "arguments")
+# `{"name": ..., "arguments": {...}}`, or a list of such objects (Qwen, Hermes, ChatML).
+_json_format("hermes", "<tool_call>", "</tool_call>")
+# A list of `{"name": ..., "arguments": {...}}` (Phi-4-mini).
+_json_format("phi", "<|tool_call|>", "<|/tool_call|>")
+# A list of `{"name": ..., "arguments": {...}}` up to the end of the answer (Granite 3).
+_json_format("granite", "<|tool_call|>", "")
+# A list of `{"tool_name": ..., "parameters": {...}}` (Command R7B and A).
+_json_format("cohere", "<|START_ACTION|>", "<|END_ACTION|>", name_key="tool_name", arguments_key="parameters")
+# `{"name": ..., "parameters": {...}}`; several are separated by semicolons (Llama 3).
+_json_format("llama", "", "", markers=["<|python_tag|>"], arguments_key="parameters", optional_start="<|python_tag|>")
 
+# A list of `{"name": ..., "arguments": {...}}`, or `name[ARGS]{...}` for each call (Mistral).
+_MISTRAL = CallFormat("mistral", "[TOOL_CALLS]", "", reader=MistralReader, markers=("[ARGS]", "[CALL_ID]"))
+CALL_FORMATS.add("mistral")(_MISTRAL)
 
-@call_format("granite", "<|tool_call|>", "")
-def granite(block: str, tools: Tools) -> list[ToolCall]:
-    """Parse a list of `{"name": ..., "arguments": {...}}` up to the end of the answer (Granite 3)."""
-    return _json_calls(block, "arguments")
-
-
-@call_format("cohere", "<|START_ACTION|>", "<|END_ACTION|>")
-def cohere(block: str, tools: Tools) -> list[ToolCall]:
-    """Parse a list of `{"tool_name": ..., "parameters": {...}}` (Command R7B and A)."""
-    return _json_calls(block, "parameters", name="tool_name")
-
-
-@call_format("mistral", "[TOOL_CALLS]", "", markers=["[ARGS]", "[CALL_ID]"])
-def mistral(block: str, tools: Tools) -> list[ToolCall]:
-    """Parse a list of `{"name": ..., "arguments": {...}}`, or `name[ARGS]{...}` for each call (Mistral)."""
-    if "[ARGS]" not in block:
-        return _json_calls(block, "arguments")
-    calls = []
-    for part in filter(str.strip, block.split("[TOOL_CALLS]")):
-        name, _, arguments = part.partition("[ARGS]")
-        calls.append(_call(name.partition("[CALL_ID]")[0].strip(), _decode(arguments)))
-    return calls
-
-
-@call_format("llama", "", "", markers=["<|python_tag|>"])
-def llama(block: str, tools: Tools) -> list[ToolCall]:
-    """Parse `{"name": ..., "parameters": {...}}`; several are separated by semicolons (Llama 3)."""
-    return _json_calls(block.strip().removeprefix("<|python_tag|>"), "parameters")
-
-
-@call_format("deepseek", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>",
-             markers=["<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"])  # fmt: skip
-def deepseek(block: str, tools: Tools) -> list[ToolCall]:
-    """Parse `function<｜tool▁sep｜>name` with a JSON code block (V3, R1), or `name<｜tool▁sep｜>{...}` (V3.1)."""
-    calls = []
-    for part in filter(str.strip, re.split("<｜tool▁call▁begin｜>|<｜tool▁call▁end｜>", block)):
-        head, separator, rest = part.partition("<｜tool▁sep｜>")
-        if not separator:
-            raise NotACall
-        match = re.fullmatch(r"\s*(\S+)\s*```json\s*(.*?)\s*```\s*", rest, re.DOTALL)
-        name, arguments = (match.group(1), match.group(2)) if match else (head.strip(), rest)
-        calls.append(_call(name, _decode(arguments)))
-    return calls
+# `function<｜tool▁sep｜>name` with a JSON code block (V3, R1), or `name<｜tool▁sep｜>{...}` (V3.1).
+_DEEPSEEK_MARKERS = ("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>")
+_DEEPSEEK_END = "<｜tool▁calls▁end｜>"
+_DEEPSEEK = CallFormat(
+    "deepseek", "<｜tool▁calls▁begin｜>", _DEEPSEEK_END, markers=_DEEPSEEK_MARKERS,
+    reader=partial(DeepseekReader, markers=_DEEPSEEK_MARKERS, end=_DEEPSEEK_END),
+)  # fmt: skip
+CALL_FORMATS.add("deepseek")(_DEEPSEEK)
 
 
 # -- XML
@@ -248,44 +235,9 @@ def gemma(block: str, tools: Tools) -> list[ToolCall]:
 # -- calls
 
 
-def _json_calls(block: str, arguments: str, *, name: str = "name") -> list[ToolCall]:
-    """Parse one JSON object, a list of objects, or objects that follow one another."""
-    calls = []
-    for value in _json_values(block):
-        if not isinstance(value, Mapping):
-            raise NotACall
-        value = value.get("function", value) if isinstance(value.get("function"), Mapping) else value
-        function_name = value.get(name)
-        if not isinstance(function_name, str) or not {arguments} <= {*value}:
-            raise NotACall
-        calls.append(_call(function_name, value[arguments]))
-    if not calls:
-        raise NotACall
-    return calls
-
-
-def _json_values(block: str) -> list[Any]:
-    decoder, position, values = exact_decoder(), 0, []
-    block = _without_special_tokens(block).strip()
-    while position < len(block):
-        try:
-            value, position = decoder.raw_decode(block, position)
-        except (ValueError, RecursionError):
-            raise NotACall from None
-        values += value if isinstance(value, list) else [value]
-        while position < len(block) and block[position] in " \r\n\t;,":
-            position += 1
-    return values
-
-
-def _without_special_tokens(block: str) -> str:
-    """Return a block without the ends of turns that a template writes after it."""
-    return re.sub(r"(?:\s|<[^<>\s]+>)+\Z", "", block)
-
-
 def _decode(text: str) -> Any:
     try:
-        return parse_exact(_without_special_tokens(text))
+        return parse_exact(text)
     except (ValueError, RecursionError):
         raise NotACall from None
 

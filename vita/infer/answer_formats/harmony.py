@@ -7,13 +7,15 @@ prompt ends with `<|start|>assistant`, so the answer begins inside the first hea
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
-from vita.data.records import ToolCall
-from vita.infer.answer_formats.call_formats import CallFormat, NotACall, llama
+from vita.infer.answer_formats.call_formats import CallFormat
+from vita.infer.answer_formats.call_reader import waits_for
 from vita.infer.answer_formats.call_source import special_or_text, text_until
-from vita.infer.answer_formats.parser import CallDelta, Delta, TextDelta, ends_in_string, held_back
+from vita.infer.answer_formats.deltas import Delta, TextDelta
+from vita.infer.answer_formats.json_calls import NamedCallReader
+from vita.infer.answer_formats.parser import held_back
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 ENDS = ("<|end|>", "<|call|>", "<|return|>", START)
@@ -22,12 +24,36 @@ _END = re.compile("|".join(map(re.escape, ENDS)))
 _RECIPIENT = re.compile(r"to=functions\.([\w.-]+)")
 
 
+class MessageReader(NamedCallReader):
+    """A reader of the message to a function, whose text is the arguments; an empty text is the empty object."""
+
+    def __init__(self, index: int, name: str, *, partial: bool) -> None:
+        super().__init__(index, partial=partial)
+        self._name, self._state = name, "begin"
+
+    def _read_frame(self, text: str, *, last: bool) -> Iterator[Delta]:
+        marker = next((marker for marker in ENDS if text.startswith(marker)), None)
+        if self._take_space(text):
+            return
+        if self._state == "begin" and text.startswith("{"):
+            self._state = "arguments"
+        elif marker is not None:
+            if not self.has_calls:
+                self._arguments = "{}"
+                yield from self._finish_call()
+            self._consume(marker)
+            self.end = "end"
+        elif last or not waits_for(text, ENDS):
+            yield from self._fail()
+
+
 class HarmonyParser:
     """An incremental parser for the channels of GPT-OSS."""
 
-    def __init__(self, *, parse_calls: bool) -> None:
-        """Without `parse_calls` the arguments of calls are content."""
-        self._parse_calls = parse_calls
+    def __init__(self, *, parse_calls: bool, partial: bool = False) -> None:
+        """Without `parse_calls` the arguments of calls are content; `partial` as for `AnswerParser`."""
+        self._parse_calls, self._partial = parse_calls, partial
+        self._reader: MessageReader | None = None
         self._pending, self._header = "", ""
         self._in_header, self._count = True, 0
 
@@ -55,7 +81,7 @@ class HarmonyParser:
         yield from self._advance(last=True)
 
     def _advance(self, *, last: bool) -> Iterator[Delta]:
-        while self._pending:
+        while self._pending or (last and self._reader is not None):
             if self._in_header:
                 header, mark, rest = self._pending.partition(MESSAGE)
                 if not mark:
@@ -64,61 +90,47 @@ class HarmonyParser:
                         self._pending = ""
                     return
                 self._header, self._pending, self._in_header = header, rest, False
+                if (name := self._recipient) is not None:
+                    self._reader = MessageReader(self._count, name, partial=self._partial)
                 continue
-            end = self._end()
-            body, marker = self._pending[: end[0]], end[1]
-            if not marker and not last:
-                keep = held_back(body, ENDS)
-                if not self._recipient:
-                    yield from self._text(body[: len(body) - keep])
-                    self._pending = body[len(body) - keep :]
+            if self._reader is not None:
+                yield from self._read_call(self._reader, last=last)
+                if self._reader is not None:
+                    return
+                continue
+            match = _END.search(self._pending)
+            if match is None:
+                keep = 0 if last else held_back(self._pending, ENDS)
+                yield from self._text(self._pending[: len(self._pending) - keep])
+                self._pending = self._pending[len(self._pending) - keep :]
                 return
-            yield from self._close(body)
-            self._pending = self._pending[end[0] + len(marker) :]
+            yield from self._text(self._pending[: match.start()])
+            self._pending = self._pending[match.end() :]
             self._in_header = True
 
-    def _end(self) -> tuple[int, str]:
-        """Return the position of the marker that ends the message, and the marker; an empty marker if there is none.
-
-        A marker within a string of the arguments of a call is a part of the string.
-        """
-        for match in _END.finditer(self._pending):
-            if not self._recipient or not ends_in_string(self._pending[: match.start()]):
-                return match.start(), match.group()
-        return len(self._pending), ""
+    def _read_call(self, reader: MessageReader, *, last: bool) -> Iterator[Delta]:
+        """Read the message to a function; text that is no JSON object is content."""
+        yield from reader.read(self._pending, last=last)
+        self._pending = self._pending[reader.position :]
+        if not reader.end and not last:
+            return
+        self._count, self._reader = reader.index, None
+        if reader.end == "end":
+            self._in_header = True
+            return
+        self._header = ""
+        if not reader.has_calls:
+            self._pending = reader.unsent + self._pending
 
     @property
     def _recipient(self) -> str | None:
         match = _RECIPIENT.search(self._header)
         return match.group(1) if match and self._parse_calls else None
 
-    def _close(self, body: str) -> Iterator[Delta]:
-        name = self._recipient
-        if name is None:
-            yield from self._text(body)
-            return
-        try:
-            (call,) = llama(f'{{"name": "{name}", "parameters": {body or "{}"}}}', ())
-        except (NotACall, ValueError):
-            yield TextDelta("content", body)
-            return
-        yield CallDelta(self._count, ToolCall(call.name, call.arguments))
-        self._count += 1
-
     def _text(self, text: str) -> Iterator[Delta]:
         kind: Literal["reasoning", "content"] = "reasoning" if self._is_analysis else "content"
         if text:
             yield TextDelta(kind, text)
-
-
-def parse_harmony(block: str, tools: Sequence[Mapping[str, Any]]) -> list[ToolCall]:
-    """Return the calls of a complete answer."""
-    parser = HarmonyParser(parse_calls=True)
-    deltas = [*parser.push(block), *parser.finish()]
-    calls = [delta.call for delta in deltas if isinstance(delta, CallDelta)]
-    if not calls:
-        raise NotACall
-    return calls
 
 
 def analysis_rules(specials: Mapping[str, int]) -> str:
@@ -133,4 +145,4 @@ def final_head(specials: Mapping[str, int]) -> str:
     return f'{special_or_text(CHANNEL, specials)} "final" {special_or_text(MESSAGE, specials)}'
 
 
-HARMONY = CallFormat("harmony", "", "", parse_harmony, MARKERS, closings=("<|end|>",))
+HARMONY = CallFormat("harmony", "", "", markers=MARKERS, closings=("<|end|>",))

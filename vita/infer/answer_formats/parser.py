@@ -4,37 +4,20 @@
     deltas = [*parser.push("<think>Two"), *parser.push(" and two.</think>4"), *parser.finish()]
 
 Law: the concatenated texts and the calls do not depend on the division of the answer into pieces. Text that may begin
-a marker is held back until it is complete. A block that contains no call in the format is content.
+a marker is held back until it is complete. Text of a block that is no call in the format is content.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from vita.data.records import ToolCall
-from vita.infer.answer_formats.call_formats import CallFormat, NotACall
+from vita.infer.answer_formats.call_formats import CallFormat
+from vita.infer.answer_formats.call_reader import CallReader
+from vita.infer.answer_formats.deltas import Delta, TextDelta
 
-
-@dataclass(frozen=True, slots=True)
-class TextDelta:
-    """New text of the reasoning or of the content."""
-
-    kind: Literal["reasoning", "content"]
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallDelta:
-    """A complete call; `index` counts the calls of the answer."""
-
-    index: int
-    call: ToolCall
-
-
-Delta = TextDelta | CallDelta
+_SEPARATORS = " \r\n\t;,"
+"""Characters between the calls of a block."""
 
 
 class DeltaParser(Protocol):
@@ -69,9 +52,15 @@ class AnswerParser:
         in_reasoning: bool = False,
         calls: CallFormat | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        partial: bool = False,
     ) -> None:
-        """Without `calls` their text is content. `in_reasoning` is True if the prompt has begun the reasoning."""
-        self._reasoning, self._calls, self._tools = reasoning, calls, tools
+        """Without `calls` their text is content. `in_reasoning` is True if the prompt has begun the reasoning.
+
+        With `partial`, calls are returned while they are written (`CallStart`, `ArgumentsDelta`), also those that are
+        cut off; otherwise when they are complete (`CallDelta`).
+        """
+        self._reasoning, self._calls, self._tools, self._partial = reasoning, calls, tools, partial
+        self._reader: CallReader | None = None
         self._state: Literal["start", "reasoning", "content", "block"] = "start"
         if in_reasoning:
             self._state = "reasoning"
@@ -129,7 +118,7 @@ class AnswerParser:
                 return
         if self._calls and not self._calls.start and self._calls.may_begin(self._pending):
             if text or last:
-                self._state = "block"
+                self._state, self._strip = "block", False
             return
         self._state, self._strip = "content", False
 
@@ -163,33 +152,25 @@ class AnswerParser:
 
     def _read_block(self, *, last: bool) -> Iterator[Delta]:
         assert self._calls is not None
-        start, end = self._calls.start, self._calls.end
-        block, end_mark, rest = self._pending.partition(end) if end else (self._pending, "", "")
-        if not end_mark and not last:
-            if not start and not self._calls.may_begin(block):
-                self._state, self._strip = "content", False
+        if self._reader is None:
+            if not self._pending.strip() and not last:
+                return
+            self._reader = self._calls.reader_of(self._pending, self._tools, self._count, partial=self._partial)
+        reader = self._reader
+        yield from reader.read(self._pending, last=last)
+        self._pending = self._pending[reader.position :]
+        if not reader.end and not last:
             return
-        while end_mark and ends_in_string(block):  # the marker is a part of a text in JSON
-            if end not in rest:
-                if not last:
-                    return
-                break
-            part, _, rest = rest.partition(end)
-            block += end + part
-        try:
-            calls = self._calls.parse(block, self._tools) if block.strip() else []
-        except NotACall:
-            calls = []
-        self._pending = rest
-        if calls:
-            for call in calls:
-                yield CallDelta(self._count, call)
-                self._count += 1
-            self._space, self._strip = "", True
+        text = reader.unsent
+        if reader.has_calls:
+            self._count, self._space, self._strip = max(reader.index, self._count + 1), "", True
+            if reader.end == "end" or not text.strip(_SEPARATORS):
+                text = ""
         else:
-            self._strip = False
-            yield from self._text("content", start + block + end_mark)
-        self._state = "content"
+            text = self._calls.start + text
+            self._strip = self._strip and bool(text)
+        self._state, self._reader = "content", None
+        yield from self._text("content", text)
 
     def _text(self, kind: Literal["reasoning", "content"], text: str) -> Iterator[Delta]:
         """Yield text; white space at its end waits for more text if a marker may follow that removes it."""
@@ -211,10 +192,3 @@ def held_back(text: str, markers: Sequence[str]) -> int:
         if any(marker.startswith(text[-length:]) for marker in markers):
             return length
     return 0
-
-
-def ends_in_string(block: str) -> bool:
-    """Return True if a block of JSON ends within a string."""
-    if not block.lstrip().startswith(("{", "[")):
-        return False
-    return len(re.findall(r'"', re.sub(r"\\.", "", block))) % 2 == 1

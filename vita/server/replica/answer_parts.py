@@ -10,7 +10,8 @@ from typing import Any
 from vita.data.records import Message
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.answer_formats.answer_format import AnswerFormat
-from vita.infer.answer_formats.parser import CallDelta, Delta, DeltaParser, TextDelta
+from vita.infer.answer_formats.deltas import ArgumentsDelta, CallStart, Delta, TextDelta
+from vita.infer.answer_formats.parser import DeltaParser
 
 TAIL_TOKENS = 32
 """Number of tokens at the end of a prompt that may begin the reasoning."""
@@ -30,7 +31,7 @@ class AnswerParts:
     ) -> None:
         """Without `parallel` only the first call of an answer is returned.
 
-        With `only_calls`, which the grammar of the answer requires, a call that is cut off is not returned as content.
+        With `only_calls`, which the grammar of the answer requires, nothing is returned as content.
         """
         self._format, self._tools, self._prompt_end, self._parallel = format, tools, prompt_end, parallel
         self._only_calls = only_calls
@@ -47,7 +48,8 @@ class AnswerParts:
                     message[name] = message.get(name, "") + delta[name]
             calls += [call for call in delta.get("tool_calls", ()) if "id" in call]
             for call in delta.get("tool_calls", ()):
-                calls[call["index"]]["function"] |= call["function"]
+                if "id" not in call:
+                    calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
         if calls or self._only_calls:
             message["content"] = message["content"] or None
         if calls:
@@ -62,7 +64,7 @@ class AnswerParts:
             return
         parser = self._parsers.get(choice)
         if parser is None:
-            parser = self._parsers[choice] = self._format.parser(self._tools, prompt_end=self._prompt_end)
+            parser = self._parsers[choice] = self._format.parser(self._tools, prompt_end=self._prompt_end, partial=True)
         for delta in parser.push(text):
             yield from self._fields(choice, delta)
         for delta in parser.finish() if last else ():
@@ -78,11 +80,12 @@ class AnswerParts:
                 yield {"reasoning_content": text}
             case TextDelta(_, text) if not self._only_calls:
                 yield {"content": text}
-            case CallDelta(index, call) if index == 0 or self._parallel:
+            case CallStart(index, name) if index == 0 or self._parallel:
                 self._called.add(choice)
                 head = {"index": index, "id": self._new_id(), "type": "function"}
-                yield {"tool_calls": [{**head, "function": {"name": call.name, "arguments": ""}}]}
-                yield {"tool_calls": [{"index": index, "function": {"arguments": call.arguments}}]}
+                yield {"tool_calls": [{**head, "function": {"name": name, "arguments": ""}}]}
+            case ArgumentsDelta(index, text) if index == 0 or self._parallel:
+                yield {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
             case _:
                 pass
 
