@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import pytest
 
@@ -56,9 +57,9 @@ def merge_deltas(deltas: list[Delta]) -> list[tuple[str, object]]:
         elif isinstance(delta, CallStart):
             parts.append(("call", (delta.index, ToolCall(delta.name, ""))))
         elif isinstance(delta, ArgumentsDelta):
-            _, (index, call) = parts[-1]  # type: ignore[misc]
-            assert index == delta.index
-            parts[-1] = ("call", (index, ToolCall(call.name, call.arguments + delta.text)))
+            part: Any = parts[-1][1]
+            assert part[0] == delta.index
+            parts[-1] = ("call", (delta.index, ToolCall(part[1].name, part[1].arguments + delta.text)))
         elif parts and parts[-1][0] == delta.kind:
             parts[-1] = (delta.kind, f"{parts[-1][1]}{delta.text}")
         else:

@@ -155,7 +155,11 @@ def test_the_events_of_a_stream_give_the_response(client: openai.OpenAI) -> None
         assert [item.type for item in final.output] == [item.type for item in complete.output]
         assert final.output_text == complete.output_text and final.usage == complete.usage
         numbers = [event.sequence_number for event in events]
-        assert numbers == sorted(numbers) and events[0].type == "response.created"
+        assert numbers == list(range(len(numbers))) and events[0].type == "response.created"
+        pieces = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+        done = [event.arguments for event in events if event.type == "response.function_call_arguments.done"]
+        assert done == [item.arguments for item in final.output if item.type == "function_call"]
+        assert "".join(pieces) == "".join(done) and len(pieces) > 2 * len(done) - 1
         assert events[-1].type == "response.completed"
 
 
@@ -303,12 +307,41 @@ def test_the_events_of_a_stream_give_the_message(claude: anthropic.Anthropic) ->
             extra_body={"temperature": 0},
             **options,
         ) as stream:
+            pieces = [
+                event.delta.partial_json
+                for event in stream
+                if event.type == "content_block_delta" and event.delta.type == "input_json_delta"
+            ]
             final = stream.get_final_message()
+        inputs = [block.input for block in complete.content if block.type == "tool_use"]
+        assert [json.loads("".join(pieces))] == inputs if inputs else not pieces
+        assert not inputs or len(pieces) > 2
         ids: Any = {"id"}
         assert [block.model_dump(exclude=ids) for block in final.content] == [
             block.model_dump(exclude=ids) for block in complete.content
         ]
         assert final.stop_reason == complete.stop_reason and final.usage.output_tokens == complete.usage.output_tokens
+
+
+def test_a_call_that_is_cut_off_is_incomplete(client: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    question = "Weather in Köln?"
+    total = respond(client, question, tools=[TOOL]).usage.output_tokens
+    options: Any = {"model": "cat", "temperature": 0, "input": question, "tools": [TOOL]}
+    responses = (
+        (limit, client.responses.create(**options, max_output_tokens=limit)) for limit in range(total - 1, 0, -1)
+    )
+    limit, item = next(
+        (limit, item) for limit, response in responses for item in response.output if item.status == "incomplete"
+    )
+    assert item.type == "function_call"
+    assert '{"city": "Köln"}'.startswith(item.arguments) and item.arguments[-1:] not in ("", "}")
+    asked: Any = {"role": "user", "content": question}
+    answer = message(claude, asked, tools=[ANTHROPIC_TOOL], max_tokens=limit)
+    assert answer.stop_reason == "max_tokens" and answer.content[0].input == {}
+    with claude.messages.stream(
+        model="cat", messages=[asked], tools=[ANTHROPIC_TOOL], max_tokens=limit, extra_body={"temperature": 0}
+    ) as stream:
+        assert stream.get_final_message().content[0].input == answer.content[0].input  # type: ignore[union-attr]
 
 
 def test_tokens_are_counted_as_the_prompt_is_read(claude: anthropic.Anthropic) -> None:

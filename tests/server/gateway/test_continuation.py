@@ -23,11 +23,11 @@ def call_deltas(id: str) -> list[dict[str, Any]]:
         {"reasoning_content": ", so."},
         {"content": "I look."},
         {"tool_calls": [head]},
-        {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]},
+        *({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]} for piece in ('{"a": ', '"b', 'c"}')),
     ]
 
 
-@pytest.mark.parametrize("sent", range(7))
+@pytest.mark.parametrize("sent", range(9))
 def test_each_delta_is_sent_once_over_two_replicas(sent: int) -> None:
     stream = StreamContinuation(wants_usage=False)
     first_deltas, second_deltas = call_deltas("call_a"), call_deltas("call_b")
@@ -48,3 +48,22 @@ def test_a_different_call_or_reasoning_on_the_second_replica_ends_the_stream() -
         stream.restart()
         with pytest.raises(Diverged):
             stream.forward(event(other_delta))
+
+
+@pytest.mark.parametrize("length", [1, 4, 100])
+@pytest.mark.parametrize("sent", range(9))
+def test_a_call_continues_in_the_pieces_of_another_replica(sent: int, length: int) -> None:
+    stream = StreamContinuation(wants_usage=False)
+    events = [stream.forward(event(delta)) for delta in call_deltas("call_a")[:sent]]
+    stream.restart()
+    arguments = '{"a": "bc"}'
+    pieces = [arguments[start : start + length] for start in range(0, len(arguments), length)]
+    deltas = [
+        *call_deltas("call_b")[:5],
+        *({"tool_calls": [{"index": 0, "function": {"arguments": p}}]} for p in pieces),
+    ]
+    events += [stream.forward(event(delta)) for delta in deltas]
+    choices = [json.loads(data[6:])["choices"][0]["delta"] for data in events if data is not None]
+    calls = [call for delta in choices for call in delta.get("tool_calls", ())]
+    assert [call["id"] for call in calls if "id" in call] == ["call_a" if sent > 4 else "call_b"]
+    assert "".join(call["function"]["arguments"] for call in calls) == arguments

@@ -72,7 +72,9 @@ def test_a_stream_contains_the_same_parts_in_deltas(client: openai.OpenAI) -> No
             for part in delta.get("tool_calls", ()):
                 if part["index"] == len(calls):
                     assert part["id"] and part["type"] == "function" and part["function"]["name"] == "weather"
-                    calls.append({"arguments": ""})
+                    assert part["function"]["arguments"] == ""
+                    calls.append({"arguments": "", "pieces": -1})
+                calls[part["index"]]["pieces"] += 1
                 calls[part["index"]]["arguments"] += part["function"].get("arguments", "")
             finish = choice.finish_reason or finish
         assert finish == expected.finish_reason
@@ -81,6 +83,17 @@ def test_a_stream_contains_the_same_parts_in_deltas(client: openai.OpenAI) -> No
         assert [call["arguments"] for call in calls] == [
             call.function.arguments for call in expected.message.tool_calls or ()
         ]
+        assert all(call["pieces"] > 2 for call in calls)
+
+
+def test_a_call_that_is_cut_off_has_the_same_arguments_in_a_stream(client: openai.OpenAI) -> None:
+    total = ask(client, QUESTION).usage.completion_tokens
+    choice = ask(client, QUESTION, max_tokens=total - 5).choices[0]
+    (call,) = choice.message.tool_calls
+    assert choice.finish_reason == "length" and '{"city": "Köln"}'.startswith(call.function.arguments)
+    chunks = [chunk.choices[0] for chunk in ask(client, QUESTION, max_tokens=total - 5, stream=True)]
+    pieces = [part.function.arguments for chunk in chunks for part in chunk.delta.tool_calls or ()]
+    assert "".join(pieces) == call.function.arguments != "" and chunks[-1].finish_reason == "length"
 
 
 def test_the_stream_helper_of_the_client_builds_the_same_message(client: openai.OpenAI) -> None:
@@ -121,13 +134,16 @@ def test_a_truncated_call_is_content_with_the_reason_length(client: openai.OpenA
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
 def test_a_truncated_required_call_is_not_content(client: openai.OpenAI, choice: Any) -> None:
-    options: dict[str, Any] = {"tool_choice": choice, "max_tokens": 4}
-    answer = ask(client, QUESTION, **options).choices[0]
-    assert answer.finish_reason == "length"
-    assert answer.message.content is None and not answer.message.tool_calls
-    chunks = list(ask(client, QUESTION, stream=True, **options))
-    assert not any(chunk.choices[0].delta.content for chunk in chunks)
-    assert chunks[-1].choices[0].finish_reason == "length"
+    for limit in (1, 4):
+        options: dict[str, Any] = {"tool_choice": choice, "max_tokens": limit}
+        answer = ask(client, QUESTION, **options).choices[0]
+        assert answer.finish_reason == "length" and answer.message.content is None
+        arguments = "".join(call.function.arguments for call in answer.message.tool_calls or ())
+        assert '{"city": "Köln"}'.startswith(arguments)
+        chunks = [chunk.choices[0] for chunk in ask(client, QUESTION, stream=True, **options)]
+        assert not any(chunk.delta.content for chunk in chunks) and chunks[-1].finish_reason == "length"
+        parts = [part.function.arguments for chunk in chunks for part in chunk.delta.tool_calls or ()]
+        assert "".join(parts) == arguments
 
 
 def test_a_stop_text_is_reported(client: openai.OpenAI) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field
+from pydantic_core import from_json
 
 from vita.server.api import MAX_STOPS, ChatRequest, TokenizeRequest, read
 from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answer
@@ -42,7 +43,7 @@ class ClientTool(RequestBody):
     strict: bool | None = None
     """Constrain the input of calls to the schema."""
     eager_input_streaming: bool | None = None
-    """Accepted for compatibility; a call is sent when it is complete."""
+    """Accepted for compatibility; the input is always sent while it is generated."""
     defer_loading: Literal[False] | None = None
     """The only supported value is false: the model sees all tools."""
     cache_control: dict[str, Any] | None = None
@@ -293,8 +294,17 @@ def _block(part: Part, *, empty: bool = False) -> dict[str, Any]:
                 "type": "tool_use",
                 "id": part.id,
                 "name": part.name,
-                "input": orjson.Fragment(text) if text else {},
+                "input": _input(text),
             }
+
+
+def _input(text: str) -> Any:
+    """Return the input of a call; of arguments that `max_tokens` cut off, the values that are complete."""
+    try:
+        json.loads(text or "{}")
+    except ValueError:
+        return from_json(text, allow_partial=True)
+    return orjson.Fragment(text) if text else {}
 
 
 def _change_event(change: PartChange) -> bytes:

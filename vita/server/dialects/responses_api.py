@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -279,8 +280,17 @@ class ResponsesTranslation:
 
 
 def _status(part: Part, finish: str | None) -> str:
-    """Return the status of a part at the end of an answer with a finish reason; a call is sent when it is complete."""
-    return "incomplete" if finish in _INCOMPLETE_REASONS and part.kind != "call" else "completed"
+    """Return the status of a part at the end of an answer with a finish reason."""
+    is_cut_off = finish in _INCOMPLETE_REASONS and (part.kind != "call" or not _is_json(part.text))
+    return "incomplete" if is_cut_off else "completed"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _content(part: Part) -> dict[str, Any]:

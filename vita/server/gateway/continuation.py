@@ -2,7 +2,8 @@
 
 The same request with the same seed has the same completion on every replica. So when a replica dies during a stream,
 the request is sent to another one and the part that the client has is skipped: `StreamContinuation` inspects each event
-and stores, per choice, the text and the number of log-probabilities that were sent.
+and stores, per choice, the texts and the number of log-probabilities that were sent. The second replica may divide the
+texts into other pieces.
 """
 
 from __future__ import annotations
@@ -46,19 +47,48 @@ async def sse_events(parts: AsyncIterator[bytes], *, max_bytes: int = 8 * 2**20)
 
 
 @dataclass
-class _Choice:
+class _SentText:
+    """A text that was sent, and the part of it that the current replica has repeated."""
+
     text: str = ""
+    seen: int = 0
+
+    def take(self, text: str) -> str:
+        """Return the new part of a text of the current replica; raises `Diverged` if it repeats another text."""
+        sent = self.text[self.seen : self.seen + len(text)]
+        if text[: len(sent)] != sent:
+            raise Diverged
+        self.seen += len(text)
+        fresh = text[len(sent) :]
+        self.text += fresh
+        return fresh
+
+
+@dataclass
+class _SentCall:
+    """A call whose first delta was sent."""
+
+    name: str
+    arguments: _SentText = field(default_factory=_SentText)
+
+
+@dataclass
+class _Choice:
+    text: _SentText = field(default_factory=_SentText)
+    reasoning: _SentText = field(default_factory=_SentText)
+    calls: dict[int, _SentCall] = field(default_factory=dict)
+    """The calls by their index."""
     logprobs: int = 0
+    logprobs_seen: int = 0
+    """The number of log-probabilities of the current replica."""
     opened: bool = False
     finish: str | None = None
-    reasoning: str = ""
-    calls: list[Any] = field(default_factory=list)
-    """The deltas of calls, without the ids, which differ between replicas."""
-    # Progress of the current replica in the part that was already sent.
-    text_seen: int = 0
-    logprobs_seen: int = 0
-    reasoning_seen: int = 0
-    calls_seen: int = 0
+
+    def restart(self) -> None:
+        """Start to read the stream of another replica."""
+        self.logprobs_seen = 0
+        for sent in (self.text, self.reasoning, *(call.arguments for call in self.calls.values())):
+            sent.seen = 0
 
 
 @dataclass
@@ -77,7 +107,7 @@ class StreamContinuation:
 
     @property
     def texts(self) -> list[str]:
-        return [self._choices[index].text for index in sorted(self._choices)]
+        return [self._choices[index].text.text for index in sorted(self._choices)]
 
     @property
     def finishes(self) -> list[str | None]:
@@ -86,7 +116,7 @@ class StreamContinuation:
     def restart(self) -> None:
         """Start to read the stream of another replica."""
         for choice in self._choices.values():
-            choice.text_seen = choice.logprobs_seen = choice.reasoning_seen = choice.calls_seen = 0
+            choice.restart()
 
     def forward(self, data: bytes) -> bytes | None:
         """Return the event for the client, or None when it has no new content.
@@ -119,7 +149,7 @@ class StreamContinuation:
         chat = "delta" in choice
         holder, name = (choice["delta"], "content") if chat else (choice, "text")
         text = holder.get(name) or ""
-        fresh_text = self._fresh_text(progress, text)
+        fresh_text = progress.text.take(text)
         entries = _logprob_entries(choice)
         repeated = min(max(0, progress.logprobs - progress.logprobs_seen), entries)
         progress.logprobs_seen += entries
@@ -138,42 +168,34 @@ class StreamContinuation:
         fresh_parts = chat and self._keep_fresh_parts(progress, holder)
         return bool(fresh_text) or opens or finishes or entries > repeated or fresh_parts
 
-    def _fresh_text(self, progress: _Choice, text: str) -> str:
-        sent = progress.text[progress.text_seen : progress.text_seen + len(text)]
-        if text[: len(sent)] != sent:
-            raise Diverged
-        progress.text_seen += len(text)
-        new_text = text[len(sent) :]
-        progress.text += new_text
-        return new_text
-
     def _keep_fresh_parts(self, progress: _Choice, delta: dict[str, Any]) -> bool:
         """Remove the reasoning and the calls that were already sent; returns whether any remain."""
-        reasoning = delta.pop("reasoning_content", None) or ""
-        sent = progress.reasoning[progress.reasoning_seen : progress.reasoning_seen + len(reasoning)]
-        if reasoning[: len(sent)] != sent:
-            raise Diverged
-        progress.reasoning_seen += len(reasoning)
-        progress.reasoning += reasoning[len(sent) :]
-        if reasoning[len(sent) :]:
-            delta["reasoning_content"] = reasoning[len(sent) :]
-        calls = [call for call in delta.pop("tool_calls", None) or [] if self._is_fresh(progress, call)]
+        if reasoning := progress.reasoning.take(delta.pop("reasoning_content", None) or ""):
+            delta["reasoning_content"] = reasoning
+        deltas = (self._fresh_call(progress, call) for call in delta.pop("tool_calls", None) or [])
+        calls = [call for call in deltas if call is not None]
         if calls:
             delta["tool_calls"] = calls
-        return bool(calls or "reasoning_content" in delta)
+        return bool(calls or reasoning)
 
     @staticmethod
-    def _is_fresh(progress: _Choice, call: dict[str, Any]) -> bool:
-        """Return whether the delta of a call was not sent before."""
-        content = {name: value for name, value in call.items() if name != "id"}
-        position = progress.calls_seen
-        progress.calls_seen += 1
-        if position == len(progress.calls):
-            progress.calls.append(content)
-            return True
-        if progress.calls[position] != content:
+    def _fresh_call(progress: _Choice, call: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the new part of the delta of a call; None if all of it was sent.
+
+        The id of a call is that of the first replica.
+        """
+        function, sent = call.get("function") or {}, progress.calls.get(call["index"])
+        name, arguments = function.get("name"), function.get("arguments") or ""
+        if sent is None:
+            if not name:
+                raise Diverged
+            sent = progress.calls[call["index"]] = _SentCall(name)
+            sent.arguments.take(arguments)
+            return call
+        if name and name != sent.name:
             raise Diverged
-        return False
+        fresh = sent.arguments.take(arguments)
+        return {"index": call["index"], "function": {"arguments": fresh}} if fresh else None
 
     def _count_logprobs(self, choice: dict[str, Any], repeated: int) -> None:
         values = logprob_values(choice)[repeated:]

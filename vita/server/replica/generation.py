@@ -188,17 +188,17 @@ class GenerationRoutes(RequestChecks):
         """Create the response: complete or streamed, or the refusal of the content filter."""
         request_events = RequestEvents(self.ready_or_refuse(), self.metrics, request.receive)
         updates = self._updates(request_events, asks, choices, refused, body)
-        if not params.stream:
-            async for _ in updates:
-                pass
-            counts = usage(prompt_tokens, choices, reused_tokens=request_events.reused_tokens)
-            return json_response({**body.complete(choices), "usage": counts})
-        options = params.stream_options or api.StreamOptions()
-        # Wait for the first event before the headers, so that an early error has its own status.
-        first = await anext(updates, None)
 
         def counts() -> dict[str, Any]:
             return usage(prompt_tokens, choices, reused_tokens=request_events.reused_tokens)
+
+        if not params.stream:
+            async for _ in updates:
+                pass
+            return json_response({**body.complete(choices), "usage": counts()})
+        options = params.stream_options or api.StreamOptions()
+        # Wait for the first event before the headers, so that an early error has its own status.
+        first = await anext(updates, None)
 
         def with_usage(chunk: dict[str, Any]) -> bytes:
             """Return the event of a chunk with choices."""
