@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from vita.data.exact_json import RawNumber, dump_exact, parse_exact
@@ -25,6 +24,8 @@ from vita.spine.registry import Registry
 Tools = Sequence[Mapping[str, Any]]
 ParseBlock = Callable[[str, Tools], list[ToolCall]]
 """(block, tools) -> its calls; raises `NotACall` for other text."""
+ReadBlock = Callable[..., CallReader]
+"""(text, index, partial=...) -> the reader of a block that begins with `text`; `index` is the number of earlier calls."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class CallFormat:
     end: str
     """The text that ends a block; empty if the block ends with the answer."""
     parse: ParseBlock | None = None
-    """The function that parses a complete block; None for a format with a reader."""
-    reader: Callable[..., CallReader] | None = None
-    """(index, partial=...) -> a reader that returns calls while they are written; None for a format with `parse`."""
+    """The function that parses a complete block; None for a format with `read`."""
+    read: ReadBlock | None = None
+    """The function that creates a reader of a block; None for a format with `parse`."""
     markers: tuple[str, ...] = ()
     """Further texts inside a block that may be special tokens, and must be visible."""
     closings: tuple[str, ...] = ()
@@ -52,10 +53,8 @@ class CallFormat:
 
     def reader_of(self, text: str, tools: Tools, index: int, *, partial: bool) -> CallReader:
         """Return the reader of a block that begins with `text`, which has a visible character."""
-        if self.reader is not None:
-            if self.reader is MistralReader and text.lstrip().startswith(("[", "{")):
-                return JsonCallReader(index, partial=partial)
-            return self.reader(index, partial=partial)
+        if self.read is not None:
+            return self.read(text, index, partial=partial)
         assert self.parse is not None
         parse = self.parse
         return BlockReader(index, partial=partial, end=self.end, parse=lambda block: parse(block, tools))
@@ -83,38 +82,64 @@ def call_format(
     return enter
 
 
+def call_reader(name: str, start: str, end: str, *, markers: Sequence[str] = ()) -> Callable[[ReadBlock], ReadBlock]:
+    """Register the reader of a block as a format, whose calls are returned while they are written."""
+
+    def enter(read: ReadBlock) -> ReadBlock:
+        CALL_FORMATS.add(name)(CallFormat(name, start, end, read=read, markers=tuple(markers)))
+        return read
+
+    return enter
+
+
 # -- JSON
 
 
-def _json_format(name: str, start: str, end: str, *, markers: Sequence[str] = (), **fields: str) -> None:
-    """Register a format of JSON objects; `fields` are those of `JsonCallReader`."""
-    reader = partial(JsonCallReader, end=end, **fields)
-    CALL_FORMATS.add(name)(CallFormat(name, start, end, reader=reader, markers=tuple(markers)))
+@call_reader("hermes", "<tool_call>", "</tool_call>")
+def hermes(text: str, index: int, *, partial: bool) -> CallReader:
+    """Read `{"name": ..., "arguments": {...}}`, or a list of such objects (Qwen, Hermes, ChatML)."""
+    return JsonCallReader(index, partial=partial, end="</tool_call>")
 
 
-# `{"name": ..., "arguments": {...}}`, or a list of such objects (Qwen, Hermes, ChatML).
-_json_format("hermes", "<tool_call>", "</tool_call>")
-# A list of `{"name": ..., "arguments": {...}}` (Phi-4-mini).
-_json_format("phi", "<|tool_call|>", "<|/tool_call|>")
-# A list of `{"name": ..., "arguments": {...}}` up to the end of the answer (Granite 3).
-_json_format("granite", "<|tool_call|>", "")
-# A list of `{"tool_name": ..., "parameters": {...}}` (Command R7B and A).
-_json_format("cohere", "<|START_ACTION|>", "<|END_ACTION|>", name_key="tool_name", arguments_key="parameters")
-# `{"name": ..., "parameters": {...}}`; several are separated by semicolons (Llama 3).
-_json_format("llama", "", "", markers=["<|python_tag|>"], arguments_key="parameters", optional_start="<|python_tag|>")
+@call_reader("phi", "<|tool_call|>", "<|/tool_call|>")
+def phi(text: str, index: int, *, partial: bool) -> CallReader:
+    """Read a list of `{"name": ..., "arguments": {...}}` (Phi-4-mini)."""
+    return JsonCallReader(index, partial=partial, end="<|/tool_call|>")
 
-# A list of `{"name": ..., "arguments": {...}}`, or `name[ARGS]{...}` for each call (Mistral).
-_MISTRAL = CallFormat("mistral", "[TOOL_CALLS]", "", reader=MistralReader, markers=("[ARGS]", "[CALL_ID]"))
-CALL_FORMATS.add("mistral")(_MISTRAL)
 
-# `function<｜tool▁sep｜>name` with a JSON code block (V3, R1), or `name<｜tool▁sep｜>{...}` (V3.1).
-_DEEPSEEK_MARKERS = ("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>")
-_DEEPSEEK_END = "<｜tool▁calls▁end｜>"
-_DEEPSEEK = CallFormat(
-    "deepseek", "<｜tool▁calls▁begin｜>", _DEEPSEEK_END, markers=_DEEPSEEK_MARKERS,
-    reader=partial(DeepseekReader, markers=_DEEPSEEK_MARKERS, end=_DEEPSEEK_END),
-)  # fmt: skip
-CALL_FORMATS.add("deepseek")(_DEEPSEEK)
+@call_reader("granite", "<|tool_call|>", "")
+def granite(text: str, index: int, *, partial: bool) -> CallReader:
+    """Read a list of `{"name": ..., "arguments": {...}}` up to the end of the answer (Granite 3)."""
+    return JsonCallReader(index, partial=partial)
+
+
+@call_reader("cohere", "<|START_ACTION|>", "<|END_ACTION|>")
+def cohere(text: str, index: int, *, partial: bool) -> CallReader:
+    """Read a list of `{"tool_name": ..., "parameters": {...}}` (Command R7B and A)."""
+    keys = {"name_key": "tool_name", "arguments_key": "parameters"}
+    return JsonCallReader(index, partial=partial, end="<|END_ACTION|>", **keys)
+
+
+@call_reader("mistral", "[TOOL_CALLS]", "", markers=["[ARGS]", "[CALL_ID]"])
+def mistral(text: str, index: int, *, partial: bool) -> CallReader:
+    """Read a list of `{"name": ..., "arguments": {...}}`, or `name[ARGS]{...}` for each call (Mistral)."""
+    reader = JsonCallReader if text.lstrip().startswith(("[", "{")) else MistralReader
+    return reader(index, partial=partial)
+
+
+@call_reader("llama", "", "", markers=["<|python_tag|>"])
+def llama(text: str, index: int, *, partial: bool) -> CallReader:
+    """Read `{"name": ..., "parameters": {...}}`; several are separated by semicolons (Llama 3)."""
+    return JsonCallReader(index, partial=partial, arguments_key="parameters", optional_start="<|python_tag|>")
+
+
+_DEEPSEEK = ("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>")
+
+
+@call_reader("deepseek", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", markers=_DEEPSEEK)
+def deepseek(text: str, index: int, *, partial: bool) -> CallReader:
+    """Read `function<｜tool▁sep｜>name` with a JSON code block (V3, R1), or `name<｜tool▁sep｜>{...}` (V3.1)."""
+    return DeepseekReader(index, partial=partial, markers=_DEEPSEEK, end="<｜tool▁calls▁end｜>")
 
 
 # -- XML
