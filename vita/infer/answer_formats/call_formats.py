@@ -25,7 +25,7 @@ Tools = Sequence[Mapping[str, Any]]
 ParseBlock = Callable[[str, Tools], list[ToolCall]]
 """(block, tools) -> its calls; raises `NotACall` for other text."""
 ReadBlock = Callable[..., CallReader]
-"""(text, index, partial=...) -> the reader of a block that begins with `text`; `index` is the number of earlier calls."""
+"""(text, index, partial=...) -> the reader of a block that begins with `text`; `index` counts the earlier calls."""
 
 
 @dataclass(frozen=True)
