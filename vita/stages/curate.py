@@ -20,7 +20,7 @@ from vita.data.curation.corpus import dump, read_corpus
 from vita.data.curation.decontamination import BenchmarkIndex, Decontamination, with_test_files
 from vita.data.curation.diversity import diversity_report, sample_documents
 from vita.data.curation.empty_corpus import nothing_left, nothing_to_train_on
-from vita.data.curation.filter_pass import FilterJob, FilterSteps
+from vita.data.curation.filter_pass import FilterJob
 from vita.data.curation.filter_stats import FilterStats
 from vita.data.curation.near_duplicates import Sketches
 from vita.data.curation.part_files import PartTable
@@ -31,6 +31,7 @@ from vita.data.curation.repeated_text import PartCuts
 from vita.data.curation.report import build_report, held_out_advice
 from vita.data.curation.rules import CurationRules
 from vita.data.curation.shingles import SketchOptions
+from vita.data.curation.slice_filter import FilterSteps
 from vita.data.curation.split_pass import SplitAssignments, SplitOptions, assign_splits, split_jobs
 from vita.data.curation.text_cuts import find_cuts, with_sizes
 from vita.data.curation.text_end import hold_out_end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vita.data.curation.filter_pass import is_filter_rule, is_rights_rule, is_row_problem
+from vita.data.curation.drop_reasons import is_filter_rule, is_rights_rule, is_row_problem
 from vita.data.curation.filter_stats import FilterStats
 from vita.data.sources.readers import EMPTY_FILE
 from vita.spine.errors import DataError

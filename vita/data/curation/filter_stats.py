@@ -27,6 +27,15 @@ class DocumentCount:
         self.bytes += size
 
 
+def count_document(counts: dict[str, DocumentCount], name: str, size: int) -> None:
+    """Count a document under a name."""
+    count = counts.get(name)
+    if count is None:
+        count = counts[name] = DocumentCount()
+    count.documents += 1
+    count.bytes += size
+
+
 @dataclass
 class ValueCount:
     """A number of values of personal data, and of the documents that contain them."""

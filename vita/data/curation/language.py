@@ -71,13 +71,22 @@ def identify_language(text: str) -> str:
         return UNKNOWN
     sample = text[:_SAMPLE]
     examined = sample[::_STRIDE]
-    if sum(map(str.isupper, examined)) > _MAX_CAPITALS * len(examined):
+    if _count_capitals(examined) > _MAX_CAPITALS * len(examined):
         sample = sample.lower()
     language = _detector()(sample)[0]
     if language not in _SCRIPTS or _fits_script(language, sample):
         return language
     candidates = (language for language, _ in _detector()(sample, n_results=_CANDIDATES))
     return next((language for language in candidates if _fits_script(language, sample)), UNKNOWN)
+
+
+def _count_capitals(text: str) -> int:
+    if text.isascii():
+        return len(text.encode().translate(None, _NOT_CAPITALS))
+    return sum(map(str.isupper, text))
+
+
+_NOT_CAPITALS = bytes(code for code in range(256) if not 65 <= code <= 90)
 
 
 def _fits_script(language: str, sample: str) -> bool:

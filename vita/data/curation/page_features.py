@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -44,14 +43,13 @@ class PageFeatures:
     @property
     def words(self) -> WordFeatures:
         """Return the words between white space, or phrases in scripts without spaces (see `word_count`)."""
-        batch = self._batch
-        first, stop = batch.first[self._index], batch.stop[self._index]
-        return WordFeatures(*(column[first:stop] for column in batch.words))
+        inside = self._batch.words_of(self._index)
+        return WordFeatures(*(column[inside] for column in self._batch.words))
 
     @property
     def num_words(self) -> int:
         """Return the number of words between white space."""
-        return self._batch.stop[self._index] - self._batch.first[self._index]
+        return int(self._batch.counts[self._index])
 
     @property
     def _batch(self) -> WordRuns:
@@ -70,8 +68,8 @@ class PageFeatures:
 
     def distinct_words(self, vocabulary: tuple[str, ...], *, limit: int) -> int:
         """Count how many words of the vocabulary occur; a number from `limit` on is a lower bound."""
-        if len(self._batch.first) > 1:
-            return self._batch.distinct(vocabulary_hashes(vocabulary))[self._index]
+        if len(self._batch.counts) > 1:
+            return int(self._batch.distinct(vocabulary_hashes(vocabulary))[self._index])
         count = 0
         for value in vocabulary_hashes(vocabulary):
             if count >= limit:
@@ -98,26 +96,26 @@ class PageFeatures:
 
     def runs(self, n: int) -> UInt64[np.ndarray, "..."]:
         """Return a hash of each n-gram of words."""
-        first, stop = self._batch.first[self._index], self._batch.stop[self._index]
-        return self._batch.runs(n)[first : max(first, stop - n + 1)]
+        inside = self._batch.words_of(self._index)
+        return self._batch.runs(n)[inside.start : max(inside.start, inside.stop - n + 1)]
 
-    def may_have_frequent_runs(self, limits: tuple[float, ...]) -> bool:
-        """Return False if no n-gram of 2, 3, ... words has more than its share of the characters."""
-        return self._batch.frequent_run_suspects(limits)[self._index]
+    def has_frequent_runs(self, limits: tuple[float, ...]) -> bool:
+        """Return True if the most frequent n-gram of 2, 3, ... words has more than its share of the characters."""
+        return bool(self._batch.has_frequent_runs(limits)[self._index])
 
     def may_have_repeated_runs(self, n: int, limit: float) -> bool:
         """Return False if the words of repeated n-grams have at most this share of the characters."""
-        return self._batch.repeated_run_suspects(n, limit)[self._index]
+        return bool(self._batch.may_have_repeated_runs(n, limit)[self._index])
 
     @property
     def characters(self) -> int:
         """Return the characters of all words."""
-        return self._batch.characters[self._index]
+        return int(self._batch.characters[self._index])
 
     @property
     def lettered_words(self) -> int:
         """Return the number of words with a letter."""
-        return self._batch.lettered[self._index]
+        return int(self._batch.lettered[self._index])
 
     @cached_property
     def lines(self) -> list[str]:
@@ -133,19 +131,6 @@ class PageFeatures:
     def lowered(self) -> bytes:
         """Return the UTF-8 bytes with A to Z in lower case."""
         return self.data.lower()
-
-
-def page_batch(documents: Sequence[tuple[Document, bytes]]) -> list[PageFeatures]:
-    """Return the pages of documents and their UTF-8, with the words of all of them computed at once.
-
-    A batch of small documents takes a fraction of the time of single ones.
-    """
-    plain = [data if data.isascii() else with_ascii_blanks(data) for _, data in documents]
-    joined = b"\n".join(plain)
-    words, starts = _measure_blanks(joined)
-    stops = np.searchsorted(starts, np.cumsum([len(data) + 1 for data in plain]))
-    batch = WordRuns(words, stops)
-    return [PageFeatures(*pair, batch=batch, index=index) for index, pair in enumerate(documents)]
 
 
 @lru_cache
@@ -168,11 +153,11 @@ def repeated_share(pieces: list[str]) -> tuple[float, float]:
 
 def _measure(data: bytes) -> WordFeatures:
     """Measure the words of a block."""
-    return _measure_blanks(data if data.isascii() else with_ascii_blanks(data))[0]
+    return measure_words(data if data.isascii() else with_ascii_blanks(data))[0]
 
 
-def _measure_blanks(data: bytes) -> tuple[WordFeatures, Int64[np.ndarray, "W"]]:
-    """Measure the words of a block without white space outside ASCII; return them and their first bytes.
+def measure_words(data: bytes) -> tuple[WordFeatures, Int64[np.ndarray, "W"], Int64[np.ndarray, "W"]]:
+    """Measure the words of UTF-8 without white space outside ASCII; return them with their start and stop bytes.
 
     Bytes are read in chunks of eight, so that most words take one read.
     """
@@ -189,8 +174,8 @@ def _measure_blanks(data: bytes) -> tuple[WordFeatures, Int64[np.ndarray, "W"]]:
             if not lettered[indices].all():
                 lettered[indices] |= _has_letter(chunk)
     hashes ^= hashes >> np.uint64(29)
-    lengths = size if data.isascii() else size - _continuation_bytes(codes, starts, stops)
-    return WordFeatures(lengths, hashes, lettered), starts
+    lengths = size if data.isascii() else size - _continuation_bytes(codes, starts)
+    return WordFeatures(lengths, hashes, lettered), starts, stops
 
 
 def _has_letter(chunk: UInt64[np.ndarray, "W"]) -> Bool[np.ndarray, "W"]:
@@ -201,12 +186,13 @@ def _has_letter(chunk: UInt64[np.ndarray, "W"]) -> Bool[np.ndarray, "W"]:
     return (((from_a & ~past_z) | chunk) & np.uint64(0x8080808080808080)) != 0
 
 
-def _continuation_bytes(
-    codes: UInt8[np.ndarray, "N"], starts: Int64[np.ndarray, "W"], stops: Int64[np.ndarray, "W"]
-) -> Int64[np.ndarray, "W"]:
+def _continuation_bytes(codes: UInt8[np.ndarray, "N"], starts: Int64[np.ndarray, "W"]) -> Int64[np.ndarray, "W"]:
     """Return the number of UTF-8 continuation bytes of each word."""
-    cumulative = np.concatenate([[0], np.cumsum((codes & 0xC0) == 0x80)])
-    return cumulative[stops] - cumulative[starts]
+    is_continuation = codes.view(np.int8) < -64  # 0x80 to 0xBF
+    positions = np.flatnonzero(is_continuation)
+    if len(positions) > len(starts):
+        return np.add.reduceat(is_continuation, starts, dtype=np.int64)  # there are none between words
+    return np.bincount(np.searchsorted(starts, positions, side="right") - 1, minlength=len(starts))
 
 
 def _blocks(data: bytes) -> list[bytes]:

@@ -24,15 +24,16 @@ _UNSPACED = {length: re.compile(f"[{characters}]+") for length, characters in _C
 UNSPACED_CHARACTERS = "".join(_CHARACTERS_PER_WORD.values())
 """The characters of scripts without spaces between words, as in a class of a regular expression."""
 _ANY_UNSPACED = re.compile(f"[{UNSPACED_CHARACTERS}]+")
-_LEAD_BYTES = (b"\xe0", b"\xe1", b"\xe3", b"\xe4", b"\xe5", b"\xe6", b"\xe7", b"\xe8", b"\xe9", b"\xef", b"\xf0")
+LEAD_BYTES = (0xE0, 0xE1, 0xE3, 0xE4, 0xE5, 0xE6, 0xE7, 0xE8, 0xE9, 0xEF, 0xF0)
 """First bytes in UTF-8 of the characters above, and of others."""
+_LEADS = tuple(bytes([code]) for code in LEAD_BYTES)
 _SAMPLE = 2000
 """Number of characters at the beginning of a text from which its main script is determined."""
 
 
 def has_unspaced(data: bytes) -> bool:
     """Return True if UTF-8 may contain characters of a script without spaces; False is always exact."""
-    return any(lead in data for lead in _LEAD_BYTES)
+    return any(lead in data for lead in _LEADS)
 
 
 def unspaced_words(text: str) -> int:

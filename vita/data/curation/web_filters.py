@@ -32,7 +32,8 @@ TERMINAL_PUNCTUATION = (
     "៕",
 )
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？।؟۔։።။៕]")
-_NOTICES = (
+PLACEHOLDER = b"lorem ipsum"
+NOTICES = (
     b"enable javascript",
     b"terms of use",
     b"privacy policy",
@@ -45,9 +46,9 @@ _NOTICES = (
 @FILTERS.add("boilerplate")
 def boilerplate(page: PageFeatures, *, max_notice_ratio: float = 0.3) -> DropReason | None:
     """Drop placeholder text, and pages that are mostly web notices (phrases of C4, which removed only the lines)."""
-    if b"lorem ipsum" in page.lowered:
+    if PLACEHOLDER in page.lowered:
         return DropReason("placeholder", "contains `lorem ipsum`")
-    notices = sum(page.lowered.count(phrase) for phrase in _NOTICES)
+    notices = sum(page.lowered.count(phrase) for phrase in NOTICES)
     if notices > max_notice_ratio * len(page.lines):
         return DropReason("notices", f"{notices} web notices in {len(page.lines)} lines")
     return None
@@ -118,4 +119,4 @@ def _is_prose(line: str, min_words: int, max_word_length: int) -> bool:
     if len(line) > max_word_length and max(map(len, words)) > max_word_length:
         return False
     lowered = line.lower()
-    return "javascript" not in lowered and not any(notice.decode() in lowered for notice in _NOTICES)
+    return "javascript" not in lowered and not any(notice.decode() in lowered for notice in NOTICES)

@@ -1,18 +1,20 @@
 """The words of several documents with the statistics of their n-grams, computed for all documents at once.
 
-The counts of equal n-grams are upper bounds for a batch of documents, and exact for a single document: the filters
-compute the exact value only for pages whose bound violates a rule.
+A filter computes the value of a rule only for pages that violate it, or whose bound does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 
-from vita.data.curation.words import MIX_A
+from vita.data.curation.words import MIX_A, MIX_B
+
+_SLOT_BITS = 8
+"""Bits of the hash in the bound of the most frequent n-gram: 256 slots for each document."""
 
 
 class WordFeatures(NamedTuple):
@@ -27,11 +29,13 @@ class WordFeatures(NamedTuple):
 
 
 class EqualRuns(NamedTuple):
-    """Counts of equal n-grams in each document; too large if two different n-grams have the same shortened hash."""
+    """Counts of equal n-grams in each document."""
 
-    highest: Int64[np.ndarray, "S"]
+    highest: Int64[np.ndarray, "D"]
     """Occurrences of the most frequent n-gram; 0 without n-grams."""
-    repeats: Int64[np.ndarray, "S"]
+    longest: Int64[np.ndarray, "D"]
+    """Characters of the longest of the most frequent n-grams; 0 if no n-gram is repeated."""
+    repeats: Int64[np.ndarray, "D"]
     """Number of n-grams that occurred before."""
 
 
@@ -41,34 +45,44 @@ class WordRuns:
     def __init__(self, words: WordFeatures, stops: Int64[np.ndarray, "D"] | None = None) -> None:
         """`stops` are the indices after the last word of each document; None for one document."""
         self.words = words
-        self._stops = np.array([len(words.lengths)]) if stops is None else stops
-        self._starts = np.concatenate([[0], self._stops[:-1]])
-        self.first, self.stop = self._starts.tolist(), self._stops.tolist()
+        self.stops = np.array([len(words.lengths)]) if stops is None else stops
+        self._starts = np.concatenate([[0], self.stops[:-1]])
+        self.counts = self.stops - self._starts
+        """Number of words of each document."""
         self._cumulative_length = np.concatenate([[0], np.cumsum(words.lengths)])
-        self.characters: list[int] = self._sums(self._cumulative_length)
+        self.characters: Int64[np.ndarray, "D"] = self._sums(self._cumulative_length)
         """Characters of all words of each document."""
         self._runs: dict[int, UInt64[np.ndarray, "..."]] = {1: words.hashes}
-        self._suspects: dict[tuple[float, ...], list[bool]] = {}
-        self._lettered: list[int] | None = None
-        self._distinct: dict[tuple[np.uint64, ...], list[int]] = {}
+        self._documents = np.repeat(np.arange(len(self.counts)), self.counts)
+        self._marks = np.repeat(np.arange(len(self.counts), dtype=np.uint64) * MIX_B, self.counts)
+        """A number of the document of each word: n-grams of different documents have different keys."""
+        self._flags: dict[tuple[float, ...], Bool[np.ndarray, "D"]] = {}
+        self._distinct: dict[tuple[np.uint64, ...], Int64[np.ndarray, "D"]] = {}
 
-    @property
-    def lettered(self) -> list[int]:
+    def words_of(self, document: int) -> slice:
+        """Return the indices of the words of a document."""
+        return slice(int(self._starts[document]), int(self.stops[document]))
+
+    @cached_property
+    def lettered(self) -> Int64[np.ndarray, "D"]:
         """Return the number of words with a letter in each document."""
-        if self._lettered is None:
-            self._lettered = self._sums(np.concatenate([[0], np.cumsum(self.words.lettered)]))
-        return self._lettered
+        return self._sums(np.concatenate([[0], np.cumsum(self.words.lettered)]))
 
-    def distinct(self, vocabulary: tuple[np.uint64, ...]) -> list[int]:
+    def distinct(self, vocabulary: tuple[np.uint64, ...]) -> Int64[np.ndarray, "D"]:
         """Return the number of distinct words of a vocabulary of hashes in each document."""
         if vocabulary not in self._distinct:
             ordered = np.unique(np.array(vocabulary, np.uint64))
-            indices = np.minimum(np.searchsorted(ordered, self.words.hashes), len(ordered) - 1)
-            positions = np.flatnonzero(ordered[indices] == self.words.hashes)
-            documents = np.searchsorted(self._stops, positions, side="right")
-            occurs = np.zeros((len(self._stops), len(ordered)), bool)
-            occurs[documents, indices[positions]] = True
-            self._distinct[vocabulary] = occurs.sum(axis=1).tolist()
+            # Most words differ in the highest byte of the hash, which a table finds faster than a search.
+            is_highest_byte = np.zeros(256, bool)
+            is_highest_byte[(ordered >> np.uint64(56)).astype(np.int64)] = True
+            hashes = self.words.hashes
+            positions = np.flatnonzero(is_highest_byte[(hashes >> np.uint64(56)).astype(np.uint8)])
+            indices = np.minimum(np.searchsorted(ordered, hashes[positions]), len(ordered) - 1)
+            is_word = ordered[indices] == hashes[positions]
+            positions, indices = positions[is_word], indices[is_word]
+            occurs = np.zeros((len(self.stops), len(ordered)), bool)
+            occurs[self._documents[positions], indices] = True
+            self._distinct[vocabulary] = occurs.sum(axis=1)
         return self._distinct[vocabulary]
 
     def runs(self, n: int) -> UInt64[np.ndarray, "..."]:
@@ -85,79 +99,102 @@ class WordRuns:
 
     def run_lengths(self, n: int, document: int) -> Int64[np.ndarray, "..."]:
         """Return the number of characters of each n-gram of a document."""
-        cumulative = self._cumulative_length[self.first[document] : self.stop[document] + 1]
+        inside = self.words_of(document)
+        cumulative = self._cumulative_length[inside.start : inside.stop + 1]
         return cumulative[n:] - cumulative[:-n]
 
-    def frequent_run_suspects(self, limits: tuple[float, ...]) -> list[bool]:
-        """Return False for documents in which no n-gram of 2, 3, ... words has more than its share of the characters.
+    def has_frequent_runs(self, limits: tuple[float, ...]) -> Bool[np.ndarray, "D"]:
+        """Return True for documents in which the most frequent n-gram of 2, 3, ... words has more than its share.
 
-        The bound is the number of occurrences of the most frequent n-gram times the length of the longest one.
+        The share is that of its occurrences in the characters; an n-gram that occurs once is not frequent.
         """
-        if limits not in self._suspects:
-            counts = self._stops - self._starts
-            characters = np.array(self.characters)
-            suspects = np.zeros(len(counts), bool)
+        if limits not in self._flags:
+            counts = self.counts
+            has_frequent = np.zeros(len(counts), bool)
             for n, limit in enumerate(limits, 2):
+                # No n-gram is more frequent than a shorter one. These bounds make most counts unnecessary.
                 longest = self._longest(n)
-                # No n-gram is more frequent than a shorter one: this bound makes most counts unnecessary.
-                uncertain = counts * longest > limit * characters
-                if uncertain.any():
-                    counts[uncertain] = self._equal_runs(n, uncertain).highest
-                    suspects |= (counts > 1) & (counts * longest > limit * characters)
-            self._suspects[limits] = suspects.tolist()
-        return self._suspects[limits]
+                if (counts * longest > limit * self.characters).any():
+                    counts = np.minimum(counts, self._highest_bound(n))
+                if (uncertain := counts * longest > limit * self.characters).any():
+                    runs = self._equal_runs(n, uncertain)
+                    counts = np.where(uncertain, runs.highest, counts)
+                    shares = runs.highest * runs.longest / np.maximum(self.characters, 1)
+                    has_frequent |= (runs.highest > 1) & (shares > limit)
+            self._flags[limits] = has_frequent
+        return self._flags[limits]
 
-    def repeated_run_suspects(self, n: int, limit: float) -> list[bool]:
-        """Return False for documents in which the words of repeated n-grams have at most a share of the characters."""
-        if (n, limit) not in self._suspects:
-            repeats = self._equal_runs(n, np.ones(len(self._stops), bool)).repeats
-            self._suspects[n, limit] = (repeats * self._longest(n) > limit * np.array(self.characters)).tolist()
-        return self._suspects[n, limit]
+    def may_have_repeated_runs(self, n: int, limit: float) -> Bool[np.ndarray, "D"]:
+        """Return False for documents in which the words of repeated n-grams have at most a share of the characters.
+
+        The bound is the number of n-grams that occurred before times the length of the longest n-gram.
+        """
+        if (n, limit) not in self._flags:
+            self._flags[n, limit] = self._equal_runs(n).repeats * self._longest(n) > limit * self.characters
+        return self._flags[n, limit]
+
+    def _highest_bound(self, n: int) -> Int64[np.ndarray, "D"]:
+        """Return an upper bound of the occurrences of the most frequent n-gram of each document.
+
+        It is the largest number of n-grams with equal highest bits of the hash.
+        """
+        keys = self.runs(n)
+        slots = (keys >> np.uint64(64 - _SLOT_BITS)).astype(np.int64)
+        slots += self._documents[: len(keys)] << _SLOT_BITS
+        sizes = np.bincount(slots, minlength=len(self.counts) << _SLOT_BITS)
+        return sizes.reshape(len(self.counts), -1).max(axis=1)
 
     def _longest(self, n: int) -> Int64[np.ndarray, "D"]:
         """Return the number of characters of the longest n-gram of each document; 0 without n-grams."""
-        counts, indices = self._inside(n, np.ones(len(self._stops), bool))
-        lengths = self._cumulative_length[indices + n] - self._cumulative_length[indices]
-        return _by_document(np.maximum.reduceat, lengths, counts)
+        lengths = self._cumulative_length[n:] - self._cumulative_length[:-n]
+        lengths *= self._documents[n - 1 :] == self._documents[: len(lengths)]
+        longest = np.zeros(len(self.counts), np.int64)
+        present = self.counts >= n
+        if present.any():
+            longest[present] = np.maximum.reduceat(lengths, self._starts[present])
+        return longest
 
-    def _equal_runs(self, n: int, selected: Bool[np.ndarray, "D"]) -> EqualRuns:
-        """Return the counts of equal n-grams in each of the S selected documents."""
-        counts, indices = self._inside(n, selected)
-        keys = self.runs(n)[indices]
-        if len(counts) > 1:
-            # The index of the document takes the place of the lowest bits of the hash.
-            bits = np.uint64((len(counts) - 1).bit_length())
-            documents = np.repeat(np.arange(len(counts), dtype=np.uint64), counts)
-            keys = (keys >> bits) | (documents << (np.uint64(64) - bits))
-        keys.sort()
-        is_new = np.ones(len(keys), bool)
-        np.not_equal(keys[1:], keys[:-1], out=is_new[1:])
-        group_starts = np.flatnonzero(is_new)
-        sizes = np.diff(group_starts, append=len(keys))
-        # The first n-gram of a document begins a group, because the keys of two documents differ.
-        ends = np.cumsum(counts)
-        groups = np.diff(np.searchsorted(group_starts, ends), prepend=0)
-        return EqualRuns(_by_document(np.maximum.reduceat, sizes, groups), counts - groups)
+    def _equal_runs(self, n: int, selected: Bool[np.ndarray, "D"] | None = None) -> EqualRuns:
+        """Return the counts of equal n-grams in each document, or in the selected ones; they are 0 for the others."""
+        keys = self.runs(n)
+        keys = keys ^ self._marks[: len(keys)]
+        if selected is None or selected.all():
+            first = _with_equal_slots(keys)
+        else:
+            first = np.flatnonzero(np.repeat(selected, self.counts)[: len(keys)])
+            first = first[_with_equal_slots(keys[first])]
+        first = first[self._documents[first] == self._documents[first + n - 1]]
+        first = first[np.argsort(keys[first])]
+        keys = keys[first]
+        starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+        sizes = np.diff(starts, append=len(keys))
+        starts, sizes = starts[sizes > 1], sizes[sizes > 1]
+        first = first[starts]
+        documents = self._documents[first]
+        result = EqualRuns(*(np.zeros(len(self.counts), np.int64) for _ in EqualRuns._fields))
+        result.highest[(self.counts >= n) & (selected is None or selected)] = 1
+        np.maximum.at(result.highest, documents, sizes)
+        np.add.at(result.repeats, documents, sizes - 1)
+        first, documents = (values[sizes == result.highest[documents]] for values in (first, documents))
+        np.maximum.at(result.longest, documents, self._cumulative_length[first + n] - self._cumulative_length[first])
+        return result
 
-    def _inside(
-        self, n: int, selected: Bool[np.ndarray, "D"]
-    ) -> tuple[Int64[np.ndarray, "S"], Int64[np.ndarray, "..."]]:
-        """Return the number of n-grams of each selected document, and the indices of their first words."""
-        starts = self._starts[selected]
-        counts = np.maximum(self._stops[selected] - starts - (n - 1), 0)
-        before = np.cumsum(counts) - counts
-        return counts, np.repeat(starts - before, counts) + np.arange(counts.sum())
-
-    def _sums(self, cumulative: Int64[np.ndarray, "..."]) -> list[int]:
-        return (cumulative[self._stops] - cumulative[self._starts]).tolist()
+    def _sums(self, cumulative: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "D"]:
+        return cumulative[self.stops] - cumulative[self._starts]
 
 
-def _by_document(
-    reduce: Callable[..., Int64[np.ndarray, "..."]], values: Int64[np.ndarray, "V"], counts: Int64[np.ndarray, "D"]
-) -> Int64[np.ndarray, "D"]:
-    """Reduce the values of each document, which has `counts` of them in order; 0 for a document without values."""
-    result = np.zeros(len(counts), np.int64)
-    present = counts > 0
-    if present.any():
-        result[present] = reduce(values, (np.cumsum(counts) - counts)[present])
-    return result
+def _with_equal_slots(keys: UInt64[np.ndarray, "K"]) -> Int64[np.ndarray, "P"]:
+    """Return the positions of the keys that may equal another one, in a fraction of the time of a sort.
+
+    Each key writes its position into the slot of its highest bits; keys of a slot with another position share it.
+    """
+    bits = max(12, (8 * len(keys)).bit_length())
+    slots = (keys >> np.uint64(64 - bits)).astype(np.int64)
+    positions = np.arange(len(keys), dtype=np.int32)
+    last_of_slot = np.empty(2**bits, np.int32)
+    last_of_slot[slots] = positions
+    last = last_of_slot[slots]
+    earlier = np.flatnonzero(last != positions)
+    shares_slot = np.zeros(len(keys), bool)
+    shares_slot[earlier] = shares_slot[last[earlier]] = True
+    return np.flatnonzero(shares_slot)
