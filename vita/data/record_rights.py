@@ -99,7 +99,11 @@ def permitted_records(
     records: Iterable[T], policy: RightsPolicy, dropped: Callable[[DroppedRecord], None] | None
 ) -> Iterator[T]:
     """Yield the records that the policy permits, and pass the others to `dropped` with the rule and the value."""
+    excludes_silent = policy.violation(Rights()) is not None or bool(policy.licences)
     for record in records:
+        if not record.metadata and not excludes_silent:
+            yield record  # it states no rights except its licence
+            continue
         violation = policy.violation(rights_of(record))
         if violation is None:
             yield record

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from vita.spine.config import InputPath, Settings, input_paths
 from vita.spine.disk import file_sha256
@@ -33,8 +34,7 @@ _STABLE_NS = 2 * 10**9
 """Minimum age of a change, in ns: a younger file might change again within one tick of the file system clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownFile:
+class KnownFile(NamedTuple):
     """A file with a known digest: its path or URL, its name relative to the input path, size, state and digest."""
 
     path: str

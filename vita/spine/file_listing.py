@@ -14,14 +14,13 @@ import glob
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vita.spine.errors import DataError
 
 
-@dataclass(frozen=True, slots=True)
-class ListedFile:
+class ListedFile(NamedTuple):
     """A file: its path, its printable name relative to the listed path, and its state on the disk."""
 
     path: str

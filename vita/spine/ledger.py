@@ -48,6 +48,7 @@ states = table("states", string="artifact state who why", real="at", json="repor
 fingerprints = table(
     "fingerprints", string="path digest", big_integer="inode size modified changed", primary_key="path"
 )
+_ANY_FINGERPRINT = sa.select(fingerprints.c.path).limit(1)
 _LOCK_SECONDS = 30
 """Longest wait for the lock of an SQLite file."""
 _PATHS_PER_QUERY = 500
@@ -311,6 +312,8 @@ class Ledger:
         """Map each path to the cached fingerprint of its file; paths without one are left out."""
         remembered: dict[str, Fingerprint] = {}
         with self.transaction() as database:
+            if database.execute(_ANY_FINGERPRINT).first() is None:
+                return remembered
             for start in range(0, len(paths), _PATHS_PER_QUERY):
                 batch = paths[start : start + _PATHS_PER_QUERY]
                 query = sa.select(fingerprints).where(
@@ -337,9 +340,11 @@ class Ledger:
         }
         paths = list(rows)
         with self.exclusive("fingerprints") as database:
+            is_empty = database.execute(_ANY_FINGERPRINT).first() is None
             for start in range(0, len(paths), _PATHS_PER_QUERY):
                 batch = paths[start : start + _PATHS_PER_QUERY]
-                database.execute(sa.delete(fingerprints).where(fingerprints.c.path.in_(batch)))
+                if not is_empty:
+                    database.execute(sa.delete(fingerprints).where(fingerprints.c.path.in_(batch)))
                 database.execute(sa.insert(fingerprints), [rows[path] for path in batch])
 
     @contextmanager

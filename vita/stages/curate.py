@@ -252,7 +252,8 @@ def _hold_out_end(
         return parts, 0
     sizes = [PartTable.load(part).sizes for part, _ in parts[:2]]
     is_single_document = len(parts) == 1 and len(sizes[0]) == 1
-    if not is_single_document and not is_single_text(source):
+    num_files = len({file.path for job in jobs for file in job.source_slice.files})
+    if not is_single_document and (num_files > 1 or not is_single_text(source)):
         return parts, 0
     total = sum(int(PartTable.load(part).sizes.sum()) for part, _ in parts)
     paths, pieces = hold_out_end([part for part, _ in parts], jobs[-1], total_bytes=total, share=config.held_out)

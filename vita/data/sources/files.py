@@ -13,9 +13,10 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from vita.spine.contents import KnownFile, choose_files, expected_files
+from vita.spine.disk import read_up_to
 from vita.spine.errors import DataError
 from vita.spine.file_listing import list_files, printable
 from vita.spine.plain_text import counted
@@ -51,8 +52,7 @@ class FileSpan:
     """The format of the file, which the beginning of a span does not show."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """A file to read: its path or URL, its printable name relative to the source, and its size on disk in bytes."""
 
     path: str
@@ -96,7 +96,9 @@ def find_files(path: str, *, exclude: Iterable[str] = (), where: str) -> list[So
     During a run these are the files that existed when the run began.
     """
     matches = _find_remote(path, where) if "://" in path else _find_local(path, where)
-    files = [file for file in matches if not any(_matches_glob(file, pattern) for pattern in exclude)]
+    files = matches
+    if exclude:
+        files = [file for file in matches if not any(_matches_glob(file, pattern) for pattern in exclude)]
     if not files:
         raise DataError(
             where, f"{path}: {counted(len(matches), 'file')} found, and every file is excluded by {', '.join(exclude)}"
@@ -203,8 +205,7 @@ def read_small(file: SourceFile, limit: int) -> bytes | None:
     if file.opener or file.span or not file.known or file.size >= limit or "://" in file.path:
         return None
     try:
-        with open(file.path, "rb", buffering=0) as handle:  # noqa: PTH123 (many small files)
-            data = handle.read(limit)
+        data = read_up_to(file.path, file.size + 1)
     except OSError:
         return None  # the reader of larger files raises the error
     if len(data) != file.size:

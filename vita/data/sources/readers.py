@@ -172,9 +172,11 @@ def read_text(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     Without `cut_at`, a file above `PART_BYTES` is cut into parts of about that size, at blank lines if possible.
     """
     stream = SourceText(file, wishes.encoding)
+    encoding = stream.converted_from
     pieces = _pieces(stream.text_lines(), wishes.cut_at, stream.first_row) if wishes.cut_at else text_parts(stream)
     for number, piece in pieces:
-        yield _text_row(file, number, piece, wishes)._replace(encoding=stream.converted_from)
+        row = _text_row(file, number, piece, wishes)
+        yield row._replace(encoding=encoding) if encoding else row
 
 
 def _pieces(text_lines: Iterable[bytes], cut_at: str, first_row: int) -> Iterator[tuple[int, bytes]]:
@@ -248,6 +250,10 @@ _SPACE = re.compile(rb"\s+")
 
 def text_parts(stream: SourceText) -> Iterator[tuple[int, bytes]]:
     """Yield (number of the first line, text) of each part of a text file; the number is 0 for a file of one part."""
+    if stream.whole is not None and len(stream.whole) < PART_BYTES:
+        if stream.whole:
+            yield 0, normalize_line_ends(stream.whole)
+        return
     line, is_whole = stream.first_row, stream.file.span is None
     for part, is_last in cut_parts(stream.pieces()):
         text = normalize_line_ends(part)

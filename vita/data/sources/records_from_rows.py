@@ -86,10 +86,17 @@ def _refuse_or_drop(row: Row, problem: RowProblem, source: Source, dropped: Drop
 def make_document(row: Row, source: Source) -> Document:
     """Return the document in the text field of a row."""
     values = row.values or {}
-    field = source.text_field or next((name for name in TEXT_FIELDS if name in values), None)
+    field = source.text_field or _text_field(values)
     if field is None or not isinstance(text := values.get(field), str):
         raise UnusableRow(_no_text(values, field, source))
     return Document(record_id(row, values), text, *provenance(row, values, source, {field}))
+
+
+def _text_field(values: Mapping[str, Any]) -> str | None:
+    for name in TEXT_FIELDS:  # a generator would take longer than the rest of `make_document`
+        if name in values:
+            return name
+    return None
 
 
 def _no_text(values: Mapping[str, Any], field: str | None, source: Source) -> RowProblem:

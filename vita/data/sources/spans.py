@@ -10,7 +10,6 @@ decompressed content.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import BinaryIO, cast
 
 from vita.data.content import normalize_line_ends
@@ -53,7 +52,7 @@ def divide(file: SourceFile, wishes: ReadOptions) -> list[SourceFile]:
     total = max(start for start, _ in starts if start < _END)
     shares = [round(file.size * min(start, total) / total) for start, _ in starts]
     return [
-        replace(file, span=FileSpan(start, starts[number + 1][0], row, shares[number + 1] - shares[number], format))
+        file._replace(span=FileSpan(start, starts[number + 1][0], row, shares[number + 1] - shares[number], format))
         for number, (start, row) in enumerate(starts[:-1])
     ]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -25,6 +24,7 @@ LONG_LINE = b"(a line that is too long)"
 HEAD_BYTES = 2**16
 """Bytes from which the format is detected."""
 _CHUNK_BYTES = 2**20
+_UTF8_MARK = b"\xef\xbb\xbf"
 _COMPRESSED_CHUNK_BYTES = 2**15
 """Data before a damaged byte in the same chunk is lost, so compressed chunks are small."""
 
@@ -49,7 +49,7 @@ def read_span(file: SourceFile, span: FileSpan) -> Iterator[bytes]:
     cursor = _cursors.pop(file.path, None)
     if cursor is None or cursor.position > span.start:
         close_spans()
-        cursor = _Cursor(replace(file, span=None))
+        cursor = _Cursor(file._replace(span=None))
     is_complete = False
     try:
         cursor.skip_to(span.start)
@@ -172,6 +172,8 @@ class SourceText:
         if self.encoding in (UTF8, "utf8") or not is_wide_text(head):
             _refuse_binary(file, head)
         self._pieces: Iterator[bytes] = chain([head], pieces)
+        self.whole = None if file.content is None or self.converted_from else head.removeprefix(_UTF8_MARK)
+        """The whole text of a small file in UTF-8 that was read; None for other files."""
 
     @property
     def converted_from(self) -> str | None:
@@ -183,7 +185,7 @@ class SourceText:
         if self.converted_from:
             yield from to_utf8(self._pieces, self.encoding, path=self.file.path)
             return
-        yield next(self._pieces, b"").removeprefix(b"\xef\xbb\xbf")
+        yield next(self._pieces, b"").removeprefix(_UTF8_MARK)
         yield from self._pieces
 
     def lines(self, *, skip_long: bool = False) -> Iterator[bytes]:

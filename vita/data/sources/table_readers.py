@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from itertools import chain
 
 from vita.data.sources.files import DamagedFile, SourceFile
@@ -121,7 +120,7 @@ def _read_table(file: SourceFile, wishes: ReadOptions, delimiter: str | None) ->
     stream = SourceText(file, wishes.encoding)
     columns: list[str] = []
     if file.span and file.span.start:
-        columns, delimiter = _first_row(replace(file, span=None), wishes, delimiter)
+        columns, delimiter = _first_row(file._replace(span=None), wishes, delimiter)
     rows, delimiter = _rows(stream, delimiter)
     path, number = printable(file.path), stream.first_row - 1
     while True:
