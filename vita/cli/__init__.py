@@ -15,6 +15,7 @@ from vita.cli.commands import RENAMED, register, stage_commands
 from vita.cli.unexpected import print_error, print_error_line
 from vita.spine.console import line, prepare_streams
 from vita.spine.errors import VitaError
+from vita.spine.garbage_collection import exempt_present_objects, rare_garbage_collection
 
 _USAGE_ERROR = typer.BadParameter.__mro__[1]
 _COMMAND_LINE_ERROR = typer.BadParameter.__mro__[2]
@@ -42,7 +43,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(words: list[str]) -> int:
-    register(next((word for word in words if word in stage_commands()), None))
+    with rare_garbage_collection():
+        register(next((word for word in words if word in stage_commands()), None))
+    exempt_present_objects()
     # In this mode the parser raises its errors, and returns the code of `typer.Exit`.
     command: Any = typer.main.get_command(app)
     _escape_help(command)

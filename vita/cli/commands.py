@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 from vita.cli.app import app
@@ -52,5 +52,5 @@ def _placeholder() -> None:
 
 def _first_sentence(name: str) -> str:
     path = Path(__file__).parents[1] / "stages" / f"{name}.py"
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return text.split("\n\n")[0].replace("\n", " ")
+    docstring = re.match(r'"""(.*?)(?:\n\n|""")', path.read_text(encoding="utf-8"), re.DOTALL)  # faster than `ast`
+    return " ".join(docstring[1].split()) if docstring else ""

@@ -26,6 +26,7 @@ from vita.spine.disk import file_sha256
 from vita.spine.erasures import Erasure
 from vita.spine.errors import DataError
 from vita.spine.file_listing import ListedFile, list_files, printable
+from vita.spine.garbage_collection import rare_garbage_collection
 from vita.spine.ledger import Fingerprint, Ledger
 from vita.spine.remote_files import list_remote, open_filesystem, remote_errors
 from vita.spine.store import canonical_json
@@ -90,8 +91,9 @@ _current: ContextVar[_Reading | None] = ContextVar("reading", default=None)
 def content_digests(settings: Settings, ledger: Ledger, *, where: str) -> Contents:
     """Compute the contents of every `InputPath` in `settings`."""
     contents = Contents()
-    for path in dict.fromkeys(input_paths(settings)):
-        contents[str(path)], contents.files[str(path)] = _snapshot(path, ledger, where)
+    with rare_garbage_collection():
+        for path in dict.fromkeys(input_paths(settings)):
+            contents[str(path)], contents.files[str(path)] = _snapshot(path, ledger, where)
     return contents
 
 

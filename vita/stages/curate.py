@@ -35,7 +35,7 @@ from vita.data.curation.slice_filter import FilterSteps
 from vita.data.curation.split_pass import SplitAssignments, SplitOptions, assign_splits, split_jobs
 from vita.data.curation.text_cuts import find_cuts, with_sizes
 from vita.data.curation.text_end import hold_out_end
-from vita.data.curation.worker_pool import WorkerPool, rare_garbage_collection
+from vita.data.curation.worker_pool import WorkerPool
 from vita.data.sources.read import Source, is_single_text, skipped_files, split_source
 from vita.gates.curation_approvals import policy_facts, policy_record
 from vita.reporting.corpus_charts import corpus_figures
@@ -44,6 +44,7 @@ from vita.reporting.page import write_report_pages
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.contents import content_digests
 from vita.spine.errors import ConfigError
+from vita.spine.garbage_collection import rare_garbage_collection
 from vita.spine.ledger import Ledger
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft

@@ -121,11 +121,13 @@ def _candidate_groups(
     members: list[np.ndarray] = [np.zeros(0, np.int64)]
     groups: list[np.ndarray] = [np.zeros(0, np.int64)]
     num_groups = 0
+    indices = np.arange(len(ranked), dtype=np.uint64)
     for band in range(sketches.num_bands if len(ranked) else 0):
-        keys = sketches.band(band)[ranked]
-        order = np.argsort(keys, kind="stable")
-        shared = _in_groups(keys[order])
-        positions, keys = order[shared], keys[order][shared]
+        # A sort of keys with their positions takes a fraction of the time of a stable sort of indices.
+        ordered = np.sort((sketches.band(band)[ranked].astype(np.uint64) << np.uint64(32)) | indices)
+        keys = (ordered >> np.uint64(32)).astype(np.uint32)
+        shared = _in_groups(keys)
+        positions, keys = ordered[shared].astype(np.uint32).astype(np.int64), keys[shared]
         if not len(positions):
             continue
         starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))

@@ -21,6 +21,8 @@ from vita.data.curation.words import MIX_A, MIX_B
 
 BINS = 256
 """Number of values in a signature."""
+_DOCUMENTS_AT_ONCE = 512
+"""Documents whose signatures are computed at once; limits the memory of the arrays."""
 _MIN_DETECTION = 0.9999
 """Probability with which a pair of documents at the threshold must share a band."""
 
@@ -64,21 +66,35 @@ def concatenate(sets: Sequence[ShingleSets]) -> ShingleSets:
 
 def signatures(shingles: ShingleSets) -> UInt32[np.ndarray, "D 256"]:
     """Return the smallest hash of each bin; rows of documents without shingles are all equal to `EMPTY`."""
-    documents = np.repeat(np.arange(len(shingles.counts)), shingles.counts)
-    bins = shingles.hashes >> np.uint32(24)
-    is_first = np.ones(len(bins), bool)
-    is_first[1:] = (bins[1:] != bins[:-1]) | (documents[1:] != documents[:-1])
-    values = np.full((len(shingles.counts), BINS), EMPTY, np.uint32)
-    values[documents[is_first], bins[is_first]] = shingles.hashes[is_first] & np.uint32(0xFFFFFF)
+    result = np.empty((len(shingles.counts), BINS), np.uint32)
+    first = 0
+    for start in range(0, len(result), _DOCUMENTS_AT_ONCE):
+        counts = shingles.counts[start : start + _DOCUMENTS_AT_ONCE]
+        stop = first + int(counts.sum())
+        result[start : start + len(counts)] = _signatures(ShingleSets(shingles.hashes[first:stop], counts))
+        first = stop
+    return result
+
+
+def _signatures(shingles: ShingleSets) -> UInt32[np.ndarray, "D 256"]:
+    slots = np.repeat(np.arange(len(shingles.counts)) * BINS, shingles.counts)
+    slots += shingles.hashes >> np.uint32(24)
+    is_first = np.ones(len(slots), bool)
+    np.not_equal(slots[1:], slots[:-1], out=is_first[1:])
+    values = np.full(len(shingles.counts) * BINS, EMPTY, np.uint32)
+    values[slots[is_first]] = shingles.hashes[is_first] & np.uint32(0xFFFFFF)
     filled = values.copy()
-    rows, missing = np.nonzero((values == EMPTY) & (shingles.counts > 0)[:, None])
+    is_missing = (values == EMPTY).reshape(-1, BINS)
+    is_missing[shingles.counts == 0] = False
+    missing = np.flatnonzero(is_missing)
     for donor in _DONORS:
-        if not len(rows):
+        if not len(missing):
             break
-        donated = values[rows, donor[missing]]
-        filled[rows, missing] = donated
-        rows, missing = rows[donated == EMPTY], missing[donated == EMPTY]
-    return filled
+        bins = missing & (BINS - 1)
+        donated = values[missing - bins + donor[bins]]
+        filled[missing] = donated
+        missing = missing[donated == EMPTY]
+    return filled.reshape(-1, BINS)
 
 
 EMPTY = np.uint32(0xFFFFFFFF)

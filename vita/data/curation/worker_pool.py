@@ -8,7 +8,6 @@ The workers exit when the parent process ends, even if it was killed, so that no
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -18,10 +17,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from vita.spine.errors import DataError
+from vita.spine.garbage_collection import collect_rarely
 
 J = TypeVar("J")
 A = TypeVar("A")
@@ -33,25 +32,10 @@ _PAUSE_SECONDS = 0.1
 _PRELOADED_MODULES = ["vita.cli", "vita.data.curation.passes"]
 
 
-_COLLECTION_THRESHOLDS = (50_000, 20, 100)
-"""Objects, and collections of the younger generation, before the next garbage collection of each generation."""
-
-
 class Pool(Protocol):
     """A pool that runs jobs and yields their results in the order of the jobs."""
 
     def in_order(self, work: Callable[[J, Tick], A], jobs: Sequence[J], *, watch: Tick) -> Iterator[A]: ...
-
-
-@contextmanager
-def rare_garbage_collection() -> Iterator[None]:
-    """Collect garbage rarely: documents refer to no cycles, and collections took 7% of the time of small documents."""
-    thresholds = gc.get_threshold()
-    gc.set_threshold(*_COLLECTION_THRESHOLDS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
 
 
 class WorkerPool:
@@ -120,7 +104,7 @@ _counter: Any = None
 def _initialize_worker(counter: Any) -> None:
     global _counter
     _counter = counter
-    gc.set_threshold(*_COLLECTION_THRESHOLDS)
+    collect_rarely()
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the process group: exit without a traceback
         signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
