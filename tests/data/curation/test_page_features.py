@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from vita.data.content import normalize_text
 from vita.data.curation import page_features as module
-from vita.data.curation.page_features import PageFeatures, page_batch, repeated_share, vocabulary_hashes
+from vita.data.curation.page_batch import PageBatch
+from vita.data.curation.page_features import PageFeatures, repeated_share, vocabulary_hashes
 from vita.data.records import Document
 
 TEXTS = st.text(alphabet="abzAZ019-.#é漢ß \n\t", max_size=400)
@@ -102,21 +104,45 @@ def test_repeats_are_counted_after_the_first_occurrence() -> None:
 @given(st.lists(st.text(alphabet="aB é\n\u3000中1-", max_size=40), min_size=1, max_size=6))
 def test_pages_of_a_batch_have_the_features_of_single_pages(texts: list[str]) -> None:
     documents = [(Document(str(number), text, "s"), text.encode()) for number, text in enumerate(texts)]
-    for page, (document, data) in zip(page_batch(documents), documents, strict=True):
-        single = PageFeatures(document, data)
+    batch = PageBatch(documents)
+    for index, (document, data) in enumerate(documents):
+        page, single = batch.page(index), PageFeatures(document, data)
         for column, expected in zip(page.words, single.words, strict=True):
             assert np.array_equal(column, expected)
         for n in (2, 3, 5):
             assert np.array_equal(page.runs(n), single.runs(n))
             assert np.array_equal(page.run_lengths(n), single.run_lengths(n))
-            occurrences = Counter(page.runs(n).tolist())
-            longest = max(page.run_lengths(n), default=0)
-            repeats = (occurrences.total() - len(occurrences)) * longest > 0.3 * page.characters
-            frequency = max(occurrences.values(), default=0)
-            frequent = frequency > 1 and frequency * longest > 0.5 * page.characters
-            for measured in (page, single):
-                assert measured.may_have_repeated_runs(n, 0.3) == repeats
-                if n == 2:
-                    assert measured.may_have_frequent_runs((0.5,)) == frequent
         assert page.characters == single.characters == page.words.lengths.sum()
         assert page.lettered_words == single.lettered_words == page.words.lettered.sum()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(alphabet="ab \n", max_size=60), min_size=1, max_size=5), st.sampled_from([0.0, 0.3, 0.6]))
+def test_frequent_and_repeated_runs_equal_plain_counts(texts: list[str], limit: float) -> None:
+    batch = PageBatch([(Document(str(number), text, "s"), text.encode()) for number, text in enumerate(texts)])
+    for index, text in enumerate(texts):
+        words = text.split()
+        characters = sum(map(len, words))
+        bigrams = Counter(itertools.pairwise(words))
+        highest = max(bigrams.values(), default=0)
+        longest = max((len(a + b) for (a, b), count in bigrams.items() if count == highest), default=0)
+        fivegrams = Counter(tuple(words[start : start + 5]) for start in range(len(words) - 4))
+        repeats = fivegrams.total() - len(fivegrams)
+        longest_five = max((sum(map(len, fivegram)) for fivegram in fivegrams), default=0)
+        for page in (batch.page(index), PageFeatures(batch.documents[index][0])):
+            assert page.has_frequent_runs((limit,)) == (highest > 1 and highest * longest / characters > limit)
+            assert page.may_have_repeated_runs(5, limit) == (repeats * longest_five > limit * characters)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(alphabet="a.é\n \u3000中", max_size=30), min_size=1, max_size=5))
+def test_a_batch_counts_lines_and_bytes_of_each_document(texts: list[str]) -> None:
+    batch = PageBatch([(Document(str(number), text, "s"), text.encode()) for number, text in enumerate(texts)])
+    lines = [batch.page(index).lines for index in range(len(texts))]
+    assert batch.lines.counts.tolist() == list(map(len, lines))
+    firsts, lasts = batch.word_starts[batch.lines.first_words], batch.word_stops[batch.lines.last_words]
+    measured = [batch.data[first:last] for first, last in zip(firsts, lasts, strict=True)]
+    plain = [line.encode() for document_lines in lines for line in document_lines]
+    assert measured == [line.replace("\u3000".encode(), b"   ") for line in plain]
+    assert batch.count_byte(ord(".")).tolist() == [text.count(".") for text in texts]
+    assert batch.may_have_unspaced.tolist() == ["中" in text for text in texts]

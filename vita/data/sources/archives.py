@@ -12,7 +12,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
@@ -141,9 +140,9 @@ def _peek(member: SourceFile) -> tuple[SourceFile, bytes]:
     handle = streams.open_binary(member)
     data = handle.read(_HELD_BYTES)
     if len(data) < _HELD_BYTES:
-        return replace(member, opener=lambda: io.BytesIO(data)), streams.decompressed_head(member, data)
+        return member._replace(opener=lambda: io.BytesIO(data)), streams.decompressed_head(member, data)
     rest = io.BufferedReader(streams.StreamReader(chain([data], iter(lambda: handle.read(2**20), b""))))
-    return replace(member, opener=lambda: rest), streams.decompressed_head(member, data)
+    return member._replace(opener=lambda: rest), streams.decompressed_head(member, data)
 
 
 def _problem_row(file: SourceFile, number: int, problem: RowProblem, *, skipped: bool = False) -> Row:
