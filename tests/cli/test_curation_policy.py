@@ -188,6 +188,23 @@ def test_a_policy_file_is_not_overwritten_and_a_data_set_without_known_bytes_is_
     assert code == 2 and "the bytes of the data set `owner/name` are not known before it is read" in errors
 
 
+def test_settings_of_sources_and_of_the_stage_are_set_on_the_command_line(vita: Vita, life: Path) -> None:
+    (life.parent / "bad.jsonl").write_text('{"text": "Some text of six words here."}\nno json\n', encoding="utf-8")
+    code, _, errors = vita("curate-policy", "propose", "bad.jsonl", "--output", "policy.yaml")
+    assert code == 3 and "bad.jsonl, row 2: expected a JSON object" in errors
+    filters = ("--set", "filters=[{length: {min_words: 5}}]", "--set", "filters.0.length.min_words=7")
+    measured = propose(vita, "bad.jsonl", "docs.jsonl", "--set", "on_bad_row=drop", *filters)
+    assert measured["dropped"]["not_json"]["documents"] == 1
+    assert measured["dropped"]["length.short"]["documents"] == 3
+    (life.parent / "policy.yaml").unlink()
+    measured = propose(vita, "--config", str(life), "--set", "filters=[{length: {min_words: 5}}]")
+    assert measured["dropped"]["length.short"]["documents"] == 2
+    code, _, errors = vita("curate-policy", "propose", "--output", "b.yaml", "docs.jsonl", "--set", "approval=required")
+    assert code == 2 and "--set approval=required: has no meaning for a proposal" in errors
+    code, _, errors = vita("curate-policy", "propose", "--output", "b.yaml", "docs.jsonl", "--set", "on_bad_rows=drop")
+    assert code == 2 and "`on_bad_rows` is not known here" in errors
+
+
 def test_drops_are_measured_by_source_and_without_erased_documents(vita: Vita, life: Path) -> None:
     references = [{"id": f"r{n}", "source": "books" if n % 4 else "notes", "text": f"Text {n}" + " words" * (n % 4) * 2}
                   for n in range(80)]  # fmt: skip

@@ -15,8 +15,9 @@ from vita.cli.app import app, open_workspace
 from vita.cli.gates import KeyOption
 from vita.cli.options import GATES, ByOption, JsonOption, print_json
 from vita.cli.people import private_key
+from vita.cli.source_settings import SET_SOURCES_HELP, sources_of_data
 from vita.cli.workspace import Workspace, writing
-from vita.spine.config import build, read_yaml
+from vita.spine.config import build, override, read_yaml
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, DataError, StoreError
 
@@ -29,6 +30,8 @@ MIN_REFERENCES = 20
 """Smallest number of reference documents: half of them choose thresholds, the other half measures false drops."""
 _SHOWN_SOURCES = 10
 """Maximum number of sources in a table, those with most documents; the policy file has all."""
+_WITHOUT_MEANING = ("policy", "approval")
+"""Settings of `curate` that a proposal does not use."""
 policy_app = typer.Typer(help="Propose, approve and show rules of curation for one corpus.", no_args_is_help=True)
 app.add_typer(policy_app, name="curate-policy", rich_help_panel=GATES)
 PolicyArgument = Annotated[Path, typer.Argument(metavar="POLICY", help="A policy file.")]
@@ -43,6 +46,10 @@ def propose(
     ] = None,
     config: Annotated[
         str | None, typer.Option(metavar="FILE", help="Settings of `curate`, or a life file with a step of `curate`.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Override a setting of `curate`." + SET_SOURCES_HELP),
     ] = None,
     reference: Annotated[
         list[str] | None, typer.Option(help="Text that should stay: a file, folder or glob. Can be repeated.")
@@ -68,7 +75,7 @@ def propose(
     if output.exists():
         raise StoreError(str(output), "exists", hint="choose another file, or remove it")
     workspace = open_workspace(ctx)
-    settings: Any = _settings(data or [], config)
+    settings: Any = _settings(data or [], config, assignments or [])
     corpus = fingerprint_corpus(settings.sources, content_digests(settings, workspace.ledger, where="curate"))
     rules = CurationRules(**{name: getattr(settings, name) for name in CurationRules.model_fields})
     filtered_sources = [source for source in settings.sources if source.name not in settings.held_out_sources]
@@ -156,10 +163,14 @@ def show(ctx: typer.Context, policy: PolicyArgument, as_json: JsonOption = False
         workspace.console.print(line((problem, "yellow")))
 
 
-def _settings(data: Sequence[str], file: str | None) -> Any:
+def _settings(data: Sequence[str], file: str | None, assignments: Sequence[str]) -> Any:
     """Return the settings of `curate` from data files, a file of settings, or a life file; without their policy."""
     from vita.life import configure, read_life, stage
 
+    for assignment in assignments:
+        if assignment.partition("=")[0].strip() in _WITHOUT_MEANING:
+            hint = "the rules to measure are settings of `curate`; approve them with `vita curate-policy approve`"
+            raise ConfigError(f"curate-policy: --set {assignment}", "has no meaning for a proposal", hint=hint)
     values = read_yaml(file) if file else {}
     if file and "stages" in values:
         if data:
@@ -169,12 +180,15 @@ def _settings(data: Sequence[str], file: str | None) -> Any:
         if len(names) != 1:
             raise ConfigError(f"{file}.stages", expected="one step of `curate`", got=len(names))
         without_policy = (f"{names[0]}.policy=null", f"{names[0]}.approval=none")
-        life = read_life(file, assignments=without_policy, until=names[0])
+        changes = [f"{names[0]}.{assignment}" for assignment in assignments]
+        life = read_life(file, assignments=[*changes, *without_policy], until=names[0])
         return life.plan.steps[-1].config
-    values = {name: value for name, value in values.items() if name not in ("policy", "approval")}
+    values = {name: value for name, value in values.items() if name not in _WITHOUT_MEANING}
+    curate = stage("curate")
     if data:
-        values["sources"] = [{"path": path} for path in data]
-    return configure(stage("curate"), values, where="curate", shared={}, base=Path())
+        values["sources"], assignments = sources_of_data(data, assignments, curate.config)
+    values = override(values, assignments)
+    return configure(curate, values, where="curate", shared={}, base=Path())
 
 
 def _read_with_digest(workspace: Workspace, path: Path) -> tuple[CurationPolicy, str]:

@@ -30,6 +30,7 @@ from vita.cli.curate_folder import (
 )
 from vita.cli.model_reference import is_external
 from vita.cli.options import TRACKER_HELP, JsonOption, print_json
+from vita.cli.source_settings import SET_SOURCES_HELP, sources_of_data
 from vita.cli.workspace import Workspace
 from vita.spine.config import Settings, override, read_yaml, yaml_value
 from vita.spine.errors import PlanError
@@ -103,7 +104,7 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
         options |= FOLDER_OPTIONS
     set_help = "Override any setting, nested ones with dots: sources.0.path=..."
     if "sources" in options:
-        set_help += ". A setting of sources, such as on_bad_row=drop, applies to all DATA."
+        set_help += "." + SET_SOURCES_HELP
     options["assignments"] = (list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=set_help))
     if _trains(stage):
         options["tracker"] = (list[str] | None, typer.Option(help=TRACKER_HELP))
@@ -153,9 +154,7 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     set_workers(workspace, options.get("workers"), options.get("ray"))
     assignments = list(options["assignments"] or ())
     if options.get("sources"):
-        of_sources = [text for text in assignments if _is_source_setting(text, stage.config)]
-        values["sources"] = [override({"path": path}, of_sources) for path in options["sources"]]
-        assignments = [text for text in assignments if text not in of_sources]
+        values["sources"], assignments = sources_of_data(options["sources"], assignments, stage.config)
     options |= _numbered_models(stage, options.get("models") or [])
     for name, value in options.items():
         if name.startswith("set_") and value is not None:
@@ -198,14 +197,6 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
         write_folder(workspace, artifacts[stage.name], out, options["shards"])
     elif workspace.machine.leads:
         _print_artifact(workspace, artifacts[stage.name], f"{life}/{stage.name}", as_json=options["as_json"])
-
-
-def _is_source_setting(assignment: str, config: type[Settings]) -> bool:
-    """Return True if `--set` names a setting of the sources of the command that the stage itself does not have."""
-    from vita.data.sources.source import ORIGINS, Source
-
-    name = re.split(r"[.=]", assignment, maxsplit=1)[0].strip()
-    return name in Source.model_fields and name not in config.model_fields and name not in ORIGINS
 
 
 def _trains(stage: Stage) -> bool:
