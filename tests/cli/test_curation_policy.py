@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from tests.cli.corpora import write
+from tests.cli.models import save_chat_model
 from tests.cli.test_cli import Vita, vita
+from vita.life import own_stages, stage
 from vita.spine.config import read_yaml
 
 __all__ = ["vita"]
@@ -132,6 +134,9 @@ def test_an_existing_corpus_is_used_again_only_while_its_approval_is_valid(
         code, out, errors = vita(*command)
         assert code == 9 and problem in errors and "vita curate-policy approve" in errors, out
 
+    code, _, errors = vita("tokenize", "--corpus", "corpus/curate")
+    assert code == 9 and "tokenize.corpus: the corpus" in errors and problem in errors
+
     vita("people", "add", "Grace")
     assert vita("curate-policy", "approve", "policy.yaml", "--by", "Grace")[0] == 0
     assert vita("live", str(life))[0] == 0
@@ -142,6 +147,59 @@ def test_an_existing_corpus_is_used_again_only_while_its_approval_is_valid(
     vita("people", "revoke", "Grace", "--since", "2020-01-01")
     monkeypatch.setattr("vita.stages.curate._policy_record", lambda *_: pytest.fail("the approval was read"))
     assert vita("live", str(life))[0] == 0, "a life without `approval` uses its corpus without a check"
+
+
+@pytest.mark.slow
+def test_stages_that_read_a_corpus_by_name_require_its_approval(vita: Vita, life: Path, tmp_path: Path) -> None:
+    save_chat_model(tmp_path / "model")
+    model = ("--model", "model")
+    change(life, held_out=2)
+    propose(vita, "--config", "rules.yaml")
+    vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
+    approved = ("--policy", "policy.yaml", "--approval", "required", "--held-out", "2", "--out", "folder")
+    design = ("design", "--depth", "1", "--width", "32", "--context", "32", "--steps", "2", "--tokens-per-step", "64",
+              "--timed-steps", "0", "--tokens", "my/tokenize")  # fmt: skip
+    for command in (
+        ("live", str(life)),
+        ("tokenize", "model", "--corpus", "corpus/curate"),
+        ("deduplicate", "model", "--corpus", "corpus/curate", "--threshold", "1", "--life", "derived"),
+        ("curate", "docs.jsonl", *approved),
+        design,
+    ):
+        code, _, errors = vita(*command)
+        assert code == 0, errors
+    corpus, tokens = ("--corpus", "corpus/curate"), ("--tokens", "my/tokenize")
+    readers = [
+        ("tokenize", "model", *corpus),
+        ("tokenize", "model", "--corpus", "folder"),
+        ("tokenize", "model", "--corpus", "derived/deduplicate"),
+        ("deduplicate", "model", *corpus),
+        ("rephrase", "model", *corpus),
+        ("test", "model", *corpus),
+        ("test", "model", *tokens),
+        ("initialize", *tokens),
+        ("pretrain", "model", *tokens),
+        ("adapt", "docs.jsonl", *model, *tokens),
+        ("sft", "docs.jsonl", *model, *tokens),
+        design,
+        ("redteam", "model", *tokens),
+    ]
+    with_slots = {
+        name for name in own_stages() if {"corpus", "tokens"} & {slot.kind.kind for slot in stage(name).slots}
+    }
+    assert {words[0] for words in readers} == with_slots - {"retire"}
+    assert stage("retire").admits_all_inputs
+
+    vita("people", "revoke", "Ada", "--since", "2020-01-01")
+    for words in readers:
+        code, _, errors = vita(*words)
+        slot = "tokens" if "--tokens" in words else "corpus"
+        assert code == 9, (words, errors)
+        assert f"{words[0]}.{slot}: the " in errors and "requires an approval, and none counts" in errors
+        assert "the curation approval of Ada does not count: its key was revoked" in errors, errors
+    vita("people", "add", "Grace")
+    assert vita("curate-policy", "approve", "policy.yaml", "--by", "Grace")[0] == 0
+    assert vita("tokenize", "model", *corpus)[0] == 0
 
 
 def test_thresholds_are_relaxed_for_reference_text(vita: Vita, life: Path) -> None:

@@ -101,7 +101,7 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
         artifact = ledger.cached_artifact(key)
         if artifact and store.has(artifact):
             artifacts[step.name] = artifact
-            refusal = _refusal(step, store, ledger) if step.stage.admits_cached else None
+            refusal = _refusal(step, store, ledger, is_cached=True)
             answers.append(Forecast(step, False, "cached", key, artifact, refusal))
         else:
             reason = "its artifact is missing" if artifact else _run_reason(plan.life, step, config, inputs, ledger)
@@ -112,12 +112,13 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
     return answers
 
 
-def _refusal(step: Step, store: Store, ledger: Ledger) -> str | None:
-    if not step.inputs:
-        try:
+def _refusal(step: Step, store: Store, ledger: Ledger, *, is_cached: bool = False) -> str | None:
+    try:
+        _admit_references(step, store, ledger)
+        if not step.inputs and (step.stage.admits_cached or not is_cached):
             _admit(step, {}, store, ledger)
-        except VitaError as error:
-            return str(error)
+    except VitaError as error:
+        return str(error)
     return None
 
 
@@ -162,6 +163,7 @@ def _lead(
     store: Store, ledger: Ledger, machine: Machine, events: Events, ranks: Ranks,
 ) -> Artifact:  # fmt: skip
     """Reuse or produce the artifact of a step, and publish it to the other processes (rank 0)."""
+    _admit_references(step, store, ledger)
     config, contents, key = _identify(step, inputs, ledger)
     # A step that must run again ignores earlier artifacts, but accepts one that another process produces now.
     earlier = ledger.newest_finished_run(key) if rerun else None
@@ -238,6 +240,14 @@ def _admit(step: Step, inputs: Mapping[str, str], store: Store, ledger: Ledger) 
     """Apply the admission rule of the stage, which may raise an error."""
     if step.stage.admit:
         step.stage.admit(step.config, _fill(step, inputs, store), ledger, store)
+
+
+def _admit_references(step: Step, store: Store, ledger: Ledger) -> None:
+    """Apply the rules of their kinds to inputs named by digest; the steps of the plan check the others."""
+    for slot in () if step.stage.admits_all_inputs else step.stage.slots:
+        source = step.inputs.get(slot.name, "")
+        if source.startswith("@"):
+            slot.kind.admit(source[1:], f"{step.name}.{slot.name}", ledger, store)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ class Inputs: model: Model; corpus: Corpus | None = None
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]: ...
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None: ...  # optional: reject inputs
 ADMITS_CACHED = True                            # optional: `admit` also checks before a cached artifact is used
+ADMITS_ALL_INPUTS = True                        # optional: the rules of kinds of artifacts do not apply to its inputs
 def advise(config: Config) -> list[str]: ...    # optional: warnings about settings
 def complete(config: Config) -> Config: ...     # optional: settings from files that the settings name
 def link(config: Config, steps: Sequence[tuple[str, Settings]]) -> Config: ...    # optional: settings of other steps
@@ -105,6 +106,8 @@ class Stage:
     """Raises an error if these inputs must not be used; called before each run, in a life and for a single stage."""
     admits_cached: bool = False
     """True if `admit` is also called before a cached artifact is used, because its conditions can change afterwards."""
+    admits_all_inputs: bool = False
+    """True if the stage also uses artifacts that their kind does not admit (`Artifact.admit`)."""
     advise: Callable[[Any], list[str]] | None = None
     """Returns warnings about the settings before the run: `advise(config)`."""
     complete: Callable[[Any], Any] | None = None
@@ -144,6 +147,7 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
         name, module.VERSION, summary, module.Config, module.Inputs, slots, kinds[0], module.run,
         record=getattr(module, "record", None), admit=getattr(module, "admit", None),
         admits_cached=getattr(module, "ADMITS_CACHED", False),
+        admits_all_inputs=getattr(module, "ADMITS_ALL_INPUTS", False),
         advise=getattr(module, "advise", None), complete=getattr(module, "complete", None),
         link=getattr(module, "link", None), training_rows=getattr(module, "training_rows", None),
         needs=getattr(module, "NEEDS", {}), input_problem=getattr(module, "input_problem", None),

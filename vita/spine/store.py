@@ -20,13 +20,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from vita.spine import machine
 from vita.spine.disk import confined, file_sha256, full_disk_explained, sync_to_disk, write_atomically
 from vita.spine.errors import StoreError
 from vita.spine.plain_text import with_article
 from vita.spine.remote import Remote
+
+if TYPE_CHECKING:
+    from vita.spine.ledger import Ledger
 
 VERIFY_LIMIT = 4 * 2**30
 """Size in bytes above which `open` verifies artifacts by file size only; `Store.verify` reads all bytes."""
@@ -54,6 +57,10 @@ class Artifact:
     def traits(self) -> Traits | None:
         """Properties on which stages depend, None for a kind without any."""
         return None
+
+    @classmethod
+    def admit(cls, digest: str, slot: str, ledger: Ledger, store: Store) -> None:
+        """Raise an error if an artifact of this kind must not be used as the input `slot` now."""
 
 
 A = TypeVar("A", bound=Artifact)

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
+from vita.gates.corpus_approvals import require_valid_approvals
 from vita.spine.errors import VitaError
+from vita.spine.ledger import Ledger
 from vita.spine.model_files import ModelFiles, description
-from vita.spine.store import Artifact, Traits
+from vita.spine.store import Artifact, Store, Traits
 
 
 def folder_traits(folder: Path) -> Traits | None:
@@ -49,11 +51,19 @@ class Corpus(Artifact):
 
     kind: ClassVar[str] = "corpus"
 
+    @classmethod
+    def admit(cls, digest: str, slot: str, ledger: Ledger, store: Store) -> None:
+        require_valid_approvals(digest, slot, ledger, store)
+
 
 class Tokens(Artifact):
     """A tokenizer and the corpus in its tokens."""
 
     kind: ClassVar[str] = "tokens"
+
+    @classmethod
+    def admit(cls, digest: str, slot: str, ledger: Ledger, store: Store) -> None:
+        require_valid_approvals(digest, slot, ledger, store)
 
 
 class Model(Artifact):

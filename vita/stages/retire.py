@@ -32,6 +32,8 @@ from vita.spine.store import Store
 from vita.stages.kinds import Archive, Blueprint, Corpus, Model, Release, Report, Tokens
 
 VERSION = 3
+ADMITS_ALL_INPUTS = True
+"""A model is also retired if the approval of its corpus does not count any more."""
 LINEAGE = True
 """The archive contains the lineage of the weights."""
 
