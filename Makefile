@@ -1,7 +1,7 @@
 # make life    sets up a virtual environment and carries the embedded `cat` model through its life
 # make test    the gate: format, lint, types, tests, docs
 #
-# make test-slow, test-gpu, bench, docs, serve-docs, format, pins, clean
+# make test-slow, test-gpu, clients, bench, docs, serve-docs, format, pins, clean
 #
 # PYTHON=python3.12      another interpreter for the virtual environment
 # PIP_EXTRA="..."        more words for pip, such as the index of PyTorch's CPU-only or CUDA builds
@@ -16,7 +16,7 @@ SOURCES = vita tests bench docs
 CLIENTS = langchain-openai langchain-anthropic litellm inspect_ai "lm_eval[api]"
 
 .DEFAULT_GOAL := help
-.PHONY: help life test check test-slow test-gpu bench docs serve-docs format pins clean
+.PHONY: help life test check test-slow test-gpu clients bench docs serve-docs format pins clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -40,7 +40,7 @@ test-slow: $(VENV)/.everything
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; } >/dev/null </dev/null \
 			|| echo "postgresql could not be installed; its tests will skip"; \
 	fi
-	@$(MAKE) -s .clients >/dev/null 2>&1 || echo "the client libraries could not be installed; their tests will skip"
+	@$(MAKE) -s clients >/dev/null 2>&1 || echo "the client libraries could not be installed; their tests will skip"
 	@$(PIP) "lm_eval[hf,api]" >/dev/null 2>&1 || echo "lm-evaluation-harness could not be installed; its tests will skip"
 	@$(PIP) -e ".[ray]" >/dev/null 2>&1 || echo "ray could not be installed; its tests will skip"
 	@$(PIP) mlcroissant >/dev/null 2>&1 || echo "mlcroissant could not be installed; its test will skip"
@@ -70,9 +70,11 @@ pins: $(VENV)/.everything
 	mv constraints.new constraints.txt
 
 # The clients of other projects that the tests of the server run, in an environment of their own.
-.clients: pyproject.toml
-	$(PYTHON) -m venv $@
-	$@/bin/python -m pip install -qq --disable-pip-version-check $(CLIENTS)
+clients: .clients/.complete
+
+.clients/.complete: pyproject.toml
+	$(PYTHON) -m venv .clients
+	.clients/bin/python -m pip install -qq --disable-pip-version-check $(CLIENTS)
 	@touch $@
 
 clean:

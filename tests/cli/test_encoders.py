@@ -67,7 +67,7 @@ def test_fill_mask_of_transformers_gives_the_logits_of_a_pretrained_encoder(vita
     from vita.nn import hf
 
     Path("life.yaml").write_text(LIFE)
-    code, printed = vita("live", "life.yaml", "--set", "design.steps=40")
+    code, printed = vita("live", "life.yaml", "--set", "design.steps=20")
     assert code == 0, printed
     code, printed = vita("export", "my/pretrain", "--to", "hf", "--ungated", "test", "-o", "folder")
     assert code == 0, printed

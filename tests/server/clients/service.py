@@ -1,6 +1,6 @@
 """A service of `vita serve` with a small model, and scripts of client libraries that use it.
 
-The client libraries are in a virtual environment of their own, which `make .clients` creates: their requirements do not
+The client libraries are in a virtual environment of their own, which `make clients` creates: their requirements do not
 constrain those of Vita. `VITA_CLIENTS` names the Pythons of other environments, separated by colons.
 """
 
@@ -51,7 +51,7 @@ def client_python(package: str) -> str:
             found = subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False)
             if found.returncode == 0:
                 return python
-    pytest.skip(f"needs {package}: `make .clients`, or VITA_CLIENTS=PYTHON")
+    pytest.skip(f"needs {package}: `make clients`, or VITA_CLIENTS=PYTHON")
 
 
 def run_client(script: str, url: str, *, package: str, folder: Path) -> None:
