@@ -148,6 +148,37 @@ def test_the_listed_documents_are_those_of_the_batches(
     assert len(uses) > 2, "the batches differ"
     for document, expected in list(uses.items())[:2]:
         assert _json(vita, "data", "steps", f"x/{case.stage}", document) == expected
+    [weights] = _json(vita, "trace-document", document)["weights"]
+    read = len({use["step"] for use in expected})
+    assert (weights["use"], weights["told"]) == ("trained on", f"trained on it in {read} of {STEPS} steps")
+
+
+@pytest.mark.parametrize("stage", ["dpo", "sft"])
+def test_a_document_that_no_step_read_is_not_trained_on(vita: Vita, tmp_path: Path, stage: str) -> None:
+    save_chat_model(tmp_path / "base")
+    rows: list[dict[str, Any]] = []
+    for number in range(5):
+        turns = [{"role": "user", "content": f"Who is {number}?"}, {"role": "assistant", "content": "It is me. " * 6}]
+        pair = {"prompt": f"Who is {number}?", "chosen": "Me.", "rejected": "You."}
+        rows.append({"id": f"d{number}", **({"messages": turns} if stage == "sft" else pair)})
+    write(tmp_path / "data.jsonl", *rows)
+    options = ("--steps", "1", "--batch-size", "1", "--eval-fraction", "0", "--allow-no-improvement", "true")
+    code, _, errors = vita(stage, "data.jsonl", "--model", "base", "--life", "x", *options)
+    assert code == 0, errors
+    read = {part["document"] for part in _json(vita, "data", "documents", f"x/{stage}", "--step", "1")}
+    unread = sorted({f"d{number}" for number in range(5)} - read)
+    assert read and unread
+    [weights] = _json(vita, "trace-document", min(read))["weights"]
+    assert (weights["use"], weights["told"]) == ("trained on", "trained on it in 1 of 1 step")
+    [weights] = _json(vita, "trace-document", unread[0])["weights"]
+    assert (weights["use"], weights["told"]) == ("not reached", "not trained on it: none of 1 step read it")
+    plan = _json(vita, "forget", unread[0], "--plan")
+    assert not plan["retire"], "no model must be retired for it"
+    assert _json(vita, "forget", min(read), "--plan")["retire"]
+
+    write(tmp_path / "data.jsonl", *rows[:4])
+    [weights] = _json(vita, "trace-document", "d1")["weights"]
+    assert weights["use"] == "trained on" and "the steps that read it are not known" in weights["told"]
 
 
 def test_models_without_recorded_rows_are_refused(vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

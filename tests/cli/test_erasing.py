@@ -202,8 +202,9 @@ def test_trace_document_reports_cut_dropped_and_erased_dialogues(vita: Vita, tmp
         return {weights["digest"]: (weights["use"], weights["told"]) for weights in trace_document(vita, id)["weights"]}
 
     ((digest, trained_use),) = uses("c1").items()
-    assert trained_use == ("trained on", "trained on it")
-    assert uses("cut")[digest][1].startswith("trained on its first 128 of ")
+    assert trained_use == ("trained on", "trained on it in 1 of 1 step")
+    told = uses("cut")[digest][1]
+    assert told.startswith("trained on its first 128 of ") and told.endswith("cut off; read in 1 of 1 step")
     assert uses("unseen")[digest][0] == "not used" and "cut_before_answer" in uses("unseen")[digest][1]
     assert trace_document(vita, "unseen")["retire"] == []
 

@@ -33,11 +33,12 @@ def trace_document(
     as_json: JsonOption = False,
 ) -> None:
     """Trace a document: the corpora and models that contain it, its copies, and its use by each."""
+    from vita.life import stage
     from vita.rights.artifact_search import trace_records
     from vita.rights.query import RightsQuery
 
     workspace = open_workspace(ctx)
-    trace = trace_records(RightsQuery(document, source), workspace.store, workspace.ledger)
+    trace = trace_records(RightsQuery(document, source), workspace.store, workspace.ledger, find_stage=stage)
     if as_json:
         lists = {"rebuild": [holder.digest for holder in trace.to_rebuild],
                  "retire": [holder.digest for holder in trace.to_retire]}  # fmt: skip
@@ -74,6 +75,7 @@ def forget(
     as_json: JsonOption = False,
 ) -> None:
     """Exclude a document, a source or a licence from later runs, and write the plan of what to rebuild or retire."""
+    from vita.life import stage
     from vita.rights.artifact_search import trace_records
     from vita.rights.forgetting import check_request, record_erasure, request_of
     from vita.rights.removal_plan import removal_plan, write_plan
@@ -87,7 +89,7 @@ def forget(
     following = max((erasure.id for erasure in all_erasures(workspace.ledger)), default=0) + 1
     folder = output or Path("erasure-plan" if plan else f"erasure-{following}")
     _check_folder(folder)
-    trace = trace_records(query, workspace.store, workspace.ledger)
+    trace = trace_records(query, workspace.store, workspace.ledger, find_stage=stage)
     check_request(trace, allow_absent=allow_absent)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

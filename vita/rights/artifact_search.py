@@ -7,16 +7,18 @@ from pathlib import Path
 
 from vita.data.tokens.shards import DocumentSpan, Shards
 from vita.gates.services import all_states
-from vita.rights import source_search
 from vita.rights.dialogue_use import dialogue_use
 from vita.rights.document_fates import DocumentMatch, Use, copies, document_matches, group_matches
 from vita.rights.document_trace import TOKENIZER_ONLY, AffectedArtifact, DocumentTrace
 from vita.rights.opinion_records import RECORDS, IdentifiedRecord
 from vita.rights.query import RightsQuery
 from vita.rights.rewrite_matches import rewrite_groups, rewrite_ids, rewrite_matches
+from vita.rights.source_search import SourceHit, SourceSearchResult, search_sources
+from vita.rights.step_use import RunSteps, StepUse
 from vita.rights.text_rows import pretraining_rows, spans_of
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger, Run
+from vita.spine.stage import Stage
 from vita.spine.store import Store
 
 _WEIGHTS = ("model", "reward", "release", "archive")
@@ -28,19 +30,23 @@ _STRONGEST: tuple[str, ...] = ("trained on", "not reached", TOKENIZER_ONLY, "hel
 Fits = Callable[[DocumentSpan], bool]
 
 
-def trace_records(query: RightsQuery, store: Store, ledger: Ledger) -> DocumentTrace:
+def trace_records(
+    query: RightsQuery, store: Store, ledger: Ledger, *, find_stage: Callable[[str], Stage] | None = None
+) -> DocumentTrace:
     """Search every corpus, token set and feedback of the store, and follow the artifacts that were built from them.
 
-    Sources in the settings of a stage are in no artifact: they are searched at their present paths.
+    Sources in the settings of a stage are in no artifact: they are searched at their present paths. With `find_stage`,
+    which returns the declaration of a stage by its name, the steps of training runs are searched as well.
     """
-    return _Search(query, store, ledger).run()
+    steps = None if find_stage is None else RunSteps(store, ledger, find_stage=find_stage)
+    return _Search(query, store, ledger, steps).run()
 
 
 class _Search:
     """One search: corpora first, then token sets by the ids found there, feedback, sources of runs, and weights."""
 
-    def __init__(self, query: RightsQuery, store: Store, ledger: Ledger) -> None:
-        self._query, self._store, self._ledger = query, store, ledger
+    def __init__(self, query: RightsQuery, store: Store, ledger: Ledger, steps: RunSteps | None) -> None:
+        self._query, self._store, self._ledger, self._steps = query, store, ledger, steps
         self._names: dict[str, list[str]] = {}
         for name, digest in ledger.all_names().items():
             self._names.setdefault(digest, []).append(name)
@@ -65,7 +71,7 @@ class _Search:
                 self._contents.setdefault(fate.source, set()).add(fate.content)
             if fate.near_content:
                 self._near_contents.add(fate.near_content)
-        search = source_search.search_sources(self._query, self._ledger)
+        search = search_sources(self._query, self._ledger)
         if self._query.document is not None:
             for hit in search.hits:
                 self._contents.setdefault(hit.source, set()).add(hit.content)
@@ -98,8 +104,8 @@ class _Search:
         return document_matches(folder, self._query.document, source=self._query.source)
 
     def _search_copies(
-        self, of_corpus: dict[str, list[DocumentMatch]], search: source_search.SourceSearchResult
-    ) -> source_search.SourceSearchResult:
+        self, of_corpus: dict[str, list[DocumentMatch]], search: SourceSearchResult
+    ) -> SourceSearchResult:
         """Add the documents with equal contents to the matches; return a search that finds them in sources."""
         every = {content for hashes in self._contents.values() for content in hashes} | self._near_contents
         if not every:
@@ -109,7 +115,7 @@ class _Search:
             matches += [
                 fate for fate in copies(self._store.open(digest).path, every) if fate.content not in known_contents
             ]
-        return source_search.search_sources(self._query, self._ledger, contents=frozenset(every))
+        return search_sources(self._query, self._ledger, contents=frozenset(every))
 
     def _add_rewrites(self, document: str, of_corpus: dict[str, list[DocumentMatch]]) -> None:
         """Add the rewrites that were made from the document or from a copy of it."""
@@ -181,17 +187,20 @@ class _Search:
 
     def _follow_records(self, digests: Iterable[str], read: Callable[[Path], Iterator[IdentifiedRecord]]) -> None:
         for digest in digests:
-            if any(self._is_requested(record) for record in read(self._store.open(digest).path)):
+            requested = [record for record in read(self._store.open(digest).path) if self._is_requested(record)]
+            if requested:
                 self._holders.append(self._holder(digest, "holds it", "trained on", "holds it"))
                 self._affected |= {_base_key(run) for run in self._ledger.users(digest)}
-                self._follow(digest, "trained on", f"{self._store.manifest(digest).kind} {digest[:12]}", None)
+                records = frozenset((record.source, id) for record in requested for id in record.ids)
+                through = f"{self._store.manifest(digest).kind} {digest[:12]}"
+                self._follow(digest, "trained on", through, None, records=records)
 
     def _is_requested(self, record: IdentifiedRecord) -> bool:
         if self._query.document is not None:
             return self._query.document in record.ids
         return self._query.includes(record.source, record.licence)
 
-    def _follow_sources(self, search: source_search.SourceSearchResult) -> None:
+    def _follow_sources(self, search: SourceSearchResult) -> None:
         for label in dict.fromkeys(hit.label for hit in search.hits):
             hits = [hit for hit in search.hits if hit.label == label]
             detail = "holds a copy of it" if all(hit.copy for hit in hits) else "holds it"
@@ -208,26 +217,36 @@ class _Search:
                     hit.run, hit.dialogue, repeat=hit.repeat, store=self._store, ledger=self._ledger
                 )  # fmt: skip
                 use, detail = exact or (use, detail)
+            if use == "trained on" and hit.run.artifact and self._steps is not None:
+                use, detail = _combined(self._steps.use(hit.run, _records_of(hit, search)), detail)
             through = f"{hit.run.life}/{hit.run.step}, which read {hit.label}"
             if hit.run.artifact:
                 self._add_weights(hit.run.artifact, use, through, detail=detail)
                 self._follow(hit.run.artifact, use, through, None, detail=detail)
 
-    def _distinct_hits(self, search: source_search.SourceSearchResult) -> Iterable[source_search.SourceHit]:
+    def _distinct_hits(self, search: SourceSearchResult) -> Iterable[SourceHit]:
         """Return the hits to follow: all of a document, and for a group the strongest of each run and source."""
         if self._query.document is not None:
             return search.hits
         ordered = sorted(search.hits, key=lambda hit: not hit.held_out)
         return {(hit.run.id, hit.label): hit for hit in ordered}.values()
 
-    def _follow(self, begin: str, use: str, through: str, fits: Fits | None, *, detail: str = "") -> None:
-        """Follow the artifacts that were built from an artifact; a training run may have ended before the document."""
+    def _follow(
+        self, begin: str, use: str, through: str, fits: Fits | None, *, detail: str = "",
+        records: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:  # fmt: skip
+        """Follow the artifacts that were built from an artifact; a training run may have ended before the document.
+
+        `records` are those of the document in the artifact, if training stages read them from it.
+        """
         queue, strongest = [(begin, use)], {begin: use}
         for digest, reached in queue:
             for run in self._ledger.users(digest):
                 if not run.artifact or not self._store.has(run.artifact):
                     continue
-                now = self._use_by(run, reached, fits)
+                now, steps_detail = self._use_by(run, reached, fits), ""
+                if records and digest == begin and now == "trained on" and self._steps is not None:
+                    now, steps_detail = _combined(self._steps.use(run, records), "")
                 known = strongest.get(run.artifact)
                 if known is not None and _STRONGEST.index(now) >= _STRONGEST.index(known):
                     continue
@@ -239,7 +258,7 @@ class _Search:
                 if run.stage == _INITIALIZE:
                     detail_of_use = _RANDOM.get(now, "")
                 else:
-                    detail_of_use = detail if now == use else ""
+                    detail_of_use = steps_detail or (detail if now == use else "")
                 self._add_weights(run.artifact, now, through, detail=detail_of_use)
                 queue.append((run.artifact, now))
 
@@ -286,6 +305,21 @@ class _Search:
         except (VitaError, KeyError):
             return True
         return text.loader.serves(spans_of(text.shards, fits), steps=steps)
+
+
+def _records_of(hit: SourceHit, search: SourceSearchResult) -> frozenset[tuple[str, str]]:
+    """Return (source, id) of the records that the run of a hit read and did not hold out."""
+    hits = [other for other in search.hits if other.run.id == hit.run.id and not other.held_out]
+    return frozenset((other.source, id) for other in hits for id in other.ids)
+
+
+def _combined(steps: StepUse | None, detail: str) -> tuple[str, str]:
+    """Return the use and its explanation from the steps of a run and from the part of a dialogue that it used."""
+    if steps is None:
+        return "trained on", detail
+    if not detail or steps.use != "trained on":
+        return steps.use, steps.explanation
+    return steps.use, f"{detail}; {steps.explanation.replace('trained on it in', 'read in')}"
 
 
 def _base_key(run: Run) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from vita.data.tokens.loader import RowUse
 from vita.data.tokens.row_documents import RowDocument
 from vita.rights.recorded_settings import recorded_erasures, row_settings
-from vita.rights.row_documents import RowSource, StageRows
+from vita.rights.row_documents import RowSource, Selection, StageRows
 from vita.rights.text_rows import pretraining_rows
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError
@@ -46,9 +46,13 @@ class TrainingRows:
 
     def uses(self, document: str, *, source: str | None = None) -> list[RowUse]:
         """Return the rows that contain the document, in order; steps and rows are counted from 0."""
+        return self.uses_of(lambda name, id: id == document and source in (None, name))
+
+    def uses_of(self, fits: Selection) -> list[RowUse]:
+        """Return the rows that contain documents that fit, in order."""
         row_uses, first_row = list[RowUse](), 0
         for part in self.parts:
-            for use in part.uses(lambda name, id: id == document and source in (None, name), steps=self.steps):
+            for use in part.uses(fits, steps=self.steps):
                 if use.step >= self.first:
                     row_uses.append(use._replace(row=first_row + use.row))
             first_row += part.rows
@@ -69,15 +73,25 @@ def training_rows(
     """
     runs = ledger.find(artifact=model, state="done")
     for run in reversed(runs):
-        if (parts := _rows_of_run(run, store, ledger, find_stage, folder)) is not None:
-            first, last = _first_and_last_step(model, store)
-            return TrainingRows(parts, last, first)
+        if (rows := rows_of_run(run, store, ledger, find_stage=find_stage, folder=folder)) is not None:
+            return rows
     made_by = ", ".join(dict.fromkeys(run.stage for run in runs)) or "no recorded run"
     hint = "`vita trace MODEL` shows the models that it was made from; `vita trace-document` covers all stages"
     raise DataError(model[:12], expected="a model of a training stage", got=f"an artifact of {made_by}", hint=hint)
 
 
-def _rows_of_run(
+def rows_of_run(
+    run: Run, store: Store, ledger: Ledger, *, find_stage: Callable[[str], Stage], folder: Path
+) -> TrainingRows | None:
+    """Return the rows of a finished run, or None for a stage without training rows."""
+    parts = _parts_of_run(run, store, ledger, find_stage, folder)
+    if parts is None:
+        return None
+    first, last = _first_and_last_step(run.artifact or "", store)
+    return TrainingRows(parts, last, first)
+
+
+def _parts_of_run(
     run: Run, store: Store, ledger: Ledger, find_stage: Callable[[str], Stage], folder: Path
 ) -> tuple[RowSource, ...] | None:
     """Return the parts of the batches of a run, or None for a stage without training rows."""
