@@ -16,11 +16,12 @@ from tests.stages.test_pretrain import file_contents
 from vita.infer.embedding_format import read_embedding_config
 from vita.infer.pretrained import Pretrained
 from vita.infer.text_model import TextModel
-from vita.nn.pooling import text_states
+from vita.nn.pooling import pooled, text_states
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError
 from vita.stages import contrastive
 from vita.stages.kinds import Model
+from vita.testing import tiny_model
 from vita.train.contrastive import ContrastiveLoss
 
 PAIRS = [{"query": f"find {a} {b}", "document": f"{b}{a}{b} is here"} for a in WORDS for b in WORDS if a != b]
@@ -106,6 +107,30 @@ def test_the_loss_is_the_cross_entropy_over_the_other_texts_without_equal_ones()
         expected -= scores.log_softmax(0)[candidates.index((row, 1))]
     torch.testing.assert_close(loss, expected)
     assert 0 <= correct <= 3
+
+
+@pytest.mark.parametrize(("pooling", "causal"), [("mean", False), ("last", True), ("cls", False)])
+def test_groups_of_similar_length_give_the_loss_and_gradients_of_one_padded_tensor(pooling: Any, causal: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([[5, 300], [64, 65], [130, 1], [7, 129]])
+    tensors = {"ids": torch.randint(5, 250, (4, 2, 304), generator=generator), "lengths": lengths}
+    tensors["ids"][torch.arange(304) >= lengths[..., None]] = 0
+    tensors |= {"keys": torch.arange(8).reshape(4, 2), "present": torch.ones(4, 2, dtype=torch.bool)}
+    loss = ContrastiveLoss(pooling, 0.05, dimensions=(8,))
+    results = []
+    for is_grouped in (True, False):
+        model = tiny_model(context=512, causal=causal)
+        if is_grouped:
+            value, correct = loss(model, tensors)
+        else:
+            ids, flat = tensors["ids"].flatten(0, 1), lengths.flatten()
+            vectors = pooled(text_states(model, ids, flat), flat, pooling).unflatten(0, (4, 2))
+            losses = [loss._ranking(vectors[..., :size], tensors) for size in (vectors.shape[-1], 8)]
+            value, correct = torch.stack([part for part, _ in losses]).mean(), {"accuracy": losses[0][1]}
+        value.backward()
+        gradients = {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
+        results.append((value.detach(), correct["accuracy"], gradients))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
 def test_only_similar_pairs_are_learned_and_all_scores_are_correlated(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from vita.data.tokens.permutation import step_items
 from vita.data.tokens.text_encoding import EncodedText
 from vita.nn.pooling import Pooling, pooled, text_states
 from vita.nn.transformer import Transformer
-from vita.train.classification import EVAL_BATCH, text_tensors
+from vita.train.classification import EVAL_BATCH, WIDTHS, text_tensors
 from vita.train.losses import Tensors
 from vita.train.trainer import StepBatch, Trainer
 
@@ -46,8 +46,15 @@ class ContrastiveLoss:
 
     def _vectors(self, model: Transformer, tensors: Tensors) -> Float[Tensor, "B K D"]:
         ids, lengths = tensors["ids"].flatten(0, 1), tensors["lengths"].flatten()
-        states = text_states(model, ids, lengths)
-        return pooled(states, lengths, self.pooling).float().unflatten(0, tensors["lengths"].shape)
+        groups = _groups_of_length(lengths.tolist())
+        vectors = []
+        for rows in groups:
+            group_lengths = lengths[rows]
+            width = min(-(-int(group_lengths.max()) // WIDTHS) * WIDTHS, ids.shape[1])
+            states = text_states(model, ids[rows, :width], group_lengths)
+            vectors.append(pooled(states, group_lengths, self.pooling).float())
+        order = torch.tensor([row for rows in groups for row in rows], device=ids.device)
+        return torch.cat(vectors)[order.argsort()].unflatten(0, tensors["lengths"].shape)
 
     def _ranking(self, vectors: Float[Tensor, "B K D"], tensors: Tensors) -> tuple[Tensor, Tensor]:
         """Return the summed loss and the number of anchors whose positive is the most similar text."""
@@ -70,6 +77,17 @@ class ContrastiveLoss:
             )
             loss = (loss + F.cross_entropy(backward, targets, reduction="sum")) / 2
         return loss, (scores.argmax(-1) == targets).float().sum()
+
+
+def _groups_of_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Return the rows of texts of similar length, the shortest first: up to 64 tokens, 128, 256, and so on.
+
+    A query is much shorter than its document. In one tensor it would be padded to the longest document of the batch.
+    """
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        groups.setdefault(max(6, (length - 1).bit_length()), []).append(row)
+    return [groups[size] for size in sorted(groups)]
 
 
 def text_key(text: str) -> int:
@@ -134,10 +152,20 @@ def embed_texts(
         states = text_states(model, tensors["ids"], tensors["lengths"])
         return F.normalize(pooled(states, tensors["lengths"], pooling).float(), dim=-1)
 
+    # Texts of similar length are computed together, because a batch is padded to its longest text.
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number].ids))
     parts = [
         trainer.map_rows(
-            text_tensors(texts[start : start + EVAL_BATCH], pad=pad, context=context, with_types=False), embed
+            text_tensors(
+                [texts[number] for number in order[start : start + EVAL_BATCH]],
+                pad=pad,
+                context=context,
+                with_types=False,
+            ),
+            embed,
         )
         for start in range(0, len(texts), EVAL_BATCH)
     ]
-    return torch.cat(parts).cpu() if parts else torch.zeros(0, trainer.model.architecture.width)
+    if not parts:
+        return torch.zeros(0, trainer.model.architecture.width)
+    return torch.cat(parts).cpu()[torch.tensor(order).argsort()]
