@@ -113,6 +113,35 @@ def test_calls_of_a_random_model_are_read_back_with_valid_arguments(name: str, s
                 jsonschema.validate(json.loads(call.arguments), nothing if used is None else used)
 
 
+def properties(**schemas: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": schemas, "required": list(schemas), "additionalProperties": False}
+
+
+REFERENCES: dict[str, dict[str, Any]] = {
+    "first": {**properties(a={"$ref": "#/$defs/In"}), "$defs": {"In": properties(b={"enum": ["p"]})}},
+    "second": {
+        **properties(a={"$ref": "#/$defs/In"}),
+        "$defs": {"In": {"type": "integer", "minimum": 1, "maximum": 9}},
+    },
+    "third": {**properties(a={"$ref": "#/definitions/a%20b"}), "definitions": {"a b": {"type": "boolean"}}},
+    "tree": properties(x={"anyOf": [{"$ref": "#"}, {"type": "null"}]}, k={"enum": ["p", "q"]}),
+    "anchor": {**properties(a={"$ref": "#in"}), "$defs": {"a": {"$anchor": "in", "enum": [1, 2]}}},
+    "number": {**properties(a={"$ref": "urn:in"}), "$defs": {"a": {"$id": "urn:in", "enum": [3, 4]}}},
+}
+"""Schemas with references: by pointers of equal names and different contents, to the root, by an anchor and an id."""
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "llama3_1", "deepseekv3", "mistral", "phi", "cohere", *NEW_FORMATS])
+def test_references_are_relative_to_the_schema_of_their_function(name: str) -> None:
+    tools = [tool(function, schema) for function, schema in REFERENCES.items()]
+    names = set[str]()
+    for _, answer in parsed_calls(name, tools, byte_tokenizer(), seeds=range(10), parallel=False):
+        (call,) = answer.calls
+        names.add(call.name)
+        jsonschema.validate(json.loads(call.arguments), REFERENCES[call.name])
+    assert len(names) >= 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NEW_FORMATS)
 def test_many_calls_of_a_random_model_are_read_back_with_valid_arguments(name: str) -> None:

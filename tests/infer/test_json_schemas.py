@@ -37,6 +37,7 @@ def required(name: str, schema: dict[str, Any]) -> dict[str, Any]:
         (required("a", {"$ref": "#"}), "requires itself by `$ref`, so that no value of it ends (at `#`)"),
         ({**LOOP, "$defs": {"a": required("b", {"$ref": "#/$defs/a"})}}, "(at `#/$defs/a`)"),
         ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "requires itself"),
+        ({**required("a", {"$ref": "#r"}), "$anchor": "r"}, "requires itself by `$ref`"),
         ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "accepts no value (at `#`)"),
         (False, "accepts no value"),
         ({"type": "integer", "minimum": -(2**63)}, "`minimum` must be greater than -2**63"),

@@ -84,6 +84,21 @@ def choice_grammar(choices: Sequence[str]) -> str:
     return lark_grammar("start: " + " | ".join(map(json.dumps, choices)))
 
 
+def check_grammar(grammar: str, *, tokens: LLTokenizer | None = None) -> None:
+    """Raise `GrammarError` for a grammar that is wrong or that needs an unsupported feature.
+
+    The ids and the names of special tokens are only checked with `tokens`.
+    """
+    from llguidance import LLMatcher
+
+    with _panics_explained():
+        problem = LLMatcher.validate_grammar(grammar, tokens)
+    if "coerce_one_of" in problem:
+        raise GrammarError("grammar", "`oneOf` needs schemas of disjoint types or constants; use `anyOf`")
+    if problem and not problem.startswith("WARNING"):
+        raise GrammarError("grammar", _one_line(problem))
+
+
 class GrammarCompiler:
     """Compiles grammars for the tokens of one tokenizer; every method may be called from any thread."""
 
@@ -116,14 +131,7 @@ class GrammarCompiler:
 
     def check(self, grammar: str) -> None:
         """Raise `GrammarError` for a grammar that is wrong or that needs an unsupported feature."""
-        from llguidance import LLMatcher
-
-        with _panics_explained():
-            problem = LLMatcher.validate_grammar(grammar, self._tokens)
-        if "coerce_one_of" in problem:
-            raise GrammarError("grammar", "`oneOf` needs schemas of disjoint types or constants; use `anyOf`")
-        if problem and not problem.startswith("WARNING"):
-            raise GrammarError("grammar", _one_line(problem))
+        check_grammar(grammar, tokens=self._tokens)
 
     @property
     def _tokens(self) -> LLTokenizer:

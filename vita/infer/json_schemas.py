@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from vita.spine.errors import DataError
 
@@ -160,7 +161,7 @@ def _can_end(schema: Mapping[str, Any], *, root: Mapping[str, Any], endless: set
     def ends(part: Any) -> bool:
         return part is not False and id(part) not in endless
 
-    if "$ref" in schema and not ends(_target(str(schema["$ref"]), root)):
+    if "$ref" in schema and not ends(referenced_part(str(schema["$ref"]), root)):
         return False
     if isinstance(parts := schema.get("allOf"), list) and not all(map(ends, parts)):
         return False
@@ -180,12 +181,14 @@ def _can_end(schema: Mapping[str, Any], *, root: Mapping[str, Any], endless: set
     return True
 
 
-def _target(reference: str, root: Mapping[str, Any]) -> Any:
-    """Return the part that a reference within the schema names; None for another reference."""
+def referenced_part(reference: str, root: Mapping[str, Any]) -> Any:
+    """Return the part of a schema that a `$ref` names by a pointer, an anchor or an `$id`; None for another text."""
     if reference != "#" and not reference.startswith("#/"):
-        return None
+        names = {"$anchor": reference.removeprefix("#"), "$id": reference}
+        parts = (part for _, part in _parts(root, "#"))
+        return next((part for part in parts if any(part.get(key) == name for key, name in names.items())), None)
     value: Any = root
-    for step in reference.split("/")[1:]:
+    for step in unquote(reference).split("/")[1:]:
         step = step.replace("~1", "/").replace("~0", "~")
         if isinstance(value, Mapping) and step in value:
             value = value[step]

@@ -6,12 +6,13 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import openai
 import pytest
 from openai.types.chat import ChatCompletion
+from pydantic import BaseModel
 
 from tests.infer.test_closing_search import RECORD
 from tests.server.serving import serving, tiny_app, tiny_engine
@@ -161,12 +162,53 @@ def test_a_grammar_without_an_end_is_refused_and_the_server_answers_on(caller: o
     assert completion.choices[0].message.tool_calls
 
 
-def test_arguments_that_require_themselves_are_refused_for_a_strict_function(caller: openai.OpenAI) -> None:
-    function: Any = {"name": "weather", "parameters": {"$ref": "#"}, "strict": True}
-    tools: Any = [{"type": "function", "function": function}]
-    with pytest.raises(openai.BadRequestError, match="requires itself by `\\$ref`") as error:
-        chat(caller, tools=tools, tool_choice="required", max_tokens=2)
-    assert error.value.code == "unsupported_grammar" and error.value.param == "tool_choice"
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ({"$ref": "#"}, "the schema requires itself by `$ref`, so that no value of it ends (at `#`)"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}, "Pointer '/$defs/a' does not exist"),
+        ({"type": "object", "dependentRequired": {"a": ["b"]}}, 'Unimplemented keys: ["dependentRequired"]'),
+    ],
+)
+def test_the_schema_of_a_strict_function_is_refused_as_that_of_a_format(
+    caller: openai.OpenAI, schema: dict[str, Any], problem: str
+) -> None:
+    function: Any = {"name": "clock", "parameters": schema, "strict": True}
+    tools: Any = [WEATHER, {"type": "function", "function": function}]
+    for options, param in (
+        ({"tools": tools}, "tools[1].function.parameters"),
+        ({"tools": tools, "tool_choice": "required"}, "tools[1].function.parameters"),
+        ({"response_format": schema_format(schema)}, "response_format.json_schema.schema"),
+    ):
+        with pytest.raises(openai.BadRequestError) as error:
+            chat(caller, max_tokens=2, **options)
+        assert error.value.code == "unsupported_grammar" and error.value.param == param
+        assert error.value.body["message"] == f"Invalid `{param}`: {problem}"  # type: ignore[index]
+
+
+class Node(BaseModel):
+    """Node."""
+
+    k: Literal["p", "q"]
+    n: Node | None
+
+
+class Tree(BaseModel):
+    """Tree."""
+
+    a: Node
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_calls_follow_the_references_of_pydantic_models(caller: openai.OpenAI, strict: bool) -> None:
+    tool: Any = openai.pydantic_function_tool(Tree)
+    tool["function"]["strict"] = strict
+    for seed in range(2):
+        completion = chat(caller, messages=[{"role": "user", "content": "Hi"}], tools=[tool], tool_choice="required",
+                          parallel_tool_calls=False, seed=seed, temperature=2, max_tokens=80)  # fmt: skip
+        assert completion.choices[0].finish_reason == "tool_calls"
+        (call,) = completion.choices[0].message.tool_calls  # type: ignore[misc]
+        Tree.model_validate_json(call.function.arguments)  # type: ignore[union-attr]
 
 
 def test_a_schema_of_true_is_any_json(client: openai.OpenAI) -> None:

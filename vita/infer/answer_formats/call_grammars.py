@@ -30,16 +30,14 @@ def calls_rules(
 def _hermes(source: CallSource) -> str:
     start, end = source.marker(source.format.start), source.marker(source.format.end)
     repeated = 'calls: call ("\\n" call)*\n' if source.parallel else "calls: call\n"
-    return f'{repeated}call: {start} "\\n" object "\\n" {end}\n' + json_rule("object", source.objects("arguments"))
+    return f'{repeated}call: {start} "\\n" object "\\n" {end}\n' + source.objects("arguments")
 
 
 def _list(source: CallSource, arguments: str = "arguments", name: str = "name") -> str:
     """Return the rules of a block with a JSON list of objects."""
-    schema = {"type": "array", "items": source.objects(arguments, name=name), "minItems": 1}
-    if not source.parallel:
-        schema["maxItems"] = 1
-    rules = f"calls: {source.marker(source.format.start)} list {source.marker(source.format.end)}\n"
-    return rules + json_rule("list", schema)
+    start, end = source.marker(source.format.start), source.marker(source.format.end)
+    repeated = '"[" object (", " object)* "]"' if source.parallel else '"[" object "]"'
+    return f"calls: {start} {repeated} {end}\n" + source.objects(arguments, name=name)
 
 
 def _mistral(source: CallSource) -> str:
@@ -55,7 +53,7 @@ def _mistral(source: CallSource) -> str:
 
 
 def _llama(source: CallSource) -> str:
-    return "calls: object\n" + json_rule("object", source.objects("parameters"))
+    return "calls: object\n" + source.objects("parameters")
 
 
 def _deepseek(source: CallSource) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vita.infer.answer_formats.call_formats import CallFormat
-from vita.infer.grammars import JSON_OPTIONS, GrammarError
+from vita.infer.grammars import JSON_OPTIONS, GrammarError, check_grammar, json_grammar
 from vita.infer.json_schemas import supported_schema
 
 
@@ -28,19 +28,18 @@ class CallSource:
         """Return a text of the format as a special token or as plain text; nothing for an empty text."""
         return special_or_text(text, self.specials) if text else ""
 
-    def objects(self, arguments: str, *, name: str = "name") -> dict[str, Any]:
-        """Return the schema of a JSON object with the name of a function and its arguments."""
-        return {
-            "anyOf": [
-                {
-                    "type": "object",
-                    "properties": {name: {"const": function["name"]}, arguments: argument_schema(function)},
-                    "required": [name, arguments],
-                    "additionalProperties": False,
-                }
-                for function in self.functions
-            ]
-        }
+    def objects(self, arguments: str, *, name: str = "name") -> str:
+        """Return the rules of `object`: a JSON object with the name of a function and its arguments.
+
+        Each schema of arguments is a JSON rule of its own, because its references are relative to its root.
+        """
+        alternatives = " | ".join(f"object{number}" for number in range(len(self.functions)))
+        rules = f"object: {alternatives}\n"
+        for number, function in enumerate(self.functions):
+            head = f"{{{json.dumps(name)}: {json.dumps(function['name'])}, {json.dumps(arguments)}: "
+            rules += f'object{number}: {json.dumps(head)} arguments{number} "}}"\n'
+            rules += json_rule(f"arguments{number}", argument_schema(function))
+        return rules
 
 
 def special_or_text(text: str, specials: Mapping[str, int]) -> str:
@@ -69,6 +68,7 @@ def argument_schema(function: Mapping[str, Any]) -> dict[str, Any]:
 
 def json_rule(name: str, schema: Mapping[str, Any]) -> str:
     """Return the rule of the JSON texts of a schema; raises `GrammarError` for one that is not supported."""
+    check_grammar(json_grammar(schema))  # alone, so that the error names the schema and not the rules around it
     return f"{name}: %json {json.dumps({**supported_schema(schema), 'x-guidance': JSON_OPTIONS})}\n"
 
 

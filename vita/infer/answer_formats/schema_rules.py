@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from vita.infer.grammars import GrammarError
+from vita.infer.json_schemas import referenced_part
 
 Schema = Mapping[str, Any]
 
 _ANNOTATIONS = {
-    "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$schema", "$id", "$comment",
-    "$defs", "definitions",
+    "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$schema", "$id", "$anchor",
+    "$comment", "$defs", "definitions",
 }  # fmt: skip
 _KEYWORDS = {
     "string": {"minLength", "maxLength", "pattern", "format"},
@@ -158,12 +159,9 @@ class SchemaRules:
     def _target(self, schema: Schema) -> Any:
         reference = str(schema["$ref"])
         self._refuse(schema, {"$ref"})
-        value: Any = self._root
-        for part in reference.removeprefix("#").split("/")[1:] if reference.startswith("#") else ["#"]:
-            part = part.replace("~1", "/").replace("~0", "~")
-            if not isinstance(value, Mapping) or part not in value:
-                raise GrammarError("schema", f"`$ref` refers to nothing: {reference}")
-            value = value[part]
+        value = referenced_part(reference, self._root)
+        if value is None:
+            raise GrammarError("schema", f"`$ref` refers to nothing: {reference}")
         return value
 
     def _expression(self, schema: Any) -> str:

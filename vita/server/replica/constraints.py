@@ -17,7 +17,7 @@ from vita.infer.grammars import (
     regex_grammar,
 )
 from vita.server import api
-from vita.server.errors import invalid
+from vita.server.errors import ApiError, invalid
 from vita.server.structured_outputs import StructuredOutputs
 
 _ANY_OBJECT = {"type": "object"}
@@ -33,7 +33,7 @@ async def chat_constraint(engine: Engine, params: api.ChatRequest, *, prompt_end
     calls = None
     if params.callable_tools:
         calls = CallConstraint(
-            _with_supported_schemas(engine, params.callable_tools),
+            await asyncio.to_thread(_with_supported_schemas, engine, params),
             params.requires_calls,
             params.allows_several_calls,
             template.for_tools.features.call_sample or "",
@@ -87,20 +87,23 @@ def _form(form: StructuredOutputs) -> tuple[Callable[[], str], str]:
     return lambda: lark_grammar(grammar), "structured_outputs.grammar"
 
 
-def _with_supported_schemas(engine: Engine, tools: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the tools with any object as the arguments of functions that are not strict and have another schema."""
+def _with_supported_schemas(engine: Engine, params: api.ChatRequest) -> list[Mapping[str, Any]]:
+    """Return the callable tools with any object as the arguments of functions whose schema cannot be followed.
+
+    Raises `ApiError` for such a schema of a function that is strict.
+    """
     template, supported = engine.template, list[Mapping[str, Any]]()
     assert template is not None, "a chat request was rendered with a template"
-    for tool in tools:
+    names = [tool.function.name for tool in params.tools or ()]
+    for tool in params.callable_tools:
         function = tool["function"]
-        if not function.get("strict"):
-            try:
-                calls = CallConstraint([tool], required=True, sample=template.for_tools.features.call_sample or "")
-                engine.grammars.check(
-                    answer_grammar(engine.answer_format, specials=engine.tokenizer.specials, calls=calls)
-                )
-            except (GrammarError, RecursionError):
-                function = {**function, "parameters": _ANY_OBJECT}
+        try:
+            calls = CallConstraint([tool], required=True, sample=template.for_tools.features.call_sample or "")
+            engine.grammars.check(answer_grammar(engine.answer_format, specials=engine.tokenizer.specials, calls=calls))
+        except (GrammarError, RecursionError) as error:
+            if function.get("strict"):
+                raise _refusal(error, f"tools[{names.index(function['name'])}].function.parameters") from None
+            function = {**function, "parameters": _ANY_OBJECT}
         supported.append({**tool, "function": function})
     return supported
 
@@ -108,7 +111,11 @@ def _with_supported_schemas(engine: Engine, tools: list[dict[str, Any]]) -> list
 async def _compiled(compiled: Callable[[], Constraint], field: str) -> Constraint:
     try:
         return await asyncio.to_thread(compiled)
-    except GrammarError as error:
-        raise invalid(f"Invalid `{field}`: {error.problem}", field, code="unsupported_grammar") from None
-    except RecursionError:
-        raise invalid(f"Invalid `{field}`: it is nested too deeply", field, code="unsupported_grammar") from None
+    except (GrammarError, RecursionError) as error:
+        raise _refusal(error, field) from None
+
+
+def _refusal(error: GrammarError | RecursionError, field: str) -> ApiError:
+    """Return the error of a field whose grammar cannot be followed."""
+    problem = error.problem if isinstance(error, GrammarError) else "it is nested too deeply"
+    return invalid(f"Invalid `{field}`: {problem}", field, code="unsupported_grammar")
