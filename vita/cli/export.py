@@ -198,14 +198,20 @@ def _card(workspace: Workspace, artifact: Model) -> str | None:
 
 def _cleared(workspace: Workspace, reference: str, ungated: str | None, *, purpose: str) -> tuple[Model, Clearance]:
     """Return a model and the permission to give it away."""
-    from vita.gates.clearance import clear_export
+    from vita.gates.clearance import CompanionModel, clear_export
+    from vita.gates.tensor_digest import tensor_digest
     from vita.gates.weights import hash_files
+    from vita.spine.model_files import ModelFiles
     from vita.stages.kinds import Model
 
     artifact = workspace.store.open(workspace.weights(reference), Model)
+    base = ModelFiles(artifact.path).base
+    companions = (
+        [CompanionModel("base model", hash_files(base.folder), tensor_digest(base.folder))] if base is not None else []
+    )
     clearance = clear_export(
         workspace.ledger, workspace.store, artifact.digest, files=hash_files(artifact.path), label=reference,
-        purpose=purpose, ungated=ungated,
+        purpose=purpose, ungated=ungated, companions=companions,
     )  # fmt: skip
     return artifact, clearance
 

@@ -325,18 +325,19 @@ def _show(workspace: Workspace, status: dict[str, Any], *, as_json: bool = False
         print_json(status)
         return
     workspace.console.print(line((status["service"], "bold"), f", {counted(status['in_flight'], 'request')} in flight"))
-    versions = Table("version", "share", "model", "backend", "gate", box=None, pad_edge=False)
+    versions = Table("version", "share", "state", "model", "backend", "gate", box=None, pad_edge=False)
     for version in status["versions"]:
         gate = version["gate"].get("gate") or f"{version['gate']['status']}: {version['gate'].get('reason', '')}"
         quantization = (version.get("backend_details") or {}).get("quantization")
         backend = " ".join(filter(None, (version.get("backend", "vita"), quantization)))
-        versions.add_row(version["version"], f"{version['share']:.0%}", version["model"][:12], backend, gate)
+        share, model = f"{version['share']:.0%}", version["model"][:12]
+        versions.add_row(version["version"], share, version["state"], model, backend, gate)
     print_table(workspace.console, versions)
     if status.get("adapters"):
-        adapters = Table("adapter", "base", "model", "gate", box=None, pad_edge=False)
+        adapters = Table("adapter", "base", "state", "model", "gate", box=None, pad_edge=False)
         for adapter in status["adapters"]:
             gate = adapter["gate"].get("gate") or f"{adapter['gate']['status']}: {adapter['gate'].get('reason', '')}"
-            adapters.add_row(adapter["adapter"], adapter["base"], adapter["model"][:12], gate)
+            adapters.add_row(adapter["adapter"], adapter["base"], adapter["state"], adapter["model"][:12], gate)
         print_table(workspace.console, adapters)
     replicas = Table("replica", "version", "state", "pid", "in flight", "starts", box=None, pad_edge=False)
     for replica in status["replicas"]:

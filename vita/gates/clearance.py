@@ -4,16 +4,17 @@
     clearance.model                                           # the digest of the model, computed from its files
 
 For an approval, all files must be those of a model that a gate approves now, with the same guard. Retirement and
-rejection apply to every folder with the same weight files or tensors. Without an approval an operator may give a reason
-(`--ungated REASON`), which is recorded in the ledger. Only `--research` overrides retirement, for a model that was kept
-for research.
+rejection apply to every folder with the same weight files or tensors; retirement also applies to the weights that are
+loaded with a model: the base model of an adapter and the draft model of speculative decoding. Without an approval an
+operator may give a reason (`--ungated REASON`), which is recorded in the ledger. Only `--research` overrides
+retirement, for a model that was kept for research.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -39,6 +40,17 @@ class ServingRequest:
 
 
 @dataclass(frozen=True)
+class CompanionModel:
+    """A model whose weights are loaded together with those of the cleared model."""
+
+    role: str
+    """Its role in errors, for example `base model`."""
+    files: Files
+    tensors: str | None = None
+    """The digest of the tensors in the files."""
+
+
+@dataclass(frozen=True)
 class Clearance:
     """The permission to serve verified files."""
 
@@ -51,6 +63,9 @@ class Clearance:
     """The reason for serving the model without an approval."""
     refusal: str | None = None
     """The reason why no gate approves the model."""
+    weights: tuple[tuple[str, ...], ...] = ()
+    """For the model and for each companion, the models of the store with the same weights; the retirement of one of
+    them ends the permission."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the `gate` object of `/v1/models`."""
@@ -68,28 +83,45 @@ def clear(
     tensors: str | None = None,
     claim: str | None = None,
     terms: ServingRequest | None = None,
+    companions: Sequence[CompanionModel] = (),
     record: bool = True,
     purpose: str = "serving",
 ) -> Clearance:
     """Return the permission to serve these files; raise `GateError` with the reason otherwise.
 
     `purpose` names the use in errors. `tensors` is the digest of the tensors in the files, `claim` the model that a
-    release says it holds. With `record`, serving without an approval enters the ledger.
+    release says it holds, and `companions` are the models that are loaded with it, of which none may be retired. With
+    `record`, serving without an approval enters the ledger.
     """
     terms = terms or ServingRequest()
     match = match_model(ledger, store, files, tensors=tensors)
     _refuse_false_claim(store, match, claim, label=label)
-    if (retired := _retirement(ledger, match)) is not None:
-        return _clear_for_research(ledger, *retired, match, terms=terms)
+    weights, research = [_digests(match)], None
+    for companion in companions:
+        companion_match = match_model(ledger, store, companion.files, tensors=companion.tensors)
+        weights.append(_digests(companion_match))
+        research = _clear_retired(ledger, companion_match, terms=terms, role=companion.role) or research
+    research = _clear_retired(ledger, match, terms=terms) or research
+    if research is not None:
+        return Clearance(match.digest, "research", reason=research, weights=tuple(weights))
     try:
         gate = _approving_gate(ledger, store, match, guard=guard, label=label)
-        return Clearance(match.digest, "approved", gate=gate)
+        clearance = Clearance(match.digest, "approved", gate=gate)
     except GateError as refusal:
-        return _clear_ungated(ledger, match, terms, refusal=refusal, label=f"{purpose} {label}", record=record)
+        clearance = _clear_ungated(ledger, match, terms, refusal=refusal, label=f"{purpose} {label}", record=record)
+    return replace(clearance, weights=tuple(weights))
 
 
 def clear_export(
-    ledger: Ledger, store: Store, model: str, *, files: Files, label: str, purpose: str, ungated: str | None
+    ledger: Ledger,
+    store: Store,
+    model: str,
+    *,
+    files: Files,
+    label: str,
+    purpose: str,
+    ungated: str | None,
+    companions: Sequence[CompanionModel] = (),
 ) -> Clearance:
     """Return the permission to give a model of the store away: to export it or to push it to the Hub.
 
@@ -101,7 +133,7 @@ def clear_export(
     has_gate = decisions.has_gate(ledger, lives) or decisions.rejections(ledger, [model])
     reason = ungated if ungated is not None or has_gate else "no gate is declared for its life"
     return clear(
-        ledger, store, files, guard=None, label=label, terms=ServingRequest(ungated=reason),
+        ledger, store, files, guard=None, label=label, terms=ServingRequest(ungated=reason), companions=companions,
         record=ungated is not None, purpose=purpose,
     )  # fmt: skip
 
@@ -135,28 +167,36 @@ def _refuse_false_claim(store: Store, match: ModelMatch, claim: str | None, *, l
     )
 
 
-def _retirement(ledger: Ledger, match: ModelMatch) -> tuple[str, ModelState] | None:
-    """Return the digest and the state of the first retired model with these weights."""
+def _digests(match: ModelMatch) -> tuple[str, ...]:
+    """Return the digests of a match, the exact ones first."""
+    return tuple(dict.fromkeys([match.digest, *match.exact, *match.same_weights]))
+
+
+def retirement(states: Iterable[tuple[str, ModelState]]) -> tuple[str, ModelState] | None:
+    """Return the digest and the state of the first retired model among models with the same weights."""
+    return next(((digest, state) for digest, state in states if state.state == "retired"), None)
+
+
+def _clear_retired(ledger: Ledger, match: ModelMatch, *, terms: ServingRequest, role: str = "model") -> str | None:
+    """Return None if no model with these weights is retired, or the reason for serving a retired one for research.
+
+    Raises `GateError` for a retired model that may not be served for research.
+    """
     now = time.time()
-    for digest in dict.fromkeys([match.digest, *match.exact, *match.same_weights]):
-        state = model_state(ledger.moves(digest)).at(now)
-        if state.state == "retired":
-            return digest, state
-    return None
-
-
-def _clear_for_research(
-    ledger: Ledger, digest: str, retired: ModelState, match: ModelMatch, *, terms: ServingRequest
-) -> Clearance:
-    day = datetime.fromtimestamp(retired.since, UTC).date()
-    if terms.research and retired.for_research and digest in (match.digest, *match.exact):
-        return Clearance(digest, "research", reason=f"retired on {day}, kept for research")
-    if retired.for_research:
+    retired = retirement((digest, model_state(ledger.moves(digest)).at(now)) for digest in _digests(match))
+    if retired is None:
+        return None
+    digest, state = retired
+    day = datetime.fromtimestamp(state.since, UTC).date()
+    if terms.research and state.for_research and digest in (match.digest, *match.exact):
+        reason = f"retired on {day}, kept for research"
+        return reason if role == "model" else f"the {role} {digest[:12]} was {reason}"
+    if state.for_research:
         hint = "--research serves it to keys with the scope `research`"
     else:
-        successor = f"; `{_name(ledger, retired.successor)}` replaces it" if retired.successor else ""
+        successor = f"; `{_name(ledger, state.successor)}` replaces it" if state.successor else ""
         hint = f"it was not kept for research{successor}"
-    raise GateError(f"model {digest[:12]}", f"has been retired since {day} ({retired.why})", hint=hint)
+    raise GateError(f"{role} {digest[:12]}", f"has been retired since {day} ({state.why})", hint=hint)
 
 
 def _approving_gate(

@@ -226,6 +226,35 @@ async def test_an_archived_model_answers_no_request(ledger):
 
 
 @async_test
+async def test_the_retirement_of_a_base_or_draft_model_ends_a_running_version(ledger):
+    """The weights of `cat:1` are its model a, a copy c, and its draft model d; those of the adapter its base d."""
+    replica = FakeReplica("a")
+    routes = routes_to(replica)
+    version = routes.versions["cat:1"]
+    version.weights = (("a" * 64, "c" * 64), ("d" * 64,))
+    adapter = version_of(replica, version="alpha:1", model="e" * 64, share=0.0)
+    adapter.base, adapter.weights = version.id, (("e" * 64,), ("d" * 64,))
+    routes.adapters[adapter.id] = adapter
+    async with service(ledger, replica, routes=routes) as (gateway, client):
+        for model in ("cat", "cat:1", "alpha"):
+            assert (await client.post("/v1/chat/completions", json={**CHAT, "model": model})).status_code == 200
+        ledger.move("d" * 64, "retired", who="ann", why="wrong on sums", successor="b" * 64)
+        gateway.refresh()
+        for model in ("cat", "cat:1", "alpha"):
+            answer = await client.post("/v1/chat/completions", json={**CHAT, "model": model})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["replacement"]) == (404, "model_retired", None)
+            assert "the model dddddddddddd, which was retired: wrong on sums" in error["reason"]
+        assert (await client.get("/v1/models")).json()["data"] == []
+        assert (await client.get("/v1/models/alpha")).status_code == 410
+        version.weights = version.weights[:1]
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+        ledger.move("c" * 64, "retired", who="ann", why="old")
+        gateway.refresh()
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 404
+
+
+@async_test
 async def test_a_retired_version_does_not_replace_a_version_that_is_down(ledger):
     old_replica, new_replica = FakeReplica("a"), FakeReplica("b", down=True)
     routes = routes_to(old_replica)

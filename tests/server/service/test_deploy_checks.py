@@ -151,6 +151,55 @@ def test_a_retired_model_is_refused_at_every_path_and_served_for_research_only_i
         clear(life, read_release(edited_release), research=True)
 
 
+def release_with_companions(life: Life, *, base: Path | None = None, draft: Path | None = None) -> ReleaseInfo:
+    """Create a release of a model without a state: an adapter of `base`, or a model with the draft model `draft`."""
+    folder = life.folder / "adapter"
+    if base is not None:
+        config = {"base_model_name_or_path": str(base)}
+        folder.mkdir(exist_ok=True)
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        (folder / "adapter_model.safetensors").write_text("adapter")
+    else:
+        shutil.copytree(life.store.open(life.step("plain", "model", files=dict.fromkeys(FILES, "plain"))).path, folder)
+    target = life.folder / "releases" / str(time.monotonic_ns())
+    return read_release(create_release(folder, target, name="alpha", version="1", draft=draft))
+
+
+@pytest.mark.parametrize("role", ["base", "draft"])
+def test_a_retired_model_is_refused_as_the_base_of_an_adapter_and_as_a_draft_model(tmp_path, role):
+    life, approved_model, _ = gated_life(tmp_path)
+    weights = copy_model(life, approved_model, "weights", own__txt="edited")
+    release_info = release_with_companions(life, **{role: weights})
+    clearance = clear(life, release_info, ungated="a test")
+    assert [approved_model in digests for digests in clearance.weights] == [False, True]
+    life.ledger.move(approved_model, "retired", who="ann", why="old", research=True)
+    for terms in ({"ungated": "a test"}, {"research": True}):  # research serves the unchanged model only
+        with pytest.raises(GateError, match=f"^{role} model {approved_model[:12]}: has been retired since"):
+            clear(life, release_info, **terms)
+
+
+def test_a_model_kept_for_research_is_served_for_research_as_the_base_of_an_adapter(tmp_path):
+    life, approved_model, _ = gated_life(tmp_path)
+    release_info = release_with_companions(life, base=life.store.open(approved_model).path)
+    life.ledger.move(approved_model, "retired", who="ann", why="old", research=True)
+    with pytest.raises(GateError, match="--research serves it"):
+        clear(life, release_info, ungated="a test")
+    clearance = clear(life, release_info, research=True)
+    assert clearance.status == "research"
+    assert clearance.reason is not None and clearance.reason.startswith(f"the base model {approved_model[:12]} was")
+
+
+def test_an_adapter_whose_base_is_outside_the_release_is_refused(tmp_path):
+    life, approved_model, _ = gated_life(tmp_path)
+    release_info = release_with_companions(life, base=life.store.open(approved_model).path)
+    content = json.loads((release_info.folder / "release.json").read_text())
+    content["files"] = {name: sha for name, sha in content["files"].items() if not name.startswith("base/")}
+    shutil.rmtree(release_info.folder / "base")
+    (release_info.folder / "release.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="holds an adapter, expected the files of its base model in the folder `base`"):
+        clear(life, read_release(release_info.folder), ungated="a test")
+
+
 def test_a_deprecated_model_answers_until_its_sunset(tmp_path):
     life, approved_model, _ = gated_life(tmp_path)
     life.ledger.move(approved_model, "deprecated", who="ann", why="old", sunset=time.time() + 3600)

@@ -338,9 +338,7 @@ class Gateway:
 
     def _headers(self, record: RequestRecord) -> dict[str, str]:
         """Return the headers that describe the version of a response."""
-        model_state = (
-            self.directory.state(record.proxied_request.version.model) if record.proxied_request else ModelState()
-        )
+        model_state = self.directory.state(record.proxied_request.version) if record.proxied_request else ModelState()
         headers = {"X-Vita-Version": record.version}
         if model_state.state == "retired":
             headers["X-Vita-Model-State"] = "retired"

@@ -3,15 +3,18 @@
     directory = ModelDirectory(router, catalog)
     version, pinned = directory.select("cat", identity=None, key=key)     # pinned: the request names this version
 
-A retired model receives no requests, except from a key with the scope `research` where the service allows it.
+A retired model receives no requests, except from a key with the scope `research` where the service allows it. The
+same applies to a version with other retired weights: those of the base model of an adapter, or of a draft model.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
 
+from vita.gates.clearance import retirement
 from vita.gates.model_state import ModelState
 from vita.server.decoding_options import switch
 from vita.server.errors import invalid
@@ -42,7 +45,7 @@ class ModelDirectory:
             return self._by_share(identity), False
         version = self.find(name)
         digest = version.model if version else self._catalog.digest(name)
-        state = self.state(digest) if digest else None
+        state = self._state_of(version, digest)
         if state and state.state == "retired" and not (version and self._allows_research(key, state)):
             raise retired(name, state)
         if version is None:
@@ -56,7 +59,7 @@ class ModelDirectory:
             return version
         if retired_ids:
             newest = max((self._router.versions[retired_id] for retired_id in retired_ids), key=_created)
-            raise retired(self._router.service, self.state(newest.model))
+            raise retired(self._router.service, self.state(newest))
         raise no_replica()
 
     def find(self, name: str) -> ServedVersion | None:
@@ -73,21 +76,42 @@ class ModelDirectory:
         version = self.find(name) if isinstance(name, str) and name != self._router.service else None
         return version or max(self._router.versions.values(), key=_share, default=None)
 
-    def state(self, model: str) -> ModelState:
-        """Return the lifecycle state of a model."""
-        return self._catalog.model_state(model)
+    def state(self, version: ServedVersion) -> ModelState:
+        """Return the lifecycle state of a version: that of its model, or a retirement of other weights that it uses.
+
+        Among several retirements, one that does not permit research prevails.
+        """
+        catalog = self._catalog
+        model_state = catalog.model_state(version.model)
+        retirements = [model_state] if model_state.state == "retired" else []
+        for number, digests in enumerate(version.weights):
+            found = retirement((digest, catalog.model_state(digest)) for digest in digests)
+            if found is None or (number == 0 and retirements):
+                continue
+            digest, state = found
+            if digest != version.model:
+                why = f"its weights include those of the model {digest[:12]}, which was retired: {state.why}"
+                state = replace(state, why=why, successor=state.successor if number == 0 else None)
+            retirements.append(state)
+        return min(retirements, key=lambda state: state.for_research, default=model_state)
+
+    def _state_of(self, version: ServedVersion | None, digest: str | None) -> ModelState:
+        """Return the state of a version, or of a model that is not served."""
+        if version is not None:
+            return self.state(version)
+        return self._catalog.model_state(digest) if digest else ModelState()
 
     def retired_ids(self) -> frozenset[str]:
         """Return the ids of the retired versions, which only a request that names them can reach."""
         versions = self._router.versions.values()
-        return frozenset(version.id for version in versions if self.state(version.model).state == "retired")
+        return frozenset(version.id for version in versions if self.state(version).state == "retired")
 
     def list_models(self) -> Response:
         """Respond with the list of the available models."""
         retired_ids = self.retired_ids()
         available = [version for version in self._router.versions.values() if version.id not in retired_ids]
         adapters = self._router.adapters.values()
-        available_adapters = [adapter for adapter in adapters if self.state(adapter.model).state != "retired"]
+        available_adapters = [adapter for adapter in adapters if self.state(adapter).state != "retired"]
         models = [self._description(version.id, version) for version in [*available, *available_adapters]]
         if available:
             models.insert(0, self._description(self._router.service, max(available, key=_share)))
@@ -99,7 +123,7 @@ class ModelDirectory:
         if version is None and name == self._router.service:
             version = max(self._router.versions.values(), key=_share, default=None)
         digest = version.model if version else self._catalog.digest(name)
-        state = self.state(digest) if digest else ModelState()
+        state = self._state_of(version, digest)
         if digest and state.state == "retired":
             tombstone = {"id": name, "object": "model", "model": digest, "state": "retired"}
             tombstone |= {"retired_at": iso(state.since), "reason": state.why, "replacement": state.successor}
@@ -112,14 +136,15 @@ class ModelDirectory:
         """Return the model names that a request can use."""
         retired_ids = self.retired_ids()
         versions = [name for name in self._router.versions if name not in retired_ids]
-        return [self._router.service, *versions, *self._router.adapters]
+        adapters = [name for name, adapter in self._router.adapters.items() if self.state(adapter).state != "retired"]
+        return [self._router.service, *versions, *adapters]
 
     def _allows_research(self, key: Key, state: ModelState) -> bool:
         """Return True if the service, the key and the retirement allow research access."""
         return self._research and key.allows("research") and state.for_research
 
     def _description(self, name: str, version: ServedVersion) -> dict[str, Any]:
-        state = self.state(version.model)
+        state = self.state(version)
         details = {
             "version": version.id,
             "model": version.model,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,6 +121,9 @@ class ServedVersion:
     """Settings of its speculative decoding."""
     batch_invariance: bool = True
     """False if its release gives up that bits of an answer do not depend on the other requests."""
+    weights: Sequence[Sequence[str]] = ()
+    """For its model, its base model and its draft model, the digests of the models of the store with the same weights;
+    the retirement of one of them is a retirement of this version."""
     base: str | None = None
     """Id of the version of the base model, for an adapter."""
     owed: int = 0

@@ -124,7 +124,10 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
     """Create the application of the administration interface."""
 
     async def status(_: dict[str, Any]) -> Any:
-        return {**supervisor.status(), "in_flight": gateway.in_flight, "draining": gateway.draining}
+        content, served = supervisor.status(), {**gateway.router.versions, **gateway.router.adapters}
+        for entry in (*content["versions"], *content["adapters"]):
+            entry["state"] = gateway.directory.state(served[entry.get("adapter") or entry["version"]]).state
+        return {**content, "in_flight": gateway.in_flight, "draining": gateway.draining}
 
     async def drain(body: dict[str, Any]) -> Any:
         await supervisor.drain(str(body.get("replica")), restart=body.get("restart") is not False)

@@ -74,8 +74,8 @@ class ServedAdapters:
         self._pinned[release.id] = pinned
         adapter = ServedVersion(
             release.id, release.model, release.digest, name=release.id, created=time.time(),
-            gate=clearance.as_json(), backends=base.backends, context=base.context,
-            reproducible=base.reproducible, base=base.id,
+            gate=clearance.as_json(), weights=clearance.weights, backends=base.backends,
+            context=base.context, reproducible=base.reproducible, base=base.id,
         )  # fmt: skip
         self._router.adapters[release.id] = adapter
         await self._record(adapter, "started", 0.0)

@@ -84,7 +84,7 @@ class Supervisor:
         release = replace(release, model=clearance.model)
         version = ServedVersion(
             release.id, release.model, release.digest, name=release.name, created=time.time(),
-            gate=clearance.as_json(), backend=release_backend(release.content).program,
+            gate=clearance.as_json(), weights=clearance.weights, backend=release_backend(release.content).program,
             speculation=release.content.get("speculation"), batch_invariance=has_batch_invariance(release.content),
         )  # fmt: skip
         self.router.add(version)
@@ -127,7 +127,7 @@ class Supervisor:
             template = self.of_version(newest.id)[0]
             terms = replace(terms or ServingRequest(), research=template.terms.research)
             clearance = await asyncio.to_thread(self._clear, template.release, terms)
-            newest.gate = clearance.as_json()
+            newest.gate, newest.weights = clearance.as_json(), clearance.weights
             for replica in self.of_version(newest.id):
                 replica.terms = terms
             added = [self._launch(template.release, newest, template.threads, terms=terms) for _ in range(missing)]
