@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
 
-from vita.infer.grammars import GrammarCompiler, json_grammar, lark_grammar, regex_grammar
+from vita.infer.grammars import GrammarCompiler, GrammarError, json_grammar, lark_grammar, regex_grammar
 from vita.testing import byte_tokenizer
 
 RECORD: dict[str, Any] = {
@@ -108,3 +109,99 @@ def test_the_thorough_search_is_as_short_as_the_shortest_text(compiler: GrammarC
     assert quick is not None and len(quick) > 40
     assert thorough is not None and bytes(thorough[:-1]) == b'{"b": null}'
     assert search.thorough(matcher, 10) is None
+
+
+EXPONENT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"type": "number"}, "b": {"anyOf": [{"type": "string", "format": "uuid"}, {"enum": [None]}]}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        (EXPONENT, '{"a": 0, "b": null}'),
+        ({"type": "array", "items": {"type": "integer", "minimum": 88, "maximum": 1085}, "minItems": 2}, "[88, 88]"),
+        ({"anyOf": [{"type": "string", "format": "date"}, {"type": "array", "items": {"const": 57}, "minItems": 1}]},
+         "[57]"),
+        ({"anyOf": [{"type": "string", "pattern": "^[a-z]+@[a-z]+$"}, {"enum": ["ü"]}]}, '"ü"'),
+        ({"type": "array", "items": {"enum": [{"a": [False]}, "green", 1]}, "minItems": 3}, "[1, 1, 1]"),
+    ],
+)  # fmt: skip
+def test_an_answer_ends_where_only_the_shortest_text_fits(
+    compiler: GrammarCompiler, schema: dict[str, Any], text: str
+) -> None:
+    length = len(text.encode())
+    for seed in range(2):
+        answer = random_answer(compiler, json_grammar(schema), limit=length + 1, seed=seed)
+        assert answer is not None and len(answer.encode()) == length
+        jsonschema.validate(json.loads(answer), schema)
+    assert random_answer(compiler, json_grammar(schema), limit=length, seed=0) is None
+
+
+SHORTEST: list[tuple[dict[str, Any], int]] = [
+    ({"type": "integer"}, 1), ({"type": "number", "minimum": -7, "maximum": -3}, 2), ({"type": "boolean"}, 4),
+    ({"type": "null"}, 4), ({"type": "string", "minLength": 3, "maxLength": 9}, 5), ({"type": "string"}, 2),
+    ({"enum": ["red", 2.5, {"a": 1}]}, 3), ({"type": "string", "format": "uuid"}, 38),
+    ({"type": "string", "pattern": "^\\d+ (km|mi)$"}, 6), ({"type": "string", "format": "ipv4"}, 9),
+    ({"type": "integer", "minimum": 95, "maximum": 1200}, 2),
+]  # fmt: skip
+"""A schema and the number of bytes of its shortest text."""
+
+
+def random_schema(chance: random.Random, depth: int = 0) -> tuple[dict[str, Any], int]:
+    """Return a schema and the number of bytes of its shortest text."""
+    kind = chance.choice(["object", "array", "anyOf", "value"]) if depth < 3 else "value"
+    if kind == "value":
+        return chance.choice(SHORTEST)
+    parts = [random_schema(chance, depth + 1) for _ in range(chance.randint(1, 4))]
+    if kind == "anyOf":
+        return {"anyOf": [schema for schema, _ in parts]}, min(length for _, length in parts)
+    if kind == "array":
+        (schema, length), least = parts[0], chance.randint(0, 2)
+        items = length * least + 2 * max(0, least - 1)
+        return {"type": "array", "items": schema, "minItems": least, "maxItems": least + 2}, 2 + items
+    properties = {f"key{number}": schema for number, (schema, _) in enumerate(parts)}
+    lengths = {f"key{number}": length + len('"key0": ') for number, (_, length) in enumerate(parts)}
+    required = [name for name in properties if chance.random() < 0.6]
+    total = 2 + sum(lengths[name] for name in required) + 2 * max(0, len(required) - 1)
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}, total
+
+
+def test_answers_to_random_schemas_end_within_every_possible_limit(compiler: GrammarCompiler) -> None:
+    chance = random.Random(0)
+    for seed in range(15):
+        schema, length = random_schema(chance)
+        limit = length + 1 + chance.choice([0, 0, 1, 3, 10, 40])
+        assert random_answer(compiler, json_grammar(schema), limit=limit, seed=seed) is not None, (schema, limit)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "rule"),
+    [
+        ('start: "a" x\nx: "b" x', "x"),
+        ('start: a b?\na: "x"\nb: "z" b // comment: b', "b"),
+        ('start: (a | "x")+\na: "b" (a | c)\nc: a "z"', "a"),
+        ('start: "a"~2..3 x{0,2}\nx[capture]: ":" x', "x"),
+        ('root ::= "a" root', "start"),
+    ],
+)
+def test_a_rule_without_an_end_is_refused_by_name(grammar: str, rule: str) -> None:
+    with pytest.raises(GrammarError, match=f"the rule `{rule}` requires itself"):
+        lark_grammar(grammar)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'start: a\na: "x" b | "y"\nb: "y" a',
+        'start: %json {"type": "null"} tail\ntail: ";" tail?',
+        'start: "a".."z" x -> foo\n | "q"\nx: [x] "k"',
+        'x: "unused" x\nstart: A\nA: "a" B\nB: /[:]b/\n%ignore / +/',
+        'root ::= "(" root ")" | [0-9]+',
+    ],
+)
+def test_a_recursive_rule_with_an_end_is_accepted(compiler: GrammarCompiler, grammar: str) -> None:
+    assert compiler.compile(lark_grammar(grammar)).allowed().any()

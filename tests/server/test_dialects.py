@@ -286,6 +286,25 @@ def test_an_output_format_constrains_the_message(claude: anthropic.Anthropic) ->
     assert json.loads(answer.content[0].text)["n"] in range(10)
 
 
+def test_the_schema_true_is_any_json_and_false_is_refused_by_name(
+    client: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    text: Any = {"format": {"type": "json_schema", "name": "n", "schema": True}}
+    json.loads(respond(client, "Hi", text=text).output_text)
+    config: Any = {"format": {"type": "json_schema", "schema": True}}
+    json.loads(message(claude, {"role": "user", "content": "Hi"}, output_config=config).content[0].text)
+    text["format"]["schema"] = config["format"]["schema"] = False
+    with pytest.raises(openai.BadRequestError, match=r"text\.format\.schema.* accepts no value"):
+        respond(client, "Hi", text=text)
+    with pytest.raises(anthropic.BadRequestError, match=r"output_config\.format\.schema.* accepts no value"):
+        message(claude, {"role": "user", "content": "Hi"}, output_config=config)
+    tool: Any = {"type": "function", "name": "f", "parameters": True}
+    with pytest.raises(openai.BadRequestError, match=r"tools\[0\]\.parameters`: needs the JSON Schema of an object"):
+        respond(client, "Hi", tools=[tool])
+    with pytest.raises(anthropic.BadRequestError, match=r"input_schema`: needs the JSON Schema of an object"):
+        message(claude, {"role": "user", "content": "Hi"}, tools=[{"name": "f", "input_schema": True}])
+
+
 def test_thinking_is_a_block_before_the_text(claude: anthropic.Anthropic) -> None:
     thinking, text = message(claude, {"role": "user", "content": "2+2?"}).content
     assert thinking.thinking == "Two and two." and text.text == "4"

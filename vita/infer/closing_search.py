@@ -1,12 +1,13 @@
 """Search of short completions: tokens that bring a constrained answer to an accepted end.
 
     search = ClosingSearch(order, stops)
-    completion = search.quick(matcher, 40) or search.thorough(matcher, 40)
+    completion = search.find(matcher, 40)
 
-The quick search follows a single path and takes the token that is most likely to close the text at each step. The
-thorough search follows several paths of each length at the same time (beam search) and returns the shortest that
-reaches an end. Of the paths of equal length, it keeps those with the fewest deviations from the preferred tokens. Two
-paths of equal length that allow the same next tokens count as equal: the second is dropped.
+The quick search follows a single path and takes the token that is most likely to close the text at each step. If its
+completion is too long, it is shortened (`vita.infer.completion_shortening`). The thorough search follows several paths
+of each length at the same time (beam search) and returns the shortest that reaches an end. Of the paths of equal
+length, it keeps those with the fewest deviations from the preferred tokens. Two paths of equal length that allow the
+same next tokens count as equal: the second is dropped.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Bool, Int
+
+from vita.infer.completion_shortening import advanced_by, is_complete, shortened
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -39,7 +42,7 @@ _BEAM_WIDTH = 8
 """Largest number of paths of equal length in the thorough search."""
 _MOST_BRANCHES = 24
 """Largest number of tokens that the thorough search tries after one path."""
-_MOST_STEPS = 2500
+_MOST_STEPS = 1500
 """Largest number of tokens that one thorough search tries."""
 
 
@@ -78,12 +81,22 @@ class ClosingSearch:
 
     def __init__(self, order: ClosingOrder, stops: frozenset[int]) -> None:
         self.order, self._stops = order, stops
+        self.digits = [token for token in np.flatnonzero(order.is_byte).tolist() if order.names[token].isdigit()]
+        """The tokens of a single digit."""
+
+    def find(self, matcher: LLMatcher, limit: int) -> list[int] | None:
+        """Return a completion of at most `limit` tokens, with the token that ends the answer; None if none is found."""
+        completion = self.quick(matcher, _LONGEST_COMPLETION)
+        if completion is not None and len(completion) > limit:
+            tokens = shortened(self, matcher, completion[:-1], limit - 1)
+            completion = None if tokens is None else [*tokens, completion[-1]]
+        return completion or self.thorough(matcher, limit)
 
     def quick(self, matcher: LLMatcher, limit: int) -> list[int] | None:
         """Return a short completion of at most `limit` tokens, with the token that ends the answer; None without."""
         matcher, tokens = matcher.deep_copy(), list[int]()
         while len(tokens) < min(limit, _LONGEST_COMPLETION):
-            if _is_complete(matcher):
+            if is_complete(matcher):
                 return [*tokens, min(self._stops)]
             following = self._forced(matcher) or self._progress(matcher)
             if not following or not matcher.consume_tokens(following):
@@ -106,7 +119,7 @@ class ClosingSearch:
             if following and not after.consume_tokens(following):
                 continue
             tokens = tokens + following
-            if _is_complete(after):
+            if is_complete(after):
                 return [*tokens, min(self._stops)]
             branches = [forced] if (forced := self._forced(after)) else None
             if branches is None:
@@ -116,7 +129,7 @@ class ClosingSearch:
                     continue
                 states.add(state)
                 widths[length] += 1
-                branches = [[token] for token in self._candidates(allowed)[:_MOST_BRANCHES]]
+                branches = [[token] for token in self.candidates(allowed)[:_MOST_BRANCHES]]
             for position, branch in enumerate(branches):
                 count += 1
                 heapq.heappush(paths, (length + len(branch), deviation + position, count, tokens, after, branch))
@@ -134,6 +147,17 @@ class ClosingSearch:
             return allowed
         return np.unpackbits(bits, bitorder="little")[: len(allowed)].astype(bool)
 
+    def kind(self, token: int) -> str:
+        """Return the kind of a token: `lower`, `upper` or `digit`, or a mark of its own."""
+        return _kind(self.order.names[token])
+
+    def preferred_tokens(self, matcher: LLMatcher, allowed: Bool[np.ndarray, "V"]) -> list[int]:
+        """Return the tokens that must follow, or the preferred token; none if no token may follow."""
+        if forced := self._forced(matcher):
+            return forced
+        preferred = self._preferred(allowed)
+        return [] if preferred is None else [preferred]
+
     def _forced(self, matcher: LLMatcher) -> list[int] | None:
         """Return the tokens that must follow, or a closing sequence that ends a text here.
 
@@ -143,7 +167,7 @@ class ClosingSearch:
             return forced
         for tokens in map(list, self.order.closings):
             if matcher.validate_tokens(tokens) == len(tokens):
-                advanced = _advanced(matcher, tokens)
+                advanced = advanced_by(matcher, tokens)
                 if advanced.is_accepting() or advanced.validate_tokens(tokens) < len(tokens):
                     return tokens
         return None
@@ -163,17 +187,17 @@ class ClosingSearch:
             tokens for tokens in map(list, self.order.literals) if matcher.validate_tokens(tokens) == len(tokens)
         ]
         for tokens in literals:
-            if _is_complete(_advanced(matcher, tokens)):
+            if is_complete(advanced_by(matcher, tokens)):
                 return tokens
-        for token in self._candidates(allowed):
+        for token in self.candidates(allowed):
             if _kind(self.order.names[token]) != "rare" and self._changes(matcher, [token], allowed):
                 return [token]
         return next((tokens for tokens in literals if self._changes(matcher, tokens, allowed)), [preferred])
 
     def _changes(self, matcher: LLMatcher, tokens: list[int], allowed: Bool[np.ndarray, "V"]) -> bool:
         """Return True if tokens end the text or change the allowed tokens."""
-        advanced = _advanced(matcher, tokens)
-        return _is_complete(advanced) or not np.array_equal(self.allowed(advanced), allowed)
+        advanced = advanced_by(matcher, tokens)
+        return is_complete(advanced) or not np.array_equal(self.allowed(advanced), allowed)
 
     def _preferred(self, allowed: Bool[np.ndarray, "V"]) -> int | None:
         """Return the allowed token of the smallest rank; within a string, where letters are allowed, an end of it."""
@@ -185,32 +209,25 @@ class ClosingSearch:
             ranks = np.where(self.order.ends_string[candidates], ranks - _STRING_FIRST, ranks)
         return int(candidates[ranks.argmin()])
 
-    def _candidates(self, allowed: Bool[np.ndarray, "V"]) -> list[int]:
+    def candidates(self, allowed: Bool[np.ndarray, "V"], *, most_of_kind: int | None = None) -> list[int]:
         """Return the tokens of a single byte to try: closing marks, one token of each kind of character, the others.
 
-        Where no single byte is allowed, these are the other allowed tokens, such as special tokens.
+        Where no single byte is allowed, these are the other allowed tokens, such as special tokens. `most_of_kind`
+        limits the number of letters, of digits and of rare bytes.
         """
-        names, order, kinds = self.order.names, list[tuple[int, int]](), set[str]()
+        names, order, kinds = self.order.names, list[tuple[int, int]](), Counter[str]()
         single = allowed & self.order.is_byte
         candidates = np.flatnonzero(single if single.any() else allowed)
         for token in candidates[np.argsort(self.order.ranks[candidates], kind="stable")].tolist():
             name = names[token]
             kind = _kind(name)
-            later = 2 if kind == "rare" else kind in kinds
+            kinds[kind] += 1
+            if most_of_kind is not None and kinds[kind] > most_of_kind:
+                continue
+            later = 2 if kind == "rare" else kinds[kind] > 1
             position = _CLOSERS.index(name) if name in _CLOSERS else len(_CLOSERS) + later
-            kinds.add(kind)
             order.append((position, token))
         return [token for _, token in sorted(order, key=lambda entry: entry[0])]
-
-
-def _is_complete(matcher: LLMatcher) -> bool:
-    return not matcher.is_error() and (matcher.is_accepting() or matcher.is_stopped())
-
-
-def _advanced(matcher: LLMatcher, tokens: list[int]) -> LLMatcher:
-    advanced = matcher.deep_copy()
-    advanced.consume_tokens(tokens)
-    return advanced
 
 
 def _kind(name: bytes) -> str:

@@ -25,6 +25,7 @@ from jaxtyping import Bool
 
 from vita.infer.closing_search import ClosingOrder, ClosingSearch
 from vita.infer.json_schemas import GrammarError, supported_schema
+from vita.infer.lark_rules import endless_rule
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -66,8 +67,11 @@ def lark_grammar(text: str) -> str:
     try:
         with _panics_explained():
             rules = grammar_from("grammar", text)
+        endless = endless_rule(rules)
     except (GbnfToLarkError, ValueError, RecursionError) as error:
         raise GrammarError("grammar", _one_line(error)) from None
+    if endless is not None:
+        raise GrammarError("grammar", f"the rule `{endless}` requires itself, so that no text of it ends")
     return json.dumps({"grammars": [{"lark_grammar": rules}]})
 
 
@@ -238,9 +242,7 @@ class Constraint:
             self._matcher.consume_token(token)
             return token
         if self._completion is None:
-            self._completion = self._search.quick(self._matcher, remaining)
-            if self._completion is None:
-                self._completion = self._search.thorough(self._matcher, remaining)
+            self._completion = self._search.find(self._matcher, remaining)
             if self._margin is None:
                 self._margin = len(self._completion or ())
         if self._completion is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from vita.data.records import TemplateVariables, ToolCall
 from vita.data.sources.fields import FormatMismatch
@@ -14,6 +14,16 @@ from vita.server.request_body import Misplaced, RequestBody
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 
 
+def _as_object_schema(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError('needs the JSON Schema of an object, such as {"type": "object"}')
+    return value
+
+
+ObjectSchema = Annotated[dict[str, Any], BeforeValidator(_as_object_schema)]
+"""The schema of the arguments of a function, which are an object: not `true`, which accepts any value."""
+
+
 class FunctionDefinition(RequestBody):
     """A function that the model can call."""
 
@@ -21,7 +31,7 @@ class FunctionDefinition(RequestBody):
     """Name of the function."""
     description: str | None = None
     """Description for the model."""
-    parameters: dict[str, Any] | None = None
+    parameters: ObjectSchema | None = None
     """JSON Schema of the arguments."""
     strict: bool | None = None
     """Constrain the arguments of calls to the schema."""

@@ -16,10 +16,11 @@ from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answ
 from vita.server.dialects.translation import named_event, translated_error, with_renamed_param
 from vita.server.errors import ApiError, invalid
 from vita.server.request_body import RequestBody
-from vita.server.tool_api import Name
+from vita.server.tool_api import Name, ObjectSchema
 
 _CHAT_NAMES = {
     "stop": "stop_sequences", "tool_choice.function.name": "tool_choice.name",
+    "response_format.json_schema.schema": "output_config.format.schema",
     "reasoning_effort": "output_config.effort", "chat_template_kwargs.enable_thinking": "thinking",
 }  # fmt: skip
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -38,7 +39,7 @@ class ClientTool(RequestBody):
     """Name of the tool."""
     description: str | None = None
     """Description for the model."""
-    input_schema: dict[str, Any] | None = None
+    input_schema: ObjectSchema | None = None
     """JSON Schema of the input."""
     strict: bool | None = None
     """Constrain the input of calls to the schema."""
@@ -77,7 +78,7 @@ class OutputFormat(RequestBody):
 
     type: Literal["json_schema"]
     """The only format is JSON of a schema."""
-    json_schema: dict[str, Any] = Field(alias="schema")
+    json_schema: dict[str, Any] | bool = Field(alias="schema")
     """The schema."""
 
 

@@ -15,10 +15,11 @@ from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answ
 from vita.server.dialects.translation import named_event, translated_error, with_renamed_param
 from vita.server.errors import ApiError, invalid
 from vita.server.request_body import RequestBody
-from vita.server.tool_api import Name
+from vita.server.tool_api import Name, ObjectSchema
 
 _CHAT_NAMES = {
     "messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format",
+    "response_format.json_schema.schema": "text.format.schema",
     "reasoning_effort": "reasoning.effort",
 }  # fmt: skip
 _INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -36,7 +37,7 @@ class ResponseFunction(RequestBody):
     """Name of the function."""
     description: str | None = None
     """Description for the model."""
-    parameters: dict[str, Any] | None = None
+    parameters: ObjectSchema | None = None
     """JSON Schema of the arguments."""
     strict: bool | None = None
     """Constrain the arguments of calls to the schema."""
@@ -51,7 +52,7 @@ class TextFormat(RequestBody):
     """Name of the format."""
     description: str | None = None
     """Accepted for compatibility."""
-    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    json_schema: dict[str, Any] | bool | None = Field(default=None, alias="schema")
     """The schema of the type `json_schema`."""
     strict: bool | None = None
     """Accepted for compatibility; the response always follows the schema."""
@@ -354,7 +355,7 @@ def _response_format(request: ResponsesRequest) -> dict[str, Any] | None:
     format = request.text.format if request.text else TextFormat()
     if format.type != "json_schema":
         return {"type": format.type} if format.type != "text" else None
-    schema = {"name": format.name or "response", "schema": format.json_schema or {}}
+    schema = {"name": format.name or "response", "schema": {} if format.json_schema is None else format.json_schema}
     return {"type": "json_schema", "json_schema": schema}
 
 
