@@ -18,7 +18,8 @@ from typing import Any
 from vita.data.exact_json import RawNumber, dump_exact, parse_exact
 from vita.data.records import ToolCall
 from vita.infer.answer_formats.call_reader import BlockReader, CallReader, NotACall
-from vita.infer.answer_formats.json_calls import DeepseekReader, JsonCallReader, MistralReader
+from vita.infer.answer_formats.json_calls import JsonCallReader
+from vita.infer.answer_formats.named_calls import DeepseekReader, MistralReader
 from vita.spine.registry import Registry
 
 Tools = Sequence[Mapping[str, Any]]

@@ -15,6 +15,10 @@ from typing import Literal
 from vita.data.records import ToolCall
 from vita.infer.answer_formats.deltas import ArgumentsDelta, CallDelta, CallStart, Delta
 
+TAIL = re.compile(r"(?:\s|<[^<>\s]+>)*")
+"""Ends of turns that a template writes after the calls."""
+TAIL_BEGIN = re.compile(r"(?:\s|<[^<>\s]+>)*(?:<[^<>\s]*)?")
+
 
 class NotACall(Exception):
     """An error for a block that contains no calls in the format."""

@@ -14,7 +14,7 @@ from vita.infer.answer_formats.call_formats import CallFormat
 from vita.infer.answer_formats.call_reader import waits_for
 from vita.infer.answer_formats.call_source import special_or_text, text_until
 from vita.infer.answer_formats.deltas import Delta, TextDelta
-from vita.infer.answer_formats.json_calls import NamedCallReader
+from vita.infer.answer_formats.named_calls import NamedCallReader
 from vita.infer.answer_formats.parser import held_back
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
