@@ -176,6 +176,8 @@ class Constraint:
 
     def __init__(self, matcher: LLMatcher, search: ClosingSearch, stops: frozenset[int], *, grammar: str) -> None:
         self._matcher, self._search, self._stops, self.grammar = matcher, search, stops, grammar
+        self.forced: tuple[int, ...] = ()
+        """The tokens of `take_forced`."""
         self._completion: list[int] | None = None
         """Tokens that complete the text, with the token that ends the answer; None if not searched or not found."""
         self._next_search: float = float("inf")
@@ -189,7 +191,7 @@ class Constraint:
         """Return a constraint in the same state."""
         copy = Constraint(self._matcher.deep_copy(), self._search, self._stops, grammar=self.grammar)
         copy._completion, copy._next_search, copy._margin = self._completion, self._next_search, self._margin
-        copy._failures = self._failures
+        copy._failures, copy.forced = self._failures, self.forced
         return copy
 
     def take_forced(self, limit: int) -> list[int]:
@@ -198,6 +200,7 @@ class Constraint:
         while tokens and not _is_text(b"".join(map(self._search.order.names.__getitem__, tokens))):
             tokens.pop()
         self._matcher.consume_tokens(tokens)
+        self.forced += tuple(tokens)
         return tokens
 
     @property

@@ -26,6 +26,7 @@ from tests.server.backends.programs import (
     save_model,
 )  # fmt: skip
 from tests.server.backends.served import ServiceCommands
+from tests.server.serving import serving, tiny_app, tiny_engine
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +105,28 @@ def test_required_named_and_strict_calls_of_a_backend_follow_their_schema(client
         (call,) = calls
         assert call.function.name == "lookup"
         jsonschema.validate(json.loads(call.function.arguments), PET)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [LOOKUP], "tool_choice": {"type": "function", "function": {"name": "lookup"}}},
+        {"response_format": response_format(PET)},
+    ],
+    ids=["call", "schema"],
+)
+def test_the_forced_text_is_no_part_of_the_answer_as_with_vita(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    request: Any = {"model": "x", "messages": MESSAGES, "max_tokens": 60, "temperature": 0, **fields}
+    answer = client.chat.completions.create(**request)
+    with (
+        serving(tiny_app(tiny_engine(context=1024, width=64, head_dim=32))) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as vita,
+    ):
+        expected = vita.chat.completions.create(**{**request, "model": "cat"})
+    assert answer.choices[0].finish_reason == expected.choices[0].finish_reason
+    assert answer.usage is not None and expected.usage is not None
+    assert answer.usage.prompt_tokens == expected.usage.prompt_tokens
+    assert answer.usage.completion_tokens == expected.usage.completion_tokens
 
 
 @pytest.mark.parametrize(

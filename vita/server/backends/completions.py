@@ -176,6 +176,9 @@ class VllmClient(CompletionsClient):
     def version(self) -> str:
         return self.program_version
 
+    def reads_grammar(self, grammar: str) -> bool:
+        return single_schema(grammar) is not None
+
     async def next_token(self, request: AnswerRequest, *, allowed: Bool[np.ndarray, "V"]) -> EngineToken:
         limits = {"allowed_token_ids": np.flatnonzero(allowed).tolist(), "max_tokens": 1, "stream": False}
         value = await self.post("completions", self._body(request) | limits)

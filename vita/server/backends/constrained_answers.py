@@ -4,14 +4,16 @@
 
 Each token of the program is checked against the grammar in this process. A token that the grammar does not allow is
 drawn again among the allowed tokens only, in a request of its own: the distribution is that of constrained decoding.
-A program that reads the grammar itself proposes no other tokens, so that one request is enough. The end of the text
+A program that reads the grammar itself proposes no other tokens, so that one request is enough. The tokens that the
+grammar forces at the start of the answer belong to the prompt (`Constraint.forced`): such a program, which reads a
+grammar from its start, generates them again, and they are no tokens of the answer. The end of the text
 before the limit of tokens is computed here, as for the answers of Vita (`vita.infer.grammars`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -44,11 +46,15 @@ class ConstrainedAnswer:
 
     async def tokens(self) -> AsyncGenerator[EngineToken | EngineEnd]:
         """Yield the tokens of the answer, and its end; closing the generator cancels the computation."""
-        grammar: str | None = self._constraint.grammar
+        grammar = self._constraint.grammar if self._follows_grammar() else None
         single_steps = 1
         while not self._ended:
             accepted = len(self._ids)
-            async with aclosing(self._proposed(grammar)) as proposed:
+            request, forced = self._rest(), list[int]()
+            if grammar is not None and (forced := list(self._constraint.forced)):
+                prompt, limit = request.prompt[: -len(forced)], request.limit + len(forced)
+                request = replace(request, prompt=prompt, limit=limit)
+            async with aclosing(self._proposed(replace(request, grammar=grammar), forced=forced)) as proposed:
                 async for token in proposed:
                     yield token
             accepted = len(self._ids) - accepted
@@ -59,12 +65,31 @@ class ConstrainedAnswer:
                     async for token in self._next():
                         yield token
 
-    async def _proposed(self, grammar: str | None) -> AsyncGenerator[EngineToken | EngineEnd]:
-        """Yield the tokens of one request up to the first that the grammar does not allow."""
-        request = replace(self._rest(), grammar=grammar)
+    def _follows_grammar(self) -> bool:
+        """Return True if the first request contains the grammar.
+
+        A program whose penalties ignore the prompt would count the forced tokens, which it generates.
+        """
+        counts_forced = self._constraint.forced and not self._client.penalizes_prompt
+        if counts_forced and (self._request.presence or self._request.frequency):
+            return False
+        return self._client.reads_grammar(self._constraint.grammar)
+
+    async def _proposed(
+        self, request: AnswerRequest, *, forced: Sequence[int]
+    ) -> AsyncGenerator[EngineToken | EngineEnd]:
+        """Yield the tokens of one request up to the first that the grammar does not allow.
+
+        The tokens `forced`, with which the program begins, are left out.
+        """
+        remaining_forced = list(forced)
         try:
             async with aclosing(self._client.answer(request)) as tokens:
                 async for token in tokens:
+                    if remaining_forced:
+                        if isinstance(token, EngineEnd) or token.score.id != remaining_forced.pop(0):
+                            return  # other tokens of the same text
+                        continue
                     if isinstance(token, EngineEnd):
                         if token.finish == "length" or self._constraint.can_end:
                             self._ended = True
@@ -77,7 +102,7 @@ class ConstrainedAnswer:
                     if self._ended:
                         return
         except EngineRefusal:
-            if grammar is None:
+            if request.grammar is None:
                 raise
 
     async def _next(self) -> AsyncGenerator[EngineToken | EngineEnd]:

@@ -129,6 +129,10 @@ class EngineClient(ABC):
         Raises `EngineUnavailable`, `QueueFull`, `EngineRefusal`, or `ModelError` for an answer that cannot be used.
         """
 
+    def reads_grammar(self, grammar: str) -> bool:
+        """Return True if the program follows a grammar of a request itself."""
+        return False
+
     async def next_scores(self, prompt: Sequence[int], *, top: int) -> Mapping[int, float]:
         """Return the log-probabilities of the most likely next tokens of a prompt; {} if they are not known."""
         request = AnswerRequest(prompt, Sampling(temperature=0), limit=1, top=top)

@@ -114,6 +114,9 @@ class LlamaCppClient(EngineClient):
                     yield EngineEnd("length" if event.get("stop_type") == "limit" else "stop")
                     return
 
+    def reads_grammar(self, grammar: str) -> bool:
+        return self._reads_lark and single_lark(grammar) is not None
+
     def _body(self, request: AnswerRequest) -> dict[str, Any]:
         lark = single_lark(request.grammar) if request.grammar and self._reads_lark else None
         return _body(request) | ({} if lark is None else {"grammar": lark})

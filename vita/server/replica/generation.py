@@ -79,11 +79,9 @@ class GenerationRoutes(RequestChecks):
         engine = scheduler.engine
         prompt_end = prompt_tail(engine.tokenizer, ids, messages, continued=params.continue_final_message)
         constraint = await chat_constraint(engine, params, prompt_end=prompt_end)
-        # The text that the grammar forces is read with the prompt. Log-probabilities need its tokens in the answer, and
-        # another program reads the grammar from its start.
+        # The text that the grammar forces is read with the prompt. Log-probabilities need its tokens in the answer.
         room = scheduler.context - len(ids) - 1
-        is_taken = constraint is not None and not params.logprobs and self.remote is None
-        forced = constraint.take_forced(room) if constraint and is_taken else []
+        forced = constraint.take_forced(room) if constraint and not params.logprobs else []
         ids = [*ids, *forced]
         ask = self._ask(params, ids, limit=params.limit, top=top, visible=engine.visible_ids, constraint=constraint)
         head = {**self._head("chatcmpl", params), **({"dropped_messages": dropped} if dropped else {})}
