@@ -83,6 +83,19 @@ def message(claude: anthropic.Anthropic, *messages: Any, **options: Any) -> Any:
     return claude.messages.create(model="cat", messages=list(messages), **options)
 
 
+def test_feedback_refers_to_a_response_by_the_id_in_its_body(
+    url: str, client: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    with client.responses.stream(model="cat", input="Hi", temperature=0) as stream:
+        streamed_response = stream.get_final_response().id
+    with claude.messages.stream(model="cat", max_tokens=4, messages=[{"role": "user", "content": "Hi"}]) as stream:
+        streamed_message = stream.get_final_message().id
+    ids = [respond(client, "Hi").id, message(claude, {"role": "user", "content": "Hi"}).id]
+    for request_id in (*ids, streamed_response, streamed_message):
+        vote = {"kind": "thumb", "request_id": request_id, "value": 1}
+        assert httpx.post(f"{url}/v1/feedback", json=vote, trust_env=False).status_code == 201, request_id
+
+
 # -- Responses API
 
 

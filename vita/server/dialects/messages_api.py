@@ -205,6 +205,8 @@ class TokenCounting(MessagesApi):
 class TokenCount:
     """The translation of a request to count tokens."""
 
+    id: None = None
+
     def __init__(self, chat: dict[str, Any]) -> None:
         self.chat = chat
 
@@ -226,7 +228,7 @@ class MessagesTranslation:
 
     def __init__(self, request: MessagesRequest, chat: dict[str, Any]) -> None:
         self.chat = chat
-        self._request, self._id = request, f"msg_{secrets.token_hex(12)}"
+        self._request, self.id = request, f"msg_{secrets.token_hex(12)}"
         self._reader, self._begun = AnswerReader(), False
         self._input_usage: dict[str, int] = {}
         """The numbers of input tokens of the first event, which the last event repeats."""
@@ -262,7 +264,7 @@ class MessagesTranslation:
         yield named_event("message_stop", {})
 
     def _message(self) -> dict[str, Any]:
-        return {"id": self._id, "type": "message", "role": "assistant", "model": self._request.model}
+        return {"id": self.id, "type": "message", "role": "assistant", "model": self._request.model}
 
     def _stop(self, finish: str | None, stop: str | None) -> dict[str, Any]:
         """Return the reason of the end; a stop text of the release, which the request does not have, ends the turn."""

@@ -152,7 +152,7 @@ class ResponsesTranslation:
 
     def __init__(self, request: ResponsesRequest, chat: dict[str, Any]) -> None:
         self.chat = chat
-        self._request, self._id = request, f"resp_{secrets.token_hex(16)}"
+        self._request, self.id = request, f"resp_{secrets.token_hex(16)}"
         self._created, self._number = int(time.time()), 0
         self._reader, self._items = AnswerReader(), dict[int, str]()
         self._begun = False
@@ -262,7 +262,7 @@ class ResponsesTranslation:
         settings = request.model_dump(by_alias=True, exclude={"input", "stream", "store"})
         return {
             **settings,
-            "id": self._id,
+            "id": self.id,
             "object": "response",
             "created_at": self._created,
             "status": status or ("incomplete" if reason else "completed"),

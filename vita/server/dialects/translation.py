@@ -17,6 +17,11 @@ class Translation(Protocol):
         """The body of the chat request."""
         ...
 
+    @property
+    def id(self) -> str | None:
+        """The id of the answer; None for an answer without one."""
+        ...
+
     def response(self, completion: Mapping[str, Any]) -> dict[str, Any]:
         """Translate a chat completion."""
         ...

@@ -156,6 +156,7 @@ class Gateway:
             if route.dialect is not None and route.target is not None:
                 translation, target = route.dialect.translate(body), route.target
                 body = translation.chat
+                record.name_response(translation.id)
             elif route.request is not None:
                 read(route.request, body)  # refuses what every replica would refuse
             record.address(self.directory.addressed(body.get("model")))

@@ -70,6 +70,10 @@ class RequestRecord:
         """Note what is forwarded to a replica."""
         self.proxied_request = proxied_request
 
+    def name_response(self, response_id: str | None) -> None:
+        """Note the id of the response in the API of the client, if it is not that of the replica's response."""
+        self._response_id = response_id
+
     def begin_stream(self) -> None:
         """Note the time of the first event of a streamed response."""
         self._streamed, self._ttft = True, time.monotonic() - self._start
@@ -82,7 +86,7 @@ class RequestRecord:
             return
         if not isinstance(response, dict):
             return
-        self._response_id = response.get("id")
+        self._response_id = self._response_id or response.get("id")
         self._usage = response.get("usage") or {}
         choices = response.get("choices") or []
         self._texts = [choice.get("text") or (choice.get("message") or {}).get("content") or "" for choice in choices]
@@ -103,7 +107,7 @@ class RequestRecord:
         """Read texts, usage and log-probabilities from the events that were sent."""
         assert self.proxied_request is not None
         stream = self.proxied_request.continuation
-        self._response_id, self._usage = stream.response_id, stream.usage or {}
+        self._response_id, self._usage = self._response_id or stream.response_id, stream.usage or {}
         self._texts, self._finish_reasons = stream.texts, stream.finishes
         self._logprob = stream.logprob_sum / stream.logprob_count if stream.logprob_count else None
 
