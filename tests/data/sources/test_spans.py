@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.data.sources.document_files import page_record
 from vita.data.records import DroppedRecord
 from vita.data.sources import readers, spans, streams
 from vita.data.sources.read import Source, documents, split_source
+from vita.spine.errors import DataError
 
 LINES = [f"Line {number:04d} of the text, with äöü and some more words." for number in range(600)]
 TEXT = "".join(line + ("\r\n" if number % 7 else "\n\n") for number, line in enumerate(LINES)).encode()
@@ -24,6 +26,13 @@ JSONL = b"".join(b'{"text": "Row %d, of a table"}\n' % number for number in rang
 CSV = b"text,number\n" + b"".join(
     b'"Row %d, ""quoted""\n\nin lines",%d\n%s' % (number, number, b"\n" * (number % 3)) for number in range(600)
 )
+JSON = json.dumps(
+    [
+        {"text": f'Row {n}, "quoted", [with] {{brackets}} \\ and ä\\"', "tags": [["a,", "b"], {"c": []}]}
+        for n in range(300)
+    ],
+    ensure_ascii=False,
+).encode()
 WARC = b"".join(
     page_record(b"Text of the page %d. " % number * 5, type="text/plain", url=f"http://a.example/{number}")
     for number in range(100)
@@ -65,6 +74,9 @@ def pair(source: Source) -> tuple[list[Any], list[Any], int]:
         ("a.csv", b"\n \n" + CSV.replace(b",", b";"), {}),
         ("a.csv", CSV.replace(b",", b"\t").replace(b'"', b""), {}),
         ("a.tsv", CSV.replace(b",", b"\t").replace(b'"', b""), {}),
+        ("a.json", JSON, {}),
+        ("a.json", b"\n " + JSON.replace(b"}, {", b"}\r\n ,\n\n{") + b"\n\n", {}),
+        ("a.json", b"[" + b"1," * 900 + JSON[1:-1] + b', null, "a"]', {"on_bad_row": "drop"}),
     ],
 )
 def test_slices_have_the_rows_of_the_whole_file(
@@ -80,6 +92,25 @@ def test_row_groups_of_parquet_are_spans(tmp_path: Path) -> None:
     parquet.write_table(table, tmp_path / "a.parquet", row_group_size=20, compression="none", use_dictionary=False)
     whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.parquet")}))
     assert sliced == whole and count > 5 and whole[-1][0] == "a.parquet:500"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        JSON[:-700],
+        JSON[: JSON.rindex(b", {") + 1],
+        JSON[:-1] + b",]",
+        JSON[:20000].replace(b"}, {", b"} {", 80) + JSON[20000:],
+        JSON + b"x",
+    ],
+)
+def test_the_other_spans_of_a_damaged_array_are_read(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    _, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.json"), "on_bad_row": "drop"}))
+    assert count > 5 and "damaged_file" in [second for _, second in sliced]
+    assert len(sliced) > 100 and all(text.startswith("Row") for _, text in sliced if text != "damaged_file")
+    with pytest.raises(DataError, match=r"a\.json"):
+        list(documents(Source.model_validate(str(tmp_path / "a.json"))))
 
 
 @pytest.mark.parametrize("write", [pyarrow.ipc.new_file, pyarrow.ipc.new_stream])

@@ -38,6 +38,10 @@ class DamagedFile(DataError):
         return str(self).removeprefix(f"{self.where}: ")
 
 
+DAMAGED_END = 2**62
+"""The `stop` of the last span of a damaged file, whose reader reports the damage."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileSpan:
     """A part of a large file: the bytes, row groups or record batches from `start` to `stop`."""

@@ -21,6 +21,7 @@ from vita.data.extraction.limits import ExtractionSettings
 from vita.data.sources import streams
 from vita.data.sources.content_types import SUFFIX_FORMATS, detect_format
 from vita.data.sources.files import DamagedFile, SourceFile
+from vita.data.sources.json_spans import array_of_span
 from vita.data.sources.streams import LONG_LINE, MAX_BYTES, SourceText
 from vita.spine.file_listing import printable
 from vita.spine.plain_text import counted
@@ -151,6 +152,8 @@ def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     hint = "write one JSON object a line and name the file .jsonl"
     stream = SourceText(file, wishes.encoding)
     data = streams.read_text(stream, hint=hint)
+    if file.span:
+        data = array_of_span(data, file.span)
     repaired = False
     try:
         values = orjson.loads(data)
@@ -161,7 +164,7 @@ def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
             raise DamagedFile(file.path, f"is not JSON: {error}", hint=hint) from None
     if not isinstance(values, list):
         raise DamagedFile(file.path, expected="a JSON array of objects", got=json_type(values), hint=hint)
-    for number, value in enumerate(values, 1):
+    for number, value in enumerate(values, stream.first_row):
         yield _object_row(file, number, value)._replace(repaired=repaired, encoding=stream.converted_from)
 
 

@@ -13,18 +13,15 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
 
 from vita.data.content import normalize_line_ends
-from vita.data.sources import columnar_readers, readers, streams, table_readers
+from vita.data.sources import columnar_readers, json_spans, readers, streams, table_readers
 from vita.data.sources.encodings import UTF8, detect_encoding
-from vita.data.sources.files import DamagedFile, FileSpan, SourceFile
+from vita.data.sources.files import DAMAGED_END, DamagedFile, FileSpan, SourceFile
 from vita.data.sources.readers import BLANK_LINE, ReadOptions, cut_parts, format_of
 from vita.data.sources.web_archives import arc_records, warc_records
 
 MIN_PLAIN_BYTES = 16 * 2**20
 """Size on disk from which a file is divided."""
 MIN_COMPRESSED_BYTES = 4 * 2**20
-
-_END = 2**62
-"""End of the last span of a damaged file."""
 
 Start = tuple[int, int]
 """(first byte, row group or record batch; number of the first row) of a span. The last one is the end of the file."""
@@ -36,7 +33,7 @@ def divide(file: SourceFile, wishes: ReadOptions) -> list[SourceFile]:
         return [file]
     head = streams.with_head(file)[1]
     format = format_of(file, head, wishes) or "text"
-    is_text = format in ("jsonl", "text", "csv", "tsv")
+    is_text = format in ("jsonl", "json", "text", "csv", "tsv")
     is_compressed = streams.is_compressed(file)
     if file.size < MIN_PLAIN_BYTES and not is_compressed:
         return [file]
@@ -46,10 +43,10 @@ def divide(file: SourceFile, wishes: ReadOptions) -> list[SourceFile]:
     try:
         starts.extend(_starts(file, format, wishes, is_compressed=is_compressed))
     except DamagedFile:
-        starts.append((_END, 0))  # the reader of the last span reports the damage
+        starts.append((DAMAGED_END, 0))  # the reader of the last span reports the damage
     if len(starts) < 3:
         return [file]
-    total = max(start for start, _ in starts if start < _END)
+    total = max(start for start, _ in starts if start < DAMAGED_END)
     shares = [round(file.size * min(start, total) / total) for start, _ in starts]
     return [
         file._replace(span=FileSpan(start, starts[number + 1][0], row, shares[number + 1] - shares[number], format))
@@ -66,6 +63,8 @@ def _starts(file: SourceFile, format: str, wishes: ReadOptions, *, is_compressed
         return _record_starts(file, format)
     if format in ("csv", "tsv"):
         return table_readers.row_starts(file, format, span_bytes=readers.PART_BYTES)
+    if format == "json":
+        return json_spans.element_starts(file, span_bytes=readers.PART_BYTES)
     if format == "jsonl" or (format == "text" and wishes.cut_at):
         return _line_starts(file, is_rows=format == "jsonl", at_blank_lines=wishes.cut_at == "blank_lines")
     return _part_starts(file) if format == "text" else []

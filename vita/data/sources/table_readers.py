@@ -12,7 +12,7 @@ import re
 from collections.abc import Generator, Iterator
 from itertools import chain
 
-from vita.data.sources.files import DamagedFile, SourceFile
+from vita.data.sources.files import DAMAGED_END, DamagedFile, SourceFile
 from vita.data.sources.readers import READERS, ReadOptions, Row, RowProblem
 from vita.data.sources.streams import MAX_BYTES, SourceText, chunks
 from vita.spine.file_listing import printable
@@ -69,7 +69,7 @@ def row_starts(file: SourceFile, format: str, *, span_bytes: int) -> list[tuple[
     except _UncertainRows:
         return []
     except csv.Error:
-        position = _END  # the reader of the last span reports the damage
+        position = DAMAGED_END  # the reader of the last span reports the damage
     finally:
         source.close()
     if position > starts[-1][0]:
@@ -79,10 +79,6 @@ def row_starts(file: SourceFile, format: str, *, span_bytes: int) -> list[tuple[
 
 class _UncertainRows(Exception):
     """The positions of the rows are not known."""
-
-
-_END = 2**62
-"""End of the last span of a damaged table."""
 
 
 def _raw_lines(file: SourceFile) -> Generator[bytes, None, None]:
