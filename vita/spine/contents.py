@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vita.spine.config import InputPath, Settings, input_paths
-from vita.spine.disk import file_sha256
+from vita.spine.disk import file_sha256, read_up_to
 from vita.spine.erasures import Erasure
 from vita.spine.errors import DataError
 from vita.spine.file_listing import ListedFile, list_files, printable
@@ -31,6 +31,10 @@ from vita.spine.ledger import Fingerprint, Ledger
 from vita.spine.remote_files import list_remote, open_filesystem, remote_errors
 from vita.spine.store import canonical_json
 
+SMALL_FILE_BYTES = 2**16
+"""Size from which the content of a file is not held."""
+_HELD_BYTES = 2**26
+"""Maximum size of the contents of small files that are held during a run."""
 _STABLE_NS = 2 * 10**9
 """Minimum age of a change, in ns: a younger file might change again within one tick of the file system clock."""
 
@@ -45,6 +49,8 @@ class KnownFile(NamedTuple):
     """sha256 of a local file; checksum of the remote storage for a remote file."""
     state: tuple[int, ...] = ()
     """Device, inode, size, mtime and ctime of a local file."""
+    content: bytes | None = None
+    """The bytes of a small local file that was read for its digest; readers do not read it again."""
 
     def verify(self) -> None:
         """Raise `DataError` if the content has changed; a local file with the same state is not read again."""
@@ -77,6 +83,11 @@ class Contents(dict[str, str]):
         self.files: dict[str, tuple[KnownFile, ...]] = {}
         self.erasures: tuple[Erasure, ...] = ()
 
+    @property
+    def held_bytes(self) -> int:
+        """Return the size of the contents of small files that are held."""
+        return sum(len(file.content) for files in self.files.values() for file in files if file.content)
+
 
 @dataclass
 class _Reading:
@@ -93,7 +104,8 @@ def content_digests(settings: Settings, ledger: Ledger, *, where: str) -> Conten
     contents = Contents()
     with rare_garbage_collection():
         for path in dict.fromkeys(input_paths(settings)):
-            contents[str(path)], contents.files[str(path)] = _snapshot(path, ledger, where)
+            snapshot = _snapshot(path, ledger, where, hold=_HELD_BYTES - contents.held_bytes)
+            contents[str(path)], contents.files[str(path)] = snapshot
     return contents
 
 
@@ -155,20 +167,21 @@ def choose_files(path: str, files: Iterable[KnownFile]) -> None:
 # -- digests
 
 
-def _snapshot(path: str, ledger: Ledger, where: str) -> tuple[str, tuple[KnownFile, ...]]:
+def _snapshot(path: str, ledger: Ledger, where: str, *, hold: int = 0) -> tuple[str, tuple[KnownFile, ...]]:
+    """Return the digest of a path and its files, with at most `hold` bytes of the contents of small files."""
     if isinstance(path, InputPath) and (identity := path.identify(ledger, where=where)) is not None:
         return identity, ()
     if "://" in path:
         files = _remote_files(path, where)
         listing = [(file.name, file.digest) for file in files]
         return hashlib.sha256(canonical_json(sorted(listing))).hexdigest(), files
-    files = _local_files(list_files(path, where=where), ledger, where)
+    files = _local_files(list_files(path, where=where), ledger, where, hold)
     if len(files) == 1 and Path(path).expanduser().is_file():
         return files[0].digest, files
     return hashlib.sha256(canonical_json([(file.name, file.digest) for file in files])).hexdigest(), files
 
 
-def _local_files(listed: list[ListedFile], ledger: Ledger, where: str) -> tuple[KnownFile, ...]:
+def _local_files(listed: list[ListedFile], ledger: Ledger, where: str, hold: int) -> tuple[KnownFile, ...]:
     """Return the files with cached digests; missing digests are computed and cached. Ledger access is batched."""
     folder = str(Path.cwd())
     absolute = [printable(os.path.join(folder, file.path)) for file in listed]  # noqa: PTH118 (many small files)
@@ -181,22 +194,26 @@ def _local_files(listed: list[ListedFile], ledger: Ledger, where: str) -> tuple[
         if fingerprint and fingerprint.state == state[1:]:
             files.append(KnownFile(file.path, file.name, file.state.st_size, fingerprint.digest, state))
             continue
-        digest, state = _stable_digest(file, state, where)
-        files.append(KnownFile(file.path, file.name, state[2], digest, state))
+        digest, state, content = _stable_digest(file, state, where)
+        content = content if content and len(content) <= hold else None
+        hold -= len(content or b"")
+        files.append(KnownFile(file.path, file.name, state[2], digest, state, content))
         if time.time_ns() - max(state[3:]) > _STABLE_NS:
             new.append(Fingerprint(key, digest, *state[1:]))
     ledger.remember_fingerprints(new)
     return tuple(files)
 
 
-def _stable_digest(file: ListedFile, state: tuple[int, ...], where: str) -> tuple[str, tuple[int, ...]]:
-    """Return (sha256, state) of a file that does not change while it is read."""
+def _stable_digest(file: ListedFile, state: tuple[int, ...], where: str) -> tuple[str, tuple[int, ...], bytes | None]:
+    """Return (sha256, state, content if it is small) of a file that does not change while it is read."""
     try:
         for _ in range(3):
-            digest = file_sha256(file.path, size=state[2])
+            content = read_up_to(file.path, state[2] + 1) if state[2] < SMALL_FILE_BYTES else None
+            is_complete = content is not None and len(content) == state[2]
+            digest = hashlib.sha256(content).hexdigest() if is_complete else file_sha256(file.path, size=state[2])
             after = _state_of(os.stat(file.path))  # noqa: PTH116 (many small files)
             if after == state:
-                return digest, state
+                return digest, state, content if is_complete else None
             state = after
     except OSError as error:
         raise DataError(where, f"{printable(file.path)} cannot be read: {error.strerror}") from None

@@ -65,10 +65,6 @@ def file_sha256(path: Path | str, *, size: int | None = None) -> str:
 
     With `size`, reading ends after that many bytes: the caller verifies that the file has this size.
     """
-    if size is not None and size < _READ_BYTES:
-        data = read_up_to(path, size + 1)
-        if len(data) == size:
-            return hashlib.sha256(data).hexdigest()
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (faster than `Path.open`, for many small files)
         data = file.read(_READ_BYTES)
         digest, count = hashlib.sha256(data), len(data)

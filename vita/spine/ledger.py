@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -55,8 +55,7 @@ _PATHS_PER_QUERY = 500
 """Paths per query: databases limit the number of parameters."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """The cached digest of a file in this state; `modified` and `changed` are its mtime and ctime in ns."""
 
     path: str
@@ -334,10 +333,7 @@ class Ledger:
         """Store fingerprints by path in one transaction; earlier fingerprints of these paths are replaced."""
         if not new:
             return
-        rows = {
-            fingerprint.path: {name: getattr(fingerprint, name) for name in Fingerprint.__slots__}
-            for fingerprint in new
-        }
+        rows = {fingerprint.path: fingerprint._asdict() for fingerprint in new}
         paths = list(rows)
         with self.exclusive("fingerprints") as database:
             is_empty = database.execute(_ANY_FINGERPRINT).first() is None

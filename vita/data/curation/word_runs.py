@@ -35,8 +35,8 @@ class EqualRuns(NamedTuple):
     """Occurrences of the most frequent n-gram; 0 without n-grams."""
     longest: Int64[np.ndarray, "D"]
     """Characters of the longest of the most frequent n-grams; 0 if no n-gram is repeated."""
-    repeats: Int64[np.ndarray, "D"]
-    """Number of n-grams that occurred before."""
+    repeated: Int64[np.ndarray, "D"]
+    """Characters of the n-grams that occurred before."""
 
 
 class WordRuns:
@@ -127,10 +127,10 @@ class WordRuns:
     def may_have_repeated_runs(self, n: int, limit: float) -> Bool[np.ndarray, "D"]:
         """Return False for documents in which the words of repeated n-grams have at most a share of the characters.
 
-        The bound is the number of n-grams that occurred before times the length of the longest n-gram.
+        The bound counts words that are in several n-grams as often.
         """
         if (n, limit) not in self._flags:
-            self._flags[n, limit] = self._equal_runs(n).repeats * self._longest(n) > limit * self.characters
+            self._flags[n, limit] = self._equal_runs(n).repeated > limit * self.characters
         return self._flags[n, limit]
 
     def _highest_bound(self, n: int) -> Int64[np.ndarray, "D"]:
@@ -174,9 +174,10 @@ class WordRuns:
         result = EqualRuns(*(np.zeros(len(self.counts), np.int64) for _ in EqualRuns._fields))
         result.highest[(self.counts >= n) & (selected is None or selected)] = 1
         np.maximum.at(result.highest, documents, sizes)
-        np.add.at(result.repeats, documents, sizes - 1)
-        first, documents = (values[sizes == result.highest[documents]] for values in (first, documents))
-        np.maximum.at(result.longest, documents, self._cumulative_length[first + n] - self._cumulative_length[first])
+        lengths = self._cumulative_length[first + n] - self._cumulative_length[first]
+        np.add.at(result.repeated, documents, (sizes - 1) * lengths)
+        is_highest = sizes == result.highest[documents]
+        np.maximum.at(result.longest, documents[is_highest], lengths[is_highest])
         return result
 
     def _sums(self, cumulative: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "D"]:

@@ -204,10 +204,13 @@ def read_and_verify(file: SourceFile, size: int) -> Iterator[bytes]:
 def read_small(file: SourceFile, limit: int) -> bytes | None:
     """Return the bytes of a local file of known digest with less than `limit` bytes, else None.
 
-    The digest of the bytes is compared with the identity of the run, so the state of the file is not compared.
+    The digest of the bytes is compared with the identity of the run, so the state of the file is not compared. Bytes
+    that were read for this identity are not read again.
     """
     if file.opener or file.span or not file.known or file.size >= limit or "://" in file.path:
         return None
+    if file.known.content is not None:
+        return file.known.content
     try:
         data = read_up_to(file.path, file.size + 1)
     except OSError:
