@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -114,6 +113,8 @@ def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) 
         (artifact.path / name for name in ("report.md", "report/report.md") if (artifact.path / name).exists()), None
     )
     if report:
+        from rich.markdown import Markdown
+
         workspace.console.print(Markdown(report.read_text(encoding="utf-8"), hyperlinks=False))
 
 

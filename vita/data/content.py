@@ -16,6 +16,8 @@ Keys = UInt64[np.ndarray, "N 2"]
 
 _OGHAM_SPACE = "\u1680".encode()
 _BLANKS = bytes.maketrans(b"\t\n\v\f\r", b"     ")
+_LOWER_BLANKS = _BLANKS.lower()
+"""White space to spaces, and A to Z to lower case."""
 _CONTROL = bytes([*range(9), *range(14, 32), 127])
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _SEPARATORS = re.compile(rb"\xe2\x80[\xa8\xa9]")
@@ -64,12 +66,12 @@ def key_of_comparable(comparable: bytes) -> bytes:
 def comparable_bytes(text: str, data: bytes) -> bytes:
     """Return the form in which normalized texts are compared: NFKC, case folded, white space collapsed to one space."""
     if data.isascii():
-        plain = data.lower()
+        plain = data.translate(_LOWER_BLANKS).strip()
     else:
         plain = unicodedata.normalize("NFKC", text).casefold().encode("utf-8", errors="replace")
         # NFKC replaces all white space of other scripts except this character; `normalize_text` removed the line ends.
         plain = plain.replace(_OGHAM_SPACE, b" ") if b"\xe1" in plain else plain
-    plain = plain.translate(_BLANKS).strip()
+        plain = plain.translate(_BLANKS).strip()
     while b"  " in plain:
         plain = plain.replace(b"  ", b" ")
     return plain

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,13 +52,19 @@ class Sketches:
         self._offsets = [np.cumsum(np.concatenate([[0], part_counts])) for part_counts in counts]
         self._shingles = [_memory_map(part.with_suffix(".shingles.npy")) for part in parts]
 
-    @property
+    @cached_property
     def num_bands(self) -> int:
         return len(_memory_map(self._parts[0].with_suffix(".bands.npy")))
 
     def band(self, number: int) -> UInt32[np.ndarray, "N"]:
         """Return the keys of a band for all documents."""
-        return np.concatenate([_memory_map(part.with_suffix(".bands.npy"))[number] for part in self._parts])
+        keys = []
+        for part, count in zip(self._parts, np.diff(self.starts).tolist(), strict=True):
+            path = part.with_suffix(".bands.npy")
+            # The bands are the end of the file. Reading its header for each band would take longer than the keys.
+            offset = path.stat().st_size - (self.num_bands - number) * count * np.dtype(np.uint32).itemsize
+            keys.append(np.fromfile(path, np.uint32, count, offset=offset))
+        return np.concatenate(keys)
 
     def shingles(self, document: int) -> UInt32[np.ndarray, "S"]:
         """Return the distinct shingles of a document in ascending order."""

@@ -35,8 +35,8 @@ from vita.data.sources.readers import Row
 from vita.spine.erasures import Erasure
 
 BATCH_BYTES = 2**21
-"""Bytes of text that are processed at once; limits the memory of the arrays."""
-PAGE_BYTES = 2**17
+"""Bytes of text that are processed at once; limits the memory of the arrays, and determines the order of the drops."""
+PAGE_BYTES = 2**18
 """Bytes of text whose words are computed at once for the filters; longer documents are computed alone."""
 
 

@@ -24,6 +24,7 @@ from vita.spine.remote_files import list_remote, open_filesystem, remote_errors
 
 COMPRESSED_SUFFIXES = frozenset({".gz", ".zst", ".bz2", ".xz"})
 """Suffixes that hide the suffix of the format; compression itself is detected by content."""
+_COMPRESSED_ENDINGS = tuple(COMPRESSED_SUFFIXES)
 
 
 class DamagedFile(DataError):
@@ -76,7 +77,7 @@ class SourceFile(NamedTuple):
     @property
     def is_named_compressed(self) -> bool:
         """Return True if the name states a compression."""
-        return _ending(self.path) in COMPRESSED_SUFFIXES
+        return self.path.lower().endswith(_COMPRESSED_ENDINGS) and _ending(self.path) in COMPRESSED_SUFFIXES
 
     @property
     def suffix(self) -> str:
