@@ -237,3 +237,28 @@ def test_a_change_in_a_bucket_during_the_run_is_an_error(vita: Vita) -> None:
             list(rows)
     finally:
         files.rm("/b", recursive=True)
+
+
+def test_the_bytes_of_the_digest_are_read_and_a_later_change_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vita.data.sources.read import Source, documents
+    from vita.spine import contents as module
+    from vita.spine.errors import DataError
+    from vita.spine.ledger import Ledger
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, text in (("a", "One."), ("b", "Two.")):
+        (folder / f"{name}.txt").write_text(text)
+    source, ledger = Source.model_validate(str(folder)), Ledger(str(tmp_path / "ledger.db"))
+    contents = module.content_digests(source, ledger, where="curate")
+    with pytest.raises(DataError, match=r"b.txt: changed during the run"), module.reading(contents):
+        rows = documents(source)
+        assert next(rows).text == "One."
+        (folder / "b.txt").write_text("New.")
+        assert next(rows).text == "Two."
+
+    monkeypatch.setattr(module, "_HELD_BYTES", 7)  # the second file exceeds the rest
+    (files,) = module.content_digests(source, ledger, where="curate").files.values()
+    assert [file.content for file in files] == [b"One.", None]
