@@ -18,6 +18,10 @@ from tests.server.serving import serving, tiny_app, tiny_engine
 from tests.server.tool_model import WEATHER, memorizing_model
 from vita.infer.engine import Engine
 from vita.infer.prefix_cache import CPU_BLOCK
+from vita.server.api import ChatRequest, read
+from vita.server.dialects.messages_api import MessagesApi
+from vita.server.dialects.responses_api import ResponsesApi
+from vita.server.errors import ApiError
 from vita.server.gateway.app import gateway_app
 from vita.server.gateway.gateway import Gateway
 from vita.server.gateway.routing import Backend, Router, ServedVersion
@@ -180,7 +184,7 @@ def test_the_events_of_a_stream_give_the_response(client: openai.OpenAI) -> None
     ("options", "param"),
     [
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0]"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0]"),
         ({"input": [{"type": "web_search_call"}]}, "input[0].type"),
         ({"temperature": 3}, "temperature"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
@@ -384,6 +388,131 @@ def test_tokens_are_counted_as_the_prompt_is_read(claude: anthropic.Anthropic) -
     whole = {"max_tokens": 80, "temperature": 0, "stream": True, "metadata": {"user_id": "ada"}}
     counted = claude.messages.count_tokens(model="cat", messages=[question], tools=[ANTHROPIC_TOOL], extra_body=whole)
     assert counted == count
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tool_choice": {"type": "none"}},
+        {"tool_choice": {"type": "any"}},
+        {"tool_choice": {"type": "tool", "name": "weather"}},
+        {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+    ],
+)
+def test_counted_tokens_are_those_of_the_usage(claude: anthropic.Anthropic, options: Any) -> None:
+    body: Any = {"messages": [{"role": "user", "content": "Weather in Köln?"}], "tools": [ANTHROPIC_TOOL], **options}
+    count = claude.messages.count_tokens(model="cat", **body).input_tokens
+    assert count == message(claude, *body.pop("messages"), **body).usage.input_tokens
+
+
+def translated(body: dict[str, Any], dialect: Any) -> list[dict[str, Any]]:
+    """Return the chat messages of a request."""
+    return dialect.translate({"model": "cat", **body}).chat["messages"]
+
+
+def test_reasoning_refusals_and_failed_tools_are_in_the_dialogue() -> None:
+    cached: Any = {"type": "ephemeral"}
+    use: Any = {
+        "type": "tool_use",
+        "id": "c1",
+        "name": "weather",
+        "input": {"city": "Bern"},
+        "caller": {"type": "direct"},
+    }
+    answer: Any = [
+        {"type": "thinking", "thinking": "First. ", "signature": "x"},
+        {"type": "thinking", "thinking": "Second.", "signature": ""},
+        {"type": "text", "text": "Wait.", "citations": None, "cache_control": cached}, use,
+    ]  # fmt: skip
+    result: Any = {"type": "tool_result", "tool_use_id": "c1", "content": "no network", "is_error": True}
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": answer},
+                {"role": "user", "content": [{**result, "cache_control": cached}]}]  # fmt: skip
+    _, turn, failure = translated({"max_tokens": 5, "messages": messages}, MessagesApi())
+    assert (turn["reasoning_content"], turn["content"]) == ("First. Second.", "Wait.")
+    assert failure == {"role": "tool", "tool_call_id": "c1", "content": "Error: no network"}
+    heads = {"id": "x", "status": "completed"}
+    items: list[Any] = [
+        {"role": "user", "name": "ada", "content": [{"type": "input_text", "text": "Hi"}]},
+        {"type": "reasoning", **heads, "summary": [], "content": [{"type": "reasoning_text", "text": "First. "}]},
+        {"type": "reasoning", **heads, "summary": [{"type": "summary_text", "text": "Second."}]},
+        {"type": "message", **heads, "role": "assistant", "content": [
+            {"type": "output_text", "text": "No. ", "annotations": [], "logprobs": []},
+            {"type": "refusal", "refusal": "I cannot."}]},
+        {"type": "function_call", **heads, "call_id": "c1", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": "1"},
+    ]  # fmt: skip
+    user, turn, output = translated({"input": items}, ResponsesApi())
+    assert user == {"role": "user", "content": "Hi", "name": "ada"}
+    assert (turn["reasoning_content"], turn["content"]) == ("First. Second.", "No. I cannot.")
+    assert output == {"role": "tool", "tool_call_id": "c1", "content": "1"}
+    parts: Any = [{"type": "text", "text": "No. "}, {"type": "refusal", "refusal": "I cannot."}]
+    dialogue = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": parts}]
+    assert read(ChatRequest, {"model": "cat", "messages": dialogue}).messages[1].content == "No. I cannot."
+    with pytest.raises(ApiError, match="only parts"):
+        read(ChatRequest, {"model": "cat", "messages": [{"role": "user", "content": parts}]})
+
+
+BLOCKS: dict[str, Any] = {
+    "text": {"type": "text", "text": "x"},
+    "thinking": {"type": "thinking", "thinking": "x", "signature": ""},
+    "tool_use": {"type": "tool_use", "id": "c2", "name": "weather", "input": {}},
+    "tool_result": {"type": "tool_result", "tool_use_id": "c1", "content": "x"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "param"),
+    [
+        ("text", {"bold": True}, "bold"),
+        ("text", {"citations": [{"type": "char_location"}]}, "citations"),
+        ("thinking", {"thought": 1}, "thought"),
+        ("tool_use", {"input": 0}, "input"),
+        ("tool_use", {"when": 1}, "when"),
+        ("tool_result", {"content": 0}, "content"),
+        ("tool_result", {"content": [{"type": "text", "text": "x", "bold": True}]}, "content[0].bold"),
+        ("tool_result", {"is_error": "yes"}, "is_error"),
+    ],
+)
+def test_an_unknown_or_wrong_field_of_a_block_is_refused(kind: str, change: Any, param: str) -> None:
+    role = "user" if kind == "tool_result" else "assistant"
+    call = {"type": "tool_use", "id": "c1", "name": "weather", "input": {}}
+    messages: list[Any] = [{"role": "assistant", "content": [call]}]
+    messages.append({"role": role, "content": [BLOCKS[kind] | change]})
+    with pytest.raises(ApiError) as error:
+        translated({"max_tokens": 5, "messages": messages}, MessagesApi())
+    assert (error.value.status, error.value.param) == (400, f"messages[1].content[0].{param}")
+
+
+def test_unknown_fields_of_messages_and_of_the_system_are_refused() -> None:
+    greeting = {"role": "user", "content": "Hi"}
+    for body, param in (
+        ({"messages": [{**greeting, "name": "ada"}]}, "messages[0].name"),
+        ({"messages": [greeting], "system": [{"type": "text", "text": "x", "bold": 1}]}, "system[0].bold"),
+    ):
+        with pytest.raises(ApiError) as error:
+            translated({"max_tokens": 5, **body}, MessagesApi())
+        assert error.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ({"role": "user", "content": "x", "mood": 1}, "mood"),
+        ({"role": "user", "content": [{"type": "input_text", "text": "x", "bold": 1}]}, "content[0].bold"),
+        ({"role": "user", "content": [{"type": "refusal", "refusal": "x"}]}, "content[0]"),
+        ({"type": "reasoning", "content": "x", "mood": 1}, "mood"),
+        ({"type": "reasoning", "summary": [], "encrypted_content": "x"}, "encrypted_content"),
+        ({"type": "function_call", "call_id": "c2", "name": "f", "arguments": {}}, "arguments"),
+        ({"type": "function_call_output", "call_id": "c1", "output": 0}, "output"),
+        ({"type": "function_call_output", "call_id": "c1", "output": "x", "mood": 1}, "mood"),
+    ],
+)
+def test_an_unknown_or_wrong_field_of_an_item_is_refused(item: Any, param: str) -> None:
+    call = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+    with pytest.raises(ApiError) as error:
+        translated({"input": [call, item], "instructions": "x"}, ResponsesApi())
+    assert (error.value.status, error.value.param) == (400, f"input[1].{param}")
 
 
 def test_errors_have_the_form_of_the_messages_api(claude: anthropic.Anthropic, url: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import orjson
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from vita.data.records import Message
 from vita.server.errors import ApiError, invalid
@@ -142,8 +142,8 @@ class ChatMessage(RequestBody):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     """Role of the author; `developer` is equivalent to `system`, and `tool` is the result of a call."""
     content: str | None = None
-    """Content of the message; parts of type `text` are concatenated. Only an assistant message with calls may have
-    none."""
+    """Content of the message; parts of type `text`, and of type `refusal` in an assistant message, are concatenated.
+    Only an assistant message with calls may have none."""
     name: str | None = Field(default=None, max_length=200)
     """Name of the author, or of the function of a result. The name of an author is ignored if the chat template does
     not write it."""
@@ -179,17 +179,19 @@ class ChatMessage(RequestBody):
 
     @field_validator("content", mode="before")
     @classmethod
-    def _parts_together(cls, value: Any) -> Any:
+    def _parts_together(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, list):
             return value
+        kinds = ("text", "refusal") if info.data.get("role") == "assistant" else ("text",)
         texts = []
         for part in value:
-            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind not in kinds or not isinstance(part.get(kind), str):
                 raise ValueError('only parts {"type": "text", "text": ...} are supported')
             if len(part) > 2:
-                extra = next(name for name in part if name not in ("type", "text"))
+                extra = next(name for name in part if name not in ("type", kind))
                 raise ValueError(f"a part has the unknown field `{extra}`")
-            texts.append(part["text"])
+            texts.append(part[kind])
         return "".join(texts)
 
 
@@ -380,6 +382,12 @@ class TokenizeRequest(ToolFields):
     """Accepted for compatibility; the tokenizer does not add special tokens."""
     return_token_strs: bool = False
     """Return the text of each token also."""
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    """As in a chat request: with `none`, the prompt has no tools; the text that a required call forces is counted."""
+    parallel_tool_calls: bool | None = None
+    """As in a chat request."""
+    response_format: ResponseFormat | None = None
+    """As in a chat request; the text that the format forces is counted."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -387,6 +395,11 @@ class TokenizeRequest(ToolFields):
             raise Misplaced("prompt", "or `messages` is required, but not both")
         check_messages(self.messages or (), self.continue_final_message)
         return self
+
+    def as_chat(self, model: str) -> ChatRequest:
+        """Return the chat request with this dialogue; raises `ApiError` for fields that contradict each other."""
+        names = set(ToolFields.model_fields) | {"messages", "tool_choice", "parallel_tool_calls", "response_format"}
+        return read(ChatRequest, {"model": model, **self.model_dump(include=names, exclude_unset=True, by_alias=True)})
 
 
 class DetokenizeRequest(RequestBody):
@@ -417,9 +430,10 @@ def json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def read(model: type[R], values: Mapping[str, Any]) -> R:
-    """Validate the values of a request; raises `ApiError` with the wrong field."""
-    fields = _supported_fields(model, values, "")
+def read(model: type[R], values: Mapping[str, Any], *, where: str = "") -> R:
+    """Validate the values of a request, or of the object at `where` in it; raises `ApiError` with the wrong field."""
+    prefix = f"{where}." if where else ""
+    fields = _supported_fields(model, values, prefix)
     if isinstance(fields.get("messages"), list):
         fields["messages"] = [
             _supported_fields(ChatMessage, message, f"messages[{index}].") if isinstance(message, dict) else message
@@ -428,7 +442,7 @@ def read(model: type[R], values: Mapping[str, Any]) -> R:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise _explained(error) from None
+        raise _explained(error, prefix) from None
 
 
 def _supported_fields(model: type[RequestBody], values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -482,7 +496,7 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) and value and isinstance(value[0], (str, list)) else [value]
 
 
-def _explained(error: ValidationError) -> ApiError:
+def _explained(error: ValidationError, prefix: str) -> ApiError:
     problems = error.errors(include_url=False)
     # Report the branch of a union that the client meant: a list of ids is not reported as "not a string".
     relevant = [problem for problem in problems if problem["type"] not in ("string_type", "list_type")]
@@ -491,7 +505,7 @@ def _explained(error: ValidationError) -> ApiError:
     raised = first.get("ctx", {}).get("error")
     if isinstance(raised, Misplaced):
         return invalid(str(raised), raised.param, code=raised.code)
-    param = _path(first["loc"])
+    param = prefix + _path(first["loc"])
     if first["type"] == "missing":
         return invalid(f"You must provide `{param}`", param, code="missing_required_parameter")
     if first["type"] == "extra_forbidden":

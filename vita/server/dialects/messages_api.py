@@ -11,7 +11,8 @@ import orjson
 from pydantic import Field
 from pydantic_core import from_json
 
-from vita.server.api import MAX_STOPS, ChatRequest, TokenizeRequest, read
+from vita.server.api import MAX_STOPS, ChatRequest, read
+from vita.server.dialects.message_blocks import chat_messages, text_of
 from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answer
 from vita.server.dialects.translation import named_event, translated_error, with_renamed_param
 from vita.server.errors import ApiError, invalid
@@ -173,14 +174,9 @@ class MessagesApi:
             # The first event of a message already has the number of its input tokens.
             "stream_options": {"include_usage": True, "continuous_usage_stats": True} if request.stream else None,
             "user": request.metadata.user_id if request.metadata else None,
-            "response_format": _response_format(request.output_config),
-            **_choice(request),
         }
-        chat = _dialogue(request) | {name: value for name, value in settings.items() if value is not None}
-        try:
-            read(ChatRequest, chat)
-        except ApiError as error:
-            raise translated_error(error, _CHAT_NAMES) from None
+        chat = _prompt(request) | {name: value for name, value in settings.items() if value is not None}
+        _check(chat)
         return MessagesTranslation(request, chat)
 
     def error(self, body: Mapping[str, Any], status: int) -> dict[str, Any]:
@@ -197,8 +193,8 @@ class TokenCounting(MessagesApi):
     def translate(self, body: dict[str, Any]) -> TokenCount:  # type: ignore[override]
         """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
         request = read(CountTokensRequest, body)
-        dialogue = _dialogue(request)
-        read(TokenizeRequest, dialogue)
+        dialogue = _prompt(request)
+        _check(dialogue)
         return TokenCount(dialogue)
 
 
@@ -328,14 +324,28 @@ def _change_event(change: PartChange) -> bytes:
 # -- the request
 
 
+def _check(chat: Mapping[str, Any]) -> None:
+    """Raise `ApiError` with the names of the Messages API for a chat request that is not valid."""
+    try:
+        read(ChatRequest, chat)
+    except ApiError as error:
+        raise translated_error(error, _CHAT_NAMES) from None
+
+
+def _prompt(request: _Dialogue) -> dict[str, Any]:
+    """Return the fields of a chat request that determine the prompt, with the text that a constraint forces."""
+    fields = {"response_format": _response_format(request.output_config), **_choice(request)}
+    return _dialogue(request) | {name: value for name, value in fields.items() if value is not None}
+
+
 def _dialogue(request: _Dialogue) -> dict[str, Any]:
     """Return the fields of a chat request that determine the prompt."""
     messages: list[dict[str, Any]] = []
     if request.system is not None:
-        messages.append({"role": "system", "content": _text(request.system, "system")})
+        messages.append({"role": "system", "content": text_of(request.system, "system")})
     call_ids = set[str]()
     for number, message in enumerate(request.messages):
-        messages += _messages(message, f"messages[{number}]", call_ids)
+        messages += chat_messages(message, f"messages[{number}]", call_ids)
     dialogue: dict[str, Any] = {"model": request.model, "messages": messages}
     if request.tools:
         dialogue["tools"] = [
@@ -366,7 +376,7 @@ def _response_format(config: OutputConfig | None) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": config.format.json_schema}}
 
 
-def _choice(request: MessagesRequest) -> dict[str, Any]:
+def _choice(request: _Dialogue) -> dict[str, Any]:
     choice = request.tool_choice
     if choice is None:
         return {}
@@ -376,55 +386,3 @@ def _choice(request: MessagesRequest) -> dict[str, Any]:
     named = {"type": "function", "function": {"name": choice.name}}
     parallel = False if choice.disable_parallel_tool_use else None
     return {"tool_choice": words.get(choice.type, named), "parallel_tool_calls": parallel}
-
-
-def _messages(message: Mapping[str, Any], where: str, call_ids: set[str]) -> list[dict[str, Any]]:
-    """Return the chat messages of a message: results of tools become messages of their own.
-
-    `call_ids` are the ids of the calls of earlier messages, to which those of this message are added.
-    """
-    role, content = message.get("role"), message.get("content")
-    if role not in ("user", "assistant"):
-        raise invalid(f"`{where}.role` must be `user` or `assistant`", f"{where}.role")
-    if isinstance(content, str):
-        return [{"role": role, "content": content}]
-    if not isinstance(content, list) or not content:
-        raise invalid(f"`{where}.content` must be a text or a list of blocks", f"{where}.content")
-    messages: list[dict[str, Any]] = []
-    texts: list[str] = []
-    answer: dict[str, Any] = {"role": role}
-    for number, block in enumerate(content):
-        at = f"{where}.content[{number}]"
-        match block.get("type") if isinstance(block, dict) else None:
-            case "text":
-                texts.append(_text([block], at))
-            case "tool_result" if role == "user":
-                if str(block.get("tool_use_id")) not in call_ids:
-                    raise invalid(f"`{at}.tool_use_id` is the id of no earlier call", f"{at}.tool_use_id")
-                result = _text(block.get("content") or "", at)
-                messages.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result})
-            case "tool_use" if role == "assistant":
-                function = {"name": block.get("name"), "arguments": json.dumps(block.get("input") or {})}
-                call = {"id": block.get("id"), "type": "function", "function": function}
-                answer.setdefault("tool_calls", []).append(call)
-                call_ids.add(str(block.get("id")))
-            case "thinking" if role == "assistant" and isinstance(block.get("thinking"), str):
-                answer["reasoning_content"] = block["thinking"]
-            case kind:
-                raise invalid(f"`{at}`: blocks of the type `{kind}` are not supported here", at)
-    if texts or not messages:
-        answer["content"] = "".join(texts)
-        messages.append(answer)
-    return messages
-
-
-def _text(content: Any, where: str) -> str:
-    """Return the text of a content: a text, or blocks of the type `text`."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not all(
-        isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str)
-        for block in content
-    ):
-        raise invalid(f"`{where}` must be a text or a list of text blocks", where)
-    return "".join(block["text"] for block in content)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from vita.server.api import ChatRequest, read
 from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answer
+from vita.server.dialects.response_items import chat_messages
 from vita.server.dialects.translation import named_event, translated_error, with_renamed_param
 from vita.server.errors import ApiError, invalid
 from vita.server.request_body import RequestBody
@@ -306,7 +307,7 @@ def _content(part: Part) -> dict[str, Any]:
 def _chat_request(request: ResponsesRequest) -> dict[str, Any]:
     """Return the chat request with the same meaning."""
     items = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
-    messages = _messages(items)
+    messages = chat_messages(items)
     if request.instructions is not None:
         messages.insert(0, {"role": "system", "content": request.instructions})
     chat = {
@@ -357,58 +358,3 @@ def _response_format(request: ResponsesRequest) -> dict[str, Any] | None:
         return {"type": format.type} if format.type != "text" else None
     schema = {"name": format.name or "response", "schema": {} if format.json_schema is None else format.json_schema}
     return {"type": "json_schema", "json_schema": schema}
-
-
-def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages of input items; reasoning and calls become parts of one message of the assistant."""
-    messages: list[dict[str, Any]] = []
-    assistant: dict[str, Any] | None = None
-    call_ids = set[str]()
-
-    def answer() -> dict[str, Any]:
-        nonlocal assistant
-        if assistant is None:
-            assistant = {"role": "assistant"}
-            messages.append(assistant)
-        return assistant
-
-    for number, item in enumerate(items):
-        where = f"input[{number}]"
-        match item.get("type", "message"):
-            case "reasoning":
-                answer()["reasoning_content"] = _texts(item.get("content") or item.get("summary") or [], where)
-            case "function_call":
-                function = {"name": item.get("name"), "arguments": item.get("arguments")}
-                call = {"id": item.get("call_id"), "type": "function", "function": function}
-                answer().setdefault("tool_calls", []).append(call)
-                call_ids.add(str(item.get("call_id")))
-            case "function_call_output":
-                assistant = None
-                if str(item.get("call_id")) not in call_ids:
-                    raise invalid(f"`{where}.call_id` is the id of no earlier call", f"{where}.call_id")
-                content = _texts(item.get("output", ""), where)
-                messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
-            case "message" if item.get("role") == "assistant":
-                if assistant is not None and ("content" in assistant or "tool_calls" in assistant):
-                    assistant = None
-                answer()["content"] = _texts(item.get("content"), where)
-            case "message":
-                assistant = None
-                messages.append({"role": item.get("role"), "content": _texts(item.get("content"), where)})
-            case kind:
-                raise invalid(
-                    f"`{where}.type` `{kind}` is not supported", f"{where}.type", code="unsupported_parameter"
-                )
-    return messages
-
-
-def _texts(content: Any, where: str) -> str:
-    """Return the text of a content: a text, or parts with texts."""
-    if isinstance(content, str):
-        return content
-    kinds = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
-    if not isinstance(content, list) or not all(
-        isinstance(part, dict) and part.get("type") in kinds and isinstance(part.get("text"), str) for part in content
-    ):
-        raise invalid(f"`{where}` must have a text or parts with a text", where, code="invalid_value")
-    return "".join(part["text"] for part in content)

@@ -35,7 +35,7 @@ from vita.server.replica.adapters import Adapters
 from vita.server.replica.generation import GenerationRoutes
 from vita.server.replica.metrics import CONTENT_TYPE
 from vita.server.replica.replica_auth import SECRET_HEADER, ReplicaAuth
-from vita.server.replica.request_checks import ServedModel, to_messages
+from vita.server.replica.request_checks import ServedModel
 from vita.server.replica.request_events import RequestEvents
 from vita.server.replica.responses import (
     token_text,
@@ -225,14 +225,8 @@ class ReplicaRoutes(GenerationRoutes):
         if params.prompt is not None:
             ids = await asyncio.to_thread(tokenizer.encode_template, params.prompt)
         else:
-            messages = to_messages(params.messages or ())
-            ids = await self.chat_ids(
-                scheduler,
-                messages,
-                params.variables(),
-                answer=params.add_generation_prompt and not params.continue_final_message,
-                continued=params.continue_final_message,
-            )
+            chat = params.as_chat(self.served.names[0])
+            ids = await self.dialogue_ids(scheduler, chat, answer=params.add_generation_prompt)
         strings = [token_text(tokenizer, token) for token in ids] if params.return_token_strs else None
         return json_response(
             {"count": len(ids), "max_model_len": scheduler.context, "tokens": ids, "token_strs": strings}

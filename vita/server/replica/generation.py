@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from vita.data.records import Message
 from vita.infer.grammars import Constraint
 from vita.infer.request import GenerationRequest, PromptEvent, TokenEvent
 from vita.infer.sampling import Sampling
+from vita.infer.scheduler import Scheduler
 from vita.server import api, routes
 from vita.server.backends.remote_scheduler import RemoteScheduler
 from vita.server.errors import ApiError, ClientLeft
@@ -78,10 +79,7 @@ class GenerationRoutes(RequestChecks):
         top = (params.top_logprobs or 0) if params.logprobs else None
         engine = scheduler.engine
         prompt_end = prompt_tail(engine.tokenizer, ids, messages, continued=params.continue_final_message)
-        constraint = await chat_constraint(engine, params, prompt_end=prompt_end)
-        # The text that the grammar forces is read with the prompt. Log-probabilities need its tokens in the answer.
-        room = scheduler.context - len(ids) - 1
-        forced = constraint.take_forced(room) if constraint and not params.logprobs else []
+        constraint, forced = await self._forced_ids(scheduler, params, ids, prompt_end=prompt_end)
         ids = [*ids, *forced]
         ask = self._ask(params, ids, limit=params.limit, top=top, visible=engine.visible_ids, constraint=constraint)
         head = {**self._head("chatcmpl", params), **({"dropped_messages": dropped} if dropped else {})}
@@ -99,6 +97,31 @@ class GenerationRoutes(RequestChecks):
             for index in range(params.n)
         ]  # fmt: skip
         return await self._answer(request, params, body, [ask], choices, refused, prompt_tokens=len(ids))
+
+    async def dialogue_ids(self, scheduler: Scheduler, params: api.ChatRequest, *, answer: bool) -> list[int]:
+        """Return the tokens of the prompt of a chat request, with those that its constraint forces."""
+        messages = self.without_unwritten_names(scheduler, to_messages(params.messages))
+        has_tools, continued = bool(params.offered_tools), params.continue_final_message
+        if has_tools:
+            self.check_tools(scheduler)
+        variables = params.variables(with_tools=has_tools)
+        ids = await self.chat_ids(scheduler, messages, variables, answer=answer and not continued, continued=continued)
+        if not answer:
+            return ids
+        prompt_end = prompt_tail(scheduler.engine.tokenizer, ids, messages, continued=continued)
+        _, forced = await self._forced_ids(scheduler, params, ids, prompt_end=prompt_end)
+        return [*ids, *forced]
+
+    async def _forced_ids(
+        self, scheduler: Scheduler, params: api.ChatRequest, ids: Sequence[int], *, prompt_end: str
+    ) -> tuple[Constraint | None, list[int]]:
+        """Return the constraint of an answer and the tokens that it forces, which are read with the prompt.
+
+        Log-probabilities need these tokens in the answer.
+        """
+        constraint = await chat_constraint(scheduler.engine, params, prompt_end=prompt_end)
+        room = max(0, scheduler.context - len(ids) - 1)
+        return constraint, constraint.take_forced(room) if constraint and not params.logprobs else []
 
     # -- completions
 
