@@ -26,9 +26,9 @@ _MOST_OF_KIND = 4
 """Largest number of letters, and of digits, with which a replacement begins at one place."""
 _LONGEST_NUMBER = 3
 """Largest number of digits of a number that replaces another."""
-_LONGER = 24
+_LONGER = 96
 """Largest number of tokens by which a completion that is shortened in turn may be longer."""
-_MOST_RESTARTS = 2
+_MOST_RESTARTS = 4
 """Largest number of other completions that are shortened."""
 _ALPHANUMERIC = {"lower", "upper", "digit"}
 _FREE_TEXT = 64
