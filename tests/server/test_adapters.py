@@ -97,6 +97,8 @@ def test_adapters_are_added_and_removed_without_a_restart(tmp_path: Path) -> Non
         processes = {replica["pid"] for replica in fleet.status()["replicas"]}
         code, out = fleet.vita("fleet", "add-adapter", "polite")
         assert code == 9 and "--ungated REASON" in out
+        code, out = fleet.vita("fleet", "add-adapter", "polite", "--name", "base", "--ungated", "a test")
+        assert code == 2 and "`base` is the name of the served base model" in " ".join(out.split())
         for name in ("polite", "brief"):
             assert fleet.vita("fleet", "add-adapter", name, "--ungated", "a test")[0] == 0
         assert {name: ask(name) for name in expected} == expected

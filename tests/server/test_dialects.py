@@ -303,6 +303,37 @@ def test_an_output_format_constrains_the_message(claude: anthropic.Anthropic) ->
     assert json.loads(answer.content[0].text)["n"] in range(10)
 
 
+def test_a_prefill_beside_a_constraint_is_refused_with_the_fields_of_the_messages_api(
+    claude: anthropic.Anthropic,
+) -> None:
+    dialogue: Any = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Good"}]
+    config: Any = {"format": {"type": "json_schema", "schema": SCHEMA}}
+    strict: Any = {**ANTHROPIC_TOOL, "strict": True}
+    options: list[tuple[dict[str, Any], str]] = [
+        ({"output_config": config}, "output_config.format"),
+        ({"tools": [ANTHROPIC_TOOL], "tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"tools": [ANTHROPIC_TOOL, {**strict, "name": "other"}]}, "tools[1].strict"),
+    ]
+    for fields, name in options:
+        with pytest.raises(anthropic.BadRequestError) as error:
+            message(claude, *dialogue, **fields)
+        expected = f"`messages[1]` cannot be combined with `{name}`, which constrains the whole response"
+        assert error.value.body["error"]["message"] == expected  # type: ignore[index]
+
+
+def test_the_schema_of_a_strict_function_is_refused_with_its_field(
+    client: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    schema: Any = {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}
+    problem = r": Pointer '/\$defs/a' does not exist"
+    with pytest.raises(openai.BadRequestError, match=r"Invalid `tools\[0\]\.parameters`" + problem) as error:
+        respond(client, "Hi", tools=[{"type": "function", "name": "f", "parameters": schema, "strict": True}])
+    assert error.value.param == "tools[0].parameters"
+    with pytest.raises(anthropic.BadRequestError, match=r"Invalid `tools\[0\]\.input_schema`" + problem):
+        tool: Any = {"name": "f", "input_schema": schema, "strict": True}
+        message(claude, {"role": "user", "content": "Hi"}, tools=[tool])
+
+
 def test_the_schema_true_is_any_json_and_false_is_refused_by_name(
     client: openai.OpenAI, claude: anthropic.Anthropic
 ) -> None:

@@ -294,7 +294,10 @@ class ChatRequest(ToolFields, Decoding):
             raise Misplaced("structured_outputs", "and `response_format` cannot both constrain the response")
         if formats and self.tool_choice not in (None, "none", "auto"):
             raise Misplaced(formats[0], "cannot be combined with a required call")
-        constraint = formats[0] if formats else "tool_choice" if self.requires_calls or self.has_strict_tools else None
+        constraint = next(iter(formats), "tool_choice" if self.requires_calls else None)
+        if constraint is None and self.has_strict_tools:
+            strict = next(index for index, tool in enumerate(self.tools or ()) if tool.function.strict)
+            constraint = f"tools[{strict}].function.strict"
         for name in ("stop", "continue_final_message"):
             if constraint and getattr(self, name):
                 raise Misplaced(name, f"cannot be combined with `{constraint}`, which constrains the whole response")

@@ -130,6 +130,23 @@ def test_a_field_that_the_program_does_not_support_is_refused_by_name(
     assert "backend `openai`" in error["message"]
 
 
+def test_values_without_an_effect_are_accepted_in_fields_that_the_program_does_not_have(replica: str) -> None:
+    neutral = {"top_k": 0, "min_p": 0, "repetition_penalty": 1}
+    answer, expected = (post(replica, "/v1/chat/completions", **CHAT, **fields).json() for fields in (neutral, {}))
+    assert answer["choices"] == expected["choices"]
+    response = post(replica, "/v1/chat/completions", **CHAT, **{**neutral, "repetition_penalty": 1.1})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "repetition_penalty")
+
+
+def test_an_endpoint_that_does_not_respond_is_named_in_one_line(engine: Engine) -> None:
+    url = "http://127.0.0.1:9"
+    with program_at(url, engine) as scheduler:
+        with pytest.raises(
+            ModelError, match=f"backend openai at {url}/v1: the program is not available: ConnectError: "
+        ):
+            scheduler.run(scheduler.program.compare(golden(engine, "a")))
+
+
 def test_tools_are_offered_and_reranking_is_refused_by_name(replica: str) -> None:
     assert post(replica, "/v1/chat/completions", **CHAT, tools=[TOOL]).status_code == 200
     error = post(replica, "/v1/rerank", model="cat", query="a", documents=["b"]).json()["error"]

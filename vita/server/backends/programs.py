@@ -93,9 +93,13 @@ class RunningProgram:
                 self.problem = str(error) or type(error).__name__
 
     async def compare(self, golden: Sequence[Mapping[str, Any]]) -> Conformance:
-        """Compare the program with the golden answers; raises `ModelError` for a difference."""
+        """Compare the program with the golden answers; raises `ModelError` for a difference or an outage."""
         program, tolerance = self.settings.program, self.settings.allowed_difference
-        return await check_conformance(self.client, golden, tolerance=tolerance, program=program)
+        try:
+            return await check_conformance(self.client, golden, tolerance=tolerance, program=program)
+        except EngineUnavailable as error:
+            where = f"backend {program}" + (f" at {self.settings.url}" if self.settings.url else "")
+            raise ModelError(where, f"the program is not available: {error}") from None
 
     def describe(self) -> dict[str, Any]:
         """Return the description for `/ready` and `/v1/models`."""

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 from vita.infer.completion import CompletionBuilder
@@ -198,10 +199,11 @@ class RemoteScheduler(RequestQueue):
         """Compute all answers of a request, or its embedding."""
         job.started = self.clock()
         if not job.builders:
-            embedding = await self._within_rows(self._embed(job)) if job.request.embedding else None
+            embedding = await self._within_rows(lambda: self._embed(job)) if job.request.embedding else None
             job.report(PromptEvent(self.clock(), None, embedding))
             return
-        tasks = [asyncio.create_task(self._within_rows(self._stream(job, index))) for index in range(len(job.builders))]
+        streams = [partial(self._stream, job, index) for index in range(len(job.builders))]
+        tasks = [asyncio.create_task(self._within_rows(stream)) for stream in streams]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -212,16 +214,12 @@ class RemoteScheduler(RequestQueue):
     async def _embed(self, job: RemoteJob) -> tuple[float, ...]:
         return tuple(await self.client.embed(job.request.prompt))
 
-    async def _within_rows(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _within_rows(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run the requests of one answer when a row is free, and explain why the program is not available."""
-        try:
-            await self._free_rows.acquire()
-        except BaseException:
-            work.close()
-            raise
+        await self._free_rows.acquire()
         self._running += 1
         try:
-            return await self._explained(work)
+            return await self._explained(work())
         finally:
             self._running -= 1
             self._free_rows.release()

@@ -7,6 +7,9 @@ from vita.server.backends.programs import RunningProgram
 from vita.server.errors import ApiError, invalid
 from vita.server.request_body import RequestBody
 
+_NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Values with which a field has no effect: they are accepted and not sent to the program."""
+
 
 def refuse_unsupported(params: RequestBody, program: RunningProgram) -> None:
     """Raise `ApiError` for the first field that the program does not support."""
@@ -14,7 +17,7 @@ def refuse_unsupported(params: RequestBody, program: RunningProgram) -> None:
     if not isinstance(params, api.Decoding):
         return
     for field, reason in program.client.unsupported.items():
-        if getattr(params, field, None) is not None:
+        if getattr(params, field, None) not in (None, _NEUTRAL.get(field)):
             raise _unsupported(field, name, reason)
     if isinstance(params, api.CompletionRequest) and params.echo and params.logprobs is not None:
         raise _unsupported("echo", name, "it does not return the log-probabilities of a prompt")

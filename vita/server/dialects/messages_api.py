@@ -21,7 +21,9 @@ from vita.server.tool_api import Name, ObjectSchema
 
 _CHAT_NAMES = {
     "stop": "stop_sequences", "tool_choice.function.name": "tool_choice.name",
-    "response_format.json_schema.schema": "output_config.format.schema",
+    "response_format": "output_config.format", "response_format.json_schema.schema": "output_config.format.schema",
+    "tools[].function": "tools[]", "tools[].function.parameters": "tools[].input_schema",
+    "continue_final_message": "messages",
     "reasoning_effort": "output_config.effort", "chat_template_kwargs.enable_thinking": "thinking",
 }  # fmt: skip
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -176,7 +178,7 @@ class MessagesApi:
             "user": request.metadata.user_id if request.metadata else None,
         }
         chat = _prompt(request) | {name: value for name, value in settings.items() if value is not None}
-        _check(chat)
+        _check(chat, request)
         return MessagesTranslation(request, chat)
 
     def error(self, body: Mapping[str, Any], status: int) -> dict[str, Any]:
@@ -194,7 +196,7 @@ class TokenCounting(MessagesApi):
         """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
         request = read(CountTokensRequest, body)
         dialogue = _prompt(request)
-        _check(dialogue)
+        _check(dialogue, request)
         return TokenCount(dialogue)
 
 
@@ -324,12 +326,13 @@ def _change_event(change: PartChange) -> bytes:
 # -- the request
 
 
-def _check(chat: Mapping[str, Any]) -> None:
+def _check(chat: Mapping[str, Any], request: _Dialogue) -> None:
     """Raise `ApiError` with the names of the Messages API for a chat request that is not valid."""
     try:
         read(ChatRequest, chat)
     except ApiError as error:
-        raise translated_error(error, _CHAT_NAMES) from None
+        prefill = f"messages[{len(request.messages) - 1}]"
+        raise translated_error(error, {**_CHAT_NAMES, "continue_final_message": prefill}) from None
 
 
 def _prompt(request: _Dialogue) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from vita.server.tool_api import Name, ObjectSchema
 _CHAT_NAMES = {
     "messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format",
     "response_format.json_schema.schema": "text.format.schema",
-    "reasoning_effort": "reasoning.effort",
+    "reasoning_effort": "reasoning.effort", "tools[].function": "tools[]",
 }  # fmt: skip
 _INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Finish reason of a chat completion -> reason of an incomplete response."""

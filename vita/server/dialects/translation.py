@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -49,13 +50,8 @@ class Dialect(Protocol):
 
 def translated_error(error: ApiError, names: Mapping[str, str]) -> ApiError:
     """Return an error about a chat request with the names of the fields of the original request."""
-    param = error.param or ""
-    head = param.split(".")[0].split("[")[0]
-    if head not in names:
-        return error
-    renamed = names[head] + param.removeprefix(head)
-    message = error.message.replace(f"`{param}`", f"`{renamed}`")
-    return ApiError(error.status, message, param=renamed, code=error.code, headers=error.headers, extra=error.extra)
+    param, message = error.param and _renamed(error.param, names), _with_renamed_fields(error.message, names)
+    return ApiError(error.status, message, param=param, code=error.code, headers=error.headers, extra=error.extra)
 
 
 def with_renamed_param(body: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -64,15 +60,28 @@ def with_renamed_param(body: Mapping[str, Any], names: Mapping[str, str]) -> dic
     param = error.get("param") if isinstance(error, Mapping) else None
     if not isinstance(error, Mapping) or not isinstance(param, str):
         return dict(body)
-    name = max((name for name in names if _is_within(param, name)), key=len, default="")
-    renamed = names[name] + param.removeprefix(name) if name else param
-    message = str(error.get("message")).replace(f"`{param}`", f"`{renamed}`")
-    return {**body, "error": {**error, "param": renamed, "message": message}}
+    message = _with_renamed_fields(str(error.get("message")), names)
+    return {**body, "error": {**error, "param": _renamed(param, names), "message": message}}
 
 
-def _is_within(param: str, name: str) -> bool:
+def _with_renamed_fields(message: str, names: Mapping[str, str]) -> str:
+    """Rename the fields that a message quotes."""
+    return re.sub(r"`([a-z_]+[a-z_.0-9\[\]]*)`", lambda match: f"`{_renamed(match[1], names)}`", message)
+
+
+def _renamed(field: str, names: Mapping[str, str]) -> str:
+    """Return the original name of a field of a chat request; `tools[].strict` in `names` is that of every entry."""
+    pattern = re.sub(r"\[\d+\]", "[]", field)
+    name = max((name for name in names if _is_within(pattern, name)), key=len, default="")
+    if not name:
+        return field
+    indices = iter(re.findall(r"\[\d+\]", field))
+    return re.sub(r"\[\]", lambda _: next(indices), names[name] + pattern.removeprefix(name))
+
+
+def _is_within(field: str, name: str) -> bool:
     """Return True for a field and for the fields and entries in it."""
-    return param == name or param.startswith((f"{name}.", f"{name}["))
+    return field == name or field.startswith((f"{name}.", f"{name}["))
 
 
 def named_event(kind: str, content: Mapping[str, Any]) -> bytes:

@@ -57,6 +57,9 @@ class ServedAdapters:
         """Clear an adapter, load it in the replicas of its base, and let requests reach it."""
         if release.id in {**self._router.versions, **self._router.adapters}:
             raise ConfigError("fleet", f"{release.id} is already served", hint="give it another name with --name")
+        if release.name in {self._router.service, *(version.name for version in self._router.versions.values())}:
+            problem = f"`{release.name}` is the name of the served base model, which requests would no longer reach"
+            raise ConfigError("fleet", problem, hint="give the adapter another name with --name")
         base = self._base_version(release)
         clearance = await asyncio.to_thread(self._clear, release, terms)
         release = replace(release, model=clearance.model)
