@@ -209,11 +209,13 @@ def _stable_digest(file: ListedFile, state: tuple[int, ...], where: str) -> tupl
     try:
         for _ in range(3):
             content = read_up_to(file.path, state[2] + 1) if state[2] < SMALL_FILE_BYTES else None
-            is_complete = content is not None and len(content) == state[2]
-            digest = hashlib.sha256(content).hexdigest() if is_complete else file_sha256(file.path, size=state[2])
+            if content is not None and len(content) == state[2]:
+                digest = hashlib.sha256(content).hexdigest()
+            else:
+                digest, content = file_sha256(file.path, size=state[2]), None
             after = _state_of(os.stat(file.path))  # noqa: PTH116 (many small files)
             if after == state:
-                return digest, state, content if is_complete else None
+                return digest, state, content
             state = after
     except OSError as error:
         raise DataError(where, f"{printable(file.path)} cannot be read: {error.strerror}") from None
