@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -21,7 +21,7 @@ from vita.infer.request import Event, FailedEvent, FinishedEvent, GenerationRequ
 from vita.infer.sampling import Sampling
 from vita.server.backend_settings import BackendSettings
 from vita.server.backends.completions import CompletionsClient
-from vita.server.backends.programs import RunningProgram
+from vita.server.backends.programs import RunningProgram, open_program, stated_context
 from vita.server.backends.remote_engine import RemoteEngine
 from vita.server.backends.remote_scheduler import RemoteScheduler
 from vita.server.replica.app import create_app
@@ -64,6 +64,29 @@ def replica(endpoint: str, engine: Engine) -> Iterator[str]:
         served = ServedModel(names=("cat", "cat:1"), version="cat:1", digest=DIGEST)
         with serving(create_app(scheduler, served)) as url:
             yield url
+
+
+def test_the_context_of_the_program_limits_the_prompts_and_the_answers(engine: Engine) -> None:
+    """The endpoint has a context of 64 tokens, and the configuration of the model states 512."""
+    front = RemoteEngine(engine.model.architecture, engine.tokenizer, engine.template)
+    served = ServedModel(names=("cat", "cat:1"), version="cat:1", digest=DIGEST)
+    chat = {"model": "cat", "messages": [{"role": "user", "content": "Hi"}], "seed": 3}
+    with serving(tiny_app(tiny_engine(context=64))) as url:
+        backend = BackendSettings(program="openai", url=f"{url}/v1", model="cat")
+        program = open_program(backend, cast(Any, None), front, rows=2, threads=1)
+        scheduler = RemoteScheduler(front, program, rows=2, queue=2)
+        with serving(create_app(scheduler, served)) as replica_url:
+            answer = post(replica_url, "/v1/chat/completions", **chat)
+            assert answer.status_code == 200 and answer.json()["usage"]["total_tokens"] <= 64
+            too_long = post(replica_url, "/v1/completions", model="cat", prompt="x" * 100)
+            assert too_long.status_code == 400 and too_long.json()["error"]["code"] == "context_length_exceeded"
+            assert "64" in too_long.json()["error"]["message"]
+            models = httpx.get(f"{replica_url}/v1/models", trust_env=False).json()["data"]
+            assert {model["max_model_len"] for model in models} == {64}
+        scheduler.close()
+    rows = [{"id": "cat", "max_model_len": 2048}, {"id": "dog"}, {"id": "owl", "max_model_len": "9"}]
+    assert [stated_context(rows, name) for name in ("cat", "dog", "owl", "cow")] == [2048, None, None, None]
+    assert stated_context(None, "cat") is None
 
 
 def post(url: str, path: str, **body: Any) -> httpx.Response:

@@ -58,6 +58,8 @@ class RunningProgram:
     conformance: Conformance | None = None
     problem: str = ""
     """The reason why an endpoint accepts no requests."""
+    context: int | None = None
+    """Context length in tokens, if the program states it; otherwise it is that of the model."""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     async def why_unavailable(self) -> str:
@@ -207,17 +209,28 @@ def _open_vllm(
     environment = _vllm_environment(VLLM_API_KEY=secret, OMP_NUM_THREADS=str(threads))
     process = EngineProcess("vllm", command, environment, secret=secret, folder=folder)
     process.wait_ready(lambda: _vllm_get("/health", socket) is not None, seconds=START_SECONDS)
+    rows = (_vllm_get("/v1/models", socket, secret=secret) or {}).get("data")
     client = VllmClient("http://vllm/v1", engine.tokenizer, model=release.name, secret=secret, socket=socket)
     client.program_version = str((_vllm_get("/version", socket) or {}).get("version", ""))
-    return RunningProgram(settings, client, process)
+    return RunningProgram(settings, client, process, context=stated_context(rows, release.name))
 
 
-def _vllm_get(path: str, socket: str) -> dict[str, Any] | None:
+def stated_context(rows: Any, model: str) -> int | None:
+    """Return the `max_model_len` of a model in the rows of GET /v1/models, as vLLM and Vita state it, or None."""
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict) and row.get("id") == model:
+            length = row.get("max_model_len")
+            return length if type(length) is int and length > 0 else None
+    return None
+
+
+def _vllm_get(path: str, socket: str, *, secret: str = "") -> dict[str, Any] | None:
     """Return the JSON object of a route of vLLM, {} for another response, and None if it is not successful."""
     transport = httpx.HTTPTransport(uds=socket)
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     try:
         with httpx.Client(transport=transport, timeout=PROBE_SECONDS, trust_env=False) as client:
-            response = client.get(f"http://vllm{path}")
+            response = client.get(f"http://vllm{path}", headers=headers)
     except httpx.HTTPError:
         return None
     if response.status_code != 200:
@@ -234,10 +247,11 @@ def _vllm_get(path: str, socket: str) -> dict[str, Any] | None:
 
 def _open_endpoint(settings: BackendSettings, engine: RemoteEngine) -> RunningProgram:
     url, key = str(settings.url), endpoint_key(settings)
-    client = CompletionsClient(
-        url, engine.tokenizer, model=settings.model or _only_model(url, key), secret=key, read_seconds=READ_SECONDS
-    )
-    return RunningProgram(settings, client, facts={"url": url, "weights_verified": False})
+    rows = _listed_models(url, key, required=settings.model is None)
+    model = settings.model or _only_model(url, rows)
+    client = CompletionsClient(url, engine.tokenizer, model=model, secret=key, read_seconds=READ_SECONDS)
+    facts = {"url": url, "weights_verified": False}
+    return RunningProgram(settings, client, facts=facts, context=stated_context(rows, model))
 
 
 def endpoint_key(settings: BackendSettings) -> str:
@@ -245,18 +259,25 @@ def endpoint_key(settings: BackendSettings) -> str:
     return api_key(variable=settings.key_variable, file=settings.key_file)
 
 
-def _only_model(url: str, key: str) -> str:
-    """Return the only model of an endpoint."""
+def _listed_models(url: str, key: str, *, required: bool) -> list[dict[str, Any]]:
+    """Return the rows of GET /models of an endpoint; if they are not `required`, [] for an endpoint without them."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    problem = ""
     try:
         response = httpx.get(f"{url}/models", headers=headers, timeout=30.0, trust_env=False)
-        rows = response.json()["data"] if response.status_code == 200 else None
-        names = [str(row["id"]) for row in rows or ()]
+        if response.status_code == 200:
+            return [{**row, "id": str(row["id"])} for row in response.json()["data"]]
+        problem = f"GET /models has status {response.status_code}"
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"backend openai at {url}", f"lists no models: {type(error).__name__} {error}") from None
-    if rows is None:
-        raise ModelError(f"backend openai at {url}", f"GET /models has status {response.status_code}")
-    if len(names) != 1:
-        listed = ", ".join(names[:8]) or "none"
-        raise ModelError(f"backend openai at {url}", f"has {len(names)} models ({listed})", hint="set `model`")
-    return names[0]
+        problem = f"lists no models: {type(error).__name__} {error}"
+    if required:
+        raise ModelError(f"backend openai at {url}", problem)
+    return []
+
+
+def _only_model(url: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the only model of an endpoint."""
+    if len(rows) != 1:
+        listed = ", ".join(str(row["id"]) for row in rows[:8]) or "none"
+        raise ModelError(f"backend openai at {url}", f"has {len(rows)} models ({listed})", hint="set `model`")
+    return str(rows[0]["id"])

@@ -36,3 +36,10 @@ class RemoteEngine(AnswerEngine[ModelShape]):
             raise ModelError("backend", "the model is an encoder, which only the backend `vita` serves")
         template = text.template and text.template.with_clock(clock)
         return cls(text.architecture, text.tokenizer, template)
+
+    def with_context(self, context: int | None) -> RemoteEngine:
+        """Return the engine of a program with this context length in tokens; None for that of the model."""
+        if context is None:
+            return self
+        architecture = self.model.architecture.model_copy(update={"context": context})
+        return RemoteEngine(architecture, self.tokenizer, self.template)

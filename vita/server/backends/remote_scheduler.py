@@ -80,9 +80,10 @@ class RemoteScheduler(RequestQueue):
         queue: int = 64,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.engine, self.program, self.rows, self.queue, self.clock = engine, program, rows, queue, clock
+        self.engine = engine.with_context(program.context)
+        self.program, self.rows, self.queue, self.clock = program, rows, queue, clock
         self.client = program.client
-        self.context = engine.model.architecture.context
+        self.context = self.engine.model.architecture.context
         self._lock = threading.Lock()
         self._seats = self._running = 0
         self._draining = False

@@ -53,7 +53,7 @@ def _tested_app(
         program.conformance = scheduler.run(program.compare(golden))
         served = served_model(release, identity, folder=folder, warnings=_warnings(program))
         first_app = create_app(scheduler, served)  # with separate metrics
-        check_answers(first_app, cast("Engine", engine), model=release.name)  # it has what the check reads
+        check_answers(first_app, cast("Engine", scheduler.engine), model=release.name)  # it has what the check reads
     except VitaError:
         scheduler.close()
         raise
