@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,11 +79,11 @@ def serve(
 
     workspace = open_workspace(ctx)
     settings = build(ServiceSettings, override({}, assignments or []), where="serve")
-    with tempfile.TemporaryDirectory(prefix="vita-release-") as folder:
-        release = _release(workspace, model, Path(folder) / "release", name=name)
-        release = with_backend(workspace, release, Path(folder) / "backend", backend, backend_assignments)
+    with _temporary_folder() as folder:
+        release = _release(workspace, model, folder / "release", name=name)
+        release = with_backend(workspace, release, folder / "backend", backend, backend_assignments)
         release = with_decoding(
-            workspace, release, Path(folder) / "decoding",
+            workspace, release, folder / "decoding",
             method=speculation, draft_model=draft_model, batch_invariance=batch_invariance,
         )  # fmt: skip
         count_text = "" if replicas == 1 else f" on {replicas} replicas"
@@ -192,6 +192,13 @@ def _digest_of(workspace: Workspace, folder: Path) -> str:
     return match_model(workspace.ledger, workspace.store, hash_files(folder.resolve())).digest
 
 
+def _temporary_folder(parent: Path | None = None) -> AbstractContextManager[Path]:
+    """Return a temporary folder for a release; folders of processes that were killed are removed."""
+    from vita.server.service.folder_lock import temporary_folder
+
+    return temporary_folder("vita-release-", parent=parent)
+
+
 def _plain(name: str) -> str:
     """Return a name in the form that release names have."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
@@ -245,14 +252,14 @@ def fleet_roll(
     if not 0 < share <= 1:
         raise ConfigError("--share", expected="a number above 0, up to 1", got=share)
     control = _control(workspace, service)
-    with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(workspace)) as folder:
-        pinned = _release(workspace, release, Path(folder) / "release", name=None)
-        pinned = with_backend(workspace, pinned, Path(folder) / "backend", backend, backend_assignments)
+    with _temporary_folder(_controls(workspace)) as folder:
+        pinned = _release(workspace, release, folder / "release", name=None)
+        pinned = with_backend(workspace, pinned, folder / "backend", backend, backend_assignments)
         pinned = with_decoding(
-            workspace, pinned, Path(folder) / "decoding",
+            workspace, pinned, folder / "decoding",
             method=speculation, draft_model=draft_model, batch_invariance=batch_invariance,
         )  # fmt: skip
-        lasting = _lasting_release(workspace, pinned, Path(folder))
+        lasting = _lasting_release(workspace, pinned, folder)
         terms = {"ungated": ungated, "research": research}
         status = control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json()
         _show(workspace, status, as_json=as_json)
@@ -287,9 +294,9 @@ def fleet_add_adapter(
     """Serve an adapter beside its base model, without a restart."""
     workspace = open_workspace(ctx)
     control = _control(workspace, service)
-    with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(workspace)) as folder:
-        pinned = _release(workspace, adapter, Path(folder) / "release", name=name)
-        lasting = _lasting_release(workspace, pinned, Path(folder))
+    with _temporary_folder(_controls(workspace)) as folder:
+        pinned = _release(workspace, adapter, folder / "release", name=name)
+        lasting = _lasting_release(workspace, pinned, folder)
         status = control.call("POST", "/adapters", {"folder": str(lasting), "ungated": ungated}).json()
         _show(workspace, status, as_json=as_json)
 
