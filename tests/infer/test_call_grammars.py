@@ -126,6 +126,7 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "third": {**properties(a={"$ref": "#/definitions/a%20b"}), "definitions": {"a b": {"type": "boolean"}}},
     "tree": properties(x={"anyOf": [{"$ref": "#"}, {"type": "null"}]}, k={"enum": ["p", "q"]}),
     "anchor": {**properties(a={"$ref": "#in"}), "$defs": {"a": {"$anchor": "in", "enum": [1, 2]}}},
+    "root": {"$ref": "#/$defs/a", "$defs": {"a": properties(a={"type": "string", "enum": ["1", "x"]})}},
     "number": {**properties(a={"$ref": "urn:in"}), "$defs": {"a": {"$id": "urn:in", "enum": [3, 4]}}},
 }
 """Schemas with references: by pointers of equal names and different contents, to the root, by an anchor and an id."""

@@ -27,12 +27,15 @@ class ScriptedClient(EngineClient):
     """A program whose answer is a text, or its rest after the forced text in a request without a grammar."""
 
     follows_grammars = True
-    version = ""
 
     def __init__(self, *, reads: bool, text: str, penalizes: bool = True) -> None:
         super().__init__("http://127.0.0.1:1")
         self._reads, self._text, self.penalizes_prompt = reads, text, penalizes  # type: ignore[misc]
         self.requests: list[AnswerRequest] = []
+
+    @property
+    def version(self) -> str:
+        return ""
 
     def reads_grammar(self, grammar: str) -> bool:
         return self._reads

@@ -61,8 +61,9 @@ def gemma(source: CallSource) -> str:
     for number, function in enumerate(source.functions):
         schema = checked_argument_schema(function)
         values = SchemaRules(notation, root=schema, prefix=f"value{number}")
+        arguments = {**values.resolved(schema), "type": "object"}
         name = json.dumps("call:" + checked_name(function["name"], r"[\w.-]+"))
-        rules += f"call{number}: {start} {name} {values.value({**schema, 'type': 'object'})} {end}\n{values.text}"
+        rules += f"call{number}: {start} {name} {values.value(arguments)} {end}\n{values.text}"
         names.append(f"call{number}")
     return _repeated(names, source, separator="") + rules
 
@@ -73,8 +74,9 @@ def lfm(source: CallSource) -> str:
     rules, names = "", []
     for number, function in enumerate(source.functions):
         name = json.dumps(f"{_python_name(function['name'])}(")
-        values = SchemaRules(_PYTHON, root=checked_argument_schema(function), prefix=f"value{number}")
-        arguments = _keyword_arguments(values, checked_argument_schema(function))
+        schema = checked_argument_schema(function)
+        values = SchemaRules(_PYTHON, root=schema, prefix=f"value{number}")
+        arguments = _keyword_arguments(values, values.resolved(schema))
         rules += f'call{number}: {name} {arguments} ")"\n{values.text}'
         names.append(f"call{number}")
     several = f'{start} "[" call (", " call)* "]" {end}' if source.parallel else f'{start} "[" call "]" {end}'
@@ -111,6 +113,7 @@ class _XmlArguments:
         """Return the rule of all arguments."""
         schema = checked_argument_schema(function)
         self._values = values = SchemaRules(_JSON, root=schema, prefix=f"value{self._number}")
+        schema = values.resolved(schema)
         properties, required = _arguments(schema)
         before, after = self._head
         if not properties:
