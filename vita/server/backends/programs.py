@@ -209,10 +209,10 @@ def _open_vllm(
     environment = _vllm_environment(VLLM_API_KEY=secret, OMP_NUM_THREADS=str(threads))
     process = EngineProcess("vllm", command, environment, secret=secret, folder=folder)
     process.wait_ready(lambda: _vllm_get("/health", socket) is not None, seconds=START_SECONDS)
-    rows = (_vllm_get("/v1/models", socket, secret=secret) or {}).get("data")
+    entries = (_vllm_get("/v1/models", socket, secret=secret) or {}).get("data")
     client = VllmClient("http://vllm/v1", engine.tokenizer, model=release.name, secret=secret, socket=socket)
     client.program_version = str((_vllm_get("/version", socket) or {}).get("version", ""))
-    return RunningProgram(settings, client, process, context=stated_context(rows, release.name))
+    return RunningProgram(settings, client, process, context=stated_context(entries, release.name))
 
 
 def stated_context(rows: Any, model: str) -> int | None:
