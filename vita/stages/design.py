@@ -124,7 +124,7 @@ def traits(config: Config, inputs: Mapping[str, Traits | None]) -> Traits:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
     """Derive the plan, time some training steps, predict cost and loss, and write the blueprint."""
-    text = _known_text(config, inputs)
+    text, law = _known_text(config, inputs), _law(config)
     shape, plan, speed = _design(config, text, context)
     predicted = prediction(
         shape,
@@ -132,7 +132,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
         text=config.text,
         available=text.tokens_available,
         token_bytes=text.bytes_per_token,
-        law=_law(config),
+        law=law,
     )
     folder = context.draft_folder()
     blueprint = {"architecture": shape.as_json(), "training": plan.as_json(), "prediction": predicted}
