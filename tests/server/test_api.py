@@ -144,6 +144,22 @@ def test_nulls_and_neutral_values_have_no_effect() -> None:
     assert request.stops == ()
 
 
+def test_a_dump_of_an_earlier_answer_is_a_message() -> None:
+    function = {"name": "f", "arguments": "{}", "parsed_arguments": {"a": 1}, "other": None}
+    call = {"id": "1", "type": "function", "index": 0, "function": function, "async_": None}
+    part = {"type": "text", "text": "yes", "annotations": None}
+    answer = {"role": "assistant", "content": [part], "parsed": {"a": 1}, "other": None, "tool_calls": [call]}
+    request = parse(ChatRequest, json.dumps({**CHAT, "messages": [*CHAT["messages"], answer]}).encode())
+    message = request.messages[1].as_message()
+    assert message.content == "yes" and message.tool_calls[0].name == "f"
+
+    assert refusal(ChatRequest, **CHAT, other=None)[:2] == ("other", "unknown_parameter")
+    unknown = {**answer, "other": 1}
+    assert refusal(ChatRequest, **{**CHAT, "messages": [unknown]})[0] == "messages[0].other"
+    unknown = {**answer, "tool_calls": [{**call, "other": 1}]}
+    assert refusal(ChatRequest, **{**CHAT, "messages": [unknown]})[0] == "messages[0].tool_calls[0].other"
+
+
 def test_content_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     request = parse(ChatRequest, json.dumps({**CHAT, "messages": [{"role": "developer", "content": parts}]}).encode())

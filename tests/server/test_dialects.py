@@ -546,6 +546,35 @@ def test_an_unknown_or_wrong_field_of_an_item_is_refused(item: Any, param: str) 
     assert (error.value.status, error.value.param) == (400, f"input[1].{param}")
 
 
+def test_dumps_of_an_earlier_response_and_message_are_in_the_dialogue() -> None:
+    text = {"type": "output_text", "text": "Yes", "annotations": [], "parsed": {"a": 1}, "other": None}
+    items = [
+        {"role": "user", "content": "Hi"},
+        {"type": "message", "role": "assistant", "content": [text], "other": None},
+        {
+            "type": "function_call",
+            "call_id": "1",
+            "name": "f",
+            "arguments": "{}",
+            "parsed_arguments": {},
+            "async_": None,
+        },
+        {"type": "function_call_output", "call_id": "1", "output": "2", "other": None},
+    ]
+    messages = translated({"model": "cat", "input": items}, ResponsesApi())
+    assert messages[1]["content"] == "Yes" and messages[1]["tool_calls"][0]["function"]["name"] == "f"
+
+    block = {"type": "text", "text": "Yes", "index": 0, "parsed_output": {"a": 1}, "other": None}
+    call = {"type": "tool_use", "id": "1", "name": "f", "input": {}, "index": 1}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": "2"}
+    turns = [("user", "Hi"), ("assistant", []), ("user", "Hi"), ("assistant", [block, call]), ("user", [result])]
+    dialogue = [{"role": role, "content": content} for role, content in turns]
+    messages = translated({"model": "cat", "max_tokens": 1, "messages": dialogue}, MessagesApi())
+    assert messages[1] == {"role": "assistant", "content": ""} and messages[3]["content"] == "Yes"
+    with pytest.raises(ApiError, match=r"messages\[0\].content"):
+        translated({"model": "cat", "max_tokens": 1, "messages": [{"role": "user", "content": []}]}, MessagesApi())
+
+
 def test_errors_have_the_form_of_the_messages_api(claude: anthropic.Anthropic, url: str) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
         claude.messages.create(model="dog", max_tokens=4, messages=[{"role": "user", "content": "Hi"}])

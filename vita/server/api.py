@@ -2,8 +2,9 @@
 
     request = parse(ChatRequest, body)        # raises ApiError 400 with the wrong field in `param`
 
-Null means absent, as in the OpenAI API. A field of the OpenAI API that is not supported has an error code of its own,
-different from that of an unknown field. This module does not import torch: the gateway uses the same models.
+Null means absent, as in the OpenAI API; in messages and calls, unknown fields with null are absent, too. A field of the
+OpenAI API that is not supported has an error code of its own, different from that of an unknown field. This module does
+not import torch: the gateway uses the same models.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from vita.data.records import Message
 from vita.server.errors import ApiError, invalid
-from vita.server.request_body import Misplaced
+from vita.server.request_body import DialogueBody, Misplaced
 from vita.server.request_body import RequestBody as RequestBody
 from vita.server.structured_outputs import ResponseFormat, StructuredOutputs
 from vita.server.tool_api import MessageToolCall, NamedToolChoice, ToolFields, with_allowed_tools
@@ -134,7 +135,7 @@ class CompletionRequest(Decoding):
         return _as_list(self.prompt)
 
 
-class ChatMessage(RequestBody):
+class ChatMessage(DialogueBody):
     """One message of a dialogue."""
 
     unsupported = {"function_call": (), "refusal": (), "audio": (), "annotations": ([],)}
@@ -153,6 +154,8 @@ class ChatMessage(RequestBody):
     """Of a message of the role `tool`: the id of the call of which it is the result."""
     reasoning_content: str | None = None
     """Reasoning of an assistant message. Not part of the OpenAI API."""
+    parsed: Any = None
+    """Accepted for compatibility: the content as an object, which the OpenAI client adds to an answer."""
 
     def check(self, where: str) -> None:
         """Raise `Misplaced` for fields that do not belong to a message of this role."""
@@ -188,8 +191,8 @@ class ChatMessage(RequestBody):
             kind = part.get("type") if isinstance(part, dict) else None
             if kind not in kinds or not isinstance(part.get(kind), str):
                 raise ValueError('only parts {"type": "text", "text": ...} are supported')
-            if len(part) > 2:
-                extra = next(name for name in part if name not in ("type", kind))
+            extra = next((name for name in part if name not in ("type", kind) and part[name] is not None), None)
+            if extra is not None:
                 raise ValueError(f"a part has the unknown field `{extra}`")
             texts.append(part[kind])
         return "".join(texts)
@@ -459,7 +462,7 @@ def _supported_fields(model: type[RequestBody], values: Mapping[str, Any], prefi
             if value is not None and not any(value == neutral for neutral in model.unsupported[name]):
                 message = f"`{prefix}{name}` is not supported by this server"
                 raise invalid(message, f"{prefix}{name}", code="unsupported_parameter")
-        else:
+        elif value is not None or not issubclass(model, DialogueBody):
             message = f"Unrecognized request argument supplied: {prefix}{name[:100]}"
             raise invalid(message, f"{prefix}{name[:100]}", code="unknown_parameter")
     return fields

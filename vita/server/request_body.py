@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class RequestBody(BaseModel):
@@ -18,6 +18,21 @@ class RequestBody(BaseModel):
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """Fields of the OpenAI API that are accepted only with these values."""
+
+
+class DialogueBody(RequestBody):
+    """Base of messages, items, blocks, parts and calls of a dialogue, which can be dumps of an earlier answer.
+
+    The dumps of client libraries have fields of their own whose value is null. Unknown fields with null are dropped:
+    they contain no data. In other objects of a request they are refused.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_or_not_null(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None or name in cls.model_fields}
 
 
 class Misplaced(ValueError):

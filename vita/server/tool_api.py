@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from vita.data.records import TemplateVariables, ToolCall
 from vita.data.sources.fields import FormatMismatch
 from vita.data.sources.tool_fields import parse_arguments
-from vita.server.request_body import Misplaced, RequestBody
+from vita.server.request_body import DialogueBody, Misplaced, RequestBody
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 
@@ -46,16 +46,18 @@ class Tool(RequestBody):
     """The function."""
 
 
-class CalledFunction(RequestBody):
+class CalledFunction(DialogueBody):
     """The function of a call."""
 
     name: Name
     """Name of the function."""
     arguments: str
     """The arguments as the text of a JSON object."""
+    parsed_arguments: Any = None
+    """Accepted for compatibility: the arguments as an object, which the OpenAI client adds to an answer."""
 
 
-class MessageToolCall(RequestBody):
+class MessageToolCall(DialogueBody):
     """A call in an assistant message."""
 
     id: str | None = Field(default=None, max_length=200)
@@ -64,6 +66,8 @@ class MessageToolCall(RequestBody):
     """The only supported type is `function`."""
     function: CalledFunction
     """The function and its arguments."""
+    index: int | None = None
+    """Accepted for compatibility: the number of the call in a streamed answer."""
 
     def as_call(self, where: str) -> ToolCall:
         """Return the call; raises `Misplaced` for arguments that are not a JSON object."""

@@ -8,19 +8,26 @@ from typing import Any, ClassVar, Literal
 
 from vita.server.api import read
 from vita.server.errors import invalid
-from vita.server.request_body import RequestBody
+from vita.server.request_body import DialogueBody
 
 _DIRECT_CALLER = {"type": "direct"}
 
 
-class _CachedBlock(RequestBody):
+class _Block(DialogueBody):
+    """The fields of every block."""
+
+    index: int | None = None
+    """Accepted for compatibility: the number of the block in a streamed answer."""
+
+
+class _CachedBlock(_Block):
     """A block at which a client may ask for a cached prompt."""
 
     cache_control: dict[str, Any] | None = None
     """Accepted for compatibility."""
 
 
-class InputMessage(RequestBody):
+class InputMessage(DialogueBody):
     """A message of the dialogue."""
 
     role: Literal["user", "assistant"]
@@ -37,9 +44,11 @@ class InputText(_CachedBlock):
     type: Literal["text"]
     text: str
     """The text."""
+    parsed_output: Any = None
+    """Accepted for compatibility: the text as an object, which the Anthropic client adds to an answer."""
 
 
-class InputThinking(RequestBody):
+class InputThinking(_Block):
     """The reasoning of an earlier answer."""
 
     type: Literal["thinking"]
@@ -86,7 +95,7 @@ def chat_messages(message: Mapping[str, Any], where: str, call_ids: set[str]) ->
     entry = read(InputMessage, message, where=where)
     if isinstance(entry.content, str):
         return [{"role": entry.role, "content": entry.content}]
-    if not entry.content:
+    if not entry.content and entry.role != "assistant":  # an earlier answer can be empty
         raise invalid(f"`{where}.content` must be a text or a list of blocks", f"{where}.content")
     messages: list[dict[str, Any]] = []
     texts: list[str] = []

@@ -1,7 +1,7 @@
 """The input items of the Responses API and their parts, as messages of a chat request.
 
-Items of earlier responses are accepted as the API returns them: their `id`, `status`, `annotations` and `logprobs` do
-not change the dialogue.
+Items of earlier responses are accepted as the API returns them and as the OpenAI client dumps them: their `id`,
+`status`, `annotations`, `logprobs`, `parsed` and `parsed_arguments` do not change the dialogue.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 
 from vita.server.api import read
 from vita.server.errors import invalid
-from vita.server.request_body import RequestBody
+from vita.server.request_body import DialogueBody
 
 _DIRECT_CALLER = {"type": "direct"}
 
 
-class _Item(RequestBody):
+class _Item(DialogueBody):
     """The fields of every item."""
 
     id: str | None = None
@@ -53,7 +53,7 @@ class ReasoningItem(_Item):
 class FunctionCallItem(_Item):
     """A call in an earlier response."""
 
-    unsupported: ClassVar[Any] = {"namespace": (), "caller": (_DIRECT_CALLER,), "async": (False,)}
+    unsupported: ClassVar[Any] = {"namespace": (), "caller": (_DIRECT_CALLER,), "async": (False,), "async_": (False,)}
 
     type: Literal["function_call"]
     call_id: str
@@ -62,6 +62,8 @@ class FunctionCallItem(_Item):
     """Name of the function."""
     arguments: str
     """The arguments as JSON."""
+    parsed_arguments: Any = None
+    """Accepted for compatibility: the arguments as an object, which the OpenAI client adds to an answer."""
 
 
 class FunctionCallOutputItem(_Item):
@@ -78,7 +80,7 @@ class FunctionCallOutputItem(_Item):
     """Name of the function."""
 
 
-class TextPart(RequestBody):
+class TextPart(DialogueBody):
     """A part with a text."""
 
     type: Literal["input_text", "text", "reasoning_text", "summary_text"]
@@ -88,7 +90,7 @@ class TextPart(RequestBody):
     """Accepted for compatibility."""
 
 
-class OutputTextPart(RequestBody):
+class OutputTextPart(DialogueBody):
     """A text of an earlier response."""
 
     type: Literal["output_text"]
@@ -98,9 +100,11 @@ class OutputTextPart(RequestBody):
     """Accepted for compatibility."""
     logprobs: list[Any] | None = None
     """Accepted for compatibility."""
+    parsed: Any = None
+    """Accepted for compatibility: the text as an object, which the OpenAI client adds to an answer."""
 
 
-class RefusalPart(RequestBody):
+class RefusalPart(DialogueBody):
     """A refusal in an earlier response, which the dialogue contains as text."""
 
     type: Literal["refusal"]
