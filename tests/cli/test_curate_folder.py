@@ -11,7 +11,8 @@ import pytest
 
 from tests.cli.corpora import write
 from tests.cli.test_cli import Vita, vita
-from vita.data.curation.corpus import read_lines
+from vita.cli.folders import check_folder
+from vita.data.curation.corpus import read_corpus, read_lines
 from vita.data.curation.text_end import cut_pieces, divide_text
 from vita.spine.ledger import Ledger
 
@@ -53,6 +54,32 @@ def test_documents_and_decisions_are_written_to_the_folder(vita: Vita, tmp_path:
     assert_croissant_describes(folder)
     code, _, err = vita("curate", "a.jsonl", "--out", "clean")
     assert code == 4 and "expected a new or empty folder" in err
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_an_exported_folder_is_a_corpus_if_its_shards_are_json_lines(vita: Vita, tmp_path: Path, form: str) -> None:
+    write(tmp_path / "a.jsonl", *ROWS)
+    options = ("--set", "filters=[]", "--held-out", "2", "--workers", "1", "--shards", form)
+    assert vita("curate", "a.jsonl", "--out", "clean", *options)[0] == 0
+    code, _, err = vita("tokenize", "--corpus", "clean", "--set", "vocabulary=270")
+    if form == "parquet":
+        hint = "expected a corpus with shards in JSON Lines, got shards in Parquet; write it with `vita curate DATA"
+        assert code == 3 and hint in " ".join(err.split())
+        return
+    assert code == 0, err
+    (tokenizer,) = (tmp_path / "vita-store").glob("**/tokenizer/tokenizer.json")
+    check_folder(tokenizer.parent.parent, "tokens")
+    documents = [*read_corpus(tmp_path / "clean", "train"), *read_corpus(tmp_path / "clean", "heldout")]
+    assert sorted(document.text for document in documents) == sorted(row["text"] for row in ROWS)
+
+
+def test_the_ledger_does_not_record_the_rows_of_a_corpus_without_documents(vita: Vita, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("Ann Miller, Elm Street\n", encoding="utf-8")
+    code, _, err = vita("curate", "a.jsonl", "--set", "on_bad_row=drop")
+    assert code == 3 and "Ann Miller, Elm Street" in " ".join(err.split())
+    (run,) = Ledger(tmp_path / "vita-store" / "ledger.db").find()
+    assert "no document is left" in str(run.problem) and "(data, not recorded)" in str(run.problem)
+    assert "Ann Miller" not in str(run.problem)
 
 
 def test_the_ledger_does_not_record_the_row_that_an_error_quotes(vita: Vita, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def remember_user_path(artifact: Artifact, path: Path | str) -> None:
 _REQUIRED_FILES: dict[str, tuple[str, type[VitaError], str]] = {
     "blueprint": ("blueprint.json", StoreError, "make one with `vita design`"),
     "corpus": ("train/*.jsonl.zst", DataError, "make a corpus with `vita curate`"),
-    "tokens": ("tokenizer.json", StoreError, "make tokens with `vita tokenize`"),
+    "tokens": ("tokenizer/tokenizer.json", StoreError, "make tokens with `vita tokenize`"),
     "model": ("config.json", ModelError, "a model is a Hugging Face model folder"),
     "reward": ("config.json", ModelError, "a reward model is a Hugging Face model folder"),
     "report": (REPORT_FILE, StoreError, "make a report with `vita test`"),
@@ -47,4 +47,9 @@ def check_folder(folder: Path, kind: str) -> None:
         return
     pattern, family, hint = _REQUIRED_FILES.get(kind, ("*", StoreError, "the folder is empty"))
     if not any(folder.glob(pattern)):
+        if kind == "corpus" and any(folder.glob("train/*.parquet")):
+            raise family(
+                str(folder), expected="a corpus with shards in JSON Lines", got="shards in Parquet",
+                hint="write it with `vita curate DATA --out FOLDER --shards jsonl`",
+            )  # fmt: skip
         raise family(str(folder), "holds no file" if pattern == "*" else f"holds no {pattern}", hint=hint)

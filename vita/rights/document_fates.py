@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import orjson
 
-from vita.data.curation.corpus import read_lines
+from vita.data.curation.corpus import parse_document, read_lines
 from vita.data.records import Document
 from vita.data.sources.erased import text_hash
 from vita.rights.query import RightsQuery
@@ -118,7 +118,7 @@ def _kept(folder: Path, fits: Callable[[Document], bool]) -> list[DocumentMatch]
 def _documents(folder: Path, part: str) -> Iterator[tuple[str, Document]]:
     for shard in sorted((folder / part).glob("*.jsonl.zst")):
         for line in read_lines(shard):
-            yield f"{part}/{shard.name}", Document(**orjson.loads(line))
+            yield f"{part}/{shard.name}", parse_document(line)
 
 
 def _drops(folder: Path) -> Iterator[dict[str, Any]]:

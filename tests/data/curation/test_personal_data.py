@@ -48,6 +48,12 @@ VALUES = {
         "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
         "sk-proj-abcdefghijklmnopqrstuvwx123",
         "-----BEGIN RSA PRIVATE KEY-----\nMIIE+abc/=\nxyz\n-----END RSA PRIVATE KEY-----",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,9F4C\n\nMIIE+abc/=\n"
+        "-----END RSA PRIVATE KEY-----",
+        "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: BCPG v1-2\n\nlQOYBF+a\n-----END PGP PRIVATE KEY BLOCK-----",
+        '---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nComment: "rsa"\nP2/56wAA\n---- END SSH2 ENCRYPTED PRIVATE KEY ----',
+        "PuTTY-User-Key-File-2: ssh-rsa\nEncryption: none\nPublic-Lines: 1\nAAAAB3Nz\nPrivate-Lines: 1\nAAABAFrx\n"
+        "Private-MAC: " + "0123456789abcdef0123456789abcdef01234567",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
         "hf_" + "abcdeFGHIJklmnoPQRSTuvwxyABCDEfghi",
         "npm_" + "abcdefghijKLMNOPQRSTuvwxyzabcdefghij",

@@ -29,7 +29,14 @@ def read_corpus(folder: Path, part: Literal["train", "heldout"]) -> Iterator[Doc
         raise DataError(str(folder), expected="a corpus with files train/*.jsonl.zst", got="none")
     for shard in shards:
         for line in read_lines(shard):
-            yield Document(**orjson.loads(line))
+            yield parse_document(line)
+
+
+def parse_document(line: bytes) -> Document:
+    """Return the document of a JSON line, without `split`, which the shards of `vita curate --out` have."""
+    row = orjson.loads(line)
+    row.pop("split", None)
+    return Document(**row)
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

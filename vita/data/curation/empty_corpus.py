@@ -34,12 +34,11 @@ def nothing_left(stats: FilterStats, sources: Sequence[str]) -> DataError:
         for reason in unreadable
         for sample in stats.samples[reason]
     ]
+    quoted = "; ".join(examples[:5])
     if examples:
         remaining = sum(reasons[reason] for reason in unreadable) - len(examples[:5])
-        got += f"; rows that cannot be read: {'; '.join(examples[:5])}" + (
-            f"; and {remaining} more" if remaining else ""
-        )
-    return DataError("curate", f"no document is left: {got}", hint=_advice_on_drops(reasons))
+        got += f"; rows that cannot be read: {quoted}" + (f"; and {remaining} more" if remaining else "")
+    return DataError("curate", f"no document is left: {got}", hint=_advice_on_drops(reasons), quoted=quoted)
 
 
 def _advice_on_drops(reasons: Mapping[str, int]) -> str:

@@ -30,12 +30,20 @@ _TOKENS_WITH_DIGITS = (
     r"SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64}",  # SendGrid
 )
 """Tokens in a form that names also have, such as `sk-learn-is-a-package`; random ones contain a digit."""
-_PRIVATE_KEY = r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
+_PRIVATE_KEY_LABEL = r"[A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?"
+_PRIVATE_KEY = (
+    rf"(?:-----BEGIN {_PRIVATE_KEY_LABEL}-----|---- BEGIN {_PRIVATE_KEY_LABEL} ----)"
+    rf"(?:(?:[^-]|-(?!---)){{0,20000}}(?:-----END {_PRIVATE_KEY_LABEL}-----|---- END {_PRIVATE_KEY_LABEL} ----)"
+    r"|(?:\s{0,4}[A-Za-z-]{1,30}: [^\n]{0,200}\n){0,10}[^-]{0,20000})"
+)
+"""A key in PEM, of PGP or in the format of SSH2; without its end, its header fields and the text up to a hyphen."""
+_PUTTY_KEY = r"PuTTY-User-Key-File-[0-9]: (?:[^P]|P(?!uTTY-)){0,20000}?Private-(?:MAC|Hash): [0-9a-fA-F]{40,64}"
 _NAMED = r"(?i:secret_?access_?key|secretkey)[\"']?[ \t]{0,3}(?:=>|=|:)[ \t]{0,3}[\"']?"
 KEY_PREFIXES = (
     r"(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_|github_pat_|glpat-|sk-[A-Za-z0-9_-]{20}|hf_[A-Za-z0-9]{34}"
     r"|xox[abeoprs]-|AIza|_(?:live|test)_|npm_|pypi-|SG\.|eyJ[A-Za-z0-9_-]{10}|ya29\.|do[opr]_v1_|SK[0-9a-f]{32}"
     r"|hooks\.slack\.com/services/|(?:Account|Access)Key=|(?i:secret_?access_?key|secretkey)"
+    r"|PuTTY-User-Key-File"
 )
 """A pattern in RE2 that occurs in every secret, except a private key, a token of Telegram and a password in a URL."""
 
@@ -60,7 +68,8 @@ KEY = PersonalDataKind(
     "<KEY>",
     rf"{KEY_PREFIXES}|PRIVATE KEY|[0-9]{{8}}:AA|://[^\s/:@]*:[^\s/@]+@",
     (
-        form(rf"{_PRIVATE_KEY}[^-]{{0,20000}}(?:-----END [A-Z0-9 ]{{0,30}}PRIVATE KEY(?: BLOCK)?-----)?"),
+        form(_PRIVATE_KEY),
+        form(_PUTTY_KEY),
         form(_token(_TOKENS)),
         form(_token(_RANDOM_TOKENS), _is_random),
         form(_token(_TOKENS_WITH_DIGITS), _has_digit),
