@@ -51,7 +51,7 @@ VALUES = {
         "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,9F4C\n\nMIIE+abc/=\n"
         "-----END RSA PRIVATE KEY-----",
         "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: BCPG v1-2\n\nlQOYBF+a\n-----END PGP PRIVATE KEY BLOCK-----",
-        '---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nComment: "rsa"\nP2/56wAA\n---- END SSH2 ENCRYPTED PRIVATE KEY ----',
+        '---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nSubject: a\nP2/5\n---- END SSH2 ENCRYPTED PRIVATE KEY ----',
         "PuTTY-User-Key-File-2: ssh-rsa\nEncryption: none\nPublic-Lines: 1\nAAAAB3Nz\nPrivate-Lines: 1\nAAABAFrx\n"
         "Private-MAC: " + "0123456789abcdef0123456789abcdef01234567",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
