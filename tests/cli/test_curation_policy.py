@@ -259,6 +259,10 @@ def test_settings_of_sources_and_of_the_stage_are_set_on_the_command_line(vita: 
     assert measured["dropped"]["length.short"]["documents"] == 2
     code, _, errors = vita("curate-policy", "propose", "--output", "b.yaml", "docs.jsonl", "--set", "approval=required")
     assert code == 2 and "--set approval=required: has no meaning for a proposal" in errors
+    for command in (("curate-policy", "propose", "--output", "b.yaml"), ("curate",)):
+        for setting in ("sources=[bad.jsonl]", "sources.0.path=bad.jsonl", "sources.0=bad.jsonl"):
+            code, _, errors = vita(*command, "docs.jsonl", "--set", setting)
+            assert code == 2 and "cannot be used with DATA: it would replace docs.jsonl" in errors
     code, _, errors = vita("curate-policy", "propose", "--output", "b.yaml", "docs.jsonl", "--set", "on_bad_rows=drop")
     assert code == 2 and "`on_bad_rows` is not known here" in errors
 

@@ -129,6 +129,7 @@ def test_a_race_that_cannot_run_is_refused_before_any_run(
         (("--held-out", "0"), "--held-out cannot be used with it; write the settings into the race file"),
         (("--out", "folder"), "--out cannot be used with it"),
         ((), "`second` is not known here"),
+        (("--output", "elsewhere/winner.yaml"), "the folder of the life"),
     ],
 )
 def test_curation_starts_the_race_of_a_file_without_other_options(

@@ -66,7 +66,14 @@ FOLDER_OPTIONS: dict[str, tuple[Any, Any]] = {
         typer.Option(
             "--race",
             metavar="RACE.yaml",
-            help="Compare data settings by training runs instead, as `vita race RACE.yaml`; only --json applies.",
+            help="Compare data settings by training runs instead, as `vita race RACE.yaml`; only --output and --json "
+            "apply.",
+        ),
+    ),
+    "output": (
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE.yaml", help="With --race: life file to write with the settings of the winner."
         ),
     ),
 }
@@ -88,13 +95,13 @@ def run_race(ctx: typer.Context, options: Mapping[str, Any]) -> None:
     """Run the race of a file as `vita race` does; other options are refused, because the file has all settings."""
     from vita.cli.race import race
 
-    others = [name for name, value in options.items() if value and name not in ("race", "as_json")]
+    others = [name for name, value in options.items() if value and name not in ("race", "output", "as_json")]
     if others:
         name = others[0].removeprefix("set_").removeprefix("former_").replace("_", "-")
         problem = "DATA cannot be used with it" if name == "sources" else f"--{name} cannot be used with it"
-        hint = "write the settings into the race file; `vita race RACE.yaml --output LIFE.yaml` writes the winner"
+        hint = "write the settings into the race file; `--output LIFE.yaml` writes the winner"
         raise ConfigError("curate: --race", problem, hint=hint)
-    race(ctx, options["race"], as_json=options["as_json"])
+    race(ctx, options["race"], output=options["output"], as_json=options["as_json"])
 
 
 def run_task(workspace: Workspace, step: Step, task: str, events: Events) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vita.spine.config import Settings, override
+from vita.spine.errors import ConfigError
 
 SET_SOURCES_HELP = " A setting of sources, such as on_bad_row=drop, applies to all DATA."
 
@@ -14,10 +15,29 @@ SET_SOURCES_HELP = " A setting of sources, such as on_bad_row=drop, applies to a
 def sources_of_data(
     paths: Iterable[str], assignments: Sequence[str], config: type[Settings]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the settings of a source for each path, and the assignments that concern the stage of `config`."""
+    """Return the settings of a source for each path, and the assignments that concern the stage of `config`.
+
+    An assignment that replaces the path of DATA is refused with a `ConfigError`.
+    """
+    paths = list(paths)
+    for text in assignments:
+        _refuse_replacement(text, paths)
     of_sources = [text for text in assignments if _is_source_setting(text, config)]
     sources = [override({"path": path}, of_sources) for path in paths]
     return sources, [text for text in assignments if text not in of_sources]
+
+
+def _refuse_replacement(assignment: str, paths: Sequence[str]) -> None:
+    from vita.data.sources.source import ORIGINS
+
+    name = assignment.partition("=")[0].strip()
+    parts = name.split(".")
+    if parts[0] != "sources" or (len(parts) > 2 and parts[2] not in ORIGINS):
+        return
+    if len(parts) == 1 or (parts[1].isdecimal() and int(parts[1]) < len(paths)):
+        ignored = paths[int(parts[1])] if len(parts) > 1 else ", ".join(paths[:3])
+        hint = "give all files as DATA, or only by settings"
+        raise ConfigError(f"--set {name}", f"cannot be used with DATA: it would replace {ignored}", hint=hint)
 
 
 def _is_source_setting(assignment: str, config: type[Settings]) -> bool:

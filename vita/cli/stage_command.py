@@ -33,7 +33,7 @@ from vita.cli.options import TRACKER_HELP, JsonOption, print_json
 from vita.cli.source_settings import SET_SOURCES_HELP, sources_of_data
 from vita.cli.workspace import Workspace
 from vita.spine.config import Settings, override, read_yaml, yaml_value
-from vita.spine.errors import PlanError
+from vita.spine.errors import ConfigError, PlanError
 from vita.spine.plain_text import with_article
 from vita.spine.renamed_settings import former_names, present_name
 from vita.spine.store import Artifact
@@ -146,6 +146,8 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
 
     life = options["life"] or options.get("life_alias") or options.get("set_name") or "my"
     values = read_yaml(options["config"]) if options["config"] else {}
+    if options.get("output"):
+        raise ConfigError("curate: --output", "is only for --race", hint="use --out FOLDER to write the documents")
     out: Path | None = options.get("out")
     user_workspace = workspace
     if out:

@@ -91,6 +91,26 @@ def test_each_rule_drops_its_example(reason: str) -> None:
     assert drop_reason(DROPPED[reason], reason.split(".")[0]) == reason
 
 
+def test_a_rule_without_limits_of_ngrams_keeps_the_page() -> None:
+    text = DROPPED["repetition.repeated_5_words"]
+    assert (
+        filter_chain({"repetition": {"max_duplicate_ngram_ratio": [], "max_top_ngram_ratio": []}})(page(text)) is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        ({"length": {"min_words": -1}}, "filter length.min_words: expected greater than or equal to 0, got -1"),
+        ({"gopher_quality": {"stop_words": [""]}}, "expected one word without white space, got ''"),
+        ({"gopher_quality": {"stop_words": ["of the"]}}, "expected one word without white space, got 'of the'"),
+    ],
+)
+def test_an_unusable_setting_of_a_filter_is_refused(use: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        filter_chain(use)
+
+
 def test_the_reason_gives_the_value_and_the_limit() -> None:
     assert filter_chain("length")(page("one two three")) == ("length.short", "3 words, under 50")
     # 1 of 4 lines is longer than 30 characters, and 3 of 4 end with punctuation

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
+from pydantic import AfterValidator, Field
 
 from vita.data.curation.filter_table import FILTERS, DropReason
 from vita.data.curation.page_features import PageFeatures, repeated_share
@@ -17,8 +19,18 @@ from vita.data.curation.scripts import is_alphabetic, scripts_of
 from vita.data.curation.stop_words import ENGLISH, stop_words_of
 
 
+def _single_word(text: str) -> str:
+    if len(text.split()) != 1 or text != text.strip():
+        raise ValueError(f"expected one word without white space, got {text!r}")
+    return text
+
+
+Count = Annotated[int, Field(ge=0)]
+StopWord = Annotated[str, AfterValidator(_single_word)]
+
+
 @FILTERS.add("length")
-def length(page: PageFeatures, *, min_words: int = 50, max_words: int = 0) -> DropReason | None:
+def length(page: PageFeatures, *, min_words: Count = 50, max_words: Count = 0) -> DropReason | None:
     """Drop pages with too few or, if `max_words` is not 0, too many words (Gopher: 50 to 100,000)."""
     if (words := page.words_up_to(min_words)) < min_words:
         return DropReason("short", f"{words} words, under {min_words}")
@@ -37,8 +49,8 @@ def gopher_quality(
     max_bullet_line_ratio: float = 0.9,
     max_ellipsis_line_ratio: float = 0.3,
     min_alpha_ratio: float = 0.8,
-    stop_words: tuple[str, ...] | None = None,
-    min_stop_words: int = 2,
+    stop_words: tuple[StopWord, ...] | None = None,
+    min_stop_words: Count = 2,
 ) -> DropReason | None:
     """Drop pages that are not prose, by word length, symbols, lists, ellipses, letters and distinct stop words.
 
@@ -149,7 +161,7 @@ def _top_runs(page: PageFeatures, most: tuple[float, ...]) -> DropReason | None:
 def _repeated_runs(page: PageFeatures, most: tuple[float, ...]) -> DropReason | None:
     """Gopher's "duplicate n-grams" for n = 5, 6, ..."""
     words = page.num_words
-    if words <= 5 or not page.may_have_repeated_runs(5, min(most)):
+    if not most or words <= 5 or not page.may_have_repeated_runs(5, min(most)):
         return None
     for n, limit in enumerate(most, 5):
         if words <= n:
