@@ -16,7 +16,7 @@ from vita.infer.answer_formats.answer_format import AnswerFormat
 from vita.infer.answer_formats.call_formats import CALL_FORMATS
 from vita.infer.answer_formats.deltas import ArgumentsDelta, CallDelta, CallStart, Delta
 from vita.infer.answer_formats.harmony import HARMONY
-from vita.infer.answer_formats.json_scanner import JsonScanner, NotJson
+from vita.infer.answer_formats.json_scanner import JsonScanner, NotJson, complete_values
 from vita.infer.answer_formats.parser import AnswerParser
 
 NAMES = {"bos_token": "<bos>", "eos_token": "<eos>"}
@@ -255,6 +255,22 @@ def test_a_call_that_is_cut_off_is_partial_or_content() -> None:
     wrong = '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>'
     parts = parse(answer_format("hermes"), wrong, partial=True)
     assert parts == [("call", (0, ToolCall("f", '{"a": '))), ("content", "NaN}}</tool_call>")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"path": "/", "dry": tru e', '{"path": "/"}'),
+        (r'{"a": "\ud83d", "b": 1', r'{"a": "\ud83d"}'),
+        ('{"a": 1e400', "{}"),
+        ('{"a": 1e400, "b": [1, {"c": 2, "d": "x', '{"a": 1e400, "b": [1, {"c": 2}]}'),
+        ('{"a": 1} x', '{"a": 1}'),
+        ("", "{}"),
+        ('[{"a": 1', "{}"),
+    ],
+)
+def test_the_complete_values_of_a_text_that_is_cut_off_keep_their_text(text: str, expected: str) -> None:
+    assert complete_values(text) == expected
 
 
 def test_the_scanner_accepts_what_the_decoder_of_exact_json_accepts() -> None:

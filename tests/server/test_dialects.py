@@ -11,6 +11,7 @@ from typing import Any
 import anthropic
 import httpx
 import openai
+import orjson
 import pytest
 from starlette.applications import Starlette
 
@@ -573,6 +574,30 @@ def test_dumps_of_an_earlier_response_and_message_are_in_the_dialogue() -> None:
     assert messages[1] == {"role": "assistant", "content": ""} and messages[3]["content"] == "Yes"
     with pytest.raises(ApiError, match=r"messages\[0\].content"):
         translated({"model": "cat", "max_tokens": 1, "messages": [{"role": "user", "content": []}]}, MessagesApi())
+
+
+@pytest.mark.parametrize(
+    ("finish", "arguments", "value", "status"),
+    [
+        ("length", r'{"a": "\ud83d", "b": 1', r'{"a":"\ud83d"}', "incomplete"),
+        ("stop", r'{"a": "\ud83d", "b": 1', "{}", "incomplete"),
+        ("stop", '{"path": "/", "dry": tru', "{}", "incomplete"),
+        ("tool_calls", '{"a": 1e400}', '{"a":1e400}', "completed"),
+    ],
+)
+def test_arguments_that_are_not_complete_are_an_incomplete_call(
+    finish: str, arguments: str, value: str, status: str
+) -> None:
+    function = {"name": "f", "arguments": arguments}
+    answer = {"content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+    completion = {"choices": [{"message": answer, "finish_reason": finish}], "usage": {}, "created": 1}
+    request = {"model": "cat", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+    message = MessagesApi().translate(request).response(completion)
+    assert orjson.dumps(message["content"][0]["input"]).decode().replace(" ", "") == value
+    reasons = {"length": "max_tokens", "stop": "end_turn", "tool_calls": "tool_use"}
+    assert message["stop_reason"] == reasons[finish]
+    (item,) = ResponsesApi().translate({"model": "cat", "input": "Hi"}).response(completion)["output"]
+    assert (item["status"], item["arguments"]) == (status, arguments)
 
 
 def test_errors_have_the_form_of_the_messages_api(claude: anthropic.Anthropic, url: str) -> None:

@@ -11,7 +11,10 @@ import pytest
 
 from tests.server.serving import serving, tiny_app
 from tests.server.tool_model import WEATHER, memorizing_model
+from vita.infer.answer_formats.answer_format import AnswerFormat
+from vita.infer.answer_formats.call_formats import CALL_FORMATS
 from vita.infer.engine import Engine
+from vita.server.replica.answer_parts import AnswerParts
 
 QUESTION: dict[str, Any] = {"role": "user", "content": "Weather in Köln?"}
 TWO_CITIES: dict[str, Any] = {"role": "user", "content": "Köln and Bern?"}
@@ -110,6 +113,33 @@ def test_the_stream_helper_of_the_client_builds_the_same_message(client: openai.
         '{"city": "Köln"}',
         '{"city": "Bern"}',
     ]
+
+
+def test_a_call_that_a_stop_text_ends_within_its_arguments_is_not_a_reason_to_execute_calls(
+    client: openai.OpenAI,
+) -> None:
+    choice = ask(client, QUESTION, stop="öln").choices[0]
+    assert choice.message.tool_calls[0].function.arguments == '{"city": "K' and choice.finish_reason == "stop"
+    chunks = [chunk.choices[0] for chunk in ask(client, QUESTION, stop="öln", stream=True)]
+    assert chunks[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "finish"),
+    [
+        ('{"name": "rm", "arguments": {"path": "/", "dry": tru e', ['{"path": "/", "dry": tru'], "stop"),
+        ('{"name": "rm", "arguments": {"path": "/"</tool_call>', ['{"path": "/"'], "stop"),
+        ('{"name": "rm", "arguments": {"path": "/"}}\n</tool_call>', ['{"path": "/"}'], "tool_calls"),
+        ('{"name": "rm", "arguments": {}}\n{"name": "rm", "arguments": {"path"', ["{}", '{"path"'], "stop"),
+    ],
+)
+def test_only_calls_with_complete_arguments_have_the_reason_tool_calls(
+    text: str, arguments: list[str], finish: str
+) -> None:
+    answers = AnswerParts(AnswerFormat(calls=CALL_FORMATS["hermes"]), [WEATHER])
+    message = answers.message(0, f"<tool_call>\n{text}", refused=False)
+    assert [call["function"]["arguments"] for call in message["tool_calls"]] == arguments
+    assert answers.finish(0, "stop") == finish and answers.finish(0, "length") == "length"
 
 
 def test_without_parallel_calls_only_the_first_call_is_returned(client: openai.OpenAI) -> None:

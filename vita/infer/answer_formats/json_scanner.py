@@ -168,3 +168,20 @@ class JsonScanner:
         if word in _WORDS:
             self._end_value("scalar")
         return start + 1
+
+
+def complete_values(text: str) -> str:
+    """Return the JSON object with the complete values of a text that is cut off or becomes invalid.
+
+    Values keep their text. A number at the end of the text is left out, because more digits could follow.
+    """
+    scanner, position, complete = JsonScanner(), 0, "{}"
+    try:
+        while position < len(text) and not scanner.done:
+            position = scanner.step(text, position)
+            if scanner.event in ("open", "close", "scalar") and text.startswith("{"):
+                ends = ("}" if mark == "{" else "]" for mark in reversed(scanner.stack))
+                complete = text[:position] + "".join(ends)
+    except NotJson:
+        pass
+    return complete

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field
-from pydantic_core import from_json
 
+from vita.data.exact_json import parse_exact
+from vita.infer.answer_formats.json_scanner import complete_values
 from vita.server.api import MAX_STOPS, ChatRequest, read
 from vita.server.dialects.message_blocks import chat_messages, text_of
 from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answer
@@ -234,7 +234,10 @@ class MessagesTranslation:
     def response(self, completion: Mapping[str, Any]) -> dict[str, Any]:
         """Translate a chat completion."""
         answer = read_answer(completion)
-        content, usage = [_block(part) for part in answer.parts], _usage(completion.get("usage") or {})
+        content, usage = (
+            [_block(part, finish=answer.finish) for part in answer.parts],
+            _usage(completion.get("usage") or {}),
+        )
         return {**self._message(), "content": content, **self._stop(answer.finish, answer.stop), "usage": usage}
 
     def events(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
@@ -282,8 +285,8 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def _block(part: Part, *, empty: bool = False) -> dict[str, Any]:
-    """Return a content block; an empty one begins a streamed block."""
+def _block(part: Part, *, finish: str | None = None, empty: bool = False) -> dict[str, Any]:
+    """Return a content block of an answer with a finish reason; an empty one begins a streamed block."""
     text = "" if empty else part.text
     match part.kind:
         case "reasoning":
@@ -295,16 +298,20 @@ def _block(part: Part, *, empty: bool = False) -> dict[str, Any]:
                 "type": "tool_use",
                 "id": part.id,
                 "name": part.name,
-                "input": _input(text),
+                "input": _input(text, finish),
             }
 
 
-def _input(text: str) -> Any:
-    """Return the input of a call; of arguments that `max_tokens` cut off, the values that are complete."""
+def _input(text: str, finish: str | None) -> Any:
+    """Return the input of a call as the model wrote it.
+
+    Of arguments that `max_tokens` cut off, it contains the values that are complete. Other arguments that are not
+    JSON give an empty input.
+    """
     try:
-        json.loads(text or "{}")
-    except ValueError:
-        return from_json(text, allow_partial=True)
+        parse_exact(text or "{}")
+    except (ValueError, RecursionError):
+        text = complete_values(text) if finish == "length" else ""
     return orjson.Fragment(text) if text else {}
 
 

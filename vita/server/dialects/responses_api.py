@@ -283,8 +283,8 @@ class ResponsesTranslation:
 
 def _status(part: Part, finish: str | None) -> str:
     """Return the status of a part at the end of an answer with a finish reason."""
-    is_cut_off = finish in _INCOMPLETE_REASONS and (part.kind != "call" or not _is_json(part.text))
-    return "incomplete" if is_cut_off else "completed"
+    is_incomplete = not _is_json(part.text) if part.kind == "call" else finish in _INCOMPLETE_REASONS
+    return "incomplete" if is_incomplete else "completed"
 
 
 def _is_json(text: str) -> bool:

@@ -7,6 +7,7 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vita.data.exact_json import parse_exact
 from vita.data.records import Message
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.answer_formats.answer_format import AnswerFormat
@@ -36,7 +37,8 @@ class AnswerParts:
         self._format, self._tools, self._prompt_end, self._parallel = format, tools, prompt_end, parallel
         self._only_calls = only_calls
         self._parsers: dict[int, DeltaParser] = {}
-        self._called: set[int] = set()
+        self._arguments: dict[int, dict[int, list[str]]] = {}
+        """Choice -> index of a returned call -> pieces of its arguments."""
 
     def message(self, choice: int, text: str, *, refused: bool) -> dict[str, Any]:
         """Return the message of a complete answer."""
@@ -71,8 +73,15 @@ class AnswerParts:
             yield from self._fields(choice, delta)
 
     def finish(self, choice: int, finish: str | None) -> str | None:
-        """Return the finish reason: `tool_calls` for a complete answer with calls."""
-        return "tool_calls" if finish == "stop" and choice in self._called else finish
+        """Return the finish reason: `tool_calls` for a complete answer with calls whose arguments are all complete.
+
+        A client executes the calls of such an answer. A call that a stop text ends within its arguments, or whose
+        arguments become invalid JSON, does not count.
+        """
+        calls = self._arguments.get(choice)
+        if finish != "stop" or not calls:
+            return finish
+        return "tool_calls" if all(_is_object("".join(pieces)) for pieces in calls.values()) else finish
 
     def _fields(self, choice: int, delta: Delta) -> Iterator[dict[str, Any]]:
         match delta:
@@ -81,10 +90,11 @@ class AnswerParts:
             case TextDelta(_, text) if not self._only_calls:
                 yield {"content": text}
             case CallStart(index, name) if index == 0 or self._parallel:
-                self._called.add(choice)
+                self._arguments.setdefault(choice, {})[index] = []
                 head = {"index": index, "id": self._new_id(), "type": "function"}
                 yield {"tool_calls": [{**head, "function": {"name": name, "arguments": ""}}]}
             case ArgumentsDelta(index, text) if index == 0 or self._parallel:
+                self._arguments[choice][index].append(text)
                 yield {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
             case _:
                 pass
@@ -94,6 +104,13 @@ class AnswerParts:
         if self._format.short_call_ids:
             return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
         return f"call_{secrets.token_hex(12)}"
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(parse_exact(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def prompt_tail(tokenizer: Tokenizer, ids: Sequence[int], messages: Sequence[Message], *, continued: bool) -> str:
