@@ -10,6 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from vita.infer.closing_search import ClosingSearch
 from vita.infer.grammars import GrammarCompiler, GrammarError, json_grammar, lark_grammar, regex_grammar
 from vita.testing import byte_tokenizer
 
@@ -149,6 +150,47 @@ SHORTEST: list[tuple[dict[str, Any], int]] = [
     ({"type": "integer", "minimum": 95, "maximum": 1200}, 2),
 ]  # fmt: skip
 """A schema and the number of bytes of its shortest text."""
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_an_answer_in_open_objects_is_free_while_many_tokens_are_left(compiler: GrammarCompiler, depth: int) -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    text = '""'
+    for level in range(depth):
+        name = f"l{level}"
+        schema = {"type": "object", "properties": {name: schema}, "required": [name]}
+        text = f'{{"{name}": {text}}}'
+    constraint = compiler.compile(json_grammar(schema))
+    assert bytes((constraint._search.quick(constraint._matcher, 200) or [])[:-1]).decode() == text
+    chance = np.random.default_rng(0)
+    for count in range(60):
+        drawn = int(chance.choice(np.flatnonzero(constraint.allowed())))
+        assert constraint.accept(drawn, remaining=500 - count) == drawn
+
+
+def test_searches_that_find_nothing_take_a_bounded_effort(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"type": "array", "minItems": 3, "items": False}
+    row["prefixItems"] = [
+        {"type": "number", "multipleOf": 0.5},
+        {"type": "integer", "multipleOf": 7},
+        {"type": "array", "items": {"type": "boolean"}, "minItems": 8, "maxItems": 8},
+    ]
+    # the shortest text has 232 bytes: 4 rows `[0, 0, [true, ...]]` of 56 bytes, 3 separators and 2 brackets
+    constraint = compiler.compile(json_grammar({"type": "array", "minItems": 4, "maxItems": 6, "items": row}))
+    shares = list[float]()
+    find = ClosingSearch.find
+
+    def recorded(search: ClosingSearch, matcher: Any, limit: int, *, share: float = 1.0) -> list[int] | None:
+        shares.append(share)
+        return find(search, matcher, limit, share=share)
+
+    monkeypatch.setattr(ClosingSearch, "find", recorded)
+    chance = np.random.default_rng(0)
+    for count in range(200):
+        constraint.accept(int(chance.choice(np.flatnonzero(constraint.allowed()))), remaining=200 - count)
+    assert shares == [1.0, 0.25, 0.0625, 0.015625]  # after 0, 4, 20 and 84 tokens
 
 
 def random_schema(chance: random.Random, depth: int = 0) -> tuple[dict[str, Any], int]:

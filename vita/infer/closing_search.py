@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 from jaxtyping import Bool, Int
 
-from vita.infer.completion_shortening import advanced_by, is_complete, shortened
+from vita.infer.completion_shortening import MOST_CHECKS, advanced_by, is_complete, shortened
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -84,13 +84,16 @@ class ClosingSearch:
         self.digits = [token for token in np.flatnonzero(order.is_byte).tolist() if order.names[token].isdigit()]
         """The tokens of a single digit."""
 
-    def find(self, matcher: LLMatcher, limit: int) -> list[int] | None:
-        """Return a completion of at most `limit` tokens, with the token that ends the answer; None if none is found."""
+    def find(self, matcher: LLMatcher, limit: int, *, share: float = 1.0) -> list[int] | None:
+        """Return a completion of at most `limit` tokens, with the token that ends the answer; None if none is found.
+
+        `share` is the part of the largest effort that this search may take.
+        """
         completion = self.quick(matcher, _LONGEST_COMPLETION)
         if completion is not None and len(completion) > limit:
-            tokens = shortened(self, matcher, completion[:-1], limit - 1)
+            tokens = shortened(self, matcher, completion[:-1], limit - 1, checks=int(share * MOST_CHECKS))
             completion = None if tokens is None else [*tokens, completion[-1]]
-        return completion or self.thorough(matcher, limit)
+        return completion or self.thorough(matcher, limit, steps=int(share * _MOST_STEPS))
 
     def quick(self, matcher: LLMatcher, limit: int) -> list[int] | None:
         """Return a short completion of at most `limit` tokens, with the token that ends the answer; None without."""
@@ -104,12 +107,12 @@ class ClosingSearch:
             tokens += following
         return None
 
-    def thorough(self, matcher: LLMatcher, limit: int) -> list[int] | None:
-        """Return the shortest completion of the beam search, as `quick` does."""
+    def thorough(self, matcher: LLMatcher, limit: int, *, steps: int = _MOST_STEPS) -> list[int] | None:
+        """Return the shortest completion of the beam search, which tries at most `steps` tokens, as `quick` does."""
         limit = min(limit, _LONGEST_COMPLETION)
         paths: list[tuple[int, int, int, list[int], LLMatcher, list[int]]] = [(0, 0, 0, [], matcher, [])]
         states, widths, count = set[tuple[int, bytes]](), Counter[int](), 0
-        for _ in range(_MOST_STEPS):
+        for _ in range(steps):
             if not paths:
                 return None
             length, deviation, _, tokens, before, following = heapq.heappop(paths)
@@ -195,7 +198,13 @@ class ClosingSearch:
         return next((tokens for tokens in literals if self._changes(matcher, tokens, allowed)), [preferred])
 
     def _changes(self, matcher: LLMatcher, tokens: list[int], allowed: Bool[np.ndarray, "V"]) -> bool:
-        """Return True if tokens end the text or change the allowed tokens."""
+        """Return True if tokens end the text or an object or list in it, or change the allowed tokens.
+
+        After the end of an object in another one, the same tokens can be allowed as before.
+        """
+        is_in_string = allowed[self.order.letters].any()
+        if not is_in_string and self.order.names[tokens[0]].strip(b'"')[:1] in (b"}", b"]"):
+            return True
         advanced = advanced_by(matcher, tokens)
         return is_complete(advanced) or not np.array_equal(self.allowed(advanced), allowed)
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _MOST_STEPS = 800
 """Largest number of steps of all replacements of one pass."""
+MOST_CHECKS = 12_000
+"""Largest number of checks whether a rest may follow, which limits the time of a shortening."""
+_CHECKS_OF_STEP = 3
+"""Number of checks that take the time of a step."""
 _LONGEST_REPLACEMENT = 12
 """Largest number of steps of a replacement."""
 _FEW_BRANCHES, _MOST_BRANCHES = 8, 40
@@ -89,16 +93,25 @@ class _State(NamedTuple):
         return _State(matcher, search.allowed(matcher))
 
 
-def shortened(search: StepSearch, matcher: LLMatcher, tokens: Sequence[int], limit: int) -> list[int] | None:
-    """Return a completion of at most `limit` tokens, without the token that ends the answer; None if none is found."""
-    return _Shortening(search, matcher, list(tokens), limit, restarts=_MOST_RESTARTS).result()
+def shortened(
+    search: StepSearch, matcher: LLMatcher, tokens: Sequence[int], limit: int, *, checks: int = MOST_CHECKS
+) -> list[int] | None:
+    """Return a completion of at most `limit` tokens, without the token that ends the answer; None if none is found.
+
+    `checks` limits the number of times that the grammar is asked whether a rest may follow.
+    """
+    return _Shortening(search, matcher, list(tokens), limit, restarts=_MOST_RESTARTS, checks=checks).result()
 
 
 class _Shortening:
     """A completion that is shortened until it has at most `limit` tokens."""
 
-    def __init__(self, search: StepSearch, matcher: LLMatcher, body: list[int], limit: int, *, restarts: int) -> None:
+    def __init__(
+        self, search: StepSearch, matcher: LLMatcher, body: list[int], limit: int, *, restarts: int, checks: int
+    ) -> None:
         self._search, self._body, self._limit, self._restarts = search, body, limit, restarts
+        self.checks = checks
+        """Number of remaining checks whether a rest may follow."""
         self._others: list[list[int]] = []
         """Completions that are not shorter, but can perhaps be shortened."""
         self._steps = _MOST_STEPS
@@ -115,16 +128,19 @@ class _Shortening:
                 if change is not None:
                     place = change.start
                     self._apply(change)
-                elif place == 0 or self._steps <= 0:
+                elif place == 0 or self._steps <= 0 or self.checks <= 0:
                     break
                 else:
                     place = 0
             if len(self._body) <= self._limit:
                 return self._body
         for body in sorted(self._others, key=len)[: self._restarts]:
-            other = _Shortening(self._search, self._states[0].matcher, body, self._limit, restarts=0).result()
-            if other is not None:
-                return other
+            other = _Shortening(
+                self._search, self._states[0].matcher, body, self._limit, restarts=0, checks=self.checks
+            )
+            if (tokens := other.result()) is not None:
+                return tokens
+            self.checks = other.checks
         return None
 
     def _apply(self, change: _Change) -> None:
@@ -161,9 +177,15 @@ class _Shortening:
             start = end + 1
         return None
 
-    @staticmethod
-    def _follows(matcher: LLMatcher, tokens: list[int]) -> bool:
-        """Return True if tokens may follow a state and complete the text."""
+    def _count_step(self) -> None:
+        self._steps -= 1
+        self.checks -= _CHECKS_OF_STEP
+
+    def _follows(self, matcher: LLMatcher, tokens: list[int]) -> bool:
+        """Return True if tokens may follow a state and complete the text; False if no check remains."""
+        self.checks -= 1
+        if self.checks < 0:
+            return False
         return matcher.validate_tokens(tokens) == len(tokens) and is_complete(advanced_by(matcher, tokens))
 
     def _replacement_of_many(self, place: int) -> _Change | None:
@@ -196,9 +218,9 @@ class _Shortening:
         interchangeable = set[str]()
         for token in self._search.candidates(before.allowed, most_of_kind=_MOST_OF_KIND)[:most]:
             kind = self._search.kind(token)
-            if token == current or kind in interchangeable or self._steps <= 0:
+            if token == current or kind in interchangeable or self._steps <= 0 or self.checks <= 0:
                 continue
-            self._steps -= 1
+            self._count_step()
             after = before.after(self._search, [token])
             is_similar = is_free or {kind, self._search.kind(current)} <= _ALPHANUMERIC
             if is_similar and np.array_equal(after.allowed, self._states[start + 1].allowed):
@@ -231,7 +253,7 @@ class _Shortening:
                 best = improved = _Change(start, list(branch), end)
             if is_complete(state.matcher) or not (following := self._search.preferred_tokens(*state)):
                 return improved
-            self._steps -= 1
+            self._count_step()
             state = state.after(self._search, following)
             branch += following
         return improved

@@ -40,6 +40,8 @@ _SLACK = 64
 """Number of spare tokens below which every step looks for a completion."""
 _MOST_GROWTH = 16
 """Assumed largest number of tokens by which a token lengthens the completion."""
+_SHARE_OF_REPEATED_SEARCH, _DISTANCE_OF_REPEATED_SEARCH = 0.25, 4
+"""After each search without a completion, the effort of the next is this share, and the distance this multiple."""
 _MOST_LITERALS = 32
 """Largest number of texts of a grammar that a completion tries."""
 
@@ -245,12 +247,14 @@ class Constraint:
             self._matcher.consume_token(token)
             return token
         if self._completion is None:
-            self._completion = self._search.find(self._matcher, remaining)
+            self._completion = self._search.find(
+                self._matcher, remaining, share=_SHARE_OF_REPEATED_SEARCH**self._failures
+            )
             if self._margin is None:
                 self._margin = len(self._completion or ())
         if self._completion is None:
             self._failures += 1
-            self._next_search = remaining - 2**self._failures
+            self._next_search = remaining - _DISTANCE_OF_REPEATED_SEARCH**self._failures
             self._matcher.consume_token(token)
             return token
         self._failures = 0
@@ -258,6 +262,11 @@ class Constraint:
         advanced = self._matcher.deep_copy()
         advanced.consume_token(token)
         completion = rest if token == first else self._search.quick(advanced, remaining - 1)
+        if completion is None and remaining - len(rest) > _SLACK + (self._margin or 0):
+            # Many tokens are left, so that the next search may find a completion that a single path does not find.
+            self._matcher, self._completion = advanced, None
+            self._next_search = remaining - (remaining - len(rest)) // 2
+            return token
         if completion is None:
             self._completion = rest
             if first not in self._stops:
