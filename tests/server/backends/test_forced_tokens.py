@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import numpy as np
 
@@ -98,3 +98,30 @@ def test_penalties_of_a_program_that_counts_only_its_own_tokens_ignore_the_force
     client = ScriptedClient(reads=True, text=FORCED + "8}", penalizes=False)
     assert text_of(client, presence=1.0) == "8}"
     assert prompts(client)[0] == "a cat: " + FORCED
+
+
+class ScoringClient(ScriptedClient):
+    """A program that knows the log-probabilities of many tokens, the first of which are the most likely."""
+
+    scored_candidates = 300
+
+    async def next_scores(self, prompt: Sequence[int], *, top: int) -> Mapping[int, float]:
+        return {token: -float(token) for token in range(top)}
+
+
+def test_the_tokens_that_complete_an_answer_have_log_probabilities_although_they_are_unlikely() -> None:
+    constraint = GrammarCompiler(TOKENIZER).compile(json_grammar({"type": "string"}))
+    prompt = [*PROMPT, *constraint.take_forced(99)]
+    client = ScoringClient(reads=False, text="aaaa")
+    request = AnswerRequest(prompt, Sampling(temperature=0), limit=2, top=3, scored=True)
+
+    async def scores() -> list[TokenScore]:
+        answer = ConstrainedAnswer(client, request, constraint, vocabulary=TOKENIZER.vocabulary)
+        tokens = [token.score async for token in answer.tokens() if isinstance(token, EngineToken)]
+        await client.close()
+        return tokens
+
+    (quote,), top = TOKENIZER.encode('"'), ((0, 0.0), (1, -1.0), (2, -2.0))
+    first, end = asyncio.run(scores())
+    assert first == TokenScore(quote, -float(quote), top)
+    assert end.id in TOKENIZER.stops and end == TokenScore(end.id, -float(end.id), top)

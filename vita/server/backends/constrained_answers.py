@@ -141,7 +141,8 @@ class ConstrainedAnswer:
         """Return the score of a token that the program did not draw; without a log-probability if none is needed."""
         if not self._request.scored:
             return TokenScore(token, math.nan)
-        scores = await self._client.next_scores([*self._request.prompt, *self._ids], top=max(1, self._request.top))
+        candidates = max(self._client.scored_candidates, self._request.top)
+        scores = await self._client.next_scores([*self._request.prompt, *self._ids], top=candidates)
         top = tuple(scores.items())[: self._request.top]
         return TokenScore(token, scores.get(token, math.nan), top)
 

@@ -95,6 +95,8 @@ class EngineClient(ABC):
     """True if the program computes embeddings (`embed`)."""
     penalizes_prompt: ClassVar[bool] = False
     """True if penalties count the tokens of the prompt also."""
+    scored_candidates: ClassVar[int] = 1
+    """Number of most likely tokens among which the log-probability of a token that was not returned is searched."""
 
     def __init__(
         self, base_url: str, *, secret: str = "", read_seconds: float | None = None, socket: str | None = None

@@ -36,8 +36,6 @@ from vita.server.backends.program_grammars import single_lark
 
 SAMPLERS = ("penalties", "temperature", "min_p", "top_k", "top_p")
 """The samplers of llama.cpp in the order of Vita."""
-SCORED_CANDIDATES = 1000
-"""Number of most likely tokens among which the log-probability of a token without an event is searched."""
 MOST_EMBEDDED_TOKENS = 512
 """Tokens of one physical batch of llama.cpp, in which it computes the mean of a text."""
 MAX_CANDIDATES = 4096
@@ -48,6 +46,7 @@ class LlamaCppClient(EngineClient):
     """Sends requests to the server of llama.cpp."""
 
     follows_grammars = embeds = penalizes_prompt = True
+    scored_candidates = 1000
 
     def __init__(self, base_url: str, tokenizer: Tokenizer, *, secret: str = "", reads_lark: bool = False) -> None:
         """`reads_lark` is True for a llama.cpp with llguidance, which reads the grammars of Vita."""
@@ -139,7 +138,7 @@ class LlamaCppClient(EngineClient):
         """Return a token with its log-probability, if the request needs it and its event did not state it."""
         if not request.scored or token.data is not None or not math.isnan(token.score.logprob):
             return token
-        scores = await self.next_scores([*request.prompt, *ids], top=max(SCORED_CANDIDATES, request.top))
+        scores = await self.next_scores([*request.prompt, *ids], top=max(self.scored_candidates, request.top))
         top = tuple(scores.items())[: request.top]
         return EngineToken(TokenScore(token.score.id, scores.get(token.score.id, math.nan), top))
 
