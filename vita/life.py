@@ -34,6 +34,7 @@ from pydantic import Field
 
 import vita.recipes
 from vita.formats.hub_reference import GGUF_SUFFIX
+from vita.gates.corpus_approvals import require_valid_approval_of_path
 from vita.gates.policy import Policy
 from vita.spine.config import Settings, build, nearest, override, read_yaml, resolve_paths, unknown_name
 from vita.spine.errors import ConfigError, PlanError
@@ -150,11 +151,13 @@ def recipes() -> dict[str, Path]:
 def stage(name: str) -> Stage:
     """Return the stage with this name: a module of `vita.stages`, or an entry point of the group `vita.stages`."""
     if name in own_stages():
-        return read_stage(name, importlib.import_module(f"vita.stages.{name}"))
-    for point in entry_points(group="vita.stages"):
-        if point.name == name:
-            return read_stage(name, point.load())
-    raise unknown_name("stage", name, stages())
+        module = importlib.import_module(f"vita.stages.{name}")
+    else:
+        points = [point for point in entry_points(group="vita.stages") if point.name == name]
+        if not points:
+            raise unknown_name("stage", name, stages())
+        module = points[0].load()
+    return replace(read_stage(name, module), admit_path=require_valid_approval_of_path)
 
 
 def stages() -> list[str]:

@@ -202,6 +202,22 @@ def test_stages_that_read_a_corpus_by_name_require_its_approval(vita: Vita, life
     assert vita("tokenize", "model", *corpus)[0] == 0
 
 
+def test_a_folder_of_documents_is_read_as_data_only_while_its_approval_is_valid(vita: Vita, life: Path) -> None:
+    propose(vita, "--config", "rules.yaml")
+    vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
+    options = ("--set", "filters=[]", "--held-out", "0", "--workers", "1")
+    approved = ("--policy", "policy.yaml", "--approval", "required", "--held-out", "0", "--workers", "1")
+    assert vita("curate", "docs.jsonl", *approved, "--out", "folder")[0] == 0
+    assert vita("curate", "folder/train", *options, "--out", "copy")[0] == 0
+    vita("people", "revoke", "Ada", "--since", "2020-01-01")
+    for number, data in enumerate(("folder", "folder/train", "folder/train/*.zst")):
+        for out in ((), ("--out", f"refused-{number}")):
+            code, _, errors = vita("curate", data, *options, *out)
+            assert code == 9 and "requires an approval, and none counts" in errors, (data, out, errors)
+            assert "the curation approval of Ada does not count: its key was revoked" in errors
+    assert vita("curate", "docs.jsonl", *options)[0] == 0
+
+
 def test_thresholds_are_relaxed_for_reference_text(vita: Vita, life: Path) -> None:
     # The references have 7 words, and the filter requires 8: all are dropped before, none after.
     texts = [{"text": f"This reference {number} has seven words indeed."} for number in range(20)]

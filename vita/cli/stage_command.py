@@ -182,7 +182,7 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
                 raise PlanError(stage.name, f"needs {with_article(slot.kind.kind)}, and `{life}` has none", hint=hint)
         if digest:
             input_sources[slot.name] = f"@{digest}"
-    if out and getattr(config, "approval", "none") == "required":
+    if out and (getattr(config, "approval", "none") == "required" or user_workspace.has_ledger):
         copy_approvals(user_workspace, workspace)
     plan = Plan(life, (Step(stage.name, stage, config, input_sources),))
     trackers = tuple(options.get("tracker") or ())

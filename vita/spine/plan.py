@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vita.spine.cleanup import clean_scratch
-from vita.spine.config import Settings, canonical
+from vita.spine.config import Settings, canonical, input_paths
 from vita.spine.contents import Contents, content_digests, reading
 from vita.spine.disk import explain_disk
 from vita.spine.erasures import Erasure, active_erasures, key_with
@@ -243,7 +243,9 @@ def _admit(step: Step, inputs: Mapping[str, str], store: Store, ledger: Ledger) 
 
 
 def _admit_references(step: Step, store: Store, ledger: Ledger) -> None:
-    """Apply the rules of their kinds to inputs named by digest; the steps of the plan check the others."""
+    """Apply their rules to input paths and to inputs named by digest; the steps of the plan check the others."""
+    for path in dict.fromkeys(input_paths(step.config)) if step.stage.admit_path else ():
+        step.stage.admit_path(path, step.name, ledger)
     for slot in () if step.stage.admits_all_inputs else step.stage.slots:
         source = step.inputs.get(slot.name, "")
         if source.startswith("@"):

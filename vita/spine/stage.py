@@ -106,6 +106,8 @@ class Stage:
     """Raises an error if these inputs must not be used; called before each run, in a life and for a single stage."""
     admits_cached: bool = False
     """True if `admit` is also called before a cached artifact is used, because its conditions can change afterwards."""
+    admit_path: Callable[[str, str, Ledger], None] | None = None
+    """Raises an error if an input path must not be read now: `admit_path(path, where, ledger)`."""
     admits_all_inputs: bool = False
     """True if the stage also uses artifacts that their kind does not admit (`Artifact.admit`)."""
     advise: Callable[[Any], list[str]] | None = None
