@@ -37,14 +37,20 @@ def mask(metadata: dict[str, Any], **actions: Any) -> tuple[dict[str, Any], dict
         ("password", "correct horse", "<KEY>", "key"),
         ("db.password", "swordfish", "<KEY>", "key"),
         ("userPwd", 4711, "<KEY>", "key"),
+        ("user_pass", "swordfish", "<KEY>", "key"),
+        ("pass", "hunter2", "<KEY>", "key"),
+        ("password", {"old": "zebra7", "repeat": "zebra"}, {"old": "<KEY>", "repeat": "<KEY>"}, "key"),
+        ("Authorization", "Basic dXNlcjpwYXNz", "Basic <KEY>", "key"),
+        ("Proxy-Authorization", "Basic dXNlcjpwYXNz", "Basic <KEY>", "key"),
         ("apiKey", "fb611ff0-d7a6-4ac6-933c-186a44c9132e", "<KEY>", "key"),
         ("session_token", "bPO38sw9HTvN5FtungMI", "<KEY>", "key"),
     ],
 )
-def test_the_name_of_a_field_is_the_context_of_its_value(name: str, value: Any, placeholder: str, kind: str) -> None:
+def test_the_name_of_a_field_is_the_context_of_its_value(name: str, value: Any, placeholder: Any, kind: str) -> None:
     metadata = {name: value, "year": 1999, "nested": [{name: [value, value]}]}
     masked = {name: placeholder, "year": 1999, "nested": [{name: [placeholder] * 2}]}
-    assert mask(metadata) == (masked, {kind: 3})
+    number = 3 * len(value) if isinstance(value, dict) else 3
+    assert mask(metadata) == (masked, {kind: number})
 
 
 def test_a_general_name_inside_a_field_has_the_context_of_the_field() -> None:
@@ -60,6 +66,13 @@ def test_a_general_name_inside_a_field_has_the_context_of_the_field() -> None:
         {"phone": "unknown", "has_phone": True, "phone_calls": 5551234567, "mobile": False, "password": ""},
         {"id": "5551234567", "page_id": 44051401359, "url": "https://a.net/?token=bPO38sw9HTvN5FtungMI"},
         {"ssn": "000123456", "cpf": "52998224726", "token": "Redmond, Washington", "secret": "of the forest"},
+        {
+            "has_password": "yes",
+            "forgot_password": "Ask Ann",
+            "showPassword": 1,
+            "no_password": "x",
+            "pass": "12 of 14",
+        },
         {"phone_model": "5551234567", "keyboard": "bPO38sw9HTvN5FtungMI", "passwords_seen": 12},
     ],
 )

@@ -30,6 +30,8 @@ SECRETS = [
     "Server=db;User Id=bob;Password=«swordfish»;Timeout=5",
     "<ftp:Password>«swordfish»</ftp:Password>",
     "export PGPASSWORD=«swordfish»\nSMTP_PASSWORD=«mackerel»",
+    "PGPASSWORD=«swordfish» psql -h db\nDB_PASS=«swordfish»\nspring.datasource.password=«swordfish»",
+    "password=«Passw0rd123», password: «Login2024!», password='«token99!x»'",
     "Authorization: Basic «dXNlcjpwYXNz»",
     '"Authorization": "Bearer «mF_9.B5f-4.1JqMa»"',
     "curl -H 'authorization: Token «9944b09199c62bcf9418ad846dd0e4bbdfc6ee4b»'",
@@ -77,6 +79,8 @@ def test_a_secret_after_its_name_is_masked(marked: str) -> None:
         "bearer securities and the bearer-of-the-good-news, Basic information, Authorization: required",
         "Authorization: Bearer <token>, Authorization: `Bearer ${user.token1}`, Authorization: Basic realm",
         "keyboard: a1b2c3d4e5f6a7b8c9, monkey = a1b2c3d4e5f6a7b8c9, hotkey: ctrl-alt-4",
+        "this.state.password=raw\nuser.password=raw\nSHOW_PASSWORD=true\nBYPASS=full",
+        "password: userName!, pwd=login-token, password: my.userToken",
         "pass: 12 of 14 tests, bypass=a1b2c3, compass: n48e11",
     ],
 )

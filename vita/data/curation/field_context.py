@@ -26,7 +26,10 @@ _NAMES = {
     "ahv|avs": "ahv",
     # An id of a person in any country: the names of all numbers that have a checksum.
     "(?:national|tax|citizen|identity|personal) id(?:entity)?": "pesel cpf idnr bsn sin",
-    "password|passwd|pwd|passphrase|passcode|passwort|kennwort|contraseña|senha|wachtwoord|пароль": PASSWORD,
+    "password|passwd|pwd|passphrase|passcode|passwort|kennwort|contraseña|senha|wachtwoord|пароль"
+    "|(?:user|db|database|smtp|imap|mail|ftp|ssh|login|admin|root|account|proxy|auth) ?pass": PASSWORD,
+    "^pass": "pass",  # also the name of a result or a ticket: only values with the form of a password are masked
+    "authorization": "authorization",
     KEY_NAMES.replace("[_-]?", " ?"): "secret",
 }
 """Names of fields as lower-case words -> the context."""
@@ -35,6 +38,8 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|[0-9]+")
 _GENERAL_WORDS = "no|nr|num|number|value|raw|home|work|office|private|business|primary|secondary|main|[0-9]+"
 """Words that do not change the meaning of a name, as in `phone_home`, `ssn2` and `{"phone": {"home": ...}}`."""
 _GENERAL = re.compile(rf"(?:(?:{_GENERAL_WORDS})s?(?: |$))+")
+_NO_PASSWORD = re.compile(r"(?:is|has|shows?|forgot|requires?|no) ")
+"""The beginning of names of settings and labels, as in `has_password` and `forgot_password`."""
 _CONTEXTS = [
     (re.compile(rf"(?:^| )(?:{names})s?(?: (?:{_GENERAL_WORDS})s?)*$"), context) for names, context in _NAMES.items()
 ]
@@ -44,9 +49,13 @@ _CONTEXTS = [
 def field_context(name: str, outer: str = "") -> str:
     """Return the words to read before the value of a field, or "" if its name gives no context.
 
-    `outer` is the context of the field around it, which applies to fields with a general name, such as `home`.
+    `outer` is the context of the field around it, which applies to fields with a general name, such as `home`. All
+    fields inside a password are parts of it.
     """
+    if outer == PASSWORD:
+        return outer
     words = " ".join(_WORD.findall(name)).lower()
     if _GENERAL.fullmatch(words):
         return outer
-    return next((context for pattern, context in _CONTEXTS if pattern.search(words)), "")
+    context = next((context for pattern, context in _CONTEXTS if pattern.search(words)), "")
+    return "" if context == PASSWORD and _NO_PASSWORD.match(words) else context

@@ -53,11 +53,12 @@ _NO_SECRET = re.compile(
 )
 """Placeholders in manuals, and values that are not secrets."""
 _PASSWORD_WORD = re.compile(
-    r"passw|pwd|passphrase|secret|token|user|login|string|(?:sha|md|utf|base|pbkdf|aes|rsa|argon|varchar)[_-]?\d"
-    r"|^\d+-?(?:digit|char|bit|letter|byte)",
+    r"^(?=.*(?:passw|pwd|passphrase|secret|token|user|login|string))[^\W\d]+(?:[.-][^\W\d]+)*[!*]?$"
+    r"|^(?:true|false|none|null)$"
+    r"|(?:sha|md|utf|base|pbkdf|aes|rsa|argon|varchar)[_-]?\d|^\d+-?(?:digit|char|bit|letter|byte)",
     re.IGNORECASE,
 )
-"""Values after the name of a password that are names of variables, labels, types, algorithms or requirements."""
+"""Values after the name of a password that are labels, types and other words of letters, algorithms or requirements."""
 _IDENTIFIER = re.compile(
     r"[$%@:#]{1,2}\{?[A-Za-z_]\w*%?\}?|[a-z]+(?:_[a-z0-9]+)+|[A-Za-z_]\w*(?:[./][A-Za-z_]\w*)+|[/~].*"
 )
@@ -124,6 +125,10 @@ _CHARACTER = r"[^\s\"'`<>,;&()\[\]{}|\\]"
 """A character of a value without quotes."""
 _PLAIN = rf"(?P<value>(?![=>:/.-]){_CHARACTER}{{5,127}}(?<![.:?]))"
 _LITERAL = rf"(?P<value>{_CHARACTER}{{4,128}})"
+_VARIABLE = r"(?:export |set |ENV )?[A-Z0-9_]{0,40}(?:PASSW(?:OR)?D|_PASS)"
+"""A variable of the environment."""
+_PROPERTY = r"(?!self\.|this\.)[a-z][a-z0-9-]{0,30}(?:\.[a-z0-9-]{1,30}){1,6}\.password"
+"""A property with two or more dots: `spring.datasource.password`."""
 _CALL = r"[(\[{]"
 """The start of the arguments or of the index of a name."""
 
@@ -183,6 +188,7 @@ NAMED_KEY = PersonalDataKind(
             not_before=_CALL,
         ),
         form(rf">{_LITERAL}</", _is_literal_password, after=rf"(?i:<[\w:.-]{{0,20}}(?:{_PASSWORD_NAMES}))>$"),
-        form(rf"^(?:export )?[A-Z0-9_]{{0,40}}PASSWORD={_LITERAL}$", _is_literal_password, flags=re.MULTILINE),
+        form(rf"^[ \t]{{0,8}}{_VARIABLE}={_LITERAL}(?=[ \t\r]|$)", _is_literal_password, flags=re.MULTILINE),
+        form(rf"^{_PROPERTY}[ \t]?=[ \t]?{_LITERAL}(?=\r|$)", _is_literal_password, flags=re.MULTILINE),
     ),
 )
