@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 
 from tests.cli.corpora import write
 from tests.cli.test_cli import Vita, vita
-from vita.cli.folders import check_folder
 from vita.data.curation.corpus import read_corpus, read_lines
 from vita.data.curation.text_end import cut_pieces, divide_text
 from vita.spine.ledger import Ledger
@@ -68,7 +68,10 @@ def test_an_exported_folder_is_a_corpus_if_its_shards_are_json_lines(vita: Vita,
         return
     assert code == 0, err
     (tokenizer,) = (tmp_path / "vita-store").glob("**/tokenizer/tokenizer.json")
-    check_folder(tokenizer.parent.parent, "tokens")
+    design = ("--depth", "1", "--width", "32", "--context", "32", "--steps", "2", "--tokens-per-step", "64")
+    shutil.copytree(tokenizer.parent.parent, tmp_path / "tokens")
+    code, _, err = vita("design", "--tokens", "tokens", *design, "--timed-steps", "0", "--life", "imported")
+    assert code == 0, err
     documents = [*read_corpus(tmp_path / "clean", "train"), *read_corpus(tmp_path / "clean", "heldout")]
     assert sorted(document.text for document in documents) == sorted(row["text"] for row in ROWS)
 

@@ -244,8 +244,9 @@ def _admit(step: Step, inputs: Mapping[str, str], store: Store, ledger: Ledger) 
 
 def _admit_references(step: Step, store: Store, ledger: Ledger) -> None:
     """Apply their rules to input paths and to inputs named by digest; the steps of the plan check the others."""
-    for path in dict.fromkeys(input_paths(step.config)) if step.stage.admit_path else ():
-        step.stage.admit_path(path, step.name, ledger)
+    if admit_path := step.stage.admit_path:
+        for path in dict.fromkeys(input_paths(step.config)):
+            admit_path(path, step.name, ledger)
     for slot in () if step.stage.admits_all_inputs else step.stage.slots:
         source = step.inputs.get(slot.name, "")
         if source.startswith("@"):

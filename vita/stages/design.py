@@ -158,6 +158,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
     return Draft(Blueprint, folder, _facts(shape, plan, predicted))
 
 
+def _facts_of_folder(tokens: Tokens) -> dict[str, Any]:
+    """Return the facts of tokens that were imported into the store from a folder, which has no facts."""
+    from vita.data.tokens.shards import Shards
+
+    shards = Shards.open(tokens.path / "train")
+    return {"vocabulary": shards.vocabulary, "train_tokens": shards.tokens}
+
+
 @dataclass(frozen=True)
 class KnownText:
     """Properties of the text that are known before training; None if unknown."""
@@ -170,7 +178,7 @@ class KnownText:
 def _known_text(config: Config, inputs: Inputs) -> KnownText:
     if inputs.tokens is None:
         return KnownText(config.vocabulary, config.tokens_available)
-    facts = inputs.tokens.facts
+    facts = inputs.tokens.facts or _facts_of_folder(inputs.tokens)
     # A small corpus may yield a smaller vocabulary than was set; the actual one counts.
     available = config.tokens_available or facts["train_tokens"]
     return KnownText(facts["vocabulary"], available, facts.get("bytes_per_token"))
