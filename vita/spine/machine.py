@@ -78,6 +78,11 @@ def chosen_device() -> str | None:
     return os.environ.get("VITA_DEVICE") or None
 
 
+def disables_compilation() -> bool:
+    """Return True if a variable of torch disables `torch.compile`."""
+    return "1" in (os.environ.get("TORCH_COMPILE_DISABLE"), os.environ.get("TORCHDYNAMO_DISABLE"))
+
+
 def store_location() -> str | None:
     """Return the location of the artifacts from the environment, if set."""
     return os.environ.get("VITA_STORE") or None

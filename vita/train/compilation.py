@@ -13,6 +13,7 @@ from torch import Tensor
 from vita.nn.adapters.attach import adapter_of
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ConfigError
+from vita.spine.machine import disables_compilation
 from vita.train.settings import StepSettings
 
 MIN_COMPILE_FLOPS = {"cpu": 2e13, "cuda": 1e16}
@@ -86,7 +87,9 @@ def _allow_variants() -> None:
 
 @lru_cache
 def can_compile(device: str) -> bool:
-    """Return True if a small function compiles and runs; headers or a compiler may be missing."""
+    """Return True if a small function compiles and runs; headers or a compiler may be missing, or it is disabled."""
+    if disables_compilation():
+        return False
     if torch.device(device).type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
         return False
     try:
