@@ -17,6 +17,9 @@ from vita.spine.ledger import Ledger
 from vita.spine.lineage import upstream_lineage
 from vita.spine.store import Store
 
+_PARTS = ("train", "heldout", "dropped")
+"""The folders of documents in a folder that `vita curate --out` writes."""
+
 
 def require_valid_approvals(digest: str, slot: str, ledger: Ledger, store: Store) -> None:
     """Raise a `GateError` if an artifact is, or derives from, a corpus whose required approval does not count now.
@@ -26,10 +29,6 @@ def require_valid_approvals(digest: str, slot: str, ledger: Ledger, store: Store
     for origin in upstream_lineage([digest], ledger).distances:
         if store.has(origin) and (policy := _required_policy(origin, store)):
             _require_approval(origin[:12], policy, slot, ledger)
-
-
-_PARTS = ("train", "heldout", "dropped")
-"""The folders of documents in a folder that `vita curate --out` writes."""
 
 
 def require_valid_approval_of_path(path: str, where: str, ledger: Ledger) -> None:

@@ -20,15 +20,15 @@ from vita.data.curation.stop_words import stop_words_of
 from vita.data.curation.web_filters import NOTICES, PLACEHOLDER
 from vita.data.curation.words import MIX_A
 
-Kept = Bool[np.ndarray, "D"]
-Screen = Callable[..., Kept]
+KeepMask = Bool[np.ndarray, "D"]
+Screen = Callable[..., KeepMask]
 
 
-def length(batch: PageBatch, *, min_words: int, max_words: int) -> Kept:
+def length(batch: PageBatch, *, min_words: int, max_words: int) -> KeepMask:
     """Screen for `length`."""
     words = batch.runs.counts
-    kept = (words >= min_words) & ~batch.may_have_unspaced
-    return kept & (words <= max_words) if max_words else kept
+    mask = (words >= min_words) & ~batch.may_have_unspaced
+    return mask & (words <= max_words) if max_words else mask
 
 
 def gopher_quality(
@@ -42,22 +42,22 @@ def gopher_quality(
     min_alpha_ratio: float,
     stop_words: tuple[str, ...] | None,
     min_stop_words: int,
-) -> Kept:
+) -> KeepMask:
     """Screen for `gopher_quality`."""
     runs, lines = batch.runs, batch.lines
     words = np.maximum(runs.counts, 1)
     mean = runs.characters / words
-    kept = (runs.counts > 0) & ~batch.may_have_unspaced
-    kept &= (mean >= min_mean_word_length) & (mean <= max_mean_word_length)
-    kept &= runs.lettered / words >= min_alpha_ratio
+    mask = (runs.counts > 0) & ~batch.may_have_unspaced
+    mask &= (mean >= min_mean_word_length) & (mean <= max_mean_word_length)
+    mask &= runs.lettered / words >= min_alpha_ratio
     for symbols in (batch.count_byte(ord("#")), batch.count_byte(ord(".")) // 3, batch.count_byte("…".encode()[-1])):
-        kept &= symbols / words <= max_symbol_ratio
+        mask &= symbols / words <= max_symbol_ratio
     bullets = _BULLET_BYTES[batch.codes[batch.word_starts[lines.first_words]]]
-    kept &= batch.count_lines(bullets) <= max_bullet_line_ratio * lines.counts
+    mask &= batch.count_lines(bullets) <= max_bullet_line_ratio * lines.counts
     ends = batch.word_stops[lines.last_words]
     ellipses = np.isin(batch.codes[ends - 2] * np.int64(256) + batch.codes[ends - 1], _ELLIPSIS_ENDS)
-    kept &= batch.count_lines(ellipses) <= max_ellipsis_line_ratio * lines.counts
-    return kept & _has_stop_words(batch, stop_words, min_stop_words)
+    mask &= batch.count_lines(ellipses) <= max_ellipsis_line_ratio * lines.counts
+    return mask & _has_stop_words(batch, stop_words, min_stop_words)
 
 
 def repetition(
@@ -69,16 +69,16 @@ def repetition(
     max_duplicate_paragraph_char_ratio: float,
     max_top_ngram_ratio: tuple[float, ...],
     max_duplicate_ngram_ratio: tuple[float, ...],
-) -> Kept:
+) -> KeepMask:
     """Screen for `repetition`; documents with equal lines are not kept by it."""
-    kept = _has_distinct_lines(batch)
-    kept &= ~batch.runs.has_frequent_runs(max_top_ngram_ratio)
+    mask = _has_distinct_lines(batch)
+    mask &= ~batch.runs.has_frequent_runs(max_top_ngram_ratio)
     if max_duplicate_ngram_ratio:
-        kept &= ~batch.runs.may_have_repeated_runs(5, min(max_duplicate_ngram_ratio))
-    return kept
+        mask &= ~batch.runs.may_have_repeated_runs(5, min(max_duplicate_ngram_ratio))
+    return mask
 
 
-def boilerplate(batch: PageBatch, *, max_notice_ratio: float) -> Kept:
+def boilerplate(batch: PageBatch, *, max_notice_ratio: float) -> KeepMask:
     """Screen for `boilerplate`."""
     positions = [position for phrase in (PLACEHOLDER, *NOTICES) for position in _positions(batch.lowered, phrase)]
     return (batch.count(np.sort(np.array(positions, np.int64))) == 0) & (max_notice_ratio >= 0)
@@ -93,19 +93,19 @@ SCREENS: Mapping[str, Screen] = {
 """The screen of each filter that has one; its keyword arguments are the settings of the filter."""
 
 
-def _has_stop_words(batch: PageBatch, stop_words: tuple[str, ...] | None, minimum: int) -> Kept:
+def _has_stop_words(batch: PageBatch, stop_words: tuple[str, ...] | None, minimum: int) -> KeepMask:
     """Return True for documents with `minimum` of the stop words of their language, or of `stop_words`."""
     languages = [stop_words or document.metadata.get("language") for document, _ in batch.documents]
-    kept = np.zeros(len(languages), bool)
+    mask = np.zeros(len(languages), bool)
     for language in dict.fromkeys(languages):
         vocabulary = stop_words_of(language) if stop_words is None else stop_words
         selected = np.array([language == other for other in languages])
         has_words = batch.runs.distinct(vocabulary_hashes(vocabulary)) >= minimum if vocabulary else selected
-        kept |= selected & has_words
-    return kept
+        mask |= selected & has_words
+    return mask
 
 
-def _has_distinct_lines(batch: PageBatch) -> Kept:
+def _has_distinct_lines(batch: PageBatch) -> KeepMask:
     """Return False for documents of which two lines have the same words, in any order."""
     lines = batch.lines
     if not len(lines.first_words):
@@ -114,9 +114,9 @@ def _has_distinct_lines(batch: PageBatch) -> Kept:
     keys = np.add.reduceat(batch.runs.words.hashes, lines.first_words) + documents.astype(np.uint64) * MIX_A
     order = np.argsort(keys)
     equal = keys[order[1:]] == keys[order[:-1]]
-    kept = np.ones(len(lines.counts), bool)
-    kept[documents[order[1:][equal]]] = False
-    return kept
+    mask = np.ones(len(lines.counts), bool)
+    mask[documents[order[1:][equal]]] = False
+    return mask
 
 
 def _positions(data: bytes, phrase: bytes) -> Iterator[int]:
