@@ -108,6 +108,15 @@ def lines_of(openai_client: openai.OpenAI, id: str | None) -> dict[str, Any]:
     return {line["custom_id"]: line for line in map(json.loads, openai_client.files.content(id).text.splitlines())}
 
 
+def test_each_result_is_one_line_whatever_its_text(url: str) -> None:
+    text = "a\x85b\u2028c\u2029d"
+    with client(url) as openai_client:
+        options: Any = {"max_tokens": 40, "structured_outputs": {"choice": [text]}}
+        batch = ended(openai_client, create_batch(openai_client, chat_line("a", **options)).id)
+        (line,) = lines_of(openai_client, batch.output_file_id).values()
+        assert line["response"]["body"]["choices"][0]["message"]["content"] == text
+
+
 def test_a_batch_has_the_responses_and_the_errors_of_its_requests(url: str, ledger: Ledger) -> None:
     with client(url) as openai_client:
         requests = [chat_line("a"), chat_line("b", temperature=3), chat_line("c", model="dog"), chat_line("d")]

@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from vita.server.line_json import json_line
+
 EXPIRED = "batch_expired"
 """Code of the error of a request that was not computed before the end of the window."""
 
@@ -49,7 +51,7 @@ class ResultWriter:
     def _append(self, kind: str, custom_id: str, **fields: Any) -> None:
         line = {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": custom_id, **fields}
         file = self._files[kind]
-        file.write(orjson.dumps(line) + b"\n")
+        file.write(json_line(line) + b"\n")
         file.flush()
         self.ids[kind].add(custom_id)
 

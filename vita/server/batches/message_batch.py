@@ -17,6 +17,7 @@ from vita.server.batches.batch import RequestBatch
 from vita.server.batches.batch_input import read_requests
 from vita.server.batches.batch_results import EXPIRED
 from vita.server.errors import invalid
+from vita.server.line_json import json_line
 from vita.server.request_body import RequestBody
 
 ENDPOINT = "/v1/messages"
@@ -129,7 +130,7 @@ def _errored(kind: str, message: str) -> dict[str, Any]:
 
 
 def _line(custom_id: str, result: Mapping[str, Any]) -> bytes:
-    return orjson.dumps({"custom_id": custom_id, "result": result}) + b"\n"
+    return json_line({"custom_id": custom_id, "result": result}) + b"\n"
 
 
 def batch_page(batches: Sequence[RequestBatch], query: Mapping[str, str], *, address: str) -> dict[str, Any]:

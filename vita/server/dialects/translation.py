@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from vita.server.errors import ApiError
+from vita.server.line_json import json_event
 
 
 class Translation(Protocol):
@@ -86,4 +86,4 @@ def _is_within(field: str, name: str) -> bool:
 
 def named_event(kind: str, content: Mapping[str, Any]) -> bytes:
     """Return a server-sent event with a name, which is also its `type`."""
-    return f"event: {kind}\ndata: {json.dumps({'type': kind, **content}, ensure_ascii=False)}\n\n".encode()
+    return json_event({"type": kind, **content}, name=kind)

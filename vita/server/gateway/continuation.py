@@ -8,12 +8,13 @@ texts into other pieces.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-DONE = b"data: [DONE]\n\n"
+import orjson
+
+from vita.server.line_json import json_event
 
 
 class Faulted(Exception):
@@ -123,11 +124,11 @@ class StreamContinuation:
 
         Raises `Faulted` for an error event, and `Stopping` when the error is the shutdown of the replica.
         """
-        event = json.loads(data)
+        event = orjson.loads(data)
         if (error := event.get("error")) is not None:
             if isinstance(error, dict) and error.get("code") == "draining":
                 raise Stopping
-            raise Faulted(_event(event))
+            raise Faulted(json_event(event))
         if self.response_id is None:
             self.response_id, self._created = event.get("id"), event.get("created")
         event |= {"id": self.response_id, "created": self._created}
@@ -137,11 +138,11 @@ class StreamContinuation:
             if not self.wants_usage or self._usage_sent:
                 return None
             self._usage_sent = True
-            return _event(event)
+            return json_event(event)
         if not self.wants_usage:
             event.pop("usage", None)
         new_choices = [choice for choice in event["choices"] if self._remove_sent_part(choice)]
-        return _event({**event, "choices": new_choices}) if new_choices else None
+        return json_event({**event, "choices": new_choices}) if new_choices else None
 
     def _remove_sent_part(self, choice: dict[str, Any]) -> bool:
         """Remove the part of a choice that was already sent; returns whether anything remains."""
@@ -222,11 +223,3 @@ def _cut_logprobs(choice: dict[str, Any], repeated: int) -> None:
     for name, value in logprobs.items():
         if isinstance(value, list):
             logprobs[name] = value[repeated:]
-
-
-def _event(value: dict[str, Any]) -> bytes:
-    return b"data: " + _json(value) + b"\n\n"
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")

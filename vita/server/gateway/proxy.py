@@ -18,9 +18,10 @@ from typing import Any
 import httpx
 
 from vita.server.errors import ApiError, too_busy, unavailable
-from vita.server.gateway.continuation import DONE, Diverged, Faulted, Stopping, StreamContinuation, sse_events
+from vita.server.gateway.continuation import Diverged, Faulted, Stopping, StreamContinuation, sse_events
 from vita.server.gateway.routing import Backend, Hung, NoReplica, Router, ServedVersion, Watch
 from vita.server.gateway.telemetry import Telemetry
+from vita.server.line_json import DONE, json_event
 from vita.server.settings import ServiceSettings
 
 DEATHS_ALLOWED = 2
@@ -139,7 +140,7 @@ class ReplicaProxy:
                 return
             except (Diverged, ValueError):
                 self._telemetry.lost.labels("diverged").inc()
-                yield _as_event(ApiError(502, INTERRUPTED, code="stream_diverged"))
+                yield json_event(ApiError(502, INTERRUPTED, code="stream_diverged").body())
                 return
             try:
                 self._failed(request, opened.backend, broken)
@@ -149,7 +150,7 @@ class ReplicaProxy:
             except ApiError as refusal:
                 if not sent_any:
                     raise  # the client has received nothing yet, so the error has its own status
-                yield _as_event(refusal)
+                yield json_event(refusal.body())
                 return
             self._telemetry.resumed.inc()
 
@@ -315,8 +316,3 @@ def no_replica() -> ApiError:
 
 def _kept_headers(response: httpx.Response) -> dict[str, str]:
     return {name: value for name, value in response.headers.items() if name in ("content-type", "retry-after")}
-
-
-def _as_event(refusal: ApiError) -> bytes:
-    """Format an error as an event, for a stream whose status is already sent."""
-    return b"data: " + json.dumps(refusal.body()).encode() + b"\n\n"

@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from vita.server.dialects.translation import Dialect, Translation
 from vita.server.errors import ApiError
-from vita.server.gateway.continuation import DONE
 from vita.server.gateway.event_stream import StartedStream
 from vita.server.json_response import json_response
+from vita.server.line_json import DONE
 
 
 def translated_content(content: bytes, status: int, dialect: Dialect, translation: Translation) -> bytes:

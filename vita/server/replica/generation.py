@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -20,6 +19,7 @@ from vita.server import api, routes
 from vita.server.backends.remote_scheduler import RemoteScheduler
 from vita.server.errors import ApiError, ClientLeft
 from vita.server.json_response import json_response
+from vita.server.line_json import DONE, json_event
 from vita.server.replica.answer_parts import AnswerParts, prompt_tail
 from vita.server.replica.constraints import chat_constraint, completion_constraint
 from vita.server.replica.reasoning_tokens import ReasoningTokens
@@ -34,8 +34,6 @@ from vita.server.replica.responses import (
     usage,
 )
 from vita.server.replica.text_routes import TextEndpoints
-
-DONE = b"data: [DONE]\n\n"
 
 
 class GenerationRoutes(RequestChecks):
@@ -224,8 +222,8 @@ class GenerationRoutes(RequestChecks):
         def with_usage(chunk: dict[str, Any]) -> bytes:
             """Return the event of a chunk with choices."""
             if not options.include_usage:
-                return _event(chunk)
-            return _event({**chunk, "usage": counts() if options.continuous_usage_stats else None})
+                return json_event(chunk)
+            return json_event({**chunk, "usage": counts() if options.continuous_usage_stats else None})
 
         async def chunks() -> AsyncIterator[bytes]:
             try:
@@ -238,10 +236,10 @@ class GenerationRoutes(RequestChecks):
                     for chunk in self._chunks(body, choice):
                         yield with_usage(chunk)
                 if options.include_usage:
-                    yield _event(body.closing(counts()))
+                    yield json_event(body.closing(counts()))
                 yield DONE
             except ApiError as error:
-                yield _event(error.body())  # the status is already sent
+                yield json_event(error.body())  # the status is already sent
             except ClientLeft:
                 pass
             finally:
@@ -299,7 +297,3 @@ class GenerationRoutes(RequestChecks):
         name = "chat.completion" if kind == "chatcmpl" else "text_completion"
         head = {"id": f"{kind}-{secrets.token_hex(14)}", "object": name, "created": int(time.time())}
         return {**head, "model": params.model, "system_fingerprint": self.served.digest[:12]}
-
-
-def _event(value: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(value) + b"\n\n"
