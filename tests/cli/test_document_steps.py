@@ -230,3 +230,30 @@ def test_the_steps_before_a_checkpoint_of_another_run_are_not_listed(
     for document in _markers(batches[0]["ids"]):
         uses = _json(vita, "data", "steps", "x/classify", document)
         assert uses and all(use["step"] > 2 for use in uses)
+
+
+def test_the_use_of_an_optional_token_set_follows_from_the_replay(vita: Vita, tmp_path: Path) -> None:
+    """A token set is an input of `sft` by default; only its replayed documents are trained on."""
+    save_chat_model(tmp_path / "base")
+    write(tmp_path / "mail.jsonl", *({"id": f"m{n}", "text": f"Letter {n} to the miller. " * 3} for n in range(4)))
+    write(tmp_path / "data.jsonl", *({"id": f"d{n}", "prompt": _prompt(n), "completion": "Yes."} for n in range(5)))
+    train = ("--batch-size", "2", "--steps", "2", "--eval-fraction", "0", "--allow-no-improvement", "true")
+    for words in (
+        ("curate", "mail.jsonl", "--set", "filters=[]", "--held-out", "0", "--life", "x"),
+        ("tokenize", "base", "--corpus", "x/curate", "--life", "x"),
+        ("sft", "data.jsonl", "--model", "base", "--tokens", "x/tokenize", "--life", "x", *train),
+        ("sft", "data.jsonl", "--model", "base", "--tokens", "x/tokenize", "--replay", "0.5", "--life", "y", *train),
+        ("test", "y/sft", "--corpus", "x/curate", "--life", "y"),
+    ):
+        code, _, errors = vita(*words)
+        assert code == 0, (words, errors)
+    parts = _json(vita, "data", "documents", "y/sft", "--step", "1")
+    document = next(part["document"] for part in parts if part["document"].startswith("m"))
+    steps = {use["step"] for use in _json(vita, "data", "steps", "y/sft", document)}
+    trace = _json(vita, "trace-document", document)
+    uses = {name: weights for weights in trace["weights"] for name in weights["names"]}
+    assert uses["y/sft"]["use"] == "trained on"
+    assert uses["y/sft"]["told"] == f"trained on it in {len(steps)} of 2 steps"
+    assert uses["x/sft"]["use"] == "not used" and "do not use these tokens" in uses["x/sft"]["told"]
+    plan = _json(vita, "forget", document, "--plan")
+    assert [entry["names"] for entry in plan["retire"]] == [["y/sft"]]

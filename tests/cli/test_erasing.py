@@ -169,6 +169,9 @@ def test_trace_document_reports_the_use_of_a_document_by_each_model(vita: Vita, 
     assert {part["document"] for part in parts} - {"short"} == trained, "a document is trained on if a step read it"
     assert sum(part["tokens"] for part in parts) == 2 * 128
     for id in (min(trained), min(TRAINED - trained)):
+        [model] = [row for row in trace_document(vita, id)["weights"] if "tiny/pretrain" in row["names"]]
+        steps = len({part["step"] for part in parts if part["document"] == id})
+        assert f"trained on it in {steps} of 2 steps" == model["told"] if steps else "none of 2 steps" in model["told"]
         step_uses = json.loads(vita("data", "steps", "tiny/pretrain", id, "--json")[1])
         expected = [[part[name] for name in ("step", "row", "tokens")] for part in parts if part["document"] == id]
         assert [list(use.values()) for use in step_uses] == expected

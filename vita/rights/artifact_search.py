@@ -10,24 +10,20 @@ from vita.gates.services import all_states
 from vita.rights.dialogue_use import dialogue_use
 from vita.rights.document_fates import DocumentMatch, Use, copies, document_matches, group_matches
 from vita.rights.document_trace import TOKENIZER_ONLY, AffectedArtifact, DocumentTrace
+from vita.rights.input_use import WEIGHTS, Fits, InputUses
 from vita.rights.opinion_records import RECORDS, IdentifiedRecord
 from vita.rights.query import RightsQuery
 from vita.rights.rewrite_matches import rewrite_groups, rewrite_ids, rewrite_matches
 from vita.rights.source_search import SourceHit, SourceSearchResult, search_sources
-from vita.rights.step_use import RunSteps, StepUse
-from vita.rights.text_rows import pretraining_rows, spans_of
-from vita.spine.errors import VitaError
+from vita.rights.step_use import StepUse
+from vita.rights.text_rows import spans_of
 from vita.spine.ledger import Ledger, Run
 from vita.spine.stage import Stage
 from vita.spine.store import Store
 
-_WEIGHTS = ("model", "reward", "release", "archive")
 _IMPORT = "import_tokens"
 """The stage whose documents are in no corpus."""
-_INITIALIZE = "initialize"
-"""The stage whose models have random weights: they depend on the text only through the tokenizer."""
 _STRONGEST: tuple[str, ...] = ("trained on", "not reached", TOKENIZER_ONLY, "held out", "not used")
-Fits = Callable[[DocumentSpan], bool]
 
 
 def trace_records(
@@ -38,15 +34,14 @@ def trace_records(
     Sources in the settings of a stage are in no artifact: they are searched at their present paths. With `find_stage`,
     which returns the declaration of a stage by its name, the steps of training runs are searched as well.
     """
-    steps = None if find_stage is None else RunSteps(store, ledger, find_stage=find_stage)
-    return _Search(query, store, ledger, steps).run()
+    return _Search(query, store, ledger, InputUses(store, ledger, find_stage=find_stage)).run()
 
 
 class _Search:
     """One search: corpora first, then token sets by the ids found there, feedback, sources of runs, and weights."""
 
-    def __init__(self, query: RightsQuery, store: Store, ledger: Ledger, steps: RunSteps | None) -> None:
-        self._query, self._store, self._ledger, self._steps = query, store, ledger, steps
+    def __init__(self, query: RightsQuery, store: Store, ledger: Ledger, uses: InputUses) -> None:
+        self._query, self._store, self._ledger, self._uses = query, store, ledger, uses
         self._names: dict[str, list[str]] = {}
         for name, digest in ledger.all_names().items():
             self._names.setdefault(digest, []).append(name)
@@ -217,8 +212,8 @@ class _Search:
                     hit.run, hit.dialogue, repeat=hit.repeat, store=self._store, ledger=self._ledger
                 )  # fmt: skip
                 use, detail = exact or (use, detail)
-            if use == "trained on" and hit.run.artifact and self._steps is not None:
-                use, detail = _combined(self._steps.use(hit.run, _records_of(hit, search)), detail)
+            if use == "trained on" and hit.run.artifact:
+                use, detail = _combined(self._uses.steps.use(hit.run, _records_of(hit, search)), detail)
             through = f"{hit.run.life}/{hit.run.step}, which read {hit.label}"
             if hit.run.artifact:
                 self._add_weights(hit.run.artifact, use, through, detail=detail)
@@ -244,9 +239,8 @@ class _Search:
             for run in self._ledger.users(digest):
                 if not run.artifact or not self._store.has(run.artifact):
                     continue
-                now, steps_detail = self._use_by(run, reached, fits), ""
-                if records and digest == begin and now == "trained on" and self._steps is not None:
-                    now, steps_detail = _combined(self._steps.use(run, records), "")
+                of_begin = records if digest == begin else ()
+                now, explanation = self._uses.by(run, digest, reached, fits=fits, records=of_begin)
                 known = strongest.get(run.artifact)
                 if known is not None and _STRONGEST.index(now) >= _STRONGEST.index(known):
                     continue
@@ -255,27 +249,9 @@ class _Search:
                     tokenized = "tokenized" if reached == "trained on" else "tokenized as held-out text"
                     match = self._tokenized(run.artifact, fits)
                     self._holders.append(self._holder(run.artifact, "holds it", reached, tokenized, match))
-                if run.stage == _INITIALIZE:
-                    detail_of_use = _RANDOM.get(now, "")
-                else:
-                    detail_of_use = steps_detail or (detail if now == use else "")
-                self._add_weights(run.artifact, now, through, detail=detail_of_use)
+                explanation = explanation or (detail if now == use else "")
+                self._add_weights(run.artifact, now, through, detail=explanation)
                 queue.append((run.artifact, now))
-
-    def _use_by(self, run: Run, reached: str, fits: Fits | None) -> str:
-        """Return the use of the document by a run whose input has the use `reached`."""
-        if run.stage == _INITIALIZE:
-            is_trained = reached == "trained on" and self._has_trained_tokenizer(run)
-            return TOKENIZER_ONLY if is_trained else "not used"
-        if fits and run.stage == "pretrain" and reached == "trained on" and not self._is_reached(run, fits):
-            return "not reached"
-        return reached
-
-    def _has_trained_tokenizer(self, run: Run) -> bool:
-        """Return True if the tokenizer of an initialized model was trained on the corpus of its token set."""
-        tokens = self._ledger.inputs(run.id).get("tokens", "")
-        runs = self._ledger.find(artifact=tokens, stage="tokenize", state="done")
-        return any("model" not in self._ledger.inputs(tokenize.id) for tokenize in runs)
 
     def _tokenized(self, digest: str, fits: Fits) -> DocumentMatch | None:
         """Return the number of documents in a token set, and the files with their tokens."""
@@ -291,20 +267,11 @@ class _Search:
         return DocumentMatch(name, "", "trained on", "", documents=len(ids), files=tuple(files)) if ids else None
 
     def _add_weights(self, digest: str, use: str, through: str, *, detail: str = "") -> None:
-        if not self._store.has(digest) or self._store.manifest(digest).kind not in _WEIGHTS:
+        if not self._store.has(digest) or self._store.manifest(digest).kind not in WEIGHTS:
             return
         known = self._weights.get(digest)
         if known is None or _STRONGEST.index(use) < _STRONGEST.index(known.use):
             self._weights[digest] = self._holder(digest, through, use, detail or _EXPLANATIONS[use])
-
-    def _is_reached(self, run: Run, fits: Fits) -> bool:
-        """Return True if pretraining used one of the documents before it ended, or if that is unknown."""
-        try:
-            text = pretraining_rows(run, self._store, self._ledger)
-            steps = int(self._store.manifest(run.artifact or "").facts["steps"])
-        except (VitaError, KeyError):
-            return True
-        return text.loader.serves(spans_of(text.shards, fits), steps=steps)
 
 
 def _records_of(hit: SourceHit, search: SourceSearchResult) -> frozenset[tuple[str, str]]:
@@ -334,8 +301,3 @@ _EXPLANATIONS = {
     TOKENIZER_ONLY: "not trained on it: only the tokenizer was",
     "not used": "did not use it",
 }
-_RANDOM = {
-    TOKENIZER_ONLY: "its weights are random; only its tokenizer was trained on the text",
-    "not used": "its weights are random, and its tokenizer was not trained on it",
-}
-"""Explanations for models of the stage `initialize`."""

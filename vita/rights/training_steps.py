@@ -15,11 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vita.data.tokens.loader import RowUse
+import numpy as np
+from jaxtyping import Int64
+
+from vita.data.tokens.loader import RowUse, TokenStream
 from vita.data.tokens.row_documents import RowDocument
+from vita.data.tokens.shards import DocumentSpan
 from vita.rights.recorded_settings import recorded_erasures, row_settings
 from vita.rights.row_documents import RowSource, Selection, StageRows
-from vita.rights.text_rows import pretraining_rows
+from vita.rights.text_rows import TextRows, pretraining_rows, spans_of
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.ledger import Ledger, Run
@@ -57,6 +61,19 @@ class TrainingRows:
                     row_uses.append(use._replace(row=first_row + use.row))
             first_row += part.rows
         return sorted(row_uses)
+
+    def token_streams(self) -> list[TokenStream]:
+        """Return the token streams of the rows."""
+        return [part.shards for part in self.parts if isinstance(part, TextRows)]
+
+    def steps_with(self, fits: Callable[[DocumentSpan], bool]) -> Int64[np.ndarray, "S"]:
+        """Return the steps that read documents of its token streams that fit, in order; quick for many documents."""
+        steps = [
+            part.loader.steps_with(spans_of(part.shards, fits), steps=self.steps, first=self.first)
+            for part in self.parts
+            if isinstance(part, TextRows)
+        ]
+        return np.unique(np.concatenate(steps)) if steps else np.zeros(0, np.int64)
 
     def sources_of(self, document: str) -> set[str]:
         """Return the sources with a document of this id."""

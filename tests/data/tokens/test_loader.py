@@ -135,6 +135,18 @@ def test_the_rows_that_use_a_document_are_those_whose_inputs_contain_its_tokens(
                 count = sum(span.start <= position < span.stop for position in positions)
                 expected += [(step, row, count)] if count else []
         assert list(loader.uses([span], steps=5)) == expected
+        assert loader.steps_with([span], steps=5).tolist() == sorted({step for step, _, _ in expected})
         by_row = [(step, row) for step in range(5) for row, spans in enumerate(loader.documents_by_row(step))
                   if span.id in {part.id for part in spans}]  # fmt: skip
         assert by_row == [(step, row) for step, row, _ in expected]
+
+
+def test_the_steps_of_many_documents_are_the_union_of_their_steps(tmp_path: Path) -> None:
+    shards = write_stream(tmp_path, [4, 11, 2, 7, 0, 20, 3, 9])
+    spans = shards.documents_between(0, shards.tokens)
+    for context in (3, 7, 200):  # the last one is longer than the stream
+        loader = Loader(shards, context=context, rows=1, seed=3)
+        for group in (spans[::2], spans[1::3], spans[4:5], spans[::-1], []):
+            union = {step for span in group for step in loader.steps_with([span], steps=30).tolist()}
+            assert union == {use.step for use in loader.uses(group, steps=30)}
+            assert loader.steps_with(group, steps=30).tolist() == sorted(union)

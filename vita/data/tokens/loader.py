@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Bool, Int, Int64
 
 from vita.data.tokens.permutation import Permutation, shuffled
 from vita.data.tokens.shards import DocumentSpan
@@ -103,9 +103,18 @@ class StepLoader(ABC):
     def tokens_at(self, spans: Sequence[DocumentSpan], sequence: int, count: int) -> Int64[np.ndarray, "count"]:
         """Return the number of tokens of the spans in the inputs of each of `count` sequences."""
 
+    def steps_with(self, spans: Sequence[DocumentSpan], *, steps: int, first: int = 0) -> Int64[np.ndarray, "S"]:
+        """Return the steps from `first` to `steps - 1` whose inputs contain a token of one of the spans, in order."""
+        steps_by_part: list[Int64[np.ndarray, "P"]] = []
+        for start in range(first * self.rows, steps * self.rows, _SEQUENCES_AT_ONCE):
+            count = min(_SEQUENCES_AT_ONCE, steps * self.rows - start)
+            rows = np.flatnonzero(self.contains_any(spans, self.start + start, count))
+            steps_by_part.append(np.unique((start + rows) // self.rows))
+        return np.unique(np.concatenate(steps_by_part)) if steps_by_part else np.zeros(0, np.int64)
+
     @abstractmethod
-    def serves(self, spans: Sequence[DocumentSpan], *, steps: int) -> bool:
-        """Return True if training on the first `steps` steps reads a token of one of the spans."""
+    def contains_any(self, spans: Sequence[DocumentSpan], sequence: int, count: int) -> Bool[np.ndarray, "count"]:
+        """Return for each of `count` sequences if its inputs contain a token of one of the spans."""
 
     def _mine(self, step: int, rank: int, world_size: int) -> tuple[int, int]:
         if self.rows % world_size:
@@ -124,11 +133,11 @@ class Loader(StepLoader):
         self.shards, self.seed = shards, seed
 
     def batch_at(self, sequence: int, count: int) -> Batch:
-        return Batch(np.stack([self._read(start) for start in self._starts(sequence, count)]))
+        return Batch(np.stack([self._read(start) for start in self._starts(sequence, count).tolist()]))
 
     def documents_at(self, sequence: int, count: int) -> list[DocumentSpan]:
         spans: list[DocumentSpan] = []
-        for start in self._starts(sequence, count):
+        for start in self._starts(sequence, count).tolist():
             position, remaining = start, self.context
             while remaining:  # more than once where a block runs on at the beginning
                 stop = min(position + remaining, self.shards.tokens)
@@ -137,7 +146,7 @@ class Loader(StepLoader):
         return spans
 
     def tokens_at(self, spans: Sequence[DocumentSpan], sequence: int, count: int) -> Int64[np.ndarray, "count"]:
-        starts, total = np.array(self._starts(sequence, count), np.int64), self.shards.tokens
+        starts, total = self._starts(sequence, count), self.shards.tokens
         tokens = np.zeros(count, np.int64)
         for span in spans:
             # A row covers [start, start + context), and what runs over the end goes on at the beginning.
@@ -146,28 +155,24 @@ class Loader(StepLoader):
                 tokens += np.maximum(np.minimum(starts + self.context, span.stop + shift) - begin, 0)
         return tokens
 
-    def serves(self, spans: Sequence[DocumentSpan], *, steps: int) -> bool:
-        if self.start == 0 and steps * self.rows >= self.blocks:
-            return bool(spans)
-        starts = np.sort(np.array(self._starts(self.start, steps * self.rows), np.int64))
-        for span in spans:
-            # A row covers [start, start + context), and what runs over the end goes on at the beginning.
-            for begin, stop in (
-                (span.start, span.stop),
-                (span.start + self.shards.tokens, span.stop + self.shards.tokens),
-            ):
-                first = int(np.searchsorted(starts, begin - self.context, side="right"))
-                if first < len(starts) and starts[first] < stop:
-                    return True
-        return False
+    def contains_any(self, spans: Sequence[DocumentSpan], sequence: int, count: int) -> Bool[np.ndarray, "count"]:
+        if not spans:
+            return np.zeros(count, np.bool_)
+        begins = np.sort(np.array([span.start for span in spans], np.int64))
+        ends = np.sort(np.array([span.stop for span in spans], np.int64))  # spans do not overlap: the same order
+        starts, total = self._starts(sequence, count), self.shards.tokens
+        stops = starts + self.context
+        index = np.minimum(np.searchsorted(ends, starts, side="right"), len(ends) - 1)
+        is_inside = (begins[index] < stops) & (ends[index] > starts)
+        return is_inside | (begins[0] < stops - total)  # what runs over the end goes on at the beginning
 
-    def _starts(self, sequence: int, count: int) -> list[int]:
+    def _starts(self, sequence: int, count: int) -> Int64[np.ndarray, "count"]:
         """Return the start of each sequence in the stream."""
-        starts: list[int] = []
+        starts = [np.zeros(0, np.int64)]
         for epoch, blocks in shuffled(sequence, count, size=self.blocks, seed=self.seed):
             shift = _shift(self.seed, epoch) % self.context
-            starts += ((blocks * self.context + shift) % self.shards.tokens).tolist()
-        return starts
+            starts.append((blocks * self.context + shift) % self.shards.tokens)
+        return np.concatenate(starts)
 
     def _read(self, start: int) -> np.ndarray:
         """Read `context + 1` tokens from `start` on, wrapping around at the end."""

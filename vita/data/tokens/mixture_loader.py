@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from vita.data.tokens.loader import Batch, Loader, StepLoader
 from vita.data.tokens.mixture import MixturePhase, plan_quotas
@@ -64,23 +64,28 @@ class MixtureLoader(StepLoader):
         ]
 
     def tokens_at(self, spans: Sequence[DocumentSpan], sequence: int, count: int) -> Int64[np.ndarray, "count"]:
-        self._check(sequence + count)
         tokens = np.zeros(count, np.int64)
+        for loader, positions, where, first in self._parts(spans, sequence, count):
+            tokens[where] = loader.tokens_at(positions, first, len(where))
+        return tokens
+
+    def contains_any(self, spans: Sequence[DocumentSpan], sequence: int, count: int) -> Bool[np.ndarray, "count"]:
+        is_inside = np.zeros(count, np.bool_)
+        for loader, positions, where, first in self._parts(spans, sequence, count):
+            is_inside[where] = loader.contains_any(positions, first, len(where))
+        return is_inside
+
+    def _parts(
+        self, spans: Sequence[DocumentSpan], sequence: int, count: int
+    ) -> Iterator[tuple[Loader, list[DocumentSpan], Int64[np.ndarray, "P"], int]]:
+        """Yield the loader of each source of the spans, its spans, its sequences, and the number of the first."""
+        self._check(sequence + count)
         sources, numbers = self._source_of[sequence : sequence + count], self._number_of[sequence : sequence + count]
         for index, ((name, stream), loader) in enumerate(zip(self.streams.items(), self._loaders, strict=True)):
             positions = stream.positions_of([span for span in spans if span.source == name])
             where = np.flatnonzero(sources == index)
             if positions and len(where):
-                tokens[where] = loader.tokens_at(positions, int(numbers[where[0]]), len(where))
-        return tokens
-
-    def serves(self, spans: Sequence[DocumentSpan], *, steps: int) -> bool:
-        counts = np.bincount(self._source_of[: steps * self.rows], minlength=len(self._loaders))
-        for (name, stream), loader, count in zip(self.streams.items(), self._loaders, counts, strict=True):
-            positions = stream.positions_of([span for span in spans if span.source == name])
-            if positions and loader.serves(positions, steps=int(count)):
-                return True
-        return False
+                yield loader, positions, where, int(numbers[where[0]])
 
     def realized(self, steps: int) -> list[dict[str, Any]]:
         """Return the tokens, share and epochs of each source in the first `steps` steps.
