@@ -86,10 +86,6 @@ def refusal(kind: type[RequestBody], **body: Any) -> tuple[str | None, str | Non
             {"messages": [CALL_MESSAGE, {**CALL_MESSAGE, "tool_calls": [{**CALL, "type": "custom"}]}]},
             "messages[1].tool_calls[0].type",
         ),
-        (
-            {"messages": [{**CALL_MESSAGE, "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "["}}]}]},
-            "messages[0].tool_calls[0].function.arguments",
-        ),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"function": {"name": "f g"}}]}, "tools[0].function.name"),

@@ -412,6 +412,30 @@ def test_a_call_that_is_cut_off_is_incomplete(client: openai.OpenAI, claude: ant
         assert stream.get_final_message().content[0].input == answer.content[0].input  # type: ignore[union-attr]
 
 
+def test_an_agent_returns_a_call_that_was_cut_off_and_goes_on(
+    client: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    question: Any = {"role": "user", "content": "Weather in Köln?"}
+    chat: Any = {"model": "cat", "tools": [WEATHER], "temperature": 0, "stop": "öln"}
+    choice = client.chat.completions.create(messages=[question], **chat).choices[0].message
+    (call,) = choice.tool_calls or ()
+    assert call.type == "function" and call.function.arguments == '{"city": "K'
+    error: Any = "The arguments are not complete."
+    result: Any = {"role": "tool", "tool_call_id": call.id, "content": error}
+    answer = client.chat.completions.create(messages=[question, choice.model_dump(), result], **chat)  # type: ignore[list-item]
+    assert answer.usage is not None
+    item = {"type": "function_call", "status": "incomplete", "call_id": call.id, **call.function.model_dump()}
+    output = {"type": "function_call_output", "call_id": call.id, "output": error}
+    response = respond(client, [question, item, output], tools=[TOOL])
+    assert response.usage.input_tokens == answer.usage.prompt_tokens
+    stopped = message(claude, question, tools=[ANTHROPIC_TOOL], stop_sequences=["öln"])
+    (block,) = stopped.content
+    assert stopped.stop_reason == "stop_sequence" and block.input == {}
+    failure = {"type": "tool_result", "tool_use_id": block.id, "content": error, "is_error": True}
+    dialogue = [question, {"role": "assistant", "content": stopped.content}, {"role": "user", "content": [failure]}]
+    assert message(claude, *dialogue, tools=[ANTHROPIC_TOOL]).type == "message"
+
+
 def test_tokens_are_counted_as_the_prompt_is_read(claude: anthropic.Anthropic) -> None:
     question: Any = {"role": "user", "content": "Weather in Köln?"}
     count = claude.messages.count_tokens(model="cat", messages=[question], tools=[ANTHROPIC_TOOL])

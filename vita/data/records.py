@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from vita.data.exact_json import parse_exact
+
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -32,12 +34,20 @@ class ToolCall:
 
     name: str
     arguments: str = "{}"
-    """The arguments as the text of a JSON object."""
+    """The arguments as the text of a JSON object; another text if an answer was cut off or is not valid."""
     id: str | None = None
 
     @property
+    def is_complete(self) -> bool:
+        """Return True if the arguments are a JSON object."""
+        try:
+            return isinstance(parse_exact(self.arguments), dict)
+        except (ValueError, RecursionError):
+            return False
+
+    @property
     def values(self) -> dict[str, Any]:
-        """Return the arguments by name."""
+        """Return the arguments of a complete call by name."""
         return json.loads(self.arguments)
 
     def as_row(self) -> dict[str, Any]:

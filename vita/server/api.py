@@ -166,15 +166,13 @@ class ChatMessage(DialogueBody):
                 raise Misplaced(f"{where}.{name}", "is only allowed in a message of the role `assistant`")
         if self.tool_call_id is not None and self.role != "tool":
             raise Misplaced(f"{where}.tool_call_id", "is only allowed in a message of the role `tool`")
-        for number, call in enumerate(self.tool_calls or ()):
-            call.as_call(f"{where}.tool_calls[{number}]")
 
     def as_message(self) -> Message:
         """Return the message for the chat template."""
         return Message(
             "system" if self.role == "developer" else self.role,
             self.content or "",
-            tool_calls=tuple(call.as_call("tool_calls") for call in self.tool_calls or ()),
+            tool_calls=tuple(call.as_call() for call in self.tool_calls or ()),
             tool_call_id=self.tool_call_id,
             name=self.name,
             reasoning=self.reasoning_content,

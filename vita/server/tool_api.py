@@ -7,8 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from vita.data.records import TemplateVariables, ToolCall
-from vita.data.sources.fields import FormatMismatch
-from vita.data.sources.tool_fields import parse_arguments
 from vita.server.request_body import DialogueBody, Misplaced, RequestBody
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
@@ -52,7 +50,8 @@ class CalledFunction(DialogueBody):
     name: Name
     """Name of the function."""
     arguments: str
-    """The arguments as the text of a JSON object."""
+    """The arguments as the text of a JSON object. The chat template writes another text, such as the arguments of an
+    answer that was cut off, as it is; a template that writes only objects refuses it."""
     parsed_arguments: Any = None
     """Accepted for compatibility: the arguments as an object, which the OpenAI client adds to an answer."""
 
@@ -69,12 +68,8 @@ class MessageToolCall(DialogueBody):
     index: int | None = None
     """Accepted for compatibility: the number of the call in a streamed answer."""
 
-    def as_call(self, where: str) -> ToolCall:
-        """Return the call; raises `Misplaced` for arguments that are not a JSON object."""
-        try:
-            parse_arguments(self.function.arguments, "arguments")
-        except FormatMismatch as error:
-            raise Misplaced(f"{where}.function.arguments", f"is not a JSON object: {error}") from None
+    def as_call(self) -> ToolCall:
+        """Return the call."""
         return ToolCall(self.function.name, self.function.arguments.strip() or "{}", self.id)
 
 

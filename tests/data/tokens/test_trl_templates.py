@@ -15,6 +15,7 @@ from tests.data.tokens.tool_chats import DIALOGUES, TOOLS, call, save_tokenizer,
 from vita.data.records import NO_VARIABLES, Message, TemplateVariables
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.dialogue_encoding import EncodedDialogue, encode, encode_prompt, encode_training
+from vita.data.tokens.template_features import UnwrittenField
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.spine.errors import DataError
 
@@ -185,6 +186,34 @@ def test_fields_that_a_template_does_not_write_are_refused(
     for encoder in (encode, encode_prompt):
         with pytest.raises(DataError, match=f"chat template: does not write `{field}"):
             encoder(tokenizer, template, DIALOGUES[dialogue], variables_of(DIALOGUES[dialogue]))
+
+
+CUT_OFF = '{"city": "Zür'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("qwen2_5", '"arguments": "{\\"city\\": \\"Zür"}'),
+        ("qwen3", '"arguments": {"city": "Zür}'),
+        ("llama3_1", '"parameters": "{\\"city\\": \\"Zür"}'),
+        ("deepseekv3", '```json\n{"city": "Zür\n```'),
+        ("qwen3_5_think", None),
+        ("gemma4_v5", None),
+        ("glm4moe_training", None),
+        ("lfm2_2_5", None),
+    ],
+)
+def test_arguments_that_were_cut_off_are_written_as_text_or_refused_by_name(name: str, text: str | None) -> None:
+    template = ChatTemplate(template_source(name), {"bos_token": "<s>", "eos_token": "</s>"})
+    messages = [DIALOGUES["call"][0], Message("assistant", "", tool_calls=(call(CUT_OFF),))]
+    variables = variables_of(messages, template)
+    if text is not None:
+        assert text in template.render(messages, variables)
+        return
+    with pytest.raises(UnwrittenField, match="writes only JSON objects") as refusal:
+        template.render(messages, variables)
+    assert refusal.value.field == "messages[1].tool_calls[0].function.arguments" and "`{}`" in str(refusal.value)
 
 
 def test_variables_that_a_template_does_not_read_are_refused(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ class TemplateFeatures:
     """True if the template writes both the content and the calls of a message."""
     names: bool
     """True if the template writes the name of an author."""
+    text_arguments: bool
+    """True if the template writes arguments that are no JSON object, such as those of an answer that was cut off."""
     short_call_ids: bool
     """True if the template accepts only ids of nine letters and digits, as Mistral's."""
     call_sample: str | None
@@ -74,13 +76,15 @@ class TemplateFeatures:
         sample, form, short = sampler.find_form()
         reasoning = sampler.reasoned_answer() if key else None
         if sample is None:
-            return cls(form, key is not None, "none", False, sampler.writes_names(), short, None, reasoning)
+            return cls(form, key is not None, "none", False, sampler.writes_names(), False, short, None, reasoning)
         many = sampler.answer(form, short, calls=2)
         beside = sampler.answer(form, short, content=SAMPLE_TEXT)
         writes_many = many is not None and all(f"{SAMPLE_VALUE}{number}" in many for number in (0, 1))
         writes_both = beside is not None and SAMPLE_TEXT in beside and f"{SAMPLE_VALUE}0" in beside
-        calls = "many" if writes_many else "one"
-        return cls(form, key is not None, calls, writes_both, sampler.writes_names(), short, sample, reasoning)
+        cut_off = sampler.answer(form, short, is_complete=False)
+        writes_text = cut_off is not None and f"{SAMPLE_VALUE}0" in cut_off
+        calls, names = "many" if writes_many else "one", sampler.writes_names()
+        return cls(form, key is not None, calls, writes_both, names, writes_text, short, sample, reasoning)
 
     def check(self, messages: Sequence[Message]) -> None:
         """Raise an error with the name of a field of a message that the template does not write."""
@@ -90,6 +94,18 @@ class TemplateFeatures:
                 field, rest = problem
                 hint = f"use a model whose template writes it, or remove `{field}`"
                 text = f"does not write `{field}` of message {number}{rest}"
+                raise UnwrittenField("chat template", text, field=f"messages[{number - 1}].{field}", hint=hint)
+            self._check_arguments(message, number)
+
+    def _check_arguments(self, message: Message, number: int) -> None:
+        """Raise an error for arguments that are no JSON object if the template writes only objects."""
+        if self.text_arguments:
+            return
+        for index, call in enumerate(message.tool_calls):
+            if not call.is_complete:
+                field = f"tool_calls[{index}].function.arguments"
+                text = f"writes only JSON objects as arguments of calls, but `{field}` of message {number} is none"
+                hint = "send a JSON object, such as `{}`, or the call as text in `content`"
                 raise UnwrittenField("chat template", text, field=f"messages[{number - 1}].{field}", hint=hint)
 
     def _problem(self, message: Message) -> tuple[str, str] | None:
@@ -144,10 +160,13 @@ class _Sampler:
                 return sample, form, short
         return None, MessageForm(self.reasoning_key), False
 
-    def answer(self, form: MessageForm, short: bool, *, calls: int = 1, content: str = "") -> str | None:
+    def answer(
+        self, form: MessageForm, short: bool, *, calls: int = 1, content: str = "", is_complete: bool = True
+    ) -> str | None:
         """Return the text of an answer with sample calls; None if the template refuses it."""
         id = _SHORT_ID if short else _LONG_ID
-        arguments = [f'{{"{SAMPLE_KEY}": "{SAMPLE_VALUE}{number}"}}' for number in range(calls)]
+        end = '"}' if is_complete else ""
+        arguments = [f'{{"{SAMPLE_KEY}": "{SAMPLE_VALUE}{number}{end}' for number in range(calls)]
         sample_calls = tuple(ToolCall(SAMPLE_NAME, text, id[:-1] + str(n)) for n, text in enumerate(arguments))
         return self._answer(Message("assistant", content, tool_calls=sample_calls), form, {"tools": [SAMPLE_TOOL]})
 

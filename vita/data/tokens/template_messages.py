@@ -159,7 +159,7 @@ def _template_message(message: Message, form: MessageForm) -> TemplateMessage:
 
 
 def _template_call(call: ToolCall, form: MessageForm) -> dict[str, Any]:
-    arguments = call.arguments if form.arguments_as_text else call.values
+    arguments = call.values if call.is_complete and not form.arguments_as_text else call.arguments
     values = {"type": "function", "function": {"name": call.name, "arguments": arguments}}
     return values if call.id is None else {"id": call.id, **values}
 

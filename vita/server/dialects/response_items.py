@@ -61,7 +61,7 @@ class FunctionCallItem(_Item):
     name: str
     """Name of the function."""
     arguments: str
-    """The arguments as JSON."""
+    """The arguments as JSON, also if they were cut off."""
     parsed_arguments: Any = None
     """Accepted for compatibility: the arguments as an object, which the OpenAI client adds to an answer."""
 

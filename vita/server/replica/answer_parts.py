@@ -7,8 +7,7 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vita.data.exact_json import parse_exact
-from vita.data.records import Message
+from vita.data.records import Message, ToolCall
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.answer_formats.answer_format import AnswerFormat
 from vita.infer.answer_formats.deltas import ArgumentsDelta, CallStart, Delta, TextDelta
@@ -81,7 +80,7 @@ class AnswerParts:
         calls = self._arguments.get(choice)
         if finish != "stop" or not calls:
             return finish
-        return "tool_calls" if all(_is_object("".join(pieces)) for pieces in calls.values()) else finish
+        return "tool_calls" if all(ToolCall("", "".join(pieces)).is_complete for pieces in calls.values()) else finish
 
     def _fields(self, choice: int, delta: Delta) -> Iterator[dict[str, Any]]:
         match delta:
@@ -104,13 +103,6 @@ class AnswerParts:
         if self._format.short_call_ids:
             return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
         return f"call_{secrets.token_hex(12)}"
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(parse_exact(text), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def prompt_tail(tokenizer: Tokenizer, ids: Sequence[int], messages: Sequence[Message], *, continued: bool) -> str:
