@@ -7,7 +7,8 @@ import re
 import pytest
 
 from vita.data.curation.personal_data import PersonalData, PersonalDataScanner
-from vita.data.curation.personal_data_secrets import NAMED_KEY, is_random_token
+from vita.data.curation.personal_data_secrets import NAMED_KEY
+from vita.data.curation.secret_checks import is_random_token
 
 SCANNER = PersonalDataScanner(PersonalData())
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 SPACES = " \u00a0\u202f"
 """The space, and the no-break spaces with which numbers are written."""
 _CONTEXT = 40
-"""Characters before and after a value in which `after`, `not_after` and `not_before` are searched."""
+"""Characters after a value in which `not_before` is searched, and before a value for `after` and `not_after`."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class Form:
     """A pattern, ending in `$`, that does not occur directly before a value."""
     not_before: re.Pattern[str] | None = None
     """A pattern that does not match directly after a value."""
+    end: Callable[[str, int], int] | None = None
+    """Returns the end of the value that begins at a position; the pattern then needs to match its beginning only."""
+    context: int = _CONTEXT
 
     def mask(self, text: str, placeholder: str) -> tuple[str, int]:
         """Return the text with placeholders, and their number."""
@@ -37,18 +40,23 @@ class Form:
         position = count = 0
         for match in self.pattern.finditer(text):
             start, end = match.span(group)
-            if self._accepts(text, match[group], start, end):
+            if start < position or not self._is_after(text, start):
+                continue
+            if self.end:
+                end = self.end(text, start)
+            if self._accepts(text, start, end):
                 pieces += text[position:start], placeholder
                 position, count = end, count + 1
         return "".join([*pieces, text[position:]]) if count else text, count
 
-    def _accepts(self, text: str, value: str, start: int, end: int) -> bool:
-        if self.check and not self.check(value):
-            return False
-        before = text[max(0, start - _CONTEXT) : start]
+    def _is_after(self, text: str, start: int) -> bool:
+        before = text[max(0, start - self.context) : start]
         if self.after and not self.after.search(before):
             return False
-        if self.not_after and self.not_after.search(before):
+        return not (self.not_after and self.not_after.search(before))
+
+    def _accepts(self, text: str, start: int, end: int) -> bool:
+        if self.check and not self.check(text[start:end]):
             return False
         return not (self.not_before and self.not_before.match(text[end : end + _CONTEXT]))
 
@@ -80,7 +88,9 @@ def form(
     after: str | None = None,
     not_after: str | None = None,
     not_before: str | None = None,
+    end: Callable[[str, int], int] | None = None,
+    context: int = _CONTEXT,
 ) -> Form:
-    """Return the form with the given patterns."""
-    compiled = (re.compile(context) if context else None for context in (after, not_after, not_before))
-    return Form(re.compile(pattern, flags), check, *compiled)
+    """Return the form with the given patterns; `context` is the number of characters before a value that are read."""
+    compiled = (re.compile(part) if part else None for part in (after, not_after, not_before))
+    return Form(re.compile(pattern, flags), check, *compiled, end=end, context=context)

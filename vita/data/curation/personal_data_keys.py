@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from vita.data.curation.personal_data_forms import PersonalDataKind, form
 
 _TOKENS = (
@@ -39,6 +41,10 @@ _PRIVATE_KEY = (
 """A key in PEM, of PGP or in the format of SSH2; without its end, its header fields and the text up to a hyphen."""
 _PUTTY_KEY = r"PuTTY-User-Key-File-[0-9]: (?:[^P]|P(?!uTTY-)){0,20000}?Private-(?:MAC|Hash): [0-9a-fA-F]{40,64}"
 _NAMED = r"(?i:secret_?access_?key|secretkey)[\"']?[ \t]{0,3}(?:=>|=|:)[ \t]{0,3}[\"']?"
+_NO_URL_PASSWORD = re.compile(
+    r"[$%#@]?[{(\[].*[\])}]|\$\w+|%s|:\w+|[*.x]+|(?i:your.*|.*example.*|pass|passw|passwd|password|pwd|pw|.?_?password_?)",
+    re.DOTALL,
+)
 KEY_PREFIXES = (
     r"(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_|github_pat_|glpat-|sk-[A-Za-z0-9_-]{20}|hf_[A-Za-z0-9]{34}"
     r"|xox[abeoprs]-|AIza|_(?:live|test)_|npm_|pypi-|SG\.|eyJ[A-Za-z0-9_-]{10}|ya29\.|do[opr]_v1_|SK[0-9a-f]{32}"
@@ -57,6 +63,11 @@ def _is_random(text: str) -> bool:
     """Return True if the part of a token after its prefix contains a digit, or letters of both cases."""
     letters = text.partition("-" if text.startswith("pypi") else "_")[2]
     return _has_digit(letters) or (letters != letters.lower() and letters != letters.upper())
+
+
+def _is_url_password(text: str) -> bool:
+    """Return True unless the password of a URL is a variable, such as `$PASS`, or a placeholder of a manual."""
+    return not _NO_URL_PASSWORD.fullmatch(text)
 
 
 def _token(patterns: tuple[str, ...]) -> str:
@@ -78,6 +89,9 @@ KEY = PersonalDataKind(
         form(
             r"hooks\.slack\.com/services/(?P<value>T[A-Z0-9]{6,12}/B[A-Z0-9]{6,12}/[A-Za-z0-9]{20,32})(?![A-Za-z0-9])"
         ),
-        form(r"(?<=://)[^\s/:@<>]{0,64}:(?P<value>[^\s/@<>]{1,128})(?=@)"),
+        form(
+            r"(?<=://)[^\s/:@<>]{0,64}:(?P<value>[^\s/@<>]{1,128}(?:@[^\s/@<>,;\"'`]{1,64}){0,2})(?=@)",
+            _is_url_password,
+        ),
     ),
 )
