@@ -252,9 +252,48 @@ def test_a_call_that_is_cut_off_is_partial_or_content() -> None:
     text = '<tool_call>{"name": "f", "arguments": {"a": "b'
     assert parse(answer_format("hermes"), text) == [("content", text)]
     assert parse(answer_format("hermes"), text, partial=True) == [("call", (0, ToolCall("f", '{"a": "b')))]
-    wrong = '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>'
-    parts = parse(answer_format("hermes"), wrong, partial=True)
-    assert parts == [("call", (0, ToolCall("f", '{"a": '))), ("content", "NaN}}</tool_call>")]
+
+
+BROKEN = ("call", (0, ToolCall("f", '{"a": ')))
+COMPLETE = ("call", (0, ToolCall("f", "{}")))
+
+
+@pytest.mark.parametrize("step", [None, 1, 4])
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": NaN}}\n</tool_call>', [BROKEN]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>\nSo.', [BROKEN, ("content", "So.")]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": NaN, "b": "c', [BROKEN]),
+        (
+            "hermes",
+            '<tool_call>{"name": "f", "arguments": {"a": x<tool_call>{"name": "g", "arguments": {}}</tool_call>',
+            [BROKEN, ("call", (1, ToolCall("g", "{}")))],
+        ),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {}} So.</tool_call> x', [COMPLETE, ("content", "So. x")]),
+        (
+            "hermes",
+            '<tool_call>{"name": "f", "arguments": {}}\n{"name": "g"</tool_call>',
+            [COMPLETE, ("content", '{"name": "g"')],
+        ),
+        ("phi", '<|tool_call|>[{"name": "f", "arguments": {"a": NaN}}]<|/tool_call|>So.', [BROKEN, ("content", "So.")]),
+        ("llama", '{"name": "f", "parameters": {"a": NaN}} and more', [BROKEN]),
+        (
+            "mistral",
+            '[TOOL_CALLS]f[ARGS]{"a": NaN}[TOOL_CALLS]g[ARGS]{}',
+            [BROKEN, ("call", (1, ToolCall("g", "{}")))],
+        ),
+        (
+            "harmony",
+            '<|channel|>commentary to=functions.f<|message|>{"a": NaN}<|call|><|channel|>final<|message|>So.',
+            [BROKEN, ("content", "So.")],
+        ),
+    ],
+)
+def test_the_rest_of_a_call_that_becomes_invalid_is_dropped_to_the_end_of_its_block(
+    name: str, text: str, expected: list[Any], step: int | None
+) -> None:
+    assert parse(answer_format(name), text, step=step, partial=True) == expected
 
 
 @pytest.mark.parametrize(

@@ -418,7 +418,8 @@ def test_an_agent_returns_a_call_that_was_cut_off_and_goes_on(
     question: Any = {"role": "user", "content": "Weather in Köln?"}
     chat: Any = {"model": "cat", "tools": [WEATHER], "temperature": 0, "stop": "öln"}
     choice = client.chat.completions.create(messages=[question], **chat).choices[0].message
-    (call,) = choice.tool_calls or ()
+    assert choice.tool_calls is not None
+    (call,) = choice.tool_calls
     assert call.type == "function" and call.function.arguments == '{"city": "K'
     error: Any = "The arguments are not complete."
     result: Any = {"role": "tool", "tool_call_id": call.id, "content": error}

@@ -142,6 +142,18 @@ def test_only_calls_with_complete_arguments_have_the_reason_tool_calls(
     assert answers.finish(0, "stop") == finish and answers.finish(0, "length") == "length"
 
 
+def test_the_rest_of_a_call_that_becomes_invalid_is_not_content(client: openai.OpenAI) -> None:
+    text = '<tool_call>\n{"name": "weather", "arguments": {"city": NaN}}\n</tool_call>\nGood day!'
+    options: dict[str, Any] = {"extra_body": {"structured_outputs": {"choice": [text]}}}
+    choice = ask(client, QUESTION, **options).choices[0]
+    assert [call.function.arguments for call in choice.message.tool_calls] == ['{"city": ']
+    assert choice.message.content == "Good day!" and choice.finish_reason == "stop"
+    chunks = [chunk.choices[0] for chunk in ask(client, QUESTION, stream=True, **options)]
+    assert "".join(chunk.delta.content or "" for chunk in chunks) == "Good day!"
+    pieces = [part.function.arguments for chunk in chunks for part in chunk.delta.tool_calls or ()]
+    assert "".join(pieces) == '{"city": ' and chunks[-1].finish_reason == "stop"
+
+
 def test_without_parallel_calls_only_the_first_call_is_returned(client: openai.OpenAI) -> None:
     message = ask(client, TWO_CITIES, parallel_tool_calls=False).choices[0].message
     assert [call.function.arguments for call in message.tool_calls] == ['{"city": "Köln"}']

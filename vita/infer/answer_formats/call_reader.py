@@ -34,6 +34,8 @@ class CallReader(ABC):
         """Number of characters that the last `read` consumed."""
         self.end: Literal["", "end", "failed"] = ""
         """`end` after the last character of the block, `failed` if the text after `position` is no part of it."""
+        self.is_broken = False
+        """True if the block failed within a call that had begun, whose remaining text is no part of the answer."""
         self.unsent = ""
         """The consumed text that belongs to no returned call: content, if no call follows."""
         self._first, self._partial = index, partial
@@ -79,6 +81,7 @@ class CallReader(ABC):
     def _fail(self) -> Iterator[Delta]:
         """End the block before the text at `position`; a call that has begun ends as it is."""
         if self._started:
+            self.is_broken = True
             yield from self._finish_call()
         self.end = "failed"
 

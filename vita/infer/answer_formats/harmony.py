@@ -56,6 +56,8 @@ class HarmonyParser:
         self._reader: MessageReader | None = None
         self._pending, self._header = "", ""
         self._in_header, self._count = True, 0
+        self._is_broken = False
+        """True after an invalid text in the arguments of a call, up to the end of the message."""
 
     @property
     def in_reasoning(self) -> bool:
@@ -106,15 +108,18 @@ class HarmonyParser:
                 return
             yield from self._text(self._pending[: match.start()])
             self._pending = self._pending[match.end() :]
-            self._in_header = True
+            self._in_header, self._is_broken = True, False
 
     def _read_call(self, reader: MessageReader, *, last: bool) -> Iterator[Delta]:
-        """Read the message to a function; text that is no JSON object is content."""
+        """Read the message to a function; text that is no JSON object is content.
+
+        The text of a call that has begun and becomes invalid is dropped.
+        """
         yield from reader.read(self._pending, last=last)
         self._pending = self._pending[reader.position :]
         if not reader.end and not last:
             return
-        self._count, self._reader = reader.index, None
+        self._count, self._reader, self._is_broken = reader.index, None, reader.is_broken
         if reader.end == "end":
             self._in_header = True
             return
@@ -129,7 +134,7 @@ class HarmonyParser:
 
     def _text(self, text: str) -> Iterator[Delta]:
         kind: Literal["reasoning", "content"] = "reasoning" if self._is_analysis else "content"
-        if text:
+        if text and not self._is_broken:
             yield TextDelta(kind, text)
 
 

@@ -4,7 +4,9 @@
     deltas = [*parser.push("<think>Two"), *parser.push(" and two.</think>4"), *parser.finish()]
 
 Law: the concatenated texts and the calls do not depend on the division of the answer into pieces. Text that may begin
-a marker is held back until it is complete. Text of a block that is no call in the format is content.
+a marker is held back until it is complete. A block without a call in the format is content, with its markers. In a
+block with calls, text that belongs to no call is content, without the marker that ends the block. The text of a call
+that has begun and becomes invalid is dropped from there to the end of the block: its begin was returned as a call.
 """
 
 from __future__ import annotations
@@ -61,10 +63,12 @@ class AnswerParser:
         """
         self._reasoning, self._calls, self._tools, self._partial = reasoning, calls, tools, partial
         self._reader: CallReader | None = None
-        self._state: Literal["start", "reasoning", "content", "block"] = "start"
+        self._state: Literal["start", "reasoning", "content", "block", "broken"] = "start"
         if in_reasoning:
             self._state = "reasoning"
         self._pending, self._space, self._count = "", "", 0
+        self._end = ""
+        """The text that ends the last block, if it is expected within the content."""
         self._strip = True
         """True while the next text follows a marker, so that its leading line breaks are removed."""
 
@@ -103,6 +107,8 @@ class AnswerParser:
                     yield from self._read_content(last=last)
                 case "block":
                     yield from self._read_block(last=last)
+                case "broken":
+                    self._skip_broken_call()
             if self._state == state and (len(self._pending) == length or not self._pending):
                 return
 
@@ -143,12 +149,13 @@ class AnswerParser:
                 return
             text = text.lstrip("\n")
         start = self._calls.start if self._calls else ""
-        before, start_mark, rest = text.partition(start) if start else (text, "", "")
-        keep = 0 if last or start_mark or not start else held_back(before, [start])
-        self._pending = rest if start_mark else before[len(before) - keep :]
+        markers = [marker for marker in (start, self._end) if marker]
+        before, mark, rest = _partition(text, markers)
+        keep = 0 if last or mark else held_back(before, markers)
+        self._pending = rest if mark else before[len(before) - keep :]
         yield from self._text("content", before[: len(before) - keep])
-        if start_mark:
-            self._state = "block"
+        if mark:
+            self._state, self._end = ("block" if mark == start else "content"), ""
 
     def _read_block(self, *, last: bool) -> Iterator[Delta]:
         assert self._calls is not None
@@ -164,13 +171,27 @@ class AnswerParser:
         text = reader.unsent
         if reader.has_calls:
             self._count, self._space, self._strip = max(reader.index, self._count + 1), "", True
+            self._end = self._calls.end if reader.end == "failed" else ""
             if reader.end == "end" or not text.strip(_SEPARATORS):
                 text = ""
         else:
             text = self._calls.start + text
             self._strip = self._strip and bool(text)
-        self._state, self._reader = "content", None
+        self._state, self._reader = ("broken" if reader.is_broken else "content"), None
         yield from self._text("content", text)
+
+    def _skip_broken_call(self) -> None:
+        """Drop text up to the end of the block, or the start of the next one."""
+        assert self._calls is not None
+        start = self._calls.start
+        markers = [marker for marker in (start, self._end) if marker]
+        _, mark, rest = _partition(self._pending, markers)
+        if mark:
+            self._pending, self._end = rest, ""
+            self._state = "block" if mark == start else "content"
+        else:
+            keep = held_back(self._pending, markers)
+            self._pending = self._pending[len(self._pending) - keep :]
 
     def _text(self, kind: Literal["reasoning", "content"], text: str) -> Iterator[Delta]:
         """Yield text; white space at its end waits for more text if a marker may follow that removes it."""
@@ -183,6 +204,15 @@ class AnswerParser:
         self._space = text[len(bare) :]
         if bare:
             yield TextDelta(kind, bare)
+
+
+def _partition(text: str, markers: Sequence[str]) -> tuple[str, str, str]:
+    """Return the text before the first of the markers, this marker, and the text after it."""
+    positions = [(text.find(marker), marker) for marker in markers if marker in text]
+    if not positions:
+        return text, "", ""
+    position, marker = min(positions)
+    return text[:position], marker, text[position + len(marker) :]
 
 
 def held_back(text: str, markers: Sequence[str]) -> int:
