@@ -463,6 +463,26 @@ def test_counted_tokens_are_those_of_the_usage(claude: anthropic.Anthropic, opti
     assert count == message(claude, *body.pop("messages"), **body).usage.input_tokens
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output_config": {"effort": "low"}},
+        {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+        {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}, "stop_sequences": ["x"]},
+        {"output_config": {"format": {"type": "json_schema", "schema": {"type": "x"}}}},
+        {"tool_choice": {"type": "tool", "name": "f"}, "tools": [ANTHROPIC_TOOL]},
+        {"tools": [{**ANTHROPIC_TOOL, "strict": True}], "stop_sequences": ["x"]},
+        {"temperature": 2},
+        {"mcp_servers": [{"name": "x"}]},
+    ],
+)
+def test_what_a_message_may_not_have_is_refused_alike_when_its_tokens_are_counted(url: str, options: Any) -> None:
+    body = {"model": "cat", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, **options}
+    answers = [httpx.post(f"{url}/v1/messages{path}", json=body, trust_env=False) for path in ("", "/count_tokens")]
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert answers[0].json() == answers[1].json() and "`" in answers[0].text
+
+
 def translated(body: dict[str, Any], dialect: Any) -> list[dict[str, Any]]:
     """Return the chat messages of a request."""
     return dialect.translate({"model": "cat", **body}).chat["messages"]

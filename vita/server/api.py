@@ -392,6 +392,8 @@ class TokenizeRequest(ToolFields):
     """As in a chat request."""
     response_format: ResponseFormat | None = None
     """As in a chat request; the text that the format forces is counted."""
+    top_k: int | None = Field(default=None, ge=0, le=2**31)
+    """As in a chat request: refused by a backend that does not support it. The tokens do not depend on it."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -402,7 +404,7 @@ class TokenizeRequest(ToolFields):
 
     def as_chat(self, model: str) -> ChatRequest:
         """Return the chat request with this dialogue; raises `ApiError` for fields that contradict each other."""
-        names = set(ToolFields.model_fields) | {"messages", "tool_choice", "parallel_tool_calls", "response_format"}
+        names = {*ToolFields.model_fields, "messages", "tool_choice", "parallel_tool_calls", "response_format", "top_k"}
         return read(ChatRequest, {"model": model, **self.model_dump(include=names, exclude_unset=True, by_alias=True)})
 
 

@@ -153,6 +153,17 @@ def test_a_field_that_the_program_does_not_support_is_refused_by_name(
     assert "backend `openai`" in error["message"]
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"top_k": 5}, {"response_format": {"type": "json_object"}}, {"tools": [TOOL], "tool_choice": "required"}],
+)
+def test_the_tokens_of_a_request_that_the_program_does_not_support_are_not_counted(replica: str, fields: dict) -> None:
+    dialogue = {"model": "cat", "messages": CHAT["messages"]}
+    counted, answered = (post(replica, path, **dialogue, **fields) for path in ("/tokenize", "/v1/chat/completions"))
+    assert counted.status_code == answered.status_code == 400 and counted.json() == answered.json()
+    assert post(replica, "/tokenize", **dialogue).json()["count"] > 0
+
+
 def test_values_without_an_effect_are_accepted_in_fields_that_the_program_does_not_have(replica: str) -> None:
     neutral = {"top_k": 0, "min_p": 0, "repetition_penalty": 1}
     answer, expected = (post(replica, "/v1/chat/completions", **CHAT, **fields).json() for fields in (neutral, {}))

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from vita.data.exact_json import parse_exact
 from vita.infer.answer_formats.json_scanner import complete_values
-from vita.server.api import MAX_STOPS, ChatRequest, read
+from vita.server.api import MAX_STOPS, ChatRequest, TokenizeRequest, read
 from vita.server.dialects.message_blocks import chat_messages, text_of
 from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answer
 from vita.server.dialects.translation import named_event, translated_error, with_renamed_param
@@ -166,20 +166,7 @@ class MessagesApi:
     def translate(self, body: dict[str, Any]) -> MessagesTranslation:
         """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
         request = read(MessagesRequest, body)
-        settings = {
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "top_k": request.top_k,
-            "stop": request.stop_sequences or None,
-            "stream": request.stream or None,
-            # The first event of a message already has the number of its input tokens.
-            "stream_options": {"include_usage": True, "continuous_usage_stats": True} if request.stream else None,
-            "user": request.metadata.user_id if request.metadata else None,
-        }
-        chat = _prompt(request) | {name: value for name, value in settings.items() if value is not None}
-        _check(chat, request)
-        return MessagesTranslation(request, chat)
+        return MessagesTranslation(request, _chat_request(request, max_tokens=request.max_tokens))
 
     def error(self, body: Mapping[str, Any], status: int) -> dict[str, Any]:
         """Return the body of an error in the format of the Messages API."""
@@ -195,9 +182,8 @@ class TokenCounting(MessagesApi):
     def translate(self, body: dict[str, Any]) -> TokenCount:  # type: ignore[override]
         """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
         request = read(CountTokensRequest, body)
-        dialogue = _prompt(request)
-        _check(dialogue, request)
-        return TokenCount(dialogue)
+        chat = _chat_request(request, max_tokens=request.max_tokens)
+        return TokenCount({name: value for name, value in chat.items() if name in TokenizeRequest.model_fields})
 
 
 class TokenCount:
@@ -333,19 +319,28 @@ def _change_event(change: PartChange) -> bytes:
 # -- the request
 
 
-def _check(chat: Mapping[str, Any], request: _Dialogue) -> None:
-    """Raise `ApiError` with the names of the Messages API for a chat request that is not valid."""
+def _chat_request(request: _Generation, *, max_tokens: int | None) -> dict[str, Any]:
+    """Return the chat request with the same meaning; raises `ApiError` with the names of the Messages API."""
+    fields = {
+        "response_format": _response_format(request.output_config),
+        **_choice(request),
+        "max_tokens": max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k,
+        "stop": request.stop_sequences or None,
+        "stream": request.stream or None,
+        # The first event of a message already has the number of its input tokens.
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True} if request.stream else None,
+        "user": request.metadata.user_id if request.metadata else None,
+    }
+    chat = _dialogue(request) | {name: value for name, value in fields.items() if value is not None}
     try:
         read(ChatRequest, chat)
     except ApiError as error:
         prefill = f"messages[{len(request.messages) - 1}]"
         raise translated_error(error, {**_CHAT_NAMES, "continue_final_message": prefill}) from None
-
-
-def _prompt(request: _Dialogue) -> dict[str, Any]:
-    """Return the fields of a chat request that determine the prompt, with the text that a constraint forces."""
-    fields = {"response_format": _response_format(request.output_config), **_choice(request)}
-    return _dialogue(request) | {name: value for name, value in fields.items() if value is not None}
+    return chat
 
 
 def _dialogue(request: _Dialogue) -> dict[str, Any]:

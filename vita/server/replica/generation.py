@@ -10,13 +10,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from vita.data.records import Message
+from vita.data.records import Message, TemplateVariables
 from vita.infer.grammars import Constraint
 from vita.infer.request import GenerationRequest, PromptEvent, TokenEvent
 from vita.infer.sampling import Sampling
 from vita.infer.scheduler import Scheduler
 from vita.server import api, routes
 from vita.server.backends.remote_scheduler import RemoteScheduler
+from vita.server.backends.unsupported import refuse_unsupported
 from vita.server.errors import ApiError, ClientLeft
 from vita.server.json_response import json_response
 from vita.server.line_json import DONE, json_event
@@ -52,12 +53,7 @@ class GenerationRoutes(RequestChecks):
         self.check_model(params.model)
         self._refuse_texts(routes.CHAT_COMPLETIONS)
         scheduler = self.admit(params.n)
-        messages = self.without_unwritten_names(scheduler, to_messages(params.messages))
-        tools = params.offered_tools
-        variables = params.variables(with_tools=bool(tools))
-        if tools:
-            self.check_tools(scheduler)
-        self.check_effort(scheduler, params.reasoning_effort)
+        messages, variables = self._checked_dialogue(scheduler, params)
         dropped = 0
         if params.truncation == "auto":
             default_limit = self.served.sampling.get("max_tokens")
@@ -82,7 +78,7 @@ class GenerationRoutes(RequestChecks):
         ask = self._ask(params, ids, limit=params.limit, top=top, visible=engine.visible_ids, constraint=constraint)
         head = {**self._head("chatcmpl", params), **({"dropped_messages": dropped} if dropped else {})}
         answers = AnswerParts(
-            engine.answer_format, tools, prompt_end=prompt_end, parallel=params.allows_several_calls,
+            engine.answer_format, params.offered_tools, prompt_end=prompt_end, parallel=params.allows_several_calls,
             only_calls=params.requires_calls,
         )  # fmt: skip
         body = ChatBody(head, engine.tokenizer, logprobs=params.logprobs, answers=answers)
@@ -96,13 +92,26 @@ class GenerationRoutes(RequestChecks):
         ]  # fmt: skip
         return await self._answer(request, params, body, [ask], choices, refused, prompt_tokens=len(ids))
 
-    async def dialogue_ids(self, scheduler: Scheduler, params: api.ChatRequest, *, answer: bool) -> list[int]:
-        """Return the tokens of the prompt of a chat request, with those that its constraint forces."""
+    def _checked_dialogue(
+        self, scheduler: Scheduler, params: api.ChatRequest
+    ) -> tuple[list[Message], TemplateVariables]:
+        """Return the messages and the variables of the chat template; refuses what the model does not support."""
         messages = self.without_unwritten_names(scheduler, to_messages(params.messages))
-        has_tools, continued = bool(params.offered_tools), params.continue_final_message
+        has_tools = bool(params.offered_tools)
         if has_tools:
             self.check_tools(scheduler)
-        variables = params.variables(with_tools=has_tools)
+        self.check_effort(scheduler, params.reasoning_effort)
+        return messages, params.variables(with_tools=has_tools)
+
+    async def dialogue_ids(self, scheduler: Scheduler, params: api.ChatRequest, *, answer: bool) -> list[int]:
+        """Return the tokens of the prompt of a chat request, with those that its constraint forces.
+
+        A field that a chat request with this dialogue may not have is refused here also.
+        """
+        if self.remote is not None:
+            refuse_unsupported(params, self.remote.program)
+        messages, variables = self._checked_dialogue(scheduler, params)
+        continued = params.continue_final_message
         ids = await self.chat_ids(scheduler, messages, variables, answer=answer and not continued, continued=continued)
         if not answer:
             return ids
