@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -53,6 +55,34 @@ def test_the_name_of_a_field_is_the_context_of_its_value(name: str, value: Any, 
     assert mask(metadata) == (masked, {kind: number})
 
 
+@pytest.mark.parametrize(
+    ("metadata", "masked", "kind"),
+    [
+        ({"paid": 4111111111111111}, {"paid": "<CARD>"}, "card"),
+        ({"paid": 4111111111111111.0}, {"paid": "<CARD>"}, "card"),  # a column with missing values in pandas
+        ({"paid": Decimal("4111111111111111")}, {"paid": "<CARD>"}, "card"),
+        ({"cardNumber": 4000000000000000006}, {"cardNumber": "<CARD>"}, "card"),
+        ({"phone": 5551234567.0}, {"phone": "<PHONE>"}, "phone"),
+        ({"sent": b"to ann@mail.net"}, {"sent": "b'to <EMAIL>'"}, "email"),
+        ({"votes": {"ann@mail.net": 3}}, {"votes": {"<EMAIL>": 3}}, "email"),
+        (
+            {"header": {"name": "phone", "value": "5551234567"}},
+            {"header": {"name": "phone", "value": "<PHONE>"}},
+            "phone",
+        ),
+    ],
+)
+def test_numbers_names_and_values_of_other_types_are_searched(
+    metadata: dict[str, Any], masked: dict[str, Any], kind: str
+) -> None:
+    assert mask(metadata) == (masked, {kind: 1})
+
+
+def test_masked_names_stay_different() -> None:
+    metadata = {"votes": {"ann@mail.net": 3, "bob@mail.net": 4}}
+    assert mask(metadata) == ({"votes": {"<EMAIL>": 3, "<EMAIL>_2": 4}}, {"email": 2})
+
+
 def test_a_general_name_inside_a_field_has_the_context_of_the_field() -> None:
     contact = {"phone": {"home": "5551234567", "work": ["5551234568"], "model": "5551234569"}}
     masked = {"phone": {"home": "<PHONE>", "work": ["<PHONE>"], "model": "5551234569"}}
@@ -73,6 +103,8 @@ def test_a_general_name_inside_a_field_has_the_context_of_the_field() -> None:
             "no_password": "x",
             "pass": "12 of 14",
         },
+        {"views": 4111111111111112, "hash": 4000000000000000006, "score": 4111111111111111.5, "day": date(2020, 1, 1)},
+        {"card_id": 4111111111111111, "limit": float("inf"), "pair": {"name": "page_id", "value": 4111111111111111}},
         {"phone_model": "5551234567", "keyboard": "bPO38sw9HTvN5FtungMI", "passwords_seen": 12},
     ],
 )

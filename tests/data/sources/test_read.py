@@ -262,6 +262,24 @@ def test_a_folder_without_usable_files_is_refused_with_its_suffixes(tmp_path: Pa
     assert "got .log, .png" in error_message(create_source(tmp_path))
 
 
+def test_maps_in_parquet_are_objects(tmp_path: Path) -> None:
+    strings = pyarrow.map_(pyarrow.string(), pyarrow.string())
+    numbers = pyarrow.map_(pyarrow.int8(), pyarrow.int8())
+    columns = {
+        "text": ["a"],
+        "login": pyarrow.array([[("user", "bob"), ("password", "swordfish")]], strings),
+        "nested": pyarrow.array([[{"m": [(1, 2)]}]], pyarrow.list_(pyarrow.struct({"m": numbers}))),
+        "repeated": pyarrow.array([[(1, 3), (1, 4)]], numbers),
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    (document,) = documents(create_source(tmp_path / "a.parquet"))
+    assert document.metadata == {
+        "login": {"user": "bob", "password": "swordfish"},
+        "nested": [{"m": {"1": 2}}],
+        "repeated": [{"key": "1", "value": 3}, {"key": "1", "value": 4}],
+    }
+
+
 def test_parquet_without_the_text_column_is_refused_with_its_columns(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"title": ["a"], "words": [3]}), tmp_path / "a.parquet")
     assert "only the fields title, words; name it with `text_field`" in error_message(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from functools import lru_cache
+from itertools import count
 from typing import Any, NamedTuple
 
 from vita.data.curation.field_context import PASSWORD, field_context
@@ -16,6 +20,9 @@ _REFERENCE = re.compile(
     r"(?:^|[_.: -])(?i:ids?|ur[li]s?|source|licen[cs]e|language)$|[a-z](?:Ids?|UR[LI]s?|Ur[li]s?|Source|Licen[cs]e)$"
 )
 """Names of fields whose values identify or locate a document, or are its language: `url`, `Target-URI`, `pageId`."""
+
+
+_PLAIN_NAME = re.compile(r"(?:[^\W\d]|[_ .-](?![0-9]))+[0-9]{0,4}")
 
 
 class MaskedMetadata(NamedTuple):
@@ -47,8 +54,9 @@ def with_decision(metadata: Mapping[str, Any], name: str, value: Any) -> dict[st
 def mask_metadata(documents: Sequence[Document], scanner: PersonalDataScanner) -> dict[int, MaskedMetadata]:
     """Return index -> masked metadata for the documents with personal data in a value of their metadata.
 
-    Strings are searched at any depth, with the name of their field as context, and integers in fields whose name gives
-    a context. Fields that are references, such as `url` and `page_id`, are not searched.
+    Values are searched at any depth, with the name of their field as context. Numbers are searched in fields whose name
+    gives a context, and as card numbers in others. Fields that are references, such as `url` and `page_id`, are not
+    searched. Names of fields are searched as well: a map can have addresses as its keys.
     """
     values = {index: [*_values(document.metadata)] for index, document in enumerate(documents)}
     scans = _scan([value for items in values.values() for value in items], scanner)
@@ -78,40 +86,89 @@ def _scan(values: Iterable[_Value], scanner: PersonalDataScanner) -> dict[_Value
     return results
 
 
+class _Field(NamedTuple):
+    """A field of a mapping, and the context of its value."""
+
+    name: Any
+    value: Any
+    context: str
+    is_searched: bool
+
+
+def _fields(mapping: Mapping[Any, Any], outer: str) -> Iterator[_Field]:
+    """Yield the fields of a mapping; in `{"key": "phone", "value": ...}`, the key names the value."""
+    for name, value in mapping.items():
+        label = str(name)
+        if name == "value" and isinstance(key := mapping.get("key", mapping.get("name")), str):
+            label = key
+        context = field_context(label, outer)
+        yield _Field(name, value, context, bool(context) or not _is_reference(label))
+
+
 def _values(value: Any, context: str = "") -> Iterator[_Value]:
     """Yield the values that are searched."""
     if isinstance(value, str):
         yield _Value(context, value)
     elif isinstance(value, Mapping):
-        for name, item in value.items():
-            if isinstance(item, str | int | Mapping | list | tuple):
-                inner = field_context(str(name), context)
-                if inner or not (isinstance(item, int) or _is_reference(str(name))):
-                    yield from _values(item, inner)
+        for field in _fields(value, context):
+            if not _is_plain_name(str(field.name)):
+                yield _Value("", str(field.name))
+            if field.is_searched:
+                yield from _values(field.value, field.context)
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _values(item, context)
-    elif context and isinstance(value, int) and not isinstance(value, bool):
-        yield _Value(context, str(value))
+    elif (text := _scalar_text(value, context)) is not None:
+        yield _Value(context, text)
+
+
+def _scalar_text(value: Any, context: str) -> str | None:
+    """Return the text in which a value that is no string is searched, or None if it is not searched.
+
+    A whole number in a column with missing values is a float. Without a context, numbers of 12 to 16 digits are
+    searched, because longer ones are identifiers and hashes. Values of types that JSON lacks are written as text.
+    """
+    if value is None or isinstance(value, bool | date | time | timedelta):
+        return None
+    if isinstance(value, float | Decimal):
+        if not math.isfinite(value) or value != int(value):
+            return str(value) if context == PASSWORD else None
+        value = int(value)
+    if isinstance(value, int) and not context:
+        return str(value) if 10**11 <= value < 10**16 else None
+    return str(value)
 
 
 def _masked(value: Any, scans: Mapping[_Value, Scan], counts: Counter[str], context: str = "") -> Any:
     """Return a value with placeholders, and add the number of masked values to `counts`."""
     if isinstance(value, Mapping):
-        return {name: _masked_field(str(name), item, scans, counts, context) for name, item in value.items()}
+        masked: dict[Any, Any] = {}
+        for field in _fields(value, context):
+            name = _masked_name(field.name, scans, counts, masked)
+            masked[name] = _masked(field.value, scans, counts, field.context) if field.is_searched else field.value
+        return masked
     if isinstance(value, list | tuple):
         return [_masked(item, scans, counts, context) for item in value]
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return value
-    if (scan := scans.get(_Value(context, str(value)))) is None or not (context or isinstance(value, str)):
+    text = value if isinstance(value, str) else _scalar_text(value, context)
+    if text is None or (scan := scans.get(_Value(context, text))) is None:
         return value
     counts.update(scan.counts)
     return scan.text
 
 
-def _masked_field(name: str, item: Any, scans: Mapping[_Value, Scan], counts: Counter[str], context: str) -> Any:
-    inner = field_context(name, context)
-    return item if not inner and _is_reference(name) else _masked(item, scans, counts, inner)
+def _masked_name(name: Any, scans: Mapping[_Value, Scan], counts: Counter[str], used: Mapping[Any, Any]) -> Any:
+    """Return the name of a field with placeholders, and a number if the mapping has a field of this name."""
+    if (scan := scans.get(_Value("", str(name)))) is None or _is_plain_name(str(name)):
+        return name
+    counts.update(scan.counts)
+    numbered = (scan.text if number == 1 else f"{scan.text}_{number}" for number in count(1))
+    return next(candidate for candidate in numbered if candidate not in used)
+
+
+@lru_cache(maxsize=4096)
+def _is_plain_name(name: str) -> bool:
+    """Return True for words of letters and short numbers, in which no personal data can be."""
+    return _PLAIN_NAME.fullmatch(name) is not None
 
 
 @lru_cache(maxsize=4096)

@@ -29,6 +29,7 @@ _NAMES = {
     "password|passwd|pwd|passphrase|passcode|passwort|kennwort|contraseña|senha|wachtwoord|пароль"
     "|(?:user|db|database|smtp|imap|mail|ftp|ssh|login|admin|root|account|proxy|auth) ?pass": PASSWORD,
     "^pass": "pass",  # also the name of a result or a ticket: only values with the form of a password are masked
+    "(?:credit|debit|payment|bank)? ?card|kreditkarte|cc": "card",
     "authorization": "authorization",
     KEY_NAMES.replace("[_-]?", " ?"): "secret",
 }

@@ -84,9 +84,40 @@ def _rows(file: SourceFile, batches: Iterator[Any]) -> Iterator[Row]:
     number = file.span.first_row - 1 if file.span else 0
     path = printable(file.path)
     for batch in batches:
+        maps = [field.name for field in batch.schema if _contains_map(field.type)]
         for values in batch.to_pylist():
             number += 1
+            for name in maps:
+                values[name] = _with_maps(values[name], batch.schema.field(name).type)
             yield Row(path, file.name, number, values)
+
+
+def _contains_map(kind: Any) -> bool:
+    """Return True if values of an Arrow type are maps, or contain maps."""
+    from pyarrow import types
+
+    if types.is_map(kind):
+        return True
+    return any(_contains_map(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _with_maps(value: Any, kind: Any) -> Any:
+    """Return a value of an Arrow type with mappings for maps, which Arrow returns as lists of pairs.
+
+    Keys that are no strings become text, as in JSON. A map with repeated keys becomes a list of objects with `key` and
+    `value`.
+    """
+    from pyarrow import types
+
+    if value is None or not _contains_map(kind):
+        return value
+    if types.is_map(kind):
+        items = [(key if isinstance(key, str) else str(key), _with_maps(item, kind.item_type)) for key, item in value]
+        mapping = dict(items)
+        return mapping if len(mapping) == len(items) else [{"key": key, "value": item} for key, item in items]
+    if types.is_struct(kind):
+        return {name: _with_maps(item, kind.field(name).type) for name, item in value.items()}
+    return [_with_maps(item, kind.value_type) for item in value]  # lists of variable and fixed length
 
 
 @contextmanager
