@@ -483,6 +483,46 @@ def test_what_a_message_may_not_have_is_refused_alike_when_its_tokens_are_counte
     assert answers[0].json() == answers[1].json() and "`" in answers[0].text
 
 
+@pytest.mark.parametrize("dialect", [MessagesApi(), ResponsesApi()])
+def test_only_the_fields_of_an_error_get_the_names_of_the_original_request(dialect: Any) -> None:
+    """Functions are called like fields of a chat request."""
+    tools = [{**({"type": "function"} if isinstance(dialect, ResponsesApi) else {}), "name": "stop"}]
+    tools = [{**tools[0], "name": name} for name in ("stop", "messages", "max_tokens", "stop")]
+    body: Any = {"model": "cat", "tools": tools}
+    hello = [{"role": "user", "content": "Hi"}]
+    body |= {"input": hello} if isinstance(dialect, ResponsesApi) else {"messages": hello, "max_tokens": 4}
+    with pytest.raises(ApiError) as error:
+        dialect.translate(body)
+    assert (error.value.message, error.value.param) == ("`tools[3].name` is a second function `stop`", "tools[3].name")
+    names = dialect.translate({**body, "tools": tools[:3]}).names
+    message = "`tools[0].function.parameters` of `stop`, `messages` and `max_tokens`"
+    chat_error = {"error": {"message": message, "param": "tools[0].function.parameters"}}
+    expected = "parameters" if isinstance(dialect, ResponsesApi) else "input_schema"
+    renamed = names.original_body(chat_error)["error"]
+    assert renamed["param"] == f"tools[0].{expected}"
+    assert renamed["message"] == f"`tools[0].{expected}` of `stop`, `messages` and `max_tokens`"
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [("messages", "stop"), ("messages", "response_format"), ("responses", "messages")]
+)
+def test_a_field_of_a_chat_request_is_unknown_in_other_apis_by_its_own_name(url: str, path: str, field: str) -> None:
+    hello = [{"role": "user", "content": "Hi"}]
+    body = {"messages": hello, "max_tokens": 4} if path == "messages" else {"input": hello}
+    response = httpx.post(f"{url}/v1/{path}", json={"model": "cat", **body, field: "x"}, trust_env=False)
+    assert response.status_code == 400 and response.json()["error"]["message"].endswith(f"supplied: {field}")
+    assert response.json()["error"].get("param", field) == field
+
+
+def test_an_error_about_a_message_names_its_place_in_the_original_request(url: str) -> None:
+    named: Any = {"role": "user", "content": "Hi", "name": "x" * 201}
+    items = [{"role": "user", "content": "Hi"}, named]
+    body = {"model": "cat", "instructions": "Be brief.", "input": items}
+    response = httpx.post(f"{url}/v1/responses", json=body, trust_env=False)
+    assert response.status_code == 400 and response.json()["error"]["param"] == "input[1]"
+    assert "Invalid `input[1]`" in response.json()["error"]["message"]
+
+
 def translated(body: dict[str, Any], dialect: Any) -> list[dict[str, Any]]:
     """Return the chat messages of a request."""
     return dialect.translate({"model": "cat", **body}).chat["messages"]

@@ -301,7 +301,8 @@ class ChatRequest(ToolFields, Decoding):
             constraint = f"tools[{strict}].function.strict"
         for name in ("stop", "continue_final_message"):
             if constraint and getattr(self, name):
-                raise Misplaced(name, f"cannot be combined with `{constraint}`, which constrains the whole response")
+                problem = f"cannot be combined with `{constraint}`, which constrains the whole response"
+                raise Misplaced(name, problem, fields=[constraint])
 
     def is_constrained_by(self, name: str) -> bool:
         """Return True if a field constrains the response."""
@@ -510,7 +511,7 @@ def _explained(error: ValidationError, prefix: str) -> ApiError:
     first = max(relevant or problems, key=lambda problem: (problem["loc"][:1] == first_field, len(problem["loc"])))
     raised = first.get("ctx", {}).get("error")
     if isinstance(raised, Misplaced):
-        return invalid(str(raised), raised.param, code=raised.code)
+        return invalid(str(raised), raised.param, code=raised.code, fields=raised.fields)
     param = prefix + _path(first["loc"])
     if first["type"] == "missing":
         return invalid(f"You must provide `{param}`", param, code="missing_required_parameter")

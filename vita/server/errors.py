@@ -7,6 +7,7 @@ The OpenAI clients retry 408, 409, 429 and 5xx, so only an error that a retry ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 TYPES = {401: "authentication_error", 403: "permission_error", 408: "timeout_error", 429: "rate_limit_error"}
@@ -26,13 +27,17 @@ class ApiError(Exception):
         kind: str | None = None,
         headers: dict[str, str] | None = None,
         extra: dict[str, Any] | None = None,
+        fields: Sequence[str] = (),
     ) -> None:
-        """`kind` is the `type` in the body, by default that of the status; `extra` are more fields of the body."""
+        """`kind` is the `type` in the body, by default that of the status; `extra` are more fields of the body.
+
+        `fields` are the fields of the request that the message contains in backticks beside `param`.
+        """
         super().__init__(message)
         self.status, self.message, self.param = status, message, param
         self.code = code or CODES.get(status)
         self.kind = kind or TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        self.headers, self.extra = headers or {}, extra or {}
+        self.headers, self.extra, self.fields = headers or {}, extra or {}, tuple(fields)
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body of the response."""
@@ -44,9 +49,9 @@ class ClientLeft(Exception):
     """The client closed the connection before it received its response."""
 
 
-def invalid(message: str, param: str | None = None, *, code: str | None = None) -> ApiError:
+def invalid(message: str, param: str | None = None, *, code: str | None = None, fields: Sequence[str] = ()) -> ApiError:
     """The request is invalid; a retry does not help."""
-    return ApiError(400, message, param=param, code=code)
+    return ApiError(400, message, param=param, code=code, fields=fields)
 
 
 def model_not_found(name: str) -> ApiError:

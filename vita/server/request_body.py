@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -38,6 +38,7 @@ class DialogueBody(RequestBody):
 class Misplaced(ValueError):
     """An error for a violated rule between fields, with the field to name."""
 
-    def __init__(self, param: str, problem: str, *, code: str | None = None) -> None:
+    def __init__(self, param: str, problem: str, *, code: str | None = None, fields: Sequence[str] = ()) -> None:
+        """`fields` are the further fields of the request that `problem` contains in backticks."""
         super().__init__(f"`{param}` {problem}")
-        self.param, self.code = param, code
+        self.param, self.code, self.fields = param, code, tuple(fields)

@@ -12,9 +12,10 @@ from pydantic import Field
 from vita.data.exact_json import parse_exact
 from vita.infer.answer_formats.json_scanner import complete_values
 from vita.server.api import MAX_STOPS, ChatRequest, TokenizeRequest, read
+from vita.server.dialects.field_names import FieldNames
 from vita.server.dialects.message_blocks import chat_messages, text_of
 from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answer
-from vita.server.dialects.translation import named_event, translated_error, with_renamed_param
+from vita.server.dialects.translation import named_event
 from vita.server.errors import ApiError, invalid
 from vita.server.request_body import RequestBody
 from vita.server.tool_api import Name, ObjectSchema
@@ -23,7 +24,6 @@ _CHAT_NAMES = {
     "stop": "stop_sequences", "tool_choice.function.name": "tool_choice.name",
     "response_format": "output_config.format", "response_format.json_schema.schema": "output_config.format.schema",
     "tools[].function": "tools[]", "tools[].function.parameters": "tools[].input_schema",
-    "continue_final_message": "messages",
     "reasoning_effort": "output_config.effort", "chat_template_kwargs.enable_thinking": "thinking",
 }  # fmt: skip
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -166,12 +166,12 @@ class MessagesApi:
     def translate(self, body: dict[str, Any]) -> MessagesTranslation:
         """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
         request = read(MessagesRequest, body)
-        return MessagesTranslation(request, _chat_request(request, max_tokens=request.max_tokens))
+        return MessagesTranslation(request, *_chat_request(request, max_tokens=request.max_tokens))
 
     def error(self, body: Mapping[str, Any], status: int) -> dict[str, Any]:
         """Return the body of an error in the format of the Messages API."""
         kind = _ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        error = with_renamed_param(body, _CHAT_NAMES).get("error")
+        error = body.get("error")
         message = error.get("message") if isinstance(error, Mapping) else str(error)
         return {"type": "error", "error": {"type": kind, "message": message}}
 
@@ -182,8 +182,8 @@ class TokenCounting(MessagesApi):
     def translate(self, body: dict[str, Any]) -> TokenCount:  # type: ignore[override]
         """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
         request = read(CountTokensRequest, body)
-        chat = _chat_request(request, max_tokens=request.max_tokens)
-        return TokenCount({name: value for name, value in chat.items() if name in TokenizeRequest.model_fields})
+        chat, names = _chat_request(request, max_tokens=request.max_tokens)
+        return TokenCount({name: value for name, value in chat.items() if name in TokenizeRequest.model_fields}, names)
 
 
 class TokenCount:
@@ -191,8 +191,8 @@ class TokenCount:
 
     id: None = None
 
-    def __init__(self, chat: dict[str, Any]) -> None:
-        self.chat = chat
+    def __init__(self, chat: dict[str, Any], names: FieldNames) -> None:
+        self.chat, self.names = chat, names
 
     def response(self, completion: Mapping[str, Any]) -> dict[str, Any]:
         """Translate the answer of /tokenize."""
@@ -210,8 +210,8 @@ class TokenCount:
 class MessagesTranslation:
     """The translation of one request and of its answer."""
 
-    def __init__(self, request: MessagesRequest, chat: dict[str, Any]) -> None:
-        self.chat = chat
+    def __init__(self, request: MessagesRequest, chat: dict[str, Any], names: FieldNames) -> None:
+        self.chat, self.names = chat, names
         self._request, self.id = request, f"msg_{secrets.token_hex(12)}"
         self._reader, self._begun = AnswerReader(), False
         self._input_usage: dict[str, int] = {}
@@ -229,7 +229,7 @@ class MessagesTranslation:
     def events(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
         """Translate a chunk of a streamed chat completion."""
         if "error" in chunk:
-            yield named_event("error", MessagesApi().error(chunk, 500))
+            yield named_event("error", MessagesApi().error(self.names.original_body(chunk), 500))
             return
         if not self._begun:
             self._begun = True
@@ -319,8 +319,11 @@ def _change_event(change: PartChange) -> bytes:
 # -- the request
 
 
-def _chat_request(request: _Generation, *, max_tokens: int | None) -> dict[str, Any]:
-    """Return the chat request with the same meaning; raises `ApiError` with the names of the Messages API."""
+def _chat_request(request: _Generation, *, max_tokens: int | None) -> tuple[dict[str, Any], FieldNames]:
+    """Return the chat request with the same meaning, and the names of its fields in the Messages API.
+
+    Raises `ApiError` with these names.
+    """
     fields = {
         "response_format": _response_format(request.output_config),
         **_choice(request),
@@ -334,23 +337,29 @@ def _chat_request(request: _Generation, *, max_tokens: int | None) -> dict[str, 
         "stream_options": {"include_usage": True, "continuous_usage_stats": True} if request.stream else None,
         "user": request.metadata.user_id if request.metadata else None,
     }
-    chat = _dialogue(request) | {name: value for name, value in fields.items() if value is not None}
+    dialogue, places = _dialogue(request)
+    chat = dialogue | {name: value for name, value in fields.items() if value is not None}
+    names = FieldNames({**_CHAT_NAMES, "continue_final_message": places[-1]}, places)
     try:
         read(ChatRequest, chat)
     except ApiError as error:
-        prefill = f"messages[{len(request.messages) - 1}]"
-        raise translated_error(error, {**_CHAT_NAMES, "continue_final_message": prefill}) from None
-    return chat
+        raise names.original_error(error) from None
+    return chat, names
 
 
-def _dialogue(request: _Dialogue) -> dict[str, Any]:
-    """Return the fields of a chat request that determine the prompt."""
+def _dialogue(request: _Dialogue) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields of a chat request that determine the prompt, and the place of each of its messages."""
     messages: list[dict[str, Any]] = []
+    places: list[str] = []
     if request.system is not None:
         messages.append({"role": "system", "content": text_of(request.system, "system")})
+        places.append("system")
     call_ids = set[str]()
     for number, message in enumerate(request.messages):
-        messages += chat_messages(message, f"messages[{number}]", call_ids)
+        place = f"messages[{number}]"
+        added = chat_messages(message, place, call_ids)
+        messages += added
+        places += [place] * len(added)
     dialogue: dict[str, Any] = {"model": request.model, "messages": messages}
     if request.tools:
         dialogue["tools"] = [
@@ -372,7 +381,7 @@ def _dialogue(request: _Dialogue) -> dict[str, Any]:
     last = messages[-1]
     if last["role"] == "assistant" and not last.get("tool_calls"):
         dialogue["continue_final_message"] = True
-    return dialogue
+    return dialogue, places
 
 
 def _response_format(config: OutputConfig | None) -> dict[str, Any] | None:

@@ -112,12 +112,14 @@ class RefusalPart(DialogueBody):
     """The text."""
 
 
-def chat_messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages of input items; reasoning and calls become parts of one message of the assistant.
+def chat_messages(items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the messages of input items, and for each of them the place of its first item.
 
-    Several items of reasoning in one message are joined.
+    Reasoning and calls become parts of one message of the assistant. Several items of reasoning in one message are
+    joined.
     """
     messages: list[dict[str, Any]] = []
+    places: list[str] = []
     assistant: dict[str, Any] | None = None
     call_ids = set[str]()
 
@@ -164,7 +166,8 @@ def chat_messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
             case kind:
                 message = f"`{where}.type` `{kind}` is not supported"
                 raise invalid(message, f"{where}.type", code="unsupported_parameter")
-    return messages
+        places += [where] * (len(messages) - len(places))  # an item adds at most one message
+    return messages, places
 
 
 def _text(content: str | list[Any], where: str, *, has_refusals: bool = False) -> str:

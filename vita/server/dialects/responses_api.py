@@ -11,9 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from vita.server.api import ChatRequest, read
+from vita.server.dialects.field_names import FieldNames
 from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answer
 from vita.server.dialects.response_items import chat_messages
-from vita.server.dialects.translation import named_event, translated_error, with_renamed_param
+from vita.server.dialects.translation import named_event
 from vita.server.errors import ApiError, invalid
 from vita.server.request_body import RequestBody
 from vita.server.tool_api import Name, ObjectSchema
@@ -136,23 +137,23 @@ class ResponsesApi:
     def translate(self, body: dict[str, Any]) -> ResponsesTranslation:
         """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
         request = read(ResponsesRequest, body)
-        chat = _chat_request(request)
+        chat, names = _chat_request(request)
         try:
             read(ChatRequest, chat)
         except ApiError as error:
-            raise translated_error(error, _CHAT_NAMES) from None
-        return ResponsesTranslation(request, chat)
+            raise names.original_error(error) from None
+        return ResponsesTranslation(request, chat, names)
 
     def error(self, body: Mapping[str, Any], status: int) -> dict[str, Any]:
         """Return the body of an error; its format is that of chat completions."""
-        return with_renamed_param(body, _CHAT_NAMES)
+        return dict(body)
 
 
 class ResponsesTranslation:
     """The translation of one request and of its answer."""
 
-    def __init__(self, request: ResponsesRequest, chat: dict[str, Any]) -> None:
-        self.chat = chat
+    def __init__(self, request: ResponsesRequest, chat: dict[str, Any], names: FieldNames) -> None:
+        self.chat, self.names = chat, names
         self._request, self.id = request, f"resp_{secrets.token_hex(16)}"
         self._created, self._number = int(time.time()), 0
         self._reader, self._items = AnswerReader(), dict[int, str]()
@@ -166,7 +167,7 @@ class ResponsesTranslation:
     def events(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
         """Translate a chunk of a streamed chat completion."""
         if "error" in chunk:
-            error = chunk["error"]
+            error = self.names.original_body(chunk)["error"]
             yield self._event("error", {name: error.get(name) for name in ("code", "message", "param")})
             return
         if not self._begun:
@@ -304,12 +305,15 @@ def _content(part: Part) -> dict[str, Any]:
 # -- the request
 
 
-def _chat_request(request: ResponsesRequest) -> dict[str, Any]:
-    """Return the chat request with the same meaning."""
-    items = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
-    messages = chat_messages(items)
+def _chat_request(request: ResponsesRequest) -> tuple[dict[str, Any], FieldNames]:
+    """Return the chat request with the same meaning, and the names of its fields in the Responses API."""
+    if isinstance(request.input, str):
+        messages, places = [{"role": "user", "content": request.input}], ["input"]
+    else:
+        messages, places = chat_messages(request.input)
     if request.instructions is not None:
         messages.insert(0, {"role": "system", "content": request.instructions})
+        places.insert(0, "instructions")
     chat = {
         "model": request.model,
         "messages": messages,
@@ -326,7 +330,7 @@ def _chat_request(request: ResponsesRequest) -> dict[str, Any]:
         "stream_options": {"include_usage": True} if request.stream else None,
         "user": request.user,
     }
-    return {name: value for name, value in chat.items() if value is not None}
+    return {name: value for name, value in chat.items() if value is not None}, FieldNames(_CHAT_NAMES, places)
 
 
 def _tools(request: ResponsesRequest) -> list[dict[str, Any]] | None:

@@ -20,7 +20,9 @@ from vita.server.line_json import DONE
 def translated_content(content: bytes, status: int, dialect: Dialect, translation: Translation) -> bytes:
     """Return the body of a response, or of an error, in the API of the client."""
     body: dict[str, Any] = json.loads(content)
-    return orjson.dumps(translation.response(body) if status == 200 else dialect.error(body, status))
+    if status == 200:
+        return orjson.dumps(translation.response(body))
+    return orjson.dumps(dialect.error(translation.names.original_body(body), status))
 
 
 def translated_error_response(error: ApiError, dialect: Dialect) -> Response:
