@@ -17,7 +17,7 @@ from pyarrow import parquet
 from tests.data.sources.document_files import page_record
 from vita.data.records import DroppedRecord
 from vita.data.sources import readers, spans, streams
-from vita.data.sources.read import Source, documents, split_source
+from vita.data.sources.read import Source, SourceSlice, documents, split_source
 from vita.spine.errors import DataError
 
 LINES = [f"Line {number:04d} of the text, with äöü and some more words." for number in range(600)]
@@ -111,6 +111,44 @@ def test_the_other_spans_of_a_damaged_array_are_read(tmp_path: Path, data: bytes
     assert len(sliced) > 100 and all(text.startswith("Row") for _, text in sliced if text != "damaged_file")
     with pytest.raises(DataError, match=r"a\.json"):
         list(documents(Source.model_validate(str(tmp_path / "a.json"))))
+
+
+def error_message(source: Source | SourceSlice) -> str | None:
+    try:
+        list(documents(source))
+    except DataError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda row: row.replace(b'"text": ', b'"text"; ', 1), "Expecting ':' delimiter"),
+        (lambda row: row.replace(b"Row", b"R\xffw", 1), "the byte 0xff is not UTF-8"),
+    ],
+)
+def test_the_place_of_damage_in_an_array_is_that_in_the_file(
+    tmp_path: Path, damage: Callable[[bytes], bytes], problem: str
+) -> None:
+    begin = JSON.index(b'{"text": "Row 200,')
+    data = JSON[:begin] + damage(JSON[begin:])
+    position = next(n for n, (old, new) in enumerate(zip(JSON, data, strict=True)) if old != new)
+    (tmp_path / "a.json").write_bytes(data)
+    source = Source.model_validate({"path": str(tmp_path / "a.json")})
+    whole = error_message(source)
+    assert whole and f"a.json: is not JSON: {problem} (byte {position}, row 201)" in whole
+    messages = [error_message(part) for part in split_source(source, bytes_each=10**9)]
+    assert messages.count(None) > 5 and messages.count(whole) == 1 == len(messages) - messages.count(None)
+    drops: list[DroppedRecord] = []
+    lenient = Source.model_validate({"path": str(tmp_path / "a.json"), "on_bad_row": "drop"})
+    for part in split_source(lenient, bytes_each=10**9):
+        list(documents(part, dropped=drops.append))
+    (drop,) = drops
+    row = int(drop.id.rpartition(":")[2])
+    assert (
+        170 < row <= 201 and f"a problem after {row - 1} rows: is not JSON: {problem} (byte {position}" in drop.detail
+    )
 
 
 @pytest.mark.parametrize("write", [pyarrow.ipc.new_file, pyarrow.ipc.new_stream])

@@ -9,6 +9,7 @@ escapes. In UTF-8, no byte of a longer character equals one of these characters.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -56,6 +57,25 @@ def array_of_span(data: bytes, span: FileSpan) -> bytes:
     if span.stop == DAMAGED_END or not data.endswith(b","):
         return data
     return data[:-1] + b"]"
+
+
+def array_problem(data: bytes, error: ValueError, message: str, *, start: int, first_row: int) -> str:
+    """Return the problem of text that is not JSON, with its place in the file.
+
+    `error` is that of Python's decoder, or `message` the problem if it has no position; `start` and `first_row` are the
+    position and the row at which `data` begins. Bytes are counted from 0, and rows, which are elements, from 1.
+    """
+    position = None
+    if isinstance(error, UnicodeDecodeError):
+        position, message = error.start, f"the byte 0x{data[error.start]:02x} is not UTF-8"
+    elif isinstance(error, json.JSONDecodeError):
+        position, message = len(error.doc[: error.pos].encode()), error.msg
+    if position is None:
+        return message
+    place = f"byte {start + position}"
+    if data.lstrip(_WHITE_SPACE).startswith(b"["):
+        place += f", row {first_row + len(_ArrayScanner().commas(data[:position]))}"
+    return f"{message} ({place})"
 
 
 class _ArrayScanner:

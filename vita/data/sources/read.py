@@ -287,7 +287,8 @@ def read_files(stretch: SourceSlice, record_type: Wanted) -> Iterator[Row]:
     without rows is a skipped row, if documents are read.
     """
     for file in stretch.files:
-        number, is_empty = 0, file.span is None and record_type is Document
+        number = file.span.first_row - 1 if file.span else 0
+        is_empty = file.span is None and record_type is Document
         try:
             for row in read_rows(file, stretch.source):
                 number, is_empty = row.number, False

@@ -21,7 +21,7 @@ from vita.data.extraction.limits import ExtractionSettings
 from vita.data.sources import streams
 from vita.data.sources.content_types import SUFFIX_FORMATS, detect_format
 from vita.data.sources.files import DamagedFile, SourceFile
-from vita.data.sources.json_spans import array_of_span
+from vita.data.sources.json_spans import array_of_span, array_problem
 from vita.data.sources.streams import LONG_LINE, MAX_BYTES, SourceText
 from vita.spine.file_listing import printable
 from vita.spine.plain_text import counted
@@ -152,16 +152,19 @@ def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     hint = "write one JSON object a line and name the file .jsonl"
     stream = SourceText(file, wishes.encoding)
     data = streams.read_text(stream, hint=hint)
+    start = stream.start
     if file.span:
         data = array_of_span(data, file.span)
+        start -= 1 if start else 0  # a bracket was added
     repaired = False
     try:
         values = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         try:
             values, repaired = _parse_python_json(data)
-        except ValueError:
-            raise DamagedFile(file.path, f"is not JSON: {error}", hint=hint) from None
+        except ValueError as second_error:
+            problem = array_problem(data, second_error, error.msg, start=start, first_row=stream.first_row)
+            raise DamagedFile(file.path, f"is not JSON: {problem}", hint=hint) from None
     if not isinstance(values, list):
         raise DamagedFile(file.path, expected="a JSON array of objects", got=json_type(values), hint=hint)
     for number, value in enumerate(values, stream.first_row):

@@ -47,7 +47,10 @@ def read_span(file: SourceFile, span: FileSpan) -> Iterator[bytes]:
     and every process decompresses the file once.
     """
     cursor = _cursors.pop(file.path, None)
-    if cursor is None or cursor.position > span.start:
+    if cursor and cursor.position > span.start:
+        cursor.close()
+        cursor = None
+    if cursor is None:
         close_spans()
         cursor = _Cursor(file._replace(span=None))
     is_complete = False
@@ -171,6 +174,8 @@ class SourceText:
         self.encoding = encoding or (UTF8 if file.span else detect_encoding(head))
         if self.encoding in (UTF8, "utf8") or not is_wide_text(head):
             _refuse_binary(file, head)
+        self.start = file.span.start if file.span else len(_UTF8_MARK) if head.startswith(_UTF8_MARK) else 0
+        """The position of the text in the file, if it is in UTF-8."""
         self._pieces: Iterator[bytes] = chain([head], pieces)
         self.whole = None if file.content is None or self.converted_from else head.removeprefix(_UTF8_MARK)
         """The whole text of a small file in UTF-8 that was read; None for other files."""
