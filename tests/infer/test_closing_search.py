@@ -10,6 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.closing_search import ClosingSearch
 from vita.infer.grammars import GrammarCompiler, GrammarError, json_grammar, lark_grammar, regex_grammar
 from vita.testing import byte_tokenizer
@@ -247,3 +248,38 @@ def test_a_rule_without_an_end_is_refused_by_name(grammar: str, rule: str) -> No
 )
 def test_a_recursive_rule_with_an_end_is_accepted(compiler: GrammarCompiler, grammar: str) -> None:
     assert compiler.compile(lark_grammar(grammar)).allowed().any()
+
+
+LONG_TEXTS = [
+    (json_grammar({"type": "object", "properties": {"a": {"type": "string", "minLength": 300, "maxLength": 600}},
+                   "required": ["a"], "additionalProperties": False}), 400),
+    (string(pattern="^[a-z]{300,400}$"), 400),
+    (string(minLength=300), 500),
+    (regex_grammar("[0-9a-f]{256}"), 300),
+    (string(pattern="^([a-z]{3,8} ){40}[a-z]{3,8}$"), 300),
+]  # fmt: skip
+"""A grammar whose texts are long, and a limit of tokens."""
+
+
+@pytest.mark.parametrize(("grammar", "limit"), LONG_TEXTS)
+def test_the_effort_of_long_texts_is_a_few_steps_for_each_token(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch, grammar: str, limit: int
+) -> None:
+    steps, allowed = [0], ClosingSearch.allowed
+
+    def counted(search: ClosingSearch, matcher: Any) -> Any:
+        steps[0] += 1
+        return allowed(search, matcher)
+
+    monkeypatch.setattr(ClosingSearch, "allowed", counted)
+    assert random_answer(compiler, grammar, limit=limit, seed=1) is not None
+    assert steps[0] < 400 * limit, "a search of each character for each token takes up to 30,000 steps"
+
+
+def test_a_long_text_is_completed_with_long_words() -> None:
+    tokenizer = Tokenizer.train(["".join(chr(ord("a") + (i * i) % 26) for i in range(40))] * 50, vocabulary=285)
+    longest = max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocabulary))
+    assert longest >= 8
+    constraint = GrammarCompiler(tokenizer).compile(regex_grammar("[a-z]{300,400}"))
+    completion = constraint._search.quick(constraint._matcher, 400)
+    assert completion is not None and len(completion) <= 300 // longest + 8

@@ -44,6 +44,11 @@ _MOST_BRANCHES = 24
 """Largest number of tokens that the thorough search tries after one path."""
 _MOST_STEPS = 1500
 """Largest number of tokens that one thorough search tries."""
+_MOST_REPETITIONS = 63
+"""Largest number of steps of a repetition in which the quick search does not look for a token that ends it."""
+
+
+_NO_TOKENS = np.zeros(0, dtype=np.int64)
 
 
 class ClosingOrder(NamedTuple):
@@ -60,6 +65,8 @@ class ClosingOrder(NamedTuple):
     """Tokens of a rare letter, which no part of JSON outside of strings begins with."""
     closings: Sequence[Sequence[int]] = ()
     """Sequences of tokens that are preferred to all other tokens where the grammar allows them."""
+    text_lengths: Int[np.ndarray, "V"] = _NO_TOKENS
+    """The number of bytes of tokens of letters and digits alone; 0 for other tokens."""
     literals: Sequence[Sequence[int]] = ()
     """Words of the grammar; a completion uses them where they end the answer or where no single token leads on."""
 
@@ -73,6 +80,7 @@ class ClosingOrder(NamedTuple):
             np.array([len(name) == 1 for name in names]),
             np.array([name.startswith(b'"') and not name[1:].strip(b"}]") for name in names]),
             np.array([token for token, name in enumerate(names) if name in _RARE_LETTERS], int),
+            text_lengths=np.array([len(name) if name.isalnum() else 0 for name in names], dtype=np.int64),
         )
 
 
@@ -98,13 +106,40 @@ class ClosingSearch:
     def quick(self, matcher: LLMatcher, limit: int) -> list[int] | None:
         """Return a short completion of at most `limit` tokens, with the token that ends the answer; None without."""
         matcher, tokens = matcher.deep_copy(), list[int]()
+        pause = remaining_pause = 0
         while len(tokens) < min(limit, _LONGEST_COMPLETION):
             if is_complete(matcher):
                 return [*tokens, min(self._stops)]
-            following = self._forced(matcher) or self._progress(matcher)
+            is_repetition, following = False, self._forced(matcher)
+            if not following:
+                following, is_repetition = self._progress(matcher, is_repeated=remaining_pause > 0)
             if not following or not matcher.consume_tokens(following):
                 return None
+            if not is_repetition:
+                pause = remaining_pause = 0
+            elif remaining_pause:
+                remaining_pause -= 1
+            else:
+                pause = remaining_pause = min(2 * pause + 1, _MOST_REPETITIONS)
             tokens += following
+        return None
+
+    def continued(self, matcher: LLMatcher, completion: Sequence[int], token: int) -> list[int] | None:
+        """Return a completion of the state after `token` that is a part of `completion`, a completion before it.
+
+        It is the complete one, or the one without as many bytes as the token has; None if the grammar accepts neither.
+        """
+        *body, stop = completion
+        size, bytes_left_out = 0, len(self.order.names[token])
+        while size < len(body) and bytes_left_out > 0:
+            bytes_left_out -= len(self.order.names[body[size]])
+            size += 1
+        for start in dict.fromkeys((size, 0)):
+            advanced = matcher.deep_copy()
+            if advanced.validate_tokens(body[start:]) == len(body) - start:
+                advanced.consume_tokens(body[start:])
+                if is_complete(advanced):
+                    return [*body[start:], stop]
         return None
 
     def thorough(self, matcher: LLMatcher, limit: int, *, steps: int = _MOST_STEPS) -> list[int] | None:
@@ -175,27 +210,39 @@ class ClosingSearch:
                     return tokens
         return None
 
-    def _progress(self, matcher: LLMatcher) -> list[int]:
+    def _progress(self, matcher: LLMatcher, *, is_repeated: bool) -> tuple[list[int], bool]:
         """Return the preferred token; instead of one that is only a repetition, a token that changes what may follow.
 
-        Without such a token, as within a text of a minimum length, the preferred token is a step all the same.
+        Without such a token, as within a text of a minimum length, the longest word is a step all the same; the second
+        value is True for it. `is_repeated` leaves out the search for a token that changes what may follow.
         """
         allowed = self.allowed(matcher)
         preferred = self._preferred(allowed)
         if preferred is None:
-            return []
+            return [], False
         if self._changes(matcher, [preferred], allowed):
-            return [preferred]
+            return [preferred], False
+        if is_repeated:
+            return [self._longest(preferred, allowed)], True
         literals = [
             tokens for tokens in map(list, self.order.literals) if matcher.validate_tokens(tokens) == len(tokens)
         ]
         for tokens in literals:
             if is_complete(advanced_by(matcher, tokens)):
-                return tokens
+                return tokens, False
         for token in self.candidates(allowed):
             if _kind(self.order.names[token]) != "rare" and self._changes(matcher, [token], allowed):
-                return [token]
-        return next((tokens for tokens in literals if self._changes(matcher, tokens, allowed)), [preferred])
+                return [token], False
+        for tokens in literals:
+            if self._changes(matcher, tokens, allowed):
+                return tokens, False
+        return [self._longest(preferred, allowed)], True
+
+    def _longest(self, preferred: int, allowed: Bool[np.ndarray, "V"]) -> int:
+        """Return the longest allowed token of letters and digits in place of a single one, which is preferred."""
+        if not self.order.text_lengths[preferred]:
+            return preferred
+        return int((self.order.text_lengths * allowed).argmax())
 
     def _changes(self, matcher: LLMatcher, tokens: list[int], allowed: Bool[np.ndarray, "V"]) -> bool:
         """Return True if tokens end the text or an object or list in it, or change the allowed tokens.

@@ -261,7 +261,9 @@ class Constraint:
         first, *rest = self._completion
         advanced = self._matcher.deep_copy()
         advanced.consume_token(token)
-        completion = rest if token == first else self._search.quick(advanced, remaining - 1)
+        completion = rest if token == first else self._search.continued(advanced, self._completion, token)
+        if completion is None or len(completion) >= remaining:
+            completion = self._search.quick(advanced, remaining - 1)
         if completion is None and remaining - len(rest) > _SLACK + (self._margin or 0):
             # Many tokens are left, so that the next search may find a completion that a single path does not find.
             self._matcher, self._completion = advanced, None
