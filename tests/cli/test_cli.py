@@ -105,6 +105,16 @@ def test_stages_run_one_by_one_use_the_results_of_the_same_name(vita: Vita, tmp_
     assert code == 2 and "needs a model, and `my` has none" in err
 
 
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [("pretrain", "give MODEL, or create"), ("merge", "give MODEL, or create"), ("dpo", "set --model, or create")],
+)
+def test_the_hint_for_a_missing_model_names_the_argument_or_the_option(vita: Vita, command: str, hint: str) -> None:
+    sources = ("pairs.jsonl",) if command == "dpo" else ()
+    code, _, err = vita(command, *sources)
+    assert code == 2 and f"needs a model, and `my` has none; {hint} the artifact first" in " ".join(err.split())
+
+
 @pytest.mark.parametrize("name", sorted(stages()))
 def test_the_options_of_a_stage_have_different_spellings(name: str) -> None:
     program = typer.Typer()

@@ -106,6 +106,30 @@ def test_another_corpus_and_changed_rules_need_another_approval(vita: Vita, life
     assert (report["approval"], report["corpus"]) == ("not required", "another")
 
 
+def test_a_changed_setting_of_a_source_is_named(vita: Vita, life: Path) -> None:
+    propose(vita, "--config", "rules.yaml")
+    vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
+    source = {"path": "docs.jsonl", "on_bad_row": "drop", "rights": {"consent": "any"}}
+    change(life, sources={"docs": source})
+    code, _, errors = vita("live", str(life))
+    problem = "was measured with other settings of the sources: `rights.consent` of docs is any, and was not_refused; "
+    problem += "`on_bad_row` of docs is drop, and was error"
+    assert code == 9 and problem in errors and "another corpus" not in errors
+
+    change(life, approval="none")
+    code, out, errors = vita("live", str(life))
+    assert code == 0 and f"policy.yaml {problem}" in " ".join((out + errors).split())
+
+    # A policy of an earlier version does not state the settings.
+    policy = read_yaml(life.parent / "policy.yaml")
+    [row] = policy["corpus"]["sources"]
+    del row["content"], row["settings"]
+    (life.parent / "policy.yaml").write_text(yaml.safe_dump(policy))
+    change(life, approval="required")
+    code, _, errors = vita("live", str(life))
+    assert code == 9 and "was measured on another corpus: docs changed" in errors
+
+
 def test_an_approval_with_a_revoked_key_does_not_count(vita: Vita, life: Path) -> None:
     propose(vita, "--config", "rules.yaml")
     vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
@@ -279,6 +303,9 @@ def test_settings_of_sources_and_of_the_stage_are_set_on_the_command_line(vita: 
         for setting in ("sources=[bad.jsonl]", "sources.0.path=bad.jsonl", "sources.0=bad.jsonl"):
             code, _, errors = vita(*command, "docs.jsonl", "--set", setting)
             assert code == 2 and "cannot be used with DATA: it would replace docs.jsonl" in errors
+        code, _, errors = vita(*command, "docs.jsonl", "--config", "rules.yaml")
+        problem = "--config rules.yaml: sources: cannot be used with DATA: docs.jsonl would replace them"
+        assert code == 2 and problem in " ".join(errors.split())
     code, _, errors = vita("curate-policy", "propose", "--output", "b.yaml", "docs.jsonl", "--set", "on_bad_rows=drop")
     assert code == 2 and "`on_bad_rows` is not known here" in errors
 

@@ -151,7 +151,7 @@ def test_the_listed_documents_are_those_of_the_batches(
     document = next(iter(uses))
     [weights] = _json(vita, "trace-document", document)["weights"]
     read = len({use["step"] for use in uses[document]})
-    assert (weights["use"], weights["told"]) == ("trained on", f"trained on it in {read} of {STEPS} steps")
+    assert (weights["use"], weights["explanation"]) == ("trained on", f"trained on it in {read} of {STEPS} steps")
 
 
 @pytest.mark.parametrize("stage", ["dpo", "sft"])
@@ -170,16 +170,16 @@ def test_a_document_that_no_step_read_is_not_trained_on(vita: Vita, tmp_path: Pa
     unread = sorted({f"d{number}" for number in range(5)} - read)
     assert read and unread
     [weights] = _json(vita, "trace-document", min(read))["weights"]
-    assert (weights["use"], weights["told"]) == ("trained on", "trained on it in 1 of 1 step")
+    assert (weights["use"], weights["explanation"]) == ("trained on", "trained on it in 1 of 1 step")
     [weights] = _json(vita, "trace-document", unread[0])["weights"]
-    assert (weights["use"], weights["told"]) == ("not reached", "not trained on it: none of 1 step read it")
+    assert (weights["use"], weights["explanation"]) == ("not reached", "not trained on it: none of 1 step read it")
     plan = _json(vita, "forget", unread[0], "--plan")
     assert not plan["retire"], "no model must be retired for it"
     assert _json(vita, "forget", min(read), "--plan")["retire"]
 
     write(tmp_path / "data.jsonl", *rows[:4])
     [weights] = _json(vita, "trace-document", "d1")["weights"]
-    assert weights["use"] == "trained on" and "the steps that read it are not known" in weights["told"]
+    assert weights["use"] == "trained on" and "the steps that read it are not known" in weights["explanation"]
 
 
 def test_models_without_recorded_rows_are_refused(vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,7 @@ def test_the_use_of_an_optional_token_set_follows_from_the_replay(vita: Vita, tm
     trace = _json(vita, "trace-document", document)
     uses = {name: weights for weights in trace["weights"] for name in weights["names"]}
     assert uses["y/sft"]["use"] == "trained on"
-    assert uses["y/sft"]["told"] == f"trained on it in {len(steps)} of 2 steps"
-    assert uses["x/sft"]["use"] == "not used" and "do not use these tokens" in uses["x/sft"]["told"]
+    assert uses["y/sft"]["explanation"] == f"trained on it in {len(steps)} of 2 steps"
+    assert uses["x/sft"]["use"] == "not used" and "do not use these tokens" in uses["x/sft"]["explanation"]
     plan = _json(vita, "forget", document, "--plan")
     assert [entry["names"] for entry in plan["retire"]] == [["y/sft"]]

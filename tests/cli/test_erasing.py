@@ -47,7 +47,7 @@ def trace_document(vita: Vita, *words: str) -> dict[str, Any]:
 
 
 def corpus_uses(trace: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(holder["use"], holder["told"]) for holder in trace["holders"] if holder["kind"] == "corpus"]
+    return [(holder["use"], holder["explanation"]) for holder in trace["holders"] if holder["kind"] == "corpus"]
 
 
 @pytest.mark.slow
@@ -171,7 +171,11 @@ def test_trace_document_reports_the_use_of_a_document_by_each_model(vita: Vita, 
     for id in (min(trained), min(TRAINED - trained)):
         [model] = [row for row in trace_document(vita, id)["weights"] if "tiny/pretrain" in row["names"]]
         steps = len({part["step"] for part in parts if part["document"] == id})
-        assert f"trained on it in {steps} of 2 steps" == model["told"] if steps else "none of 2 steps" in model["told"]
+        assert (
+            f"trained on it in {steps} of 2 steps" == model["explanation"]
+            if steps
+            else "none of 2 steps" in model["explanation"]
+        )
         step_uses = json.loads(vita("data", "steps", "tiny/pretrain", id, "--json")[1])
         expected = [[part[name] for name in ("step", "row", "tokens")] for part in parts if part["document"] == id]
         assert [list(use.values()) for use in step_uses] == expected
@@ -202,7 +206,10 @@ def test_trace_document_reports_cut_dropped_and_erased_dialogues(vita: Vita, tmp
     assert vita(*command)[0] == 0
 
     def uses(id: str) -> dict[str, tuple[str, str]]:
-        return {weights["digest"]: (weights["use"], weights["told"]) for weights in trace_document(vita, id)["weights"]}
+        return {
+            weights["digest"]: (weights["use"], weights["explanation"])
+            for weights in trace_document(vita, id)["weights"]
+        }
 
     ((digest, trained_use),) = uses("c1").items()
     assert trained_use == ("trained on", "trained on it in 1 of 1 step")

@@ -86,7 +86,7 @@ def test_a_source_and_a_licence_are_excluded_from_later_corpora(vita: Vita, sour
 def test_the_near_copies_of_a_document_are_traced_and_excluded(vita: Vita, sources: Path) -> None:
     _curate(vita)
     holders = json.loads(vita("trace-document", "m1", "--json")[1])["holders"]
-    assert [(holder["use"], holder["told"]) for holder in holders][1:] == [
+    assert [(holder["use"], holder["explanation"]) for holder in holders][1:] == [
         ("not used", "`near` was dropped as a near copy of it, not trained on")
     ]
     assert "no training step of any recorded model has read it" in vita("trace-document", "m1")[1]
@@ -116,7 +116,7 @@ def test_a_model_with_random_weights_is_not_retired(vita: Vita, sources: Path) -
         code, _, err = vita(*words, "--life", "x")
         assert code == 0, err
     trace = json.loads(vita("trace-document", "m1", "--json")[1])
-    uses = [(weights["names"], weights["use"], weights["told"]) for weights in trace["weights"]]
+    uses = [(weights["names"], weights["use"], weights["explanation"]) for weights in trace["weights"]]
     text = "its weights are random; only its tokenizer was trained on the text"
     assert uses == [(["x/initialize"], "tokenizer only", text)] and not trace["retire"]
     assert trace["weights"][0]["digest"] in trace["rebuild"]

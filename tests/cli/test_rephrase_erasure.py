@@ -35,7 +35,10 @@ def test_the_rewrites_of_an_erased_document_are_excluded_from_later_corpora(
         first = rewrites(vita)[0]
         origin = first["metadata"]["rewrite_of"]["id"]
         [held] = [row for row in trace(vita, origin) if row["source"] == "rephrase/faq"]
-        assert held["use"] == "trained on" and f"`mail/{origin}#faq`, a rewrite of it in the style faq" in held["told"]
+        assert (
+            held["use"] == "trained on"
+            and f"`mail/{origin}#faq`, a rewrite of it in the style faq" in held["explanation"]
+        )
         folder = json.loads(vita("show", "x/rephrase", "--json")[1])["folder"]
         again = ("curate", f"{folder}/train/rephrased-*.jsonl.zst", "--set", "filters=[]", "--life", "y")
         assert vita(*again)[0] == 0
@@ -60,7 +63,7 @@ def test_an_erased_rewrite_is_not_added_again(vita: Vita, corpus: Path) -> None:
     with openai_server(lambda prompt: Reply(rewrite(prompt))) as server:
         assert rephrase(vita, server, *STYLE)[0] == 0
         first = rewrites(vita)[0]
-        assert trace(vita, first["id"])[0]["told"] == "in the training text"
+        assert trace(vita, first["id"])[0]["explanation"] == "in the training text"
         erase(vita, first["id"])
         code, _, err = rephrase(vita, server, *STYLE)
         assert code == 0, err

@@ -98,6 +98,7 @@ def run_race(ctx: typer.Context, options: Mapping[str, Any]) -> None:
     others = [name for name, value in options.items() if value and name not in ("race", "output", "as_json")]
     if others:
         name = others[0].removeprefix("set_").removeprefix("former_").replace("_", "-")
+        name = "set" if name == "assignments" else name
         problem = "DATA cannot be used with it" if name == "sources" else f"--{name} cannot be used with it"
         hint = "write the settings into the race file; `--output LIFE.yaml` writes the winner"
         raise ConfigError("curate: --race", problem, hint=hint)

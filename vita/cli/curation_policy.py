@@ -186,7 +186,7 @@ def _settings(data: Sequence[str], file: str | None, assignments: Sequence[str])
     values = {name: value for name, value in values.items() if name not in _WITHOUT_MEANING}
     curate = stage("curate")
     if data:
-        values["sources"], assignments = sources_of_data(data, assignments, curate.config)
+        values["sources"], assignments = sources_of_data(data, assignments, curate.config, file=file, values=values)
     values = override(values, assignments)
     return configure(curate, values, where="curate", shared={}, base=Path())
 

@@ -69,12 +69,12 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
         text = f"{description} {forms}. Default: {default}."
         if slot.optional and not slot.explicit_only:
             text += f" `{NOTHING}` uses none."
-        if slot.name == "model" and any(other.name == "model_2" for other in stage.slots):
+        if slot.name == "model" and _takes_models(stage):
             text = f"The models to use, each a name, a digest or a folder. Default: {default}."
             options["models"] = (list[str] | None, typer.Argument(metavar="MODEL...", help=text))
         elif _NUMBERED_MODEL.fullmatch(slot.name):
             continue
-        elif slot.name == "model" and "sources" not in options:
+        elif _is_argument(stage, slot.name):
             options["slot_model"] = (str | None, typer.Argument(metavar="MODEL", help=text))
         else:
             options[f"slot_{slot.name}"] = (
@@ -156,7 +156,9 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     set_workers(workspace, options.get("workers"), options.get("ray"))
     assignments = list(options["assignments"] or ())
     if options.get("sources"):
-        values["sources"], assignments = sources_of_data(options["sources"], assignments, stage.config)
+        values["sources"], assignments = sources_of_data(
+            options["sources"], assignments, stage.config, file=options["config"], values=values
+        )
     options |= _numbered_models(stage, options.get("models") or [])
     for name, value in options.items():
         if name.startswith("set_") and value is not None:
@@ -178,7 +180,8 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
         if digest is None and not (slot.explicit_only or (slot.optional and foreign)):
             digest = workspace.latest(life, slot.kind)
             if digest is None and not slot.optional:
-                hint = f"set --{slot.name}, or create the artifact first (`vita ls` lists the artifacts)"
+                spelling = "give MODEL" if _is_argument(stage, slot.name) else f"set --{slot.name}"
+                hint = f"{spelling}, or create the artifact first (`vita ls` lists the artifacts)"
                 raise PlanError(stage.name, f"needs {with_article(slot.kind.kind)}, and `{life}` has none", hint=hint)
         if digest:
             input_sources[slot.name] = f"@{digest}"
@@ -199,6 +202,17 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
         write_folder(workspace, artifacts[stage.name], out, options["shards"])
     elif workspace.machine.leads:
         _print_artifact(workspace, artifacts[stage.name], f"{life}/{stage.name}", as_json=options["as_json"])
+
+
+def _takes_models(stage: Stage) -> bool:
+    """Return True if several models are arguments of the command."""
+    return any(slot.name == "model_2" for slot in stage.slots)
+
+
+def _is_argument(stage: Stage, slot_name: str) -> bool:
+    """Return True if an input is given as an argument, without the name of an option."""
+    is_model = slot_name == "model" or _NUMBERED_MODEL.fullmatch(slot_name) is not None
+    return is_model and (_takes_models(stage) or "sources" not in stage.config.model_fields)
 
 
 def _trains(stage: Stage) -> bool:

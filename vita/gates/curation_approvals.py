@@ -80,15 +80,9 @@ def require_approved_policy(
 ) -> list[PolicyApproval]:
     """Return the approvals of a policy for the corpus that is read; raise a `GateError` if there is none."""
     where = f"curate.policy {file}"
-    if corpus.fingerprint != policy.corpus.fingerprint:
-        changed = policy.corpus.changed_sources(corpus)
-        names = (
-            f": {', '.join(changed[:3])} changed"
-            if changed
-            else ": the order of the sources or the fingerprint in the file changed"
-        )
+    if difference := policy.corpus.difference(corpus):
         hint = "measure this corpus with `vita curate-policy propose`, and have the new policy approved"
-        raise GateError(where, f"was measured on another corpus{names}", hint=hint)
+        raise GateError(where, difference, hint=hint)
     of_policy, of_others, rejected = policy_approvals(ledger, policy, digest)
     if of_policy:
         return of_policy
@@ -118,12 +112,13 @@ def policy_record(
     if is_required:
         assert corpus is not None, "a corpus without a fingerprint is refused before"
         approvals = require_approved_policy(ledger, policy, digest, corpus, file=file)
-    is_measured_corpus = None if corpus is None else corpus.fingerprint == policy.corpus.fingerprint
+    difference = policy.corpus.difference(corpus) if corpus else None
     return {
         "approval": "required" if is_required else "not required",
         "digest": digest,
         "corpus_fingerprint": policy.corpus.fingerprint,
-        "corpus": {True: "the measured one", False: "another", None: "not known"}[is_measured_corpus],
+        "corpus": "not known" if corpus is None else "another" if difference else "the measured one",
+        "difference": difference,
         "approvals": [asdict(approval) for approval in approvals],
     }
 

@@ -44,7 +44,7 @@ class AffectedArtifact:
 
     def as_json(self) -> dict[str, Any]:
         return {"digest": self.digest, "kind": self.kind, "names": list(self.names), "state": self.state,
-                "through": self.through, "use": self.use, "told": self.explanation, "source": self.source,
+                "through": self.through, "use": self.use, "explanation": self.explanation, "source": self.source,
                 "documents": self.documents, "files": list(self.files)}  # fmt: skip
 
 

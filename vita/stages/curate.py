@@ -173,8 +173,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         report["diversity"] = diversity_report(sample, seed=config.seed)
     if config.policy is not None and context.ledger is not None:
         report["policy"] = _policy_record(config, context.ledger)
-        if report["policy"]["corpus"] == "another":
-            context.emit("note", text=f"{config.policy} was measured on another corpus", level="warning")
+        if difference := report["policy"]["difference"]:
+            context.emit("note", text=f"{config.policy} {difference}", level="warning")
     content = ReportContent.of("curate", details=orjson.loads(dump(report)))
     documents, size = report["documents"], report["bytes"]["read"] / 1e6
     lead = f"{documents['read']:,} documents ({size:,.2f} MB) were read, {documents['dropped']:,} dropped. "

@@ -21,7 +21,7 @@ import yaml
 
 from vita.data.curation.rules import CurationRules
 from vita.data.sources.read import Source
-from vita.spine.config import Settings, build, canonical, read_yaml, resolve_paths
+from vita.spine.config import InputPath, Settings, build, canonical, read_yaml, resolve_paths
 from vita.spine.disk import write_atomically
 from vita.spine.errors import ConfigError
 from vita.spine.store import canonical_json
@@ -37,6 +37,19 @@ class SourceFingerprint(Settings):
     """Name or path, for messages."""
     fingerprint: str
     """The sha256 of the content of its files and of its settings."""
+    content: str | None = None
+    """The sha256 of the content of its files; None in a file that an earlier version wrote."""
+    settings: dict[str, Any] = {}
+    """Its settings that differ from the default, for messages."""
+
+    def changed_settings(self, other: SourceFingerprint) -> list[str]:
+        """Return the settings of `other` that differ from those of this source, as texts."""
+        old, new = _complete(self.settings), _complete(other.settings)
+        return [
+            f"`{name}` of {other.source} is {_text(new.get(name))}, and was {_text(old.get(name))}"
+            for name in new | old
+            if new.get(name) != old.get(name)
+        ]
 
 
 class CorpusFingerprint(Settings):
@@ -47,12 +60,27 @@ class CorpusFingerprint(Settings):
     sources: tuple[SourceFingerprint, ...]
     """The sources in order."""
 
-    def changed_sources(self, other: CorpusFingerprint) -> list[str]:
-        """Return the sources of `other` that are not in this corpus, or those that `other` lacks."""
+    def difference(self, other: CorpusFingerprint) -> str | None:
+        """Return how `other` differs from this corpus, as a sentence without its subject; None if it is the same."""
+        if other.fingerprint == self.fingerprint:
+            return None
         fingerprints = {source.fingerprint for source in self.sources}
-        other_fingerprints = {source.fingerprint for source in other.sources}
-        changed = [source.source for source in other.sources if source.fingerprint not in fingerprints]
-        return changed or [source.source for source in self.sources if source.fingerprint not in other_fingerprints]
+        settings: list[str] = []
+        changed: list[str] = []
+        for source in other.sources:
+            if source.fingerprint not in fingerprints:
+                measured = next((row for row in self.sources if row.content and row.content == source.content), None)
+                changes = measured.changed_settings(source) if measured else []
+                settings += changes
+                changed += [] if changes else [source.source]
+        if not changed and not settings:
+            other_fingerprints = {source.fingerprint for source in other.sources}
+            changed = [source.source for source in self.sources if source.fingerprint not in other_fingerprints]
+        if changed:
+            return f"was measured on another corpus: {', '.join(changed[:3])} changed"
+        if settings:
+            return f"was measured with other settings of the sources: {'; '.join(settings[:3])}"
+        return "was measured on another corpus: the order of the sources or the fingerprint in the file changed"
 
 
 class CurationPolicy(Settings):
@@ -77,8 +105,39 @@ def fingerprint_corpus(sources: Sequence[Source], contents: Mapping[str, str]) -
             problem = f"the bytes of the data set `{source.huggingface}` are not known before it is read"
             raise ConfigError("curate.sources", problem, hint=hint)
         identity = canonical(source.model_copy(update={"name": None}), contents=contents)
-        rows.append(SourceFingerprint(source=source.label(), fingerprint=_digest(identity)))
+        content, settings = _divided(identity)
+        fingerprint = SourceFingerprint(
+            source=source.label(), fingerprint=_digest(identity), content=_digest(content), settings=settings
+        )
+        rows.append(fingerprint)
     return CorpusFingerprint(fingerprint=_digest([row.fingerprint for row in rows]), sources=tuple(rows))
+
+
+def _divided(identity: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Divide the identity of a source into the content of its files and its settings that differ from the default."""
+    default = canonical(Source(path=InputPath("x")))
+    settings = {name: value for name, value in identity.items() if name != "path" and value != default.get(name)}
+    path = identity["path"]
+    if not isinstance(path, Mapping):
+        return path, settings
+    return path["content"], settings | ({"path": path["origin"]} if "origin" in path else {})
+
+
+def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a source with the defaults of the others; those of a group as `group.setting`."""
+    default = Source(path=InputPath("x"))
+    defaults = {name: canonical(getattr(default, name)) for name in Source.model_fields if name not in ("name", "path")}
+    complete: dict[str, Any] = {}
+    for name, value in {**defaults, **settings}.items():
+        complete |= (
+            {f"{name}.{part}": item for part, item in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return complete
+
+
+def _text(value: Any) -> str:
+    """Return the value of a setting for messages."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def policy_digest(policy: CurationPolicy, contents: Mapping[str, str]) -> str:
