@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from vita.nn.adapters.config import LoraConfig
 from vita.server.release import MODEL, create_release, read_release
 from vita.server.replica.adapters import Adapters
 from vita.spine.errors import ModelError
+from vita.spine.ledger import Ledger
 from vita.spine.model_files import ModelFiles
 
 QUESTION = "What is a cat?"
@@ -117,5 +119,17 @@ def test_adapters_are_added_and_removed_without_a_restart(tmp_path: Path) -> Non
             ask("polite")
         assert ask("brief") == expected["brief"]
         assert not any(name.startswith("polite") for name in models())
+        adapter = fleet.status()["adapters"][0]
+        with closing(Ledger(tmp_path / "store" / "ledger.db")) as ledger:
+            ledger.move(adapter["model"], "retired", who="Ada", why="a test")
+        while "brief" in "".join(models()):
+            assert time.monotonic() < deadline + 30
+        with pytest.raises(openai.NotFoundError, match="was retired"):
+            ask("brief")
+        while f"{adapter['adapter']} has been retired and is unloaded" not in (tmp_path / "serve.log").read_text():
+            assert time.monotonic() < deadline + 30
+            time.sleep(0.1)
+        assert fleet.status()["adapters"][0]["state"] == "retired" and ask("base") == expected["base"]
+        assert fleet.vita("fleet", "remove-adapter", "brief")[0] == 0 and not fleet.status()["adapters"]
     with fleet.serving("polite", "--ungated", "a test"):  # an adapter alone, with its base in the release
         assert ask("polite") == expected["polite"]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 
 from tests.server.serving import tiny_engine
 from vita.nn import hf
+from vita.spine.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +117,28 @@ def test_every_fleet_command_controls_a_running_service(fleet: Fleet) -> None:
         assert fleet.shares() == {"b": 1.0} and fleet.send_request() == 200
         code, out = fleet.vita("fleet", "rollback")
         assert code == 2 and "no other version" in out
+
+
+def test_the_replicas_of_a_retired_version_end_while_the_service_runs(fleet: Fleet) -> None:
+    with fleet.serving("a", "--name", "x", "--ungated", "a test"):
+        assert fleet.vita("fleet", "roll", "b", "--share", "0.5", "--ungated", "a canary")[0] == 0
+        status = fleet.status()
+        (stable,) = (version for version in status["versions"] if version["version"].startswith("x"))
+        (replica,) = (replica for replica in status["replicas"] if replica["version"] == stable["version"])
+        with closing(Ledger(fleet.folder / "store" / "ledger.db")) as ledger:
+            ledger.move(stable["model"], "retired", who="Ada", why="a test")
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{replica['pid']}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert [row["version"][0] for row in fleet.status()["replicas"]] == ["b"] and fleet.send_request() == 200
+        code, out = fleet.vita("fleet", "status")
+        assert code == 0 and "retired" in out
+        code, out = fleet.vita("fleet", "rollback")
+        assert code == 2 and "no other version" in out
+        code, out = fleet.vita("fleet", "promote", "--ungated", "the other one is retired")
+        assert code == 0 and fleet.shares() == {"b": 1.0}, out
+        assert fleet.send_request() == 200
 
 
 def test_models_served_in_turn_under_the_same_name_are_separate_versions(fleet: Fleet) -> None:

@@ -16,8 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from tests.server.fakes import clear_any, words_of
+from vita.monitoring.request_log import deployments
 from vita.server.release import ReleaseInfo
 from vita.server.replica.replica_auth import SECRET_HEADER
 from vita.server.service.admin import ServiceHandle
@@ -114,6 +116,44 @@ def test_a_fleet_loses_no_request_while_replicas_fail_drain_and_change(tmp_path)
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
     asyncio.run(asyncio.wait_for(run(), 120))
+
+
+@pytest.mark.slow
+def test_the_replicas_of_a_retired_version_stop_when_their_requests_have_finished(tmp_path):
+    async def run():
+        lines: list[str] = []
+        options: Any = {"replicas": 1, "refresh_seconds": 0.1, "notify": lines.append}
+        async with running_service(tmp_path, **options) as (url, control):
+            folder = stub_release(tmp_path, "2").folder
+            await call_service(control, "/roll", {"folder": str(folder), "share": 0.5})
+            ledger = Ledger(tmp_path / "ledger.db")
+            async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+                pinned = {**CHAT, "model": "cat:1", "stream": True, "max_tokens": 30}
+                async with client.stream("POST", "/v1/chat/completions", json=pinned) as stream:
+                    ledger.move("1" * 64, "retired", who="ann", why="old")
+                    text = "".join([part async for part in stream.aiter_text()])
+                assert text.endswith("data: [DONE]\n\n")
+                while len((status := await call_service(control, "/status"))["replicas"]) > 1:
+                    await asyncio.sleep(0.05)
+                assert {version["version"]: version["state"] for version in status["versions"]}["cat:1"] == "retired"
+                assert [replica["version"] for replica in status["replicas"]] == ["cat:2"]
+                answer = await client.post("/v1/chat/completions", json={**CHAT, "model": "cat:1"})
+                assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_retired"
+                for _ in range(4):
+                    answer = await client.post("/v1/chat/completions", json=CHAT)
+                    assert answer.headers["x-vita-version"] == "cat:2"
+            with pytest.raises(Exception, match="no other version to go back to"):
+                await call_service(control, "/rollback", {})
+            assert [version["version"] for version in (await call_service(control, "/promote", {}))["versions"]] == [
+                "cat:2"
+            ]
+        with ledger.transaction() as database:
+            rows = database.execute(sa.select(deployments.c.version, deployments.c.action)).all()
+        ledger.close()
+        assert [version for version, action in rows if action == "stopped"] == ["cat:1", "cat:2"]
+        assert "cat:1 has been retired and stops its 1 replicas" in lines
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 async def _send_requests(client: httpx.AsyncClient, *, seconds: float) -> int:

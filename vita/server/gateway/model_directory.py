@@ -106,6 +106,11 @@ class ModelDirectory:
         versions = self._router.versions.values()
         return frozenset(version.id for version in versions if self.state(version).state == "retired")
 
+    def is_ended(self, version: ServedVersion) -> bool:
+        """Return True if a version is retired and no key may use it for research."""
+        state = self.state(version)
+        return state.state == "retired" and not (self._research and state.for_research)
+
     def list_models(self) -> Response:
         """Respond with the list of the available models."""
         retired_ids = self.retired_ids()

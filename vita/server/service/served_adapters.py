@@ -89,10 +89,16 @@ class ServedAdapters:
         adapter = self._router.find(name)
         if adapter is None or adapter.id not in self._router.adapters:
             raise unknown_name("fleet.adapter", name, self._router.adapters)
-        pinned = self._pinned.pop(adapter.id)
         del self._router.adapters[adapter.id]
-        await asyncio.gather(*(self._unload(replica, adapter.id) for replica in self._of_version(pinned.base)))
-        await self._record(adapter, "stopped", 0.0)
+        if adapter.id in self._pinned:  # a retired adapter was unloaded before
+            await self.unload(adapter)
+            await self._record(adapter, "stopped", 0.0)
+
+    async def unload(self, adapter: ServedVersion) -> None:
+        """Remove an adapter from the replicas of its base, which do not load it again; its requests finish."""
+        pinned = self._pinned.pop(adapter.id, None)
+        if pinned is not None:
+            await asyncio.gather(*(self._unload(replica, adapter.id) for replica in self._of_version(pinned.base)))
 
     async def restore(self, replica: ReplicaProcess) -> None:
         """Load the adapters that a new process of a replica does not have yet."""
@@ -111,7 +117,7 @@ class ServedAdapters:
         removed = [adapter for adapter in self._router.adapters.values() if adapter.base == version]
         for adapter in removed:
             del self._router.adapters[adapter.id]
-            del self._pinned[adapter.id]
+            self._pinned.pop(adapter.id, None)
             self._notify(f"the adapter {adapter.id} is removed, because its base {version} is no longer served")
         return removed
 

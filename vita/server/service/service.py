@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -36,6 +37,8 @@ from vita.server.service.supervisor import Supervisor
 from vita.server.settings import ServiceSettings
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ class Service:
         servers = [self._listener(gateway_app(gateway)), self._listener(admin_app(gateway, fleet, token=control.token))]
         pairs = zip(servers, (public, private), strict=True)
         tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in pairs]
-        upkeep = [asyncio.create_task(gateway.keep_fresh()), asyncio.create_task(self._prune())]
+        upkeep = [asyncio.create_task(work) for work in (gateway.keep_fresh(), self._prune())]
+        upkeep.append(asyncio.create_task(self._stop_retired(gateway, fleet)))
         if gateway.batch_api is not None:
             gateway.batch_api.runner.start()
             upkeep.append(asyncio.create_task(self._prune_files(gateway.batch_api)))
@@ -175,6 +179,15 @@ class Service:
             content_days=settings.content_days, request_days=settings.request_days, request_rows=settings.request_rows
         )
         await prune_regularly(self.ledger, retention, seconds=settings.prune_seconds, notify=self.notify)
+
+    async def _stop_retired(self, gateway: Gateway, fleet: Supervisor) -> None:
+        """Stop the replicas of versions that were retired, at the interval at which the states are read."""
+        while True:
+            await asyncio.sleep(self.settings.refresh_seconds)
+            try:
+                await fleet.stop_retired(gateway.directory.is_ended)
+            except Exception:
+                log.exception("the replicas of retired versions could not be stopped")
 
     async def _prune_files(self, batches: BatchApi) -> None:
         """Delete expired files and batches at intervals."""

@@ -26,6 +26,7 @@ from vita.server.release import ReleaseInfo
 from vita.server.service.deploy_checks import ClearRelease
 from vita.server.service.journal import Journal
 from vita.server.service.replica_process import Command, ReplicaProcess, replica_command
+from vita.server.service.retired_versions import RetiredVersions
 from vita.server.service.served_adapters import ServedAdapters
 from vita.server.settings import ServiceSettings
 from vita.spine.config import unknown_name
@@ -70,6 +71,10 @@ class Supervisor:
         self.adapters = ServedAdapters(
             router, client=client, clear=clear, of_version=self.of_version, record=self._record, notify=notify
         )
+        self.retired = RetiredVersions(
+            router, self.adapters, of_version=self.of_version, stop_replica=self._stop_replica, record=self._record,
+            notify=notify,
+        )  # fmt: skip
 
     # -- commands of the operator
 
@@ -77,7 +82,7 @@ class Supervisor:
         self, release: ReleaseInfo, *, replicas: int, share: float = 1.0, terms: ServingRequest | None = None
     ) -> ServedVersion:
         """Clear a release and start `replicas` processes for it; returns when all are ready."""
-        if release.id in self.router.versions:
+        if release.id in self.router.versions and release.id not in self.retired:
             raise ConfigError("fleet", f"{release.id} is already served", hint="give the release another version")
         terms = terms or ServingRequest()
         clearance = await asyncio.to_thread(self._clear, release, terms)
@@ -88,6 +93,7 @@ class Supervisor:
             speculation=release.content.get("speculation"), batch_invariance=has_batch_invariance(release.content),
         )  # fmt: skip
         self.router.add(version)
+        self.retired.forget(version.id)
         threads = max(1, self._threads // replicas)
         started = [self._launch(release, version, threads, terms=terms) for _ in range(replicas)]
         try:
@@ -110,8 +116,7 @@ class Supervisor:
         if not 0 < share <= 1:
             raise ConfigError("fleet.share", expected="a number above 0, up to 1", got=share)
         async with self._changing:
-            replicas = self.of_version(self._stable().id)
-            count = max(1, math.ceil(len(replicas) * share))
+            count = max(1, math.ceil(self._replicas_of(self._stable()) * share))
             version = await self.start(release, replicas=count, share=share, terms=terms)
             if share >= 1.0:
                 await self._retire_all_but(version)
@@ -123,7 +128,10 @@ class Supervisor:
             newest, stable = self._newest(), self._stable()
             if newest is stable:
                 raise ConfigError("fleet", "there is no second version to promote", hint="vita fleet roll RELEASE")
-            missing = len(self.of_version(stable.id)) - len(self.of_version(newest.id))
+            if newest.id in self.retired:
+                problem = f"{newest.id} has been retired and its replicas were stopped"
+                raise ConfigError("fleet", problem, hint="go back with `vita fleet rollback`")
+            missing = self._replicas_of(stable) - len(self.of_version(newest.id))
             template = self.of_version(newest.id)[0]
             terms = replace(terms or ServingRequest(), research=template.terms.research)
             clearance = await asyncio.to_thread(self._clear, template.release, terms)
@@ -141,7 +149,8 @@ class Supervisor:
         """Send all of the traffic to the older version, and drain the newest."""
         async with self._changing:
             newest = self._newest()
-            candidates = [version for version in self.router.versions.values() if version is not newest]
+            others = [version for version in self.router.versions.values() if version is not newest]
+            candidates = [version for version in others if version.id not in self.retired]
             if not candidates:
                 raise ConfigError("fleet", "there is no other version to go back to")
             stable = max(candidates, key=lambda version: (version.share, version.created))
@@ -159,6 +168,10 @@ class Supervisor:
         """Remove an adapter from all replicas; its requests in flight finish."""
         async with self._changing:
             await self.adapters.remove(name)
+
+    async def stop_retired(self, is_ended: Callable[[ServedVersion], bool]) -> None:
+        """Drain and stop the replicas of retired versions; `is_ended` is True for those that no request can use."""
+        await self.retired.stop(is_ended, changing=self._changing)
 
     async def drain(self, name: str, *, restart: bool = True) -> None:
         """Drain a replica: it finishes its requests and stops. With `restart`, a new replica is started first.
@@ -180,7 +193,8 @@ class Supervisor:
         replicas = list(self.replicas.values())
         await asyncio.gather(*(self._stop_replica(replica, seconds=seconds) for replica in replicas))
         for version in [*self.router.versions.values(), *self.router.adapters.values()]:
-            self._note_deployment(version, "stopped", 0.0)
+            if version.id not in self.retired:
+                self._note_deployment(version, "stopped", 0.0)
         await self._journal.close(seconds=JOURNAL_SECONDS)
 
     def kill(self) -> None:
@@ -213,6 +227,10 @@ class Supervisor:
 
     # -- versions
 
+    def _replicas_of(self, version: ServedVersion) -> int:
+        """Return the number of replicas of a version, also of a retired one that was stopped."""
+        return len(self.of_version(version.id)) or self.retired.replicas(version.id)
+
     def _newest(self) -> ServedVersion:
         return max(self.router.versions.values(), key=lambda version: version.created)
 
@@ -228,9 +246,10 @@ class Supervisor:
         await asyncio.gather(*(self._stop_replica(replica) for replica in stopping))
         for version in removed:
             self.router.remove(version.id)
-            for adapter in self.adapters.forget_base(version.id):
-                await self._record(adapter, "stopped", 0.0)
-            await self._record(version, "stopped", 0.0)
+            for ended in (*self.adapters.forget_base(version.id), version):
+                if ended.id not in self.retired:
+                    await self._record(ended, "stopped", 0.0)
+                self.retired.forget(ended.id)
 
     async def _record(self, version: ServedVersion, action: str, share: float) -> None:
         """Record a change in the ledger, and wait for it at most `JOURNAL_SECONDS`, since the ledger may be locked."""
