@@ -36,6 +36,10 @@ def url(replica_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield url
 
 
+def test_half_of_a_surrogate_pair_does_not_end_a_stream() -> None:
+    assert json_line({"text": "a\ud800b", "line": "c\u2028d"}) == b'{"text":"a?b","line":"c\\u2028d"}'
+
+
 def test_json_is_one_line_for_every_client() -> None:
     for character in map(chr, (*range(0x20), 0x7F, *range(0x80, 0x100), 0x2028, 0x2029, 0x10FFFF)):
         line = json_line({"text": character}).decode()

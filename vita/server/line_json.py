@@ -8,6 +8,7 @@ separator. JSON escapes those below U+0020; here the others are also escaped: U+
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -20,8 +21,14 @@ _SEPARATORS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")
 
 
 def json_line(value: Any) -> bytes:
-    """Return a value as JSON of one line, without the line feed at its end; raises TypeError for other values."""
-    content = orjson.dumps(value)
+    """Return a value as JSON of one line, without the line feed at its end; raises TypeError for other values.
+
+    Halves of surrogate pairs, which UTF-8 cannot contain, become question marks.
+    """
+    try:
+        content = orjson.dumps(value)
+    except TypeError:
+        content = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
     return content if content.isascii() else _SEPARATORS.sub(_escaped, content)
 
 
