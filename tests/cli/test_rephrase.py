@@ -107,6 +107,7 @@ def test_rewrites_that_fail_a_check_are_dropped_with_the_reason(vita: Vita, corp
         (Reply("<think>What is a mill?</think>"), "empty"),
         (Reply("Short?"), "too_short"),
         (Reply(f"Once more: {TEXTS[trained[3]]}"), "copy"),
+        (lambda prompt: Reply(f"{prompt}\n\nQ: Who has the mill?"), "echo"),
         (Reply("Q: A?\nA: so ", "length"), "cut_off"),
         (Reply(f"I'm sorry, but I can't help with that. {form}"), "refusal"),
         (Reply("the text is too large", status=400), "refused_by_endpoint"),
@@ -119,7 +120,8 @@ def test_rewrites_that_fail_a_check_are_dropped_with_the_reason(vita: Vita, corp
     replies = {TEXTS[id]: reply for id, (reply, _) in zip(trained, cases, strict=False)}
 
     def answer(prompt: str) -> Reply:
-        return replies.get(prompt.rpartition("\n\n")[2]) or Reply(rewrite(prompt))
+        reply = replies.get(prompt.rpartition("\n\n")[2]) or Reply(rewrite(prompt))
+        return reply if isinstance(reply, Reply) else reply(prompt)
 
     with openai_server(answer) as server:
         code, _, err = rephrase(vita, server, "--share", "0.9", "--styles", "{faq: 1}")

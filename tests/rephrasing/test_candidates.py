@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from vita.rephrasing.candidates import cut_passage, style_order
-from vita.rephrasing.checks import copied_share, rewrite_text
+from vita.data.records import Document
+from vita.data.rewrites import RewriteOrigin
+from vita.rephrasing.candidates import Candidate, cut_passage, style_order
+from vita.rephrasing.checks import CheckSettings, RewriteChecks, copied_share, longest_run, rewrite_text
 from vita.rephrasing.collection import ShareBudget
+from vita.rephrasing.corpus_copy import KeySet
 from vita.rephrasing.result_log import ResultLog, RewriteResult
 from vita.rephrasing.styles import STYLES
 
@@ -57,6 +60,46 @@ def test_a_text_is_a_copy_by_its_five_word_runs_without_regard_to_case_and_line_
     assert copied_share("the old mill by the lake", passage) == 0.5, "1 of its 2 runs"
     assert copied_share("a new text of other words about wheels", passage) == 0.0
     assert copied_share("too short", passage) == 0.0
+
+
+def test_the_longest_common_run_of_words() -> None:
+    assert longest_run("a b c d x b c d e", "b c d e f") == (4, 5)
+    assert longest_run("A, b! C", "c b a b c") == (3, 5), "without case and punctuation"
+    assert longest_run("", "a b") == (0, 2) and longest_run("x", "a b") == (0, 2)
+    assert longest_run("a b new c d", "a b c d") == (2, 4), "a run ends at another word"
+
+
+PASSAGE = (
+    "The old mill by the river was built in 1821 by two brothers from the north. It ground rye and wheat for nine "
+    "villages until the railway came, and today a museum shows its wheels."
+)
+NEW_TEXT = "Q: What does a visitor see? A: Machines of former times, restored by volunteers over several winters."
+
+
+@pytest.mark.parametrize(
+    ("text", "max_copied", "reason"),
+    [
+        (PASSAGE, 0.7, "copy"),
+        (PASSAGE.upper().replace(",", ";"), 1, "copy"),  # equal words, with the check of 5-grams switched off
+        (f"Here is the text. {PASSAGE} {NEW_TEXT}", 0.7, "copy"),  # the share of its 5-grams is below 0.7
+        (f"{PASSAGE.partition(' and today')[0]} {NEW_TEXT}", 0.7, "copy"),  # 28 of the 34 words
+        (f"{PASSAGE.partition('. It')[0]} {NEW_TEXT}", 0.7, None),  # one sentence may be quoted
+        (STYLES["faq"].prompt(PASSAGE), 0.7, "echo"),
+        (STYLES["faq"].prompt(PASSAGE), 1, "echo"),
+        (STYLES["faq"].instructions, 0.7, "echo"),
+        (f"{STYLES['faq'].base_prompt('')} {NEW_TEXT}", 0.7, "echo"),
+        (f"Keep names, numbers and dates. {NEW_TEXT}", 0.7, None),
+        (NEW_TEXT, 0.7, None),
+    ],
+)
+def test_copies_of_the_source_and_echoes_of_the_prompt_are_dropped(
+    text: str, max_copied: float, reason: str | None
+) -> None:
+    checks = RewriteChecks(CheckSettings(10, max_copied, check_form=False), KeySet([]), KeySet([]))
+    origin = RewriteOrigin("a", "s", "hash")
+    candidate = Candidate("s/a#faq", STYLES["faq"], PASSAGE, Document("a", "", source="s"), origin, len(PASSAGE), 0)
+    problem = checks.problem(candidate, RewriteResult(text, "stop"), text)
+    assert (problem and problem[0]) == reason
 
 
 @pytest.mark.parametrize(

@@ -37,13 +37,18 @@ class Style:
     form: str = ""
     """The form, for messages."""
 
+    @property
+    def instructions(self) -> str:
+        """Return the text of the prompts without the passage."""
+        return f"{self.task} {_RULES}"
+
     def prompt(self, passage: str) -> str:
         """Return the request to a chat model."""
-        return f"{self.task} {_RULES}\n\nText:\n\n{passage}"
+        return f"{self.instructions}\n\nText:\n\n{passage}"
 
     def base_prompt(self, passage: str) -> str:
         """Return the text that a model without a chat template continues."""
-        return f"Text:\n\n{passage}\n\nTask: {self.task} {_RULES}\n\n{self.heading}:\n\n"
+        return f"Text:\n\n{passage}\n\nTask: {self.instructions}\n\n{self.heading}:\n\n"
 
 
 def _is_table(text: str) -> bool:

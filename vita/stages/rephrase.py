@@ -43,7 +43,7 @@ from vita.spine.plain_text import counted
 from vita.spine.stage import Context, Draft, explicit_only
 from vita.stages.kinds import Corpus, Model
 
-VERSION = 1
+VERSION = 2
 NEEDS = {"model": (generates_text,)}
 LINEAGE = True
 APPLIES_ERASURES = True
@@ -73,7 +73,8 @@ class Config(Settings):
     min_bytes: int = Field(100, ge=1)
     """Minimum bytes of a rewrite."""
     max_copied: float = Field(0.7, ge=0, le=1)
-    """Largest share of the word 5-grams of a rewrite that occur in its source."""
+    """Largest share of the word 5-grams of a rewrite that occur in its source, and of the words of the source that are
+    one run in the rewrite (from 20 words). A rewrite equal to its source is dropped in every case."""
     check_form: bool = True
     """Drop tables without rows and questions without answers."""
     seed: int = 0
