@@ -40,9 +40,9 @@ def tiny_app(
 
 
 @contextmanager
-def serving(app: Starlette) -> Iterator[str]:
-    """Serve the application and yield its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
+def serving(app: Any, *, port: int = 0) -> Iterator[str]:
+    """Serve the application, on a free port by default, and yield its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

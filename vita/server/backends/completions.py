@@ -25,6 +25,7 @@ from vita.server.backends.engine_client import (
     EngineRefusal,
     EngineToken,
     EngineUnavailable,
+    reading_response,
 )
 from vita.server.backends.program_grammars import single_schema
 from vita.spine.errors import ModelError
@@ -84,14 +85,23 @@ class CompletionsClient(EngineClient):
     async def answer(self, request: AnswerRequest) -> AsyncGenerator[EngineToken | EngineEnd]:
         async with self.events("completions", self._body(request)) as events, aclosing(events):  # type: ignore[type-var]
             async for event in events:
-                for choice in event.get("choices") or ():
-                    if choice.get("text") or choice.get("logprobs"):
-                        for score in self._scores(choice, top=request.top):
-                            yield EngineToken(score)
-                    if finish := choice.get("finish_reason"):
-                        yield EngineEnd("length" if finish == "length" else "stop")
+                with reading_response():
+                    parts = self._parts(event, top=request.top)
+                for part in parts:
+                    yield part
+                    if isinstance(part, EngineEnd):
                         return
         raise EngineUnavailable("the stream ended before its end was stated")
+
+    def _parts(self, event: Mapping[str, Any], *, top: int) -> list[EngineToken | EngineEnd]:
+        """Return the tokens of an event, and the end if the event states it."""
+        parts: list[EngineToken | EngineEnd] = []
+        for choice in event.get("choices") or ():
+            if choice.get("text") or choice.get("logprobs"):
+                parts += [EngineToken(score) for score in self._scores(choice, top=top)]
+            if finish := choice.get("finish_reason"):
+                parts.append(EngineEnd("length" if finish == "length" else "stop"))
+        return parts
 
     def _body(self, request: AnswerRequest) -> dict[str, Any]:
         sampling = request.sampling
@@ -182,7 +192,8 @@ class VllmClient(CompletionsClient):
     async def next_token(self, request: AnswerRequest, *, allowed: Bool[np.ndarray, "V"]) -> EngineToken:
         limits = {"allowed_token_ids": np.flatnonzero(allowed).tolist(), "max_tokens": 1, "stream": False}
         value = await self.post("completions", self._body(request) | limits)
-        (score,) = self._scores(value["choices"][0], top=request.top)
+        with reading_response():
+            (score,) = self._scores(value["choices"][0], top=request.top)
         return EngineToken(score)
 
     async def probe(self) -> None:

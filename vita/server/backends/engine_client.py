@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from jaxtyping import Bool
 from vita.infer.request import GenerationRequest, QueueFull, TokenScore
 from vita.infer.sampling import Sampling
 from vita.spine.errors import ModelError
+
+log = logging.getLogger(__name__)
 
 # V tokens of the model
 
@@ -220,6 +223,19 @@ class EngineClient(ABC):
     def without_secret(self, text: str) -> str:
         """Replace the secret of the program in a text."""
         return text.replace(self._secret, "***") if self._secret else text
+
+
+@contextmanager
+def reading_response() -> Iterator[None]:
+    """Raise `ModelError` for a response of a program whose fields are missing or have other types than in its API.
+
+    The block only reads values of a response.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        log.warning("a response of the backend cannot be read: %s: %s", type(error).__name__, error)
+        raise ModelError("backend", "the program sends a response of another form than its API states") from None
 
 
 def _message(value: Any) -> str:

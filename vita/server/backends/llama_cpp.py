@@ -29,6 +29,7 @@ from vita.server.backends.engine_client import (
     EngineToken,
     EngineUnavailable,
     PromptTooLong,
+    reading_response,
 )
 from vita.server.backends.program_grammars import single_lark
 
@@ -81,9 +82,10 @@ class LlamaCppClient(EngineClient):
         biases = [[token, bias] for token, bias in (request.biases or {}).items() if allowed[token]]
         limits = {"logit_bias": [*bans, *biases], "n_predict": 1, "stream": False}
         value = await self.post("/completion", self._body(request) | limits)
-        (token,) = value["tokens"]
-        (entry,) = value.get("completion_probabilities") or [{}]
-        score = EngineToken(TokenScore(int(token), _logprob(entry), _top(entry, request.top)))
+        with reading_response():
+            (token,) = value["tokens"]
+            (entry,) = value.get("completion_probabilities") or [{}]
+            score = EngineToken(TokenScore(int(token), _logprob(entry), _top(entry, request.top)))
         return await self._scored(request, (), score)
 
     async def embed(self, prompt: Sequence[int]) -> Sequence[float]:
@@ -93,8 +95,9 @@ class LlamaCppClient(EngineClient):
         # llama.cpp may split the texts of a batch into parts of equal length, and then returns the mean of a part.
         async with self._embedding_lock:
             rows = await self.post("/embedding", {"content": list(prompt), "cache_prompt": False})
-        ((value,),) = [row["embedding"] for row in rows]
-        return [float(number) for number in value]
+        with reading_response():
+            ((value,),) = [row["embedding"] for row in rows]
+            return [float(number) for number in value]
 
     async def probe(self) -> None:
         response = await self.http.get("/health")
@@ -105,8 +108,10 @@ class LlamaCppClient(EngineClient):
         ids: list[int] = []
         async with self.events("/completion", self._body(request)) as events, aclosing(events):  # type: ignore[type-var]
             async for event in events:
-                missing = int(event.get("tokens_predicted") or 0) - len(ids) - (not event.get("stop"))
-                for token in self._event_tokens(event, missing=missing, top=request.top):
+                with reading_response():
+                    missing = int(event.get("tokens_predicted") or 0) - len(ids) - (not event.get("stop"))
+                    tokens = self._event_tokens(event, missing=missing, top=request.top)
+                for token in tokens:
                     yield await self._scored(request, ids, token)
                     ids.append(token.score.id)
                 if event.get("stop"):

@@ -8,6 +8,7 @@ program.stop()
 from __future__ import annotations
 
 import asyncio
+import logging
 import mmap
 import secrets
 import subprocess
@@ -34,6 +35,7 @@ from vita.spine import machine
 from vita.spine.endpoints import api_key
 from vita.spine.errors import ConfigError, MissingExtra, ModelError, VitaError
 
+log = logging.getLogger(__name__)
 START_SECONDS = 280.0
 """Maximum time in which a program loads its model; less than `ready_seconds` of the service."""
 PROBE_SECONDS = 5.0
@@ -93,6 +95,9 @@ class RunningProgram:
                     self.problem = ""
             except (httpx.HTTPError, EngineUnavailable, QueueFull, VitaError) as error:
                 self.problem = str(error) or type(error).__name__
+            except Exception as error:  # the watch must go on, or the replica would never be ready again
+                log.exception("the endpoint could not be checked")
+                self.problem = f"it could not be checked: {type(error).__name__}"
 
     async def compare(self, golden: Sequence[Mapping[str, Any]]) -> Conformance:
         """Compare the program with the golden answers; raises `ModelError` for a difference or an outage."""

@@ -134,7 +134,7 @@ def refusal(error: QueueFull | SchedulerClosed, metrics: Metrics) -> ApiError:
 
 def _fault(event: FailedEvent) -> ApiError:
     if isinstance(event.error, SchedulerClosed):
-        return unavailable("The server is shutting down", code="draining")
+        return unavailable(f"The request could not be finished: {event.error}", code="draining")
     if isinstance(event.error, QueueFull):
         return too_busy(f"The server is busy: {event.error}")
     if isinstance(event.error, GrammarError):
