@@ -51,6 +51,13 @@ SECRETS = [
     'echo "root:«swordfish»" | chpasswd',
     "username bob password 0 «swordfish»",
     "requirepass «swordfish»",
+    'password = "«a;b&c[1]{2}»"',
+    "password: «k9&Lm;Q2(x)»",
+    "export DB_PASSWORD='«a b;c&d»'",
+    "Password:\n\n«Hunter2!»",
+    "sshpass -p«S3cret» ssh h",
+    "redis-cli -h db -a «swordfish» ping",
+    "htpasswd -b users bob «Hunter2»",
 ]
 
 
@@ -137,6 +144,9 @@ def test_the_whole_password_is_masked(marked: str) -> None:
         "password: ref+vault://x1",
         "password: ENC(abc123)",
         'password = "%s1" % x',
+        "password: user?.password1",
+        "'password' => 'required|min:8'",
+        'password: "required|string|min:8|confirmed"',
     ],
 )
 def test_a_variable_a_reference_or_an_option_of_another_command_stays(text: str) -> None:

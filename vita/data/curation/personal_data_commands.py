@@ -9,16 +9,15 @@ import re
 from collections.abc import Callable
 
 from vita.data.curation.personal_data_forms import Form, PersonalDataKind, form
-from vita.data.curation.personal_data_secrets import PASSWORD_NAMES
+from vita.data.curation.personal_data_secrets import PASSWORD_NAMES, PASSWORD_WORDS
 from vita.data.curation.secret_checks import is_literal_password, is_password, is_password_in_command
 from vita.data.curation.secret_values import QUOTE, quoted, unquoted, unquoted_end
 
-COMMAND_KEY_HINT = (
-    r"(?i:passw|passphrase|passcode|pwd|requirepass|masterauth|identified (?:by|with)|-(?:store|key)pass[ \t])"
-    r"|-pass(?:in|out)?[ \t]|\s-[pU][ \t\"']|\s-u ?[^\s:]+:|--(?:proxy-)?user[ =]|sudo -S|(?:mysql|mariadb)[\w-]*[ \t]"
-    r"|密码|密碼|パスワード|비밀번호|пароль|mot de passe|contrase"
+COMMAND_KEY_CANDIDATE = (
+    r"(?i:requirepass|masterauth|redis-cli|identified (?:by|with))|-(?:store|key)pass[ \t]|-pass(?:in|out)?[ \t]"
+    r"|sshpass|\s-[pU][ \t\"']|\s-u ?[^\s:]+:|--(?:proxy-)?user[ =]|sudo -S|(?:mysql|mariadb)[\w-]*[ \t]"
 )
-"""A pattern in RE2 that occurs in every text with such a password."""
+"""A pattern in RE2 that occurs, or `PASSWORD_WORDS`, in every text with such a password."""
 _CONTEXT = 200
 _OPTION_NAMES = r"(?i:passw(?:or)?d|passphrase|passcode|pwd|pass)"
 _OPTION = rf"--?(?<![\w-]-)(?<![\w-]--)[A-Za-z-]{{0,20}}{_OPTION_NAMES}[ \t]{{1,3}}"
@@ -62,6 +61,10 @@ _OPTIONS = (
     *_word_forms(r"-(?:(?:src|dest)?store|key)pass[ \t]{1,3}", is_literal_password),
     *_word_forms(r"-pass(?:in|out|wd|word)?[ \t]{1,3}(?P<prefix>[\"']?)pass:", is_literal_password),
     *_word_forms(r"sshpass[ \t]{1,3}-p[ \t]?", is_literal_password),
+    *_word_forms(
+        r"htpasswd[ \t]{1,3}-[A-Za-z]{0,5}b[A-Za-z]{0,5}(?:[ \t]{1,3}[^\s-]\S{0,99}){2}[ \t]{1,3}", is_password
+    ),
+    *_word_forms(r"-a[ \t]{1,3}", is_literal_password, after=r"redis-cli[ \t][^\n]*-a[ \t]{1,3}"),
     *_word_forms(r"-p(?<=\s-p)", is_password_in_command, after=r"(?:mysql|mariadb)[\w-]*[ \t][^\n]*-p"),
     *_word_forms(
         r"-p(?<=\s-p)[ \t=]{1,2}", is_password, after=rf"{_USER}-p[ \t=]{{1,2}}", not_after=_NO_PASSWORD_COMMAND
@@ -144,12 +147,12 @@ _FILES = (
     ),
 )
 _TEXTS = (
-    form(  # the line after a name
-        rf"[=:：][ \t]{{0,9}}(?:[|>][+-]?[ \t]{{0,9}})?\r?\n[ \t]{{0,20}}(?P<quote>{QUOTE})?"
+    form(  # the line after a name, or the second one
+        rf"[=:：][ \t]{{0,9}}(?:[|>][+-]?[ \t]{{0,9}})?\r?\n(?:[ \t]{{0,20}}\r?\n)?[ \t]{{0,20}}(?P<quote>{QUOTE})?"
         r"(?P<value>(?![\w-]+[:=])[^\s\"'`<>\\]{5,256}(?<![.:?,;]))(?(quote)(?P=quote))[,;]?[ \t]*(?=\r?\n|\Z)",
         is_password,
         after=rf"(?i:{PASSWORD_NAMES})(?:{QUOTE})?\]?[ \t]{{0,3}}(?:=>|:=|[=:：])[ \t]{{0,9}}"
-        rf"(?:[|>][+-]?[ \t]{{0,9}})?\r?\n[ \t]{{0,20}}(?:{QUOTE})?$",
+        rf"(?:[|>][+-]?[ \t]{{0,9}})?\r?\n(?:[ \t]{{0,20}}\r?\n)?[ \t]{{0,20}}(?:{QUOTE})?$",
         context=_CONTEXT,
     ),
     form(
@@ -164,4 +167,6 @@ _TEXTS = (
         context=_CONTEXT,
     ),
 )
-COMMAND_KEY = PersonalDataKind("key", "<KEY>", COMMAND_KEY_HINT, (*_OPTIONS, *_STATEMENTS, *_FILES, *_TEXTS))
+COMMAND_KEY = PersonalDataKind(
+    "key", "<KEY>", f"{PASSWORD_WORDS}|{COMMAND_KEY_CANDIDATE}", (*_OPTIONS, *_STATEMENTS, *_FILES, *_TEXTS)
+)

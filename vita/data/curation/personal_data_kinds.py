@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from vita.data.curation import identifiers as ids
-from vita.data.curation.personal_data_commands import COMMAND_KEY, COMMAND_KEY_HINT
+from vita.data.curation.personal_data_commands import COMMAND_KEY, COMMAND_KEY_CANDIDATE
 from vita.data.curation.personal_data_forms import SPACES, PersonalDataKind, form
 from vita.data.curation.personal_data_ids import NAMED_NATIONAL_ID, NATIONAL_ID
 from vita.data.curation.personal_data_keys import KEY, KEY_PREFIXES
@@ -63,7 +63,7 @@ _IP = PersonalDataKind(
 CANDIDATE = (
     rf"[0-9](?:[-./(){SPACES}]{{0,3}}[0-9]){{5}}|@|{_AT_HINT}|[0-9]\.[0-9]{{1,3}}\.[0-9]{{1,3}}\.[0-9]"
     rf"|[23][0-9A-Fa-f]{{3}}:[0-9A-Fa-f]{{0,4}}:|[A-Z]{{6}}[0-9]{{2}}|PRIVATE KEY|{KEY_PREFIXES}|{NAMED_KEY_CANDIDATE}"
-    rf"|{COMMAND_KEY_HINT}"
+    rf"|{COMMAND_KEY_CANDIDATE}"
 )
 """A pattern that occurs wherever one of the hints does. RE2 searches it several times as fast as all hints together."""
 KINDS = (KEY, NAMED_KEY, COMMAND_KEY, _EMAIL, IBAN, CARD, NATIONAL_ID, NAMED_NATIONAL_ID, PHONE, NAMED_PHONE, _IP)

@@ -15,6 +15,7 @@ from vita.data.curation.secret_checks import (
     is_literal_password,
     is_password,
     is_private_number,
+    is_quoted_password,
     is_random_token,
 )
 from vita.data.curation.secret_values import QUOTE, quoted, unquoted, unquoted_end
@@ -36,13 +37,18 @@ _LAST_WORDS = (
     r"|mot de passe|contrase[ñn]a|wachtwoord|пароль|密码|密碼|パスワード|비밀번호)"
 )
 _SENTENCE = r"[Pp]ass(?:word|code|phrase|wort) (?:is|ist)(?: now)?|密码是|密碼是|パスワードは"
+PASSWORD_WORDS = (
+    "(?i:passw|passphrase|passcode|pwd|kennwort|mot de passe|contrase[ñn]a|wachtwoord|пароль)"
+    "|密码|密碼|パスワード|비밀번호"
+)
+"""A part of every name of a password, except `pass`."""
 NAMED_KEY_CANDIDATE = (
-    rf"{_LAST_WORDS}[\"'`\\\]]{{0,3}}[ \t]{{0,3}}[=:>：]|[Pp]ass(?:word|code|phrase|wort) ist?[ :：]"
-    r"|密码是|密碼是|パスワードは|(?i:bearer)[ \t]"
+    rf"{PASSWORD_WORDS}|(?i:pass|key|secret|token|credentials?|authorization)[\"'`\\\]]{{0,3}}[ \t]{{0,3}}[=:>：]"
+    r"|(?i:bearer)[ \t]"
 )
 """A pattern in RE2 that occurs wherever the hint does, and for which RE2 needs few states."""
 _HINT = (
-    rf"{_LAST_WORDS}(?:{_ASSIGNMENT}\S{{4}}|>[^\s<]{{4}})|{_SENTENCE}"
+    rf"{_LAST_WORDS}(?:{_ASSIGNMENT}\S{{2}}|>[^\s<]{{4}})|{_SENTENCE}"
     rf"|(?i:bearer)[ \t]{{1,3}}(?:{QUOTE})?[A-Za-z0-9_.~%+/-]{{16}}"
 )
 
@@ -131,7 +137,7 @@ NAMED_KEY = PersonalDataKind(
             is_literal_password,
             flags=re.MULTILINE,
         ),
-        _assigned_form(PASSWORD_NAMES, quoted(6), is_password, not_before=_CALL),
+        _assigned_form(PASSWORD_NAMES, quoted(6), is_quoted_password, not_before=_CALL),
         _assigned_form(PASSWORD_NAMES, _PLAIN, is_password),
         form(rf"(?:{_SENTENCE})[:：]? ?[\"'`“‘]?{_PLAIN}", is_password, end=unquoted_end),
     ),

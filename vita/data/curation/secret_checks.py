@@ -23,7 +23,7 @@ _PASSWORD_WORD = re.compile(
 )
 """Values after the name of a password that are labels, types and other words of letters, algorithms or requirements."""
 _IDENTIFIER = re.compile(
-    r"[$%@:#]{1,2}\{?[A-Za-z_]\w*%?\}?|[a-z]+(?:_[a-z0-9]+)+|[A-Za-z_]\w*(?:(?:[./]|->|::)[A-Za-z_]\w*)+!?|[/~].*"
+    r"[$%@:#]{1,2}\{?[A-Za-z_]\w*%?\}?|[a-z]+(?:_[a-z0-9]+)+|[A-Za-z_]\w*(?:(?:[./]|->|::|\?\.)[A-Za-z_]\w*)+!?|[/~].*"
     r"|[*&][A-Za-z_][\w-]*|%[0-9]*\$?[sdvq]|[A-Z_]*(?:PASS|PWD)[A-Z_]*[0-9]{0,2}"
 )
 """The form of variables, attributes, paths, aliases in YAML and conversions of `printf`."""
@@ -36,6 +36,8 @@ _CALL = re.compile(
     r"|[$@&*!]?[A-Za-z_][\w.:>-]*[(\[{][^)\]}]*"
 )
 """A call or an index, also without its end: `hash(x1)`, `argv[2]`, `z.string().min(8)`."""
+_RULES = re.compile(r"(?:^|[|,])(?:required|nullable|string|confirmed|(?:min|max|between|size):[0-9])(?=[|,]|$)")
+"""Rules of a validator: `required|min:8`."""
 _SEPARATORS = re.compile(r"[,;&|(){}\[\]]+")
 _CODE_PART = re.compile(r"[!#.$@&*-]?[A-Za-z_][\w.$:>-]*|[0-9.]+")
 _WORDS = re.compile(r"(?:[A-Za-z]+[0-9]{0,3}|[0-9]{1,4})(?:[_./~+-]+(?:[A-Za-z]+[0-9]{0,3}|[0-9]{1,4}))*[=_./-]*")
@@ -46,22 +48,25 @@ def is_password(value: str) -> bool:
     """Return True for a value with letters and digits or symbols, or 6 to 12 digits, that is not part of a program.
 
     A value in which all parts between separators and brackets are identifiers (`options.pw1||config`) is a password
-    only if its first part is one (`tr0ub4dor&3`).
+    only if its first part is one (`tr0ub4dor&3`), or if it has 8 characters and `&`.
     """
-    if value.isdigit():
-        return 6 <= len(value) <= 12
-    if len(value) < 5:
-        return False
-    if not any(character.isalpha() for character in value):
-        return False
-    if not any(character.isdigit() or character in "!@#$%^*~" for character in value):
-        return False
-    if not is_literal_password(value):
+    if not is_quoted_password(value):
         return False
     first, *others = _SEPARATORS.split(value)
     if not others or not all(_CODE_PART.fullmatch(part) for part in (first, *others) if part):
         return True
-    return is_password(first)
+    return ("&" in value and len(value) >= 8) or is_password(first)
+
+
+def is_quoted_password(value: str) -> bool:
+    """Return True for a value between quotes, as `is_password` does: parts of it are not parts of a program."""
+    if value.isdigit():
+        return 6 <= len(value) <= 12
+    if len(value) < 5 or not any(character.isalpha() for character in value):
+        return False
+    if not any(character.isdigit() or character in "!@#$%^*~" for character in value):
+        return False
+    return is_literal_password(value) and not _RULES.search(value)
 
 
 def is_literal_password(value: str) -> bool:
