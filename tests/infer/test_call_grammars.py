@@ -143,6 +143,33 @@ def test_references_are_relative_to_the_schema_of_their_function(name: str) -> N
     assert len(names) >= 3
 
 
+INNER = properties(a={"type": "integer", "minimum": 0, "maximum": 9}, b={"type": "string", "enum": ["1", "x"]})
+UNTYPED = {name: value for name, value in INNER.items() if name != "type"}
+NULLABLE: dict[str, dict[str, Any]] = {
+    "untyped": UNTYPED,
+    "optional": {**UNTYPED, "type": ["object", "null"]},
+    "choice": {"anyOf": [INNER, {"type": "string", "maxLength": 3}]},
+    "reference": {
+        "oneOf": [{"$ref": "#/$defs/In"}, {"type": "null"}], "$defs": {"In": {"anyOf": [INNER, {"enum": ["x"]}]}},
+    },
+}  # fmt: skip
+"""Schemas of arguments that also accept values other than objects."""
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "llama3_1", "deepseekv3", "mistral", "phi", "cohere", *NEW_FORMATS])
+def test_the_arguments_of_a_call_are_an_object_where_the_schema_accepts_other_values(name: str) -> None:
+    for function, schema in NULLABLE.items():
+        for text, answer in parsed_calls(
+            name, [tool(function, schema)], byte_tokenizer(), seeds=range(1), parallel=False
+        ):
+            (call,) = answer.calls
+            assert json.loads(call.arguments).keys() == {"a", "b"}, text
+            jsonschema.validate(json.loads(call.arguments), INNER)
+    for schema in ({"type": "array", "items": {"type": "integer"}}, {"enum": ["x"]}, {"allOf": [{"type": "string"}]}):
+        with pytest.raises(GrammarError, match="accepts no object"):
+            list(parsed_calls(name, [tool("f", schema)], byte_tokenizer(), seeds=range(1)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NEW_FORMATS)
 def test_many_calls_of_a_random_model_are_read_back_with_valid_arguments(name: str) -> None:

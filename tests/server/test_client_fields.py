@@ -102,6 +102,53 @@ def test_only_allowed_tools_are_called(client: openai.OpenAI) -> None:
     assert {item.name for item in response.output if item.type == "function_call"} == {FUNCTION["name"]}
 
 
+UNTYPED = {name: value for name, value in FUNCTION["parameters"].items() if name != "type"}
+UNTYPED["properties"] = {"city": {"type": "string", "maxLength": 4}}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("schema", [UNTYPED, {"anyOf": [{"type": "object", **UNTYPED}, {"type": "null"}]}])
+def test_a_required_call_is_an_object_where_the_schema_accepts_other_values(
+    client: openai.OpenAI, claude: anthropic.Anthropic, schema: Any, strict: bool
+) -> None:
+    function = {"name": "weather", "parameters": schema, "strict": strict}
+    chat_tool: Any = {"type": "function", "function": function}
+    response_tool: Any = {"type": "function", **function}
+    chat = client.chat.completions.create(
+        model="cat", messages=HI, max_tokens=60, tool_choice="required", parallel_tool_calls=False, seed=1,
+        tools=[chat_tool],
+    )  # fmt: skip
+    (call,) = chat.choices[0].message.tool_calls or ()
+    assert call.type == "function" and "city" in json.loads(call.function.arguments)
+    response = client.responses.create(
+        model="cat", input="Hi", max_output_tokens=60, tool_choice={"type": "function", "name": "weather"},
+        tools=[response_tool],
+    )  # fmt: skip
+    assert [item.type for item in response.output] == ["function_call"]
+    message = claude.messages.create(
+        model="cat", max_tokens=60, messages=HI, tool_choice={"type": "tool", "name": "weather"},
+        tools=[{"name": "weather", "input_schema": schema, "strict": strict}],
+    )  # fmt: skip
+    assert [block.type for block in message.content] == ["tool_use"] and message.stop_reason == "tool_use"
+
+
+@pytest.mark.parametrize("schema", [{"type": "array", "items": {}}, {"type": "string"}, {"enum": ["x"]}])
+def test_a_schema_of_arguments_that_accepts_no_object_is_refused_by_its_name(
+    client: openai.OpenAI, claude: anthropic.Anthropic, schema: Any
+) -> None:
+    function = {"name": "f", "parameters": schema}
+    chat_tool: Any = {"type": "function", "function": function}
+    response_tool: Any = {"type": "function", **function}
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.chat.completions.create(model="cat", messages=HI, tools=[chat_tool])
+    assert refusal.value.param == "tools[0].function.parameters"
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.responses.create(model="cat", input="Hi", tools=[response_tool])
+    assert refusal.value.param == "tools[0].parameters"
+    with pytest.raises(anthropic.BadRequestError, match=r"tools\[0\]\.input_schema"):
+        claude.messages.create(model="cat", max_tokens=2, messages=HI, tools=[{"name": "f", "input_schema": schema}])
+
+
 def test_a_strict_tool_of_a_message_follows_its_schema(claude: anthropic.Anthropic) -> None:
     tool: Any = {**ANTHROPIC_TOOL, "strict": True, "eager_input_streaming": False}
     message = claude.messages.create(

@@ -7,19 +7,23 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from vita.data.records import TemplateVariables, ToolCall
+from vita.infer.object_schemas import accepts_objects
 from vita.server.request_body import DialogueBody, Misplaced, RequestBody
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 
 
 def _as_object_schema(value: Any) -> Any:
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not accepts_objects(value):
         raise ValueError('needs the JSON Schema of an object, such as {"type": "object"}')
     return value
 
 
 ObjectSchema = Annotated[dict[str, Any], BeforeValidator(_as_object_schema)]
-"""The schema of the arguments of a function, which are an object: not `true`, which accepts any value."""
+"""The schema of the arguments of a function: not a boolean, and not a schema that accepts no object.
+
+It may accept other values too, such as null; the arguments of a constrained call are an object.
+"""
 
 
 class FunctionDefinition(RequestBody):

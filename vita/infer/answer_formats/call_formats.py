@@ -20,7 +20,7 @@ from vita.data.records import ToolCall
 from vita.infer.answer_formats.call_reader import BlockReader, CallReader, NotACall
 from vita.infer.answer_formats.json_calls import JsonCallReader
 from vita.infer.answer_formats.named_calls import DeepseekReader, MistralReader
-from vita.infer.json_schemas import referenced_part
+from vita.infer.object_schemas import object_part
 from vita.spine.registry import Registry
 
 Tools = Sequence[Mapping[str, Any]]
@@ -149,8 +149,6 @@ def deepseek(text: str, index: int, *, partial: bool) -> CallReader:
 
 _XML_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*(.*?)\s*</function>\s*", re.DOTALL)
 _XML_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
-_MOST_REFERENCES = 20
-"""Largest number of references from the root of a schema that are followed."""
 _GLM_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 
 
@@ -182,12 +180,7 @@ def _text_call(name: str, arguments: Sequence[tuple[str, str]], tools: Tools) ->
 def _properties(name: str, tools: Tools) -> Mapping[str, Any]:
     functions = (tool.get("function", {}) for tool in tools)
     function = next((function for function in functions if function.get("name") == name), {})
-    root: Any = function.get("parameters") or {}
-    schema = root
-    for _ in range(_MOST_REFERENCES):
-        if not isinstance(schema, Mapping) or "$ref" not in schema:
-            break
-        schema = referenced_part(str(schema["$ref"]), root)
+    schema = object_part(function.get("parameters") or {})
     return (schema.get("properties") if isinstance(schema, Mapping) else None) or {}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from vita.infer.answer_formats import notation_grammars
 from vita.infer.answer_formats.call_formats import CallFormat
-from vita.infer.answer_formats.call_source import CallSource, argument_schema, json_rule
+from vita.infer.answer_formats.call_source import CallSource, arguments_rule
 
 Tools = Sequence[Mapping[str, Any]]
 
@@ -48,7 +48,7 @@ def _mistral(source: CallSource) -> str:
     rules = f"calls: ({alternatives}){'+' if source.parallel else ''}\n"
     for number, function in enumerate(source.functions):
         rules += f"call{number}: {start} {json.dumps(function['name'])} {separator} arguments{number}\n"
-        rules += json_rule(f"arguments{number}", argument_schema(function))
+        rules += arguments_rule(number, function)
     return rules
 
 
@@ -68,7 +68,7 @@ def _deepseek(source: CallSource) -> str:
         else:
             head, tail = f"{name} {separator}", ""
         rules += f"call{number}: {begin} {head} arguments{number} {tail} {finish}\n"
-        rules += json_rule(f"arguments{number}", argument_schema(function))
+        rules += arguments_rule(number, function)
     return rules
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from vita.infer.answer_formats.call_formats import CallFormat
 from vita.infer.grammars import JSON_OPTIONS, GrammarError, check_grammar, json_grammar
 from vita.infer.json_schemas import supported_schema
+from vita.infer.object_schemas import accepts_objects
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class CallSource:
         for number, function in enumerate(self.functions):
             head = f"{{{json.dumps(name)}: {json.dumps(function['name'])}, {json.dumps(arguments)}: "
             rules += f'object{number}: {json.dumps(head)} arguments{number} "}}"\n'
-            rules += json_rule(f"arguments{number}", argument_schema(function))
+            rules += arguments_rule(number, function)
         return rules
 
 
@@ -62,14 +63,24 @@ def checked_argument_schema(function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def argument_schema(function: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of the arguments of a function; without one it has no arguments."""
+    """Return the schema of the arguments of a function; without one it has no arguments.
+
+    The schema may accept other values than objects (`vita.infer.object_schemas`).
+    """
     return dict(function.get("parameters") or {"type": "object", "properties": {}, "additionalProperties": False})
 
 
-def json_rule(name: str, schema: Mapping[str, Any]) -> str:
-    """Return the rule of the JSON texts of a schema; raises `GrammarError` for one that is not supported."""
+def arguments_rule(number: int, function: Mapping[str, Any]) -> str:
+    """Return the rule `arguments{number}` of the JSON objects that the schema of the arguments accepts.
+
+    Raises `GrammarError` for a schema that is not supported, or that accepts no object.
+    """
+    schema = argument_schema(function)
+    if not accepts_objects(schema):
+        raise GrammarError("schema", "the schema of the arguments of a function accepts no object")
+    schema = {**schema, "type": "object"}
     check_grammar(json_grammar(schema))  # alone, so that the error names the schema and not the rules around it
-    return f"{name}: %json {json.dumps({**supported_schema(schema), 'x-guidance': JSON_OPTIONS})}\n"
+    return f"arguments{number}: %json {json.dumps({**supported_schema(schema), 'x-guidance': JSON_OPTIONS})}\n"
 
 
 def text_without(name: str, marker: str) -> str:

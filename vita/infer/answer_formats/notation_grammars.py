@@ -11,7 +11,7 @@ import keyword
 from collections.abc import Mapping
 from typing import Any
 
-from vita.infer.answer_formats.call_source import CallSource, argument_schema, checked_argument_schema, json_rule
+from vita.infer.answer_formats.call_source import CallSource, arguments_rule, checked_argument_schema
 from vita.infer.answer_formats.schema_rules import Notation, SchemaRules, checked_name, properties_of, string_terminal
 from vita.infer.grammars import GrammarError
 
@@ -61,7 +61,7 @@ def gemma(source: CallSource) -> str:
     for number, function in enumerate(source.functions):
         schema = checked_argument_schema(function)
         values = SchemaRules(notation, root=schema, prefix=f"value{number}")
-        arguments = {**values.resolved(schema), "type": "object"}
+        arguments = values.objects(schema)
         name = json.dumps("call:" + checked_name(function["name"], r"[\w.-]+"))
         rules += f"call{number}: {start} {name} {values.value(arguments)} {end}\n{values.text}"
         names.append(f"call{number}")
@@ -76,7 +76,7 @@ def lfm(source: CallSource) -> str:
         name = json.dumps(f"{_python_name(function['name'])}(")
         schema = checked_argument_schema(function)
         values = SchemaRules(_PYTHON, root=schema, prefix=f"value{number}")
-        arguments = _keyword_arguments(values, values.resolved(schema))
+        arguments = _keyword_arguments(values, values.objects(schema))
         rules += f'call{number}: {name} {arguments} ")"\n{values.text}'
         names.append(f"call{number}")
     several = f'{start} "[" call (", " call)* "]" {end}' if source.parallel else f'{start} "[" call "]" {end}'
@@ -91,7 +91,7 @@ def harmony(source: CallSource) -> str:
         name = checked_name(function["name"], r"[\w.-]+")
         head = f"{channel} {json.dumps(f'commentary to=functions.{name} ')} {source.marker('<|constrain|>')}"
         rules += f'call{number}: {head} "json" {message} arguments{number}\n'
-        rules += json_rule(f"arguments{number}", argument_schema(function))
+        rules += arguments_rule(number, function)
         names.append(f"call{number}")
     return f"calls: {' | '.join(names)}\n{rules}"
 
@@ -113,7 +113,7 @@ class _XmlArguments:
         """Return the rule of all arguments."""
         schema = checked_argument_schema(function)
         self._values = values = SchemaRules(_JSON, root=schema, prefix=f"value{self._number}")
-        schema = values.resolved(schema)
+        schema = values.objects(schema)
         properties, required = _arguments(schema)
         before, after = self._head
         if not properties:
@@ -159,8 +159,6 @@ def _arguments(schema: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str
     for name in schema:
         if name not in _OBJECT | _ANNOTATIONS:
             raise GrammarError("schema", f"`{name}` is not supported in the call format of the model")
-    if schema.get("type", "object") != "object":
-        raise GrammarError("schema", "the arguments of a function must have the type `object`")
     return properties_of(schema)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from vita.infer.grammars import GrammarError
 from vita.infer.json_schemas import referenced_part
+from vita.infer.object_schemas import accepts_objects, object_part
 
 Schema = Mapping[str, Any]
 
@@ -147,6 +148,13 @@ class SchemaRules:
             if seen > 20:
                 raise GrammarError("schema", "`$ref` refers to itself")
         return schema
+
+    def objects(self, schema: Schema) -> Schema:
+        """Return the schema of the objects that a schema accepts; raises `GrammarError` for one without objects."""
+        part = object_part(self.resolved(schema), root=self._root)
+        if not isinstance(part, Mapping) or not accepts_objects(part, root=self._root):
+            raise GrammarError("schema", "the schema of the arguments of a function accepts no object")
+        return {**part, "type": "object"}
 
     def _reference(self, schema: Schema) -> str:
         reference = str(schema["$ref"])
