@@ -48,6 +48,7 @@ class Case:
     determinism: Literal["exact", "fast"] = "exact"
     documents: bool = False
     """Attend within documents of about 300 tokens."""
+    precision: Literal["auto", "float8"] = "auto"
     batch: int = 1
     """Answers that are decoded together."""
     limit: float = 75.0
@@ -63,6 +64,7 @@ CASES = (
     Case("decoding 64", "decoding", "135M", batch=64, limit=40.0),
     Case("124M fast", "training", "124M", determinism="fast"),
     Case("1B fast", "training", "1B", determinism="fast", limit=90.0),
+    Case("1B fast, float8", "training", "1B", determinism="fast", precision="float8", limit=90.0),
     Case("135M exact, documents", "training", "135M", documents=True),
 )
 """In the order of their importance: the last ones are left out when the time is over."""
@@ -134,6 +136,7 @@ def _measure_training(case: Case, size: Size, model: Any, device: str) -> dict[s
     settings = {
         "schedule": {"steps": 1000, "warmup": 10},
         "determinism": case.determinism,
+        "precision": case.precision,
         "micro_batch_tokens": "auto",
         "compile": "yes" if on_gpu else "no",
     }

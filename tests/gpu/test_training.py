@@ -34,6 +34,14 @@ def test_losses_in_bfloat16_are_near_those_of_the_cpu_in_float32() -> None:
     assert losses(DEVICE, precision="bfloat16") == pytest.approx(losses("cpu", precision="float32"), rel=2e-2)
 
 
+@cuda_only
+def test_losses_in_float8_are_near_those_in_bfloat16() -> None:
+    """On a GPU with float8 units; another one refuses the setting."""
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("no units for float8")
+    assert losses(DEVICE, precision="float8") == pytest.approx(losses(DEVICE, precision="bfloat16"), rel=5e-2)
+
+
 COMPILER_WARNINGS = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore:The .grad attribute of a Tensor:UserWarning"
 )  # raised by the compiler of PyTorch

@@ -26,8 +26,8 @@ def test_the_precision_depends_on_the_units_of_the_processor(monkeypatch):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ConfigError, match="expected auto, bfloat16 or float32, got 'float8'"):
-        choose_precision("cpu", "float8")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="expected auto, bfloat16, float32 or float8, got 'float4'"):
+        choose_precision("cpu", "float4")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_peak_speed_is_plausible():

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vita.nn import float8
 from vita.nn.architecture import Architecture
 from vita.nn.int8 import Int8Linear, linear_products
 from vita.nn.packed import product
@@ -25,6 +26,8 @@ class Linear(nn.Linear):
 
     packable = True
     """True if only `forward` reads the weight, so that it may be packed (`vita.nn.packed`)."""
+    uses_float8 = False
+    """True if its matrix products are in float8 where their sizes are suitable (`vita.nn.float8`)."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
@@ -35,7 +38,23 @@ class Linear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
         """Multiply by the weight, which may be packed; a bias in float32 is rounded to the dtype of the input."""
-        return product(input, self.weight, None if self.bias is None else self.bias.to(input.dtype))
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        if self.uses_float8 and float8.is_suitable(input, self.weight):
+            outputs = float8.product(input, self.weight)
+            return outputs if bias is None else outputs + bias
+        return product(input, self.weight, bias)
+
+
+def use_float8(model: nn.Module) -> int:
+    """Let the linear layers of the layers of a model compute in float8; return their number."""
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, Linear) and ".layers." in f".{name}" and not float8.has_other_sizes(module.weight)
+    ]
+    for layer in layers:
+        layer.uses_float8 = True
+    return len(layers)
 
 
 class FeedForward(nn.Module):

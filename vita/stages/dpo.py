@@ -67,7 +67,7 @@ PARALLEL = True
 """All processes run this stage together."""
 NEEDS = {"model": (generates_text,)}
 
-FIRST_STEP = {"float32": 1e-3, "bfloat16": 5e-2}
+FIRST_STEP = {"float32": 1e-3, "bfloat16": 5e-2, "float8": 1e-1}
 """Tolerance of the check of the first step, by the number format of matrix products."""
 WARNING_STEPS = 10
 """Number of steps over which a falling likelihood of the chosen answers gives a warning."""

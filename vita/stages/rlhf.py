@@ -46,8 +46,7 @@ from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Reward
 from vita.stages.training import TrainedModel, TrainingRun, last_value, mean_of_last
 from vita.stages.tuning import adapter_rates, open_for_tuning
-from vita.train.choices import PrecisionChoice
-from vita.train.settings import AdapterTrainingSettings, TrainingSettings, Uncompiled
+from vita.train.settings import AdapterTrainingSettings, Rounded, TrainingSettings, Uncompiled
 
 if TYPE_CHECKING:
     from vita.rl.before_after import BeforeAfter, Evaluators
@@ -77,7 +76,7 @@ class Config(
     rewards: tuple[RewardChoice, ...] = Field((RewardChoice(use="reward"),), min_length=1)
     """Rewards of an answer, which are added by weight: names, `path/to/file.py:function`, or `reward` for the model."""
     schedule: str = "constant"
-    precision: PrecisionChoice = "float32"
+    precision: Rounded = "float32"  # pyright: ignore[reportIncompatibleVariableOverride]
     compile: Uncompiled = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-PrecisionChoice = Literal["auto", "bfloat16", "float32"]
-"""The number format of matrix products; auto takes the fastest that the device has units for."""
+PrecisionChoice = Literal["auto", "bfloat16", "float32", "float8"]
+"""The number format of matrix products; auto takes the faster of bfloat16 and float32 that the device has units for.
+With float8, the products of the layers are in float8 and all other computations as with bfloat16."""
 
 Determinism = Literal["exact", "fast"]
 """The order of sums: `exact` gives the same bits in every run; `fast` permits sums in any order on a GPU."""

@@ -35,17 +35,22 @@ class Precision:
 
     dtype: torch.dtype
     why: str
+    float8: bool = False
+    """The products of the layers are in float8."""
 
     @property
     def name(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
+        return "float8" if self.float8 else str(self.dtype).removeprefix("torch.")
 
 
 def choose_precision(device: str, choice: PrecisionChoice = "auto") -> Precision:
     """Return the chosen precision, or the fast one of this device."""
     if choice != "auto":
-        if choice not in ("bfloat16", "float32"):
-            raise ConfigError("precision", expected="auto, bfloat16 or float32", got=choice)
+        if choice not in ("bfloat16", "float32", "float8"):
+            raise ConfigError("precision", expected="auto, bfloat16, float32 or float8", got=choice)
+        if choice == "float8":
+            _check_float8(device)
+            return Precision(torch.bfloat16, "as set", float8=True)
         return Precision(getattr(torch, choice), "as set")
     kind = torch.device(device).type
     if kind == "cuda":
@@ -56,6 +61,16 @@ def choose_precision(device: str, choice: PrecisionChoice = "auto") -> Precision
         units = [name for name in ("amx_bf16", "avx512_bf16") if can.get(name)]
         return _either(bool(units), f"CPU with {' and '.join(units)}" if units else "CPU without bfloat16 units")
     return _either(False, f"device {kind}")
+
+
+def _check_float8(device: str) -> None:
+    """Refuse a GPU without units for float8; a CPU computes the same products slowly."""
+    kind = torch.device(device).type
+    if kind == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+        got = "capability {}.{}".format(*torch.cuda.get_device_capability())
+        raise ConfigError("precision", expected="a GPU of capability 8.9 or higher for float8", got=got)
+    if kind not in ("cuda", "cpu"):
+        raise ConfigError("precision", expected="a CUDA device or a CPU for float8", got=kind)
 
 
 def _either(fast: bool, why: str) -> Precision:

@@ -26,6 +26,8 @@ from vita.train.stop_rules import StopRule
 Auto = Literal["auto"]
 Uncompiled = Literal["auto", "no"]
 """The choices of `compile` in a stage whose batches vary in shape."""
+Rounded = Literal["auto", "bfloat16", "float32"]
+"""The choices of `precision` in a stage that compares probabilities of tokens with those of the sampling engine."""
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -55,7 +57,9 @@ class StepSettings(RouterSettings):
     """Compute the activations of each layer again in the backward pass. This needs much less memory and about a third
     more time, and does not change the result."""
     precision: PrecisionChoice = "auto"
-    """Data type of matrix products: bfloat16, float32, or auto (bfloat16 if the device supports it natively)."""
+    """Data type of matrix products: bfloat16, float32, or auto (bfloat16 if the device supports it natively). `float8`
+    computes the products of the layers in float8 and everything else as `bfloat16` does: it is faster for wide models
+    on a GPU with float8 units (Ada, Hopper and newer), and less exact."""
     determinism: Determinism = neutral("exact")
     """`exact` gives the same result in every run on the same machine. `fast` permits kernels of a GPU that add in any
     order: faster, but two runs, or an interrupted and an uninterrupted one, differ in the last bits."""

@@ -24,6 +24,7 @@ from vita.nn.adapters.attach import Adapter, adapter_of, attach, dropout
 from vita.nn.attention import Attention
 from vita.nn.blocked import blocked
 from vita.nn.experts import CORRECTION, ExpertRouter
+from vita.nn.feedforward import use_float8
 from vita.nn.transformer import Decoder, SelfAttention, Transformer
 from vita.nn.wide_floats import widened, widest_float
 from vita.train.block_masks import has_block_kernels, use_block_masks
@@ -124,6 +125,8 @@ class Trainer:
         self.context = ContextDivision(rounded, self.world)
         if has_block_kernels(rounded, self.world):
             use_block_masks(rounded)
+        if self.precision.float8:
+            use_float8(rounded)
         learner = LossModule(rounded, loss)
         if by_layer:
             compile_layers(rounded)
