@@ -56,6 +56,27 @@ def test_documents_and_decisions_are_written_to_the_folder(vita: Vita, tmp_path:
     assert code == 4 and "expected a new or empty folder" in err
 
 
+def test_secrets_in_texts_maps_and_numbers_of_parquet_are_masked(vita: Vita, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    text = "The shop has new passwords. DB_PASSWORD=pass&word;x1\nmysql -u root -psw0rd&fish shop\npassword: !vault |"
+    login = pyarrow.array(
+        [[("user", "bob"), ("password", "swordfish")]], pyarrow.map_(pyarrow.string(), pyarrow.string())
+    )
+    columns = {"text": [text], "login": login, "paid": [4111111111111111], "refund": [4111111111111111.0]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    options = ("--set", "filters=[]", "--held-out", "0", "--workers", "1")
+    assert vita("curate", "a.parquet", "--out", "clean", *options)[0] == 0
+    (row,) = rows(tmp_path / "clean" / "train")
+    assert row["text"] == text.replace("pass&word;x1", "<KEY>").replace("sw0rd&fish", "<KEY>")
+    metadata = row["metadata"]
+    assert (
+        metadata["login"] == {"user": "bob", "password": "<KEY>"} and metadata["paid"] == metadata["refund"] == "<CARD>"
+    )
+    assert metadata["masked"] == {"key": 3, "card": 2}
+
+
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_an_exported_folder_is_a_corpus_if_its_shards_are_json_lines(vita: Vita, tmp_path: Path, form: str) -> None:
     write(tmp_path / "a.jsonl", *ROWS)
