@@ -133,6 +133,27 @@ def test_rewrites_that_fail_a_check_are_dropped_with_the_reason(vita: Vita, corp
     assert facts["documents"]["dropped"] == len(cases) and facts["dropped"]["refused_by_endpoint"] == 2
 
 
+def test_lone_surrogates_of_an_answer_are_replaced_and_errors_with_status_200_are_tried_again(
+    vita: Vita, corpus: Path
+) -> None:
+    failures: list[str] = []
+
+    def answer(prompt: str) -> Reply:
+        if not failures:
+            failures.append(prompt)
+            return Reply("model overloaded", is_error=True)
+        return Reply(f"{rewrite(prompt)} \ud800.")
+
+    options = ("--share", "0.9", "--styles", "{faq: 1}")
+    with openai_server(answer) as server:
+        code, _, err = rephrase(vita, server, *options)
+    assert code == 0, err
+    assert all(row["text"].endswith("a \ufffd.") for row in rewrites(vita)) and len(rewrites(vita)) > 20
+    with openai_server(lambda prompt: Reply("model overloaded", is_error=True)) as server:
+        code, _, err = rephrase(vita, server, *options, "--rerun", "--set", "endpoint.retries=1")
+    assert code == 6 and "no answer after 2 attempts: status 200: model overloaded" in err
+
+
 def test_a_run_that_ended_early_does_not_request_its_answers_again(
     vita: Vita, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

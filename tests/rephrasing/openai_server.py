@@ -20,6 +20,8 @@ class Reply:
     text: str = ""
     finish: str = "stop"
     status: int = 200
+    is_error: bool = False
+    """True for an error object, also with status 200."""
 
 
 @dataclass
@@ -56,7 +58,11 @@ def openai_server(answer: Answer) -> Iterator[OpenAIServer]:
                 "message": {"role": "assistant", "content": reply.text},
                 "finish_reason": reply.finish,
             }
-            value = {"choices": [choice]} if reply.status == 200 else {"error": {"message": reply.text}}
+            value = (
+                {"choices": [choice]}
+                if reply.status == 200 and not reply.is_error
+                else {"error": {"message": reply.text}}
+            )
             data = json.dumps(value).encode()
             self.send_response(reply.status)
             self.send_header("content-type", "application/json")

@@ -129,6 +129,11 @@ def test_prompts_contain_the_passage_and_ask_for_facts_of_the_text() -> None:
 def test_reasoning_before_a_rewrite_is_removed_and_line_ends_are_normalized() -> None:
     assert rewrite_text(RewriteResult("<think>\nHow?\n</think>\n\nA\r\nB ", "stop")) == "A\nB"
     assert rewrite_text(RewriteResult("A <think>b</think>", "stop")) == "A <think>b</think>"
+    assert rewrite_text(RewriteResult("hmm, a\nplan</think>\nHere", "stop")) == "Here"
+    assert (
+        rewrite_text(RewriteResult("The tag </think> ends it.", "stop"), "of </think>") == "The tag </think> ends it."
+    )
+    assert rewrite_text(RewriteResult("<think>no end", "stop")) == ""
 
 
 def test_stored_results_are_read_again_and_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.server.serving import serving, tiny_app, tiny_engine
 from tests.server.test_dialects import gateway_url
+from vita.server.json_response import json_response
 from vita.server.line_json import json_event, json_line
 
 SEPARATORS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
@@ -95,3 +96,7 @@ def test_the_clients_of_openai_and_anthropic_read_the_same_texts(url: str) -> No
     with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as claude:
         with claude.messages.stream(model="cat", max_tokens=100, messages=HELLO, output_config=config) as messages:
             assert json.loads(messages.get_final_text()) == JSON_TEXT
+
+
+def test_responses_of_other_programs_with_half_of_a_surrogate_pair_are_sent() -> None:
+    assert json_response({"content": "a\ud800"}).body == b'{"content":"a?"}'

@@ -32,12 +32,17 @@ def normalize_text(text: str) -> tuple[str, bytes]:
     try:
         raw = text.encode("utf-8")
     except UnicodeEncodeError:
-        text = _LONE_SURROGATE.sub("\ufffd", text)
+        text = replace_lone_surrogates(text)
         raw = text.encode("utf-8")
         data = normalize_line_ends(raw).translate(None, _CONTROL).removeprefix(b"\xef\xbb\xbf")
         return data.decode("utf-8"), data
     data = normalize_line_ends(raw).translate(None, _CONTROL).removeprefix(b"\xef\xbb\xbf")
     return (text, raw) if len(data) == len(raw) and data == raw else (data.decode("utf-8"), data)
+
+
+def replace_lone_surrogates(text: str) -> str:
+    """Return a text with U+FFFD for each lone surrogate, which Python and JSON allow and UTF-8 does not."""
+    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def normalize_line_ends(data: bytes) -> bytes:

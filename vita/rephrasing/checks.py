@@ -26,7 +26,9 @@ MIN_COPIED_WORDS = 20
 """Smallest number of consecutive words of a source that are a copy: answers may quote a sentence."""
 ECHO_WORDS = 8
 """Number of consecutive words of the instructions that are an echo of the prompt."""
-_REASONING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
+_REASONING = re.compile(r"\A\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
+_REASONING_END = re.compile(r"\A(?:(?!<think>).)*?</think>\s*", re.DOTALL)
+"""Reasoning without its opening tag: templates of DeepSeek-R1, Qwen3 and others write `<think>` into the prompt."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,15 @@ class CheckSettings:
     check_form: bool
 
 
-def rewrite_text(result: RewriteResult) -> str:
-    """Return the normalized text of a result, without reasoning before it."""
-    return normalize_text(_REASONING.sub("", result.text))[0].strip()
+def rewrite_text(result: RewriteResult, passage: str = "") -> str:
+    """Return the normalized text of a result, without reasoning before it.
+
+    Reasoning that does not end is removed to the end. A text about `</think>` keeps it if its passage contains it.
+    """
+    text, count = _REASONING.subn("", result.text)
+    if not count and "</think>" not in passage:
+        text = _REASONING_END.sub("", text)
+    return normalize_text(text)[0].strip()
 
 
 def copied_share(text: str, passage: str) -> float:
@@ -117,10 +125,10 @@ class RewriteChecks:
             return DropReason("too_long", result.detail)
         if result.finish == "refused":
             return DropReason("refused_by_endpoint", result.detail)
-        if not text:
-            return DropReason("empty", "no text")
         if result.finish == "length":
             return DropReason("cut_off", f"cut off at the maximum of tokens, after {size} bytes")
+        if not text:
+            return DropReason("empty", "no text")
         if refuses(text):
             return DropReason("refusal", text[:100])
         if size < settings.min_bytes:

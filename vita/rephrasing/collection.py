@@ -91,7 +91,7 @@ class RewriteCollection:
         """Return the document of a rewrite that passes all checks; otherwise record the reason."""
         style = self.styles.setdefault(candidate.style.name, StyleCount())
         style.requested += 1
-        text = rewrite_text(result)
+        text = rewrite_text(result, candidate.passage)
         if problem := self.checks.problem(candidate, result, text):
             self._drop(candidate, *problem)
             return None

@@ -3,8 +3,9 @@
     rewriter = EndpointRewriter(Endpoint(url="http://127.0.0.1:8000/v1", model="cat"), key, sampling)
     for candidate, result in rewriter.rewrite(candidates, log): ...
 
-A response with status 408, 409, 429 or 5xx, and a connection that fails, are tried again; a refusal of one request is
-its result; everything else ends the run with an error. Results are written to the log as they arrive.
+A response with status 408, 409, 429 or 5xx, an error with status 200, and a connection that fails, are tried again; a
+refusal of one request is its result; everything else ends the run with an error. Results are written to the log as they
+arrive.
 """
 
 from __future__ import annotations
@@ -140,10 +141,10 @@ class EndpointRewriter:
                 problem = f"{type(error).__name__}: {self._without_key(str(error))}"
             else:
                 status = response.status_code
-                if status == 200 or status in _REFUSED:
+                if status in _REFUSED or (status == 200 and not _is_error(response)):
                     return response
                 problem = f"status {status}: {self._message(response)}"
-                if status not in _TRANSIENT and status < 500:
+                if status != 200 and status not in _TRANSIENT and status < 500:
                     raise ModelError(self._where, problem, hint="correct `url`, `model` or the key, and run it again")
                 wait = _retry_after(response, wait)
             if attempt < self._endpoint.retries:
@@ -190,6 +191,15 @@ class EndpointRewriter:
     @property
     def _where(self) -> str:
         return f"endpoint {self._endpoint.url}"
+
+
+def _is_error(response: httpx.Response) -> bool:
+    """Return True for an error with status 200, as some proxies send it."""
+    try:
+        value = response.json()
+    except ValueError:
+        return False
+    return isinstance(value, dict) and bool(value.get("error")) and not value.get("choices")
 
 
 def _retry_after(response: httpx.Response, default: float) -> float:

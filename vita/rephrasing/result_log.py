@@ -12,12 +12,14 @@ from typing import Literal
 
 import orjson
 
+from vita.data.content import replace_lone_surrogates
+
 Finish = Literal["stop", "length", "refused", "too_long"]
 
 
 @dataclass(frozen=True, slots=True)
 class RewriteResult:
-    """The answer of a model to a request for a rewrite."""
+    """The answer of a model to a request for a rewrite; lone surrogates in its texts become U+FFFD."""
 
     text: str
     finish: Finish
@@ -26,6 +28,10 @@ class RewriteResult:
     """The message of the endpoint, if it refuses the request."""
     source_bytes: int = 0
     """Bytes of the passage that was rewritten."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", replace_lone_surrogates(self.text))
+        object.__setattr__(self, "detail", replace_lone_surrogates(self.detail))
 
 
 class ResultLog:

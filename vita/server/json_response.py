@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from starlette.responses import Response
 
 from vita.server.errors import ApiError
+from vita.server.line_json import json_line
 
 
 def json_response(value: Any, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
     """Create a response whose body is `value` as JSON."""
-    return Response(orjson.dumps(value), status, headers=headers, media_type="application/json")
+    return Response(json_line(value), status, headers=headers, media_type="application/json")
 
 
 def error_response(error: ApiError) -> Response:

@@ -7,22 +7,21 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import orjson
 from starlette.responses import Response
 
 from vita.server.dialects.translation import Dialect, Translation
 from vita.server.errors import ApiError
 from vita.server.gateway.event_stream import StartedStream
 from vita.server.json_response import json_response
-from vita.server.line_json import DONE
+from vita.server.line_json import DONE, json_line
 
 
 def translated_content(content: bytes, status: int, dialect: Dialect, translation: Translation) -> bytes:
     """Return the body of a response, or of an error, in the API of the client."""
     body: dict[str, Any] = json.loads(content)
     if status == 200:
-        return orjson.dumps(translation.response(body))
-    return orjson.dumps(dialect.error(translation.names.original_body(body), status))
+        return json_line(translation.response(body))
+    return json_line(dialect.error(translation.names.original_body(body), status))
 
 
 def translated_error_response(error: ApiError, dialect: Dialect) -> Response:
