@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import anthropic
@@ -53,6 +54,10 @@ def test_a_harmless_field_of_a_response_is_accepted(client: openai.OpenAI, field
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"include": ["file_search_call.results"]}, "include"),
         ({"reasoning": {"effort": "low"}}, "reasoning.effort"),
+        ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
+        ({"extra_body": {"image": {"detail": "low"}}}, "image"),
+        ({"extra_body": {"background_options": {}}}, "background_options"),
+        ({"tools": [{**TOOL, "async": True}]}, "tools[0].async"),
         ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}}, "tool_choice"),
     ],
 )
@@ -118,8 +123,8 @@ def test_a_required_call_is_an_object_where_the_schema_accepts_other_values(
         model="cat", messages=HI, max_tokens=60, tool_choice="required", parallel_tool_calls=False, seed=1,
         tools=[chat_tool],
     )  # fmt: skip
-    (call,) = chat.choices[0].message.tool_calls or ()
-    assert call.type == "function" and "city" in json.loads(call.function.arguments)
+    calls: Any = chat.choices[0].message.tool_calls
+    assert ["city" in json.loads(call.function.arguments) for call in calls] == [True]
     response = client.responses.create(
         model="cat", input="Hi", max_output_tokens=60, tool_choice={"type": "function", "name": "weather"},
         tools=[response_tool],
@@ -147,6 +152,54 @@ def test_a_schema_of_arguments_that_accepts_no_object_is_refused_by_its_name(
     assert refusal.value.param == "tools[0].parameters"
     with pytest.raises(anthropic.BadRequestError, match=r"tools\[0\]\.input_schema"):
         claude.messages.create(model="cat", max_tokens=2, messages=HI, tools=[{"name": "f", "input_schema": schema}])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_tool_runner_of_the_anthropic_client_continues_without_a_thread(
+    claude: anthropic.Anthropic, stream: bool
+) -> None:
+    cities = list[str]()
+
+    @anthropic.beta_tool(
+        name=FUNCTION["name"], description=FUNCTION["description"], input_schema=FUNCTION["parameters"]
+    )
+    def weather(city: str) -> str:
+        cities.append(city)
+        return "10"
+
+    question: Any = [{"role": "user", "content": "Weather in Köln?"}]
+    options: Any = {"tools": [weather], "max_tokens": 80, "extra_body": {"temperature": 0}, "stream": stream}
+    answers = list(claude.beta.messages.tool_runner(model="cat", messages=question, **options))
+    final: Any = answers[-1].get_final_message() if stream else answers[-1]
+    assert cities == ["Köln"] and [block.text for block in final.content] == ["It is 10 degrees."]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"thread": {"type": "create"}}, "thread"),
+        ({"fallbacks": [{"model": "dog"}]}, "fallbacks"),
+        ({"compaction": {}}, "compaction"),
+        ({"billing_policy": {"type": "billing_policy", "bill_to": "user_profile"}}, "billing_policy"),
+        ({"output_config": {"task_budget": {"type": "tokens", "total": 5}}}, "output_config.task_budget"),
+        ({"tools": [{**ANTHROPIC_TOOL, "input_examples": [{"city": "Bern"}]}]}, "tools[0].input_examples"),
+        ({"tools": [{**ANTHROPIC_TOOL, "allowed_callers": ["x"]}]}, "tools[0].allowed_callers"),
+    ],
+)
+def test_an_unsupported_field_of_a_message_is_refused_by_its_name(
+    claude: anthropic.Anthropic, fields: Any, name: str
+) -> None:
+    with pytest.raises(anthropic.BadRequestError, match=f"`{re.escape(name)}` is not supported by this server"):
+        claude.messages.create(model="cat", max_tokens=2, messages=HI, extra_body=fields)
+
+
+def test_a_field_of_a_message_without_an_effect_is_accepted(claude: anthropic.Anthropic) -> None:
+    fields: Any = {
+        "thread": None, "fallbacks": [], "billing_policy": {"type": "billing_policy", "bill_to": "self"},
+        "tools": [{**ANTHROPIC_TOOL, "allowed_callers": ["direct"], "input_examples": []}],
+    }  # fmt: skip
+    instruction: Any = {"role": "system", "content": "Be brief.", "clear_at": "never"}
+    claude.messages.create(model="cat", max_tokens=2, messages=[*HI, instruction], extra_body=fields)
 
 
 def test_a_strict_tool_of_a_message_follows_its_schema(claude: anthropic.Anthropic) -> None:

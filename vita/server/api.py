@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from vita.data.records import Message
 from vita.server.errors import ApiError, invalid
-from vita.server.request_body import DialogueBody, Misplaced
+from vita.server.request_body import DialogueBody, Misplaced, UnsupportedField
 from vita.server.request_body import RequestBody as RequestBody
 from vita.server.structured_outputs import ResponseFormat, StructuredOutputs
 from vita.server.tool_api import MessageToolCall, NamedToolChoice, ToolFields, with_allowed_tools
@@ -441,11 +441,6 @@ def read(model: type[R], values: Mapping[str, Any], *, where: str = "") -> R:
     """Validate the values of a request, or of the object at `where` in it; raises `ApiError` with the wrong field."""
     prefix = f"{where}." if where else ""
     fields = _supported_fields(model, values, prefix)
-    if isinstance(fields.get("messages"), list):
-        fields["messages"] = [
-            _supported_fields(ChatMessage, message, f"messages[{index}].") if isinstance(message, dict) else message
-            for index, message in enumerate(fields["messages"])
-        ]
     try:
         return model.model_validate(fields)
     except ValidationError as error:
@@ -512,6 +507,9 @@ def _explained(error: ValidationError, prefix: str) -> ApiError:
     raised = first.get("ctx", {}).get("error")
     if isinstance(raised, Misplaced):
         return invalid(str(raised), raised.param, code=raised.code, fields=raised.fields)
+    if isinstance(raised, UnsupportedField):
+        name = prefix + _path((*first["loc"], raised.name))
+        return invalid(f"`{name}` is not supported by this server", name, code="unsupported_parameter")
     param = prefix + _path(first["loc"])
     if first["type"] == "missing":
         return invalid(f"You must provide `{param}`", param, code="missing_required_parameter")

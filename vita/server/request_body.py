@@ -17,7 +17,18 @@ class RequestBody(BaseModel):
     )  # fmt: skip
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    """Fields of the OpenAI API that are accepted only with these values."""
+    """Fields of the OpenAI or Anthropic API that are accepted only with these values or null, without an effect."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_neutral_fields(cls, values: Any) -> Any:
+        names = cls.unsupported.keys() - cls.model_fields.keys()
+        if not isinstance(values, dict) or names.isdisjoint(values):
+            return values
+        for name in sorted(names & values.keys()):
+            if values[name] is not None and not any(values[name] == neutral for neutral in cls.unsupported[name]):
+                raise UnsupportedField(name)
+        return {name: value for name, value in values.items() if name not in names}
 
 
 class DialogueBody(RequestBody):
@@ -33,6 +44,15 @@ class DialogueBody(RequestBody):
         if not isinstance(values, dict):
             return values
         return {name: value for name, value in values.items() if value is not None or name in cls.model_fields}
+
+
+class UnsupportedField(ValueError):
+    """An error for a field that the server knows and does not support."""
+
+    def __init__(self, name: str) -> None:
+        """`name` is that of the field in its object."""
+        super().__init__(f"`{name}` is not supported by this server")
+        self.name = name
 
 
 class Misplaced(ValueError):

@@ -20,7 +20,8 @@ from vita.server.api import (
     RequestBody,
     TokenizeRequest,
 )
-from vita.server.dialects.messages_api import CountTokensRequest, MessagesApi, MessagesRequest, TokenCounting
+from vita.server.dialects.message_fields import CountTokensRequest, MessagesRequest
+from vita.server.dialects.messages_api import MessagesApi, TokenCounting
 from vita.server.dialects.responses_api import ResponsesApi, ResponsesRequest
 from vita.server.dialects.translation import Dialect
 from vita.server.text_api import ClassifyRequest, FillMaskRequest, RerankRequest

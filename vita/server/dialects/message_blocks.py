@@ -30,8 +30,10 @@ class _CachedBlock(_Block):
 class InputMessage(DialogueBody):
     """A message of the dialogue."""
 
-    role: Literal["user", "assistant"]
-    """The author."""
+    unsupported: ClassVar[Any] = {"clear_at": ("never",), "output_config": ({},)}
+
+    role: Literal["user", "assistant", "system"]
+    """The author; `system` is an instruction at this place of the dialogue, for chat templates that write it."""
     content: str | list[Any]
     """A text or blocks."""
 

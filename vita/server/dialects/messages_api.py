@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
 import orjson
-from pydantic import Field
 
 from vita.data.exact_json import parse_exact
 from vita.infer.answer_formats.json_scanner import complete_values
-from vita.server.api import MAX_STOPS, ChatRequest, TokenizeRequest, read
+from vita.server.api import ChatRequest, TokenizeRequest, read
 from vita.server.dialects.field_names import FieldNames
 from vita.server.dialects.message_blocks import chat_messages, text_of
+from vita.server.dialects.message_fields import (
+    CountTokensRequest,
+    MessagesDialogue,
+    MessagesGeneration,
+    MessagesRequest,
+    OutputConfig,
+)
 from vita.server.dialects.parts import AnswerReader, Part, PartChange, read_answer
 from vita.server.dialects.translation import named_event
 from vita.server.errors import ApiError, invalid
-from vita.server.request_body import RequestBody
-from vita.server.tool_api import Name, ObjectSchema
 
 _CHAT_NAMES = {
     "stop": "stop_sequences", "tool_choice.function.name": "tool_choice.name",
@@ -33,138 +37,12 @@ _ERROR_TYPES = {
 }  # fmt: skip
 
 
-class ClientTool(RequestBody):
-    """A tool of the client."""
-
-    type: Literal["custom"] | None = None
-    """The only supported type is `custom`."""
-    name: Name
-    """Name of the tool."""
-    description: str | None = None
-    """Description for the model."""
-    input_schema: ObjectSchema | None = None
-    """JSON Schema of the input."""
-    strict: bool | None = None
-    """Constrain the input of calls to the schema."""
-    eager_input_streaming: bool | None = None
-    """Accepted for compatibility; the input is always sent while it is generated."""
-    defer_loading: Literal[False] | None = None
-    """The only supported value is false: the model sees all tools."""
-    cache_control: dict[str, Any] | None = None
-    """Accepted for compatibility."""
-
-
-class ToolChoice(RequestBody):
-    """The choice of tools."""
-
-    type: Literal["auto", "any", "tool", "none"]
-    """`auto`, `any` (at least one call), `tool` (a named tool) or `none`."""
-    name: str | None = None
-    """Name of the tool of the type `tool`."""
-    disable_parallel_tool_use: bool | None = None
-    """With true, at most one tool is called."""
-
-
-class Thinking(RequestBody):
-    """Options of the reasoning."""
-
-    type: Literal["enabled", "disabled", "adaptive"]
-    """`enabled` and `disabled` set `enable_thinking` of the chat template; `adaptive` leaves its default."""
-    budget_tokens: int | None = Field(default=None, ge=1)
-    """Accepted for compatibility."""
-    display: Literal["summarized"] | None = None
-    """The only supported value is `summarized`; the reasoning is returned as the model wrote it."""
-
-
-class OutputFormat(RequestBody):
-    """The format of the text."""
-
-    type: Literal["json_schema"]
-    """The only format is JSON of a schema."""
-    json_schema: dict[str, Any] | bool = Field(alias="schema")
-    """The schema."""
-
-
-class OutputConfig(RequestBody):
-    """Options of the answer."""
-
-    effort: str | None = None
-    """Effort of the reasoning; only for chat templates that read it."""
-    format: OutputFormat | None = None
-    """A format that the text follows."""
-
-
-class MessageMetadata(RequestBody):
-    """Data about a request."""
-
-    user_id: str | None = Field(default=None, max_length=512)
-    """Identifier of the end user."""
-
-
-class _Dialogue(RequestBody):
-    """The fields that determine the prompt."""
-
-    unsupported: ClassVar[Any] = {
-        "container": (), "mcp_servers": ([],), "context_management": (), "diagnostics": (), "inference_geo": (),
-        "speed": ("standard",), "user_profile_id": (), "workspace_id": (), "output_format": (),
-    }  # fmt: skip
-
-    model: str = Field(min_length=1, max_length=200)
-    """Name of the model, as GET /v1/models lists it."""
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=4096)]
-    """The messages of the dialogue; a last message of the assistant is continued."""
-    system: str | list[dict[str, Any]] | None = None
-    """The system message."""
-    tools: list[ClientTool] | None = Field(default=None, max_length=128)
-    """Tools that the model can call."""
-    tool_choice: ToolChoice | None = None
-    """The choice of tools."""
-    thinking: Thinking | None = None
-    """Options of the reasoning."""
-    output_config: OutputConfig | None = None
-    """Options of the answer."""
-    cache_control: dict[str, Any] | None = None
-    """Accepted for compatibility."""
-
-
-class _Generation(_Dialogue):
-    """The optional fields that determine how an answer is generated."""
-
-    temperature: float | None = Field(default=None, ge=0, le=1)
-    """Sampling temperature; 0 selects the most likely token at each step."""
-    top_p: float | None = Field(default=None, ge=0, le=1)
-    """Sample only from the most likely tokens whose probabilities add up to this value."""
-    top_k: int | None = Field(default=None, ge=0, le=2**31)
-    """Sample only from the k most likely tokens."""
-    stop_sequences: list[str] | None = Field(default=None, max_length=MAX_STOPS)
-    """Up to 16 texts; generation stops before the first of them."""
-    stream: bool = False
-    """Stream the answer as server-sent events."""
-    metadata: MessageMetadata | None = None
-    """Data about the request."""
-    service_tier: str | None = Field(default=None, max_length=50)
-    """Accepted for compatibility."""
-
-
-class MessagesRequest(_Generation):
-    """POST /v1/messages."""
-
-    max_tokens: int = Field(ge=1, le=2**31)
-    """Maximum number of tokens of the answer."""
-
-
-class CountTokensRequest(_Generation):
-    """POST /v1/messages/count_tokens: a request of /v1/messages, whose other fields do not change the count."""
-
-    max_tokens: int | None = Field(default=None, ge=1, le=2**31)
-    """Maximum number of tokens of the answer."""
-
-
 class MessagesApi:
     """The dialect of /v1/messages."""
 
     def translate(self, body: dict[str, Any]) -> MessagesTranslation:
         """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
+        _refuse_threads(body)
         request = read(MessagesRequest, body)
         return MessagesTranslation(request, *_chat_request(request, max_tokens=request.max_tokens))
 
@@ -173,7 +51,8 @@ class MessagesApi:
         kind = _ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
         error = body.get("error")
         message = error.get("message") if isinstance(error, Mapping) else str(error)
-        return {"type": "error", "error": {"type": kind, "message": message}}
+        details = {"details": error["details"]} if isinstance(error, Mapping) and "details" in error else {}
+        return {"type": "error", "error": {"type": kind, "message": message, **details}}
 
 
 class TokenCounting(MessagesApi):
@@ -181,6 +60,7 @@ class TokenCounting(MessagesApi):
 
     def translate(self, body: dict[str, Any]) -> TokenCount:  # type: ignore[override]
         """Translate a request; raises `ApiError` for a field that is wrong or not supported."""
+        _refuse_threads(body)
         request = read(CountTokensRequest, body)
         chat, names = _chat_request(request, max_tokens=request.max_tokens)
         return TokenCount({name: value for name, value in chat.items() if name in TokenizeRequest.model_fields}, names)
@@ -319,7 +199,18 @@ def _change_event(change: PartChange) -> bytes:
 # -- the request
 
 
-def _chat_request(request: _Generation, *, max_tokens: int | None) -> tuple[dict[str, Any], FieldNames]:
+def _refuse_threads(body: Mapping[str, Any]) -> None:
+    """Raise `ApiError` for a request with a thread.
+
+    The details of the error tell the tool runner of the Anthropic client to send the whole dialogue in each request.
+    """
+    if body.get("thread") is not None:
+        message = "`thread` is not supported by this server: send all messages of the dialogue and no thread"
+        details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+        raise ApiError(400, message, param="thread", code="unsupported_parameter", extra={"details": details})
+
+
+def _chat_request(request: MessagesGeneration, *, max_tokens: int | None) -> tuple[dict[str, Any], FieldNames]:
     """Return the chat request with the same meaning, and the names of its fields in the Messages API.
 
     Raises `ApiError` with these names.
@@ -347,7 +238,7 @@ def _chat_request(request: _Generation, *, max_tokens: int | None) -> tuple[dict
     return chat, names
 
 
-def _dialogue(request: _Dialogue) -> tuple[dict[str, Any], list[str]]:
+def _dialogue(request: MessagesDialogue) -> tuple[dict[str, Any], list[str]]:
     """Return the fields of a chat request that determine the prompt, and the place of each of its messages."""
     messages: list[dict[str, Any]] = []
     places: list[str] = []
@@ -390,7 +281,7 @@ def _response_format(config: OutputConfig | None) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": config.format.json_schema}}
 
 
-def _choice(request: _Dialogue) -> dict[str, Any]:
+def _choice(request: MessagesDialogue) -> dict[str, Any]:
     choice = request.tool_choice
     if choice is None:
         return {}

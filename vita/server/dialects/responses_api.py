@@ -33,6 +33,10 @@ ENCRYPTED_REASONING = "reasoning.encrypted_content"
 class ResponseFunction(RequestBody):
     """A function that the model can call."""
 
+    unsupported: ClassVar[Any] = {
+        "allowed_callers": (["direct"],), "async": (False,), "defer_loading": (False,), "output_schema": (),
+    }  # fmt: skip
+
     type: Literal["function"]
     """The only supported type is `function`."""
     name: Name
@@ -72,6 +76,8 @@ class TextOptions(RequestBody):
 class ReasoningOptions(RequestBody):
     """Options of the reasoning."""
 
+    unsupported: ClassVar[Any] = {"context": ("auto",), "generate_summary": (), "mode": ("standard",)}
+
     effort: str | None = None
     """Effort of the reasoning; only for chat templates that read it."""
     summary: Literal["auto", "concise", "detailed"] | None = None
@@ -84,7 +90,8 @@ class ResponsesRequest(RequestBody):
     unsupported: ClassVar[Any] = {
         "previous_response_id": (), "conversation": (), "background": (False,), "prompt": (), "max_tool_calls": (),
         "include": ([], [ENCRYPTED_REASONING]), "top_logprobs": (0,), "context_management": (), "moderation": (),
-        "stream_options": ({"include_obfuscation": False},),
+        "stream_options": ({"include_obfuscation": False},), "access_programs": (), "background_options": (),
+        "image": (),
     }  # fmt: skip
 
     model: str = Field(min_length=1, max_length=200)
