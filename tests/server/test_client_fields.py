@@ -15,6 +15,8 @@ from starlette.testclient import TestClient
 from tests.server.serving import tiny_app, tiny_engine
 from tests.server.test_dialects import ANTHROPIC_TOOL, FUNCTION, TOOL, WEATHER, claude, client, url
 from vita.data.tokens.chat_template import ChatTemplate
+from vita.server.dialects.messages_api import MessagesApi
+from vita.server.dialects.responses_api import ResponsesApi
 
 __all__ = ["claude", "client", "url"]
 
@@ -152,6 +154,75 @@ def test_a_schema_of_arguments_that_accepts_no_object_is_refused_by_its_name(
     assert refusal.value.param == "tools[0].parameters"
     with pytest.raises(anthropic.BadRequestError, match=r"tools\[0\]\.input_schema"):
         claude.messages.create(model="cat", max_tokens=2, messages=HI, tools=[{"name": "f", "input_schema": schema}])
+
+
+LONG = "x" * 300
+NAMELESS: Any = {"type": "function_call", "call_id": "c", "name": "no name", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [(NAMELESS, "name"), ({**NAMELESS, "name": "f", "call_id": LONG}, "call_id")],
+)
+def test_an_error_about_a_call_of_a_response_names_its_item(client: openai.OpenAI, item: Any, param: str) -> None:
+    items: Any = [*HI, {"type": "reasoning", "id": "r", "summary": []}, item]
+    with pytest.raises(openai.BadRequestError, match=rf"`input\[2\]\.{param}`") as refusal:
+        client.responses.create(model="cat", instructions="Hm.", input=items, max_output_tokens=2)
+    assert refusal.value.param == f"input[2].{param}"
+
+
+@pytest.mark.parametrize("fields", [{"id": LONG}, {"name": "no name"}])
+def test_an_error_about_a_call_of_a_message_names_its_block(claude: anthropic.Anthropic, fields: Any) -> None:
+    block: Any = {"type": "tool_use", "id": "c", "name": "f", "input": {}, **fields}
+    answer: Any = {"role": "assistant", "content": [{"type": "text", "text": "I look."}, block]}
+    (name,) = fields
+    with pytest.raises(anthropic.BadRequestError, match=rf"`messages\[1\]\.content\[1\]\.{name}`"):
+        claude.messages.create(model="cat", max_tokens=2, system="Hm.", messages=[*HI, answer])
+
+
+def test_the_chat_template_names_the_item_and_the_block_of_arguments_that_it_refuses() -> None:
+    call: Any = {**NAMELESS, "name": "f", "arguments": "bad"}
+    items = [{"role": "user", "content": "Hi"}, {"type": "reasoning", "summary": []}, call]
+    body = {"model": "cat", "instructions": "Hm.", "input": items}
+    names = ResponsesApi().translate(body).names
+    assert names.original("messages[2].tool_calls[0].function.arguments") == "input[2].arguments"
+    assert names.original("messages[2].tool_calls[0].id") == "input[2].call_id"
+    assert names.original("messages[2].content") == "input[1]"
+    block: Any = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "I look."}, block]}
+    names = MessagesApi().translate({"model": "cat", "max_tokens": 2, "system": "Hm.", "messages": [*HI, answer]}).names
+    assert names.original("messages[2].tool_calls[0].function.arguments") == "messages[1].content[1].input"
+    assert names.original("messages[2].tool_calls[0].function.name") == "messages[1].content[1].name"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "problem"),
+    [
+        ([{"content": [{"type": "image", "source": {}}]}], r"content\[0\]\.type` `image` is not supported here"),
+        ([{"type": "text", "text": "Hm."}, {"content": "10"}], r"content\[1\]`: blocks .* must come before"),
+    ],
+)
+def test_blocks_that_a_turn_with_results_may_not_have_are_refused(
+    claude: anthropic.Anthropic, blocks: Any, problem: str
+) -> None:
+    call: Any = {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f", "input": {}}]}
+    turn: Any = {
+        "role": "user",
+        "content": [
+            block if "text" in block else {"type": "tool_result", "tool_use_id": "c", **block} for block in blocks
+        ],
+    }
+    with pytest.raises(anthropic.BadRequestError, match=problem):
+        claude.messages.create(model="cat", max_tokens=2, messages=[*HI, call, turn])
+
+
+def test_a_name_beside_another_choice_of_tools_is_refused(claude: anthropic.Anthropic, client: openai.OpenAI) -> None:
+    choice: Any = {"type": "auto", "name": "weather"}
+    with pytest.raises(anthropic.BadRequestError, match=r"`tool_choice\.name` is only allowed"):
+        claude.messages.create(model="cat", max_tokens=2, messages=HI, tools=[ANTHROPIC_TOOL], tool_choice=choice)
+    choice = {"type": "function", "name": "weather", "mode": "auto"}
+    with pytest.raises(openai.BadRequestError, match="`tool_choice` must be"):
+        client.responses.create(model="cat", input="Hi", tools=[TOOL], tool_choice=choice)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -2,7 +2,7 @@
 
     names = FieldNames({"stop": "stop_sequences", "tools[].function": "tools[]"}, ["system", "messages[0]"])
     names.original("tools[2].function.name")                # tools[2].name
-    names.original("messages[1].tool_calls[0].id")          # messages[0]
+    names.original("messages[1].content")                   # messages[0]
 
 In the message of an error, only the fields that the error is about are renamed: its `param`, and the further `fields`
 that it states. Other texts in backticks, such as names of functions, can be equal to names of fields.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vita.server.errors import ApiError
@@ -26,9 +26,14 @@ class FieldNames:
     """Field of the chat request -> its original name; `tools[].function` is that of every tool."""
     messages: Sequence[str] = ()
     """For each message of the chat request, the original place of which it was made."""
+    calls: Mapping[str, str] = field(default_factory=dict)
+    """Field of a call in a message of the chat request, such as `messages[1].tool_calls[0]` -> its original name."""
 
     def original(self, field: str) -> str:
-        """Return the original name of a field; the place of a message for the fields in it."""
+        """Return the original name of a field; the place of a message for the fields in it, except for its calls."""
+        call = max((name for name in self.calls if _is_within(field, name)), key=len, default="")
+        if call:
+            return self.calls[call] + field.removeprefix(call)
         match = re.match(r"messages\[(\d+)\]", field)
         if match and int(match[1]) < len(self.messages):
             return self.messages[int(match[1])]

@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from vita.server.api import read
 from vita.server.errors import invalid
 from vita.server.request_body import DialogueBody
+from vita.server.tool_api import Name
 
 _DIRECT_CALLER = {"type": "direct"}
 
@@ -66,9 +69,9 @@ class InputToolUse(_CachedBlock):
     unsupported: ClassVar[Any] = {"caller": (_DIRECT_CALLER,), "toolset_name": ()}
 
     type: Literal["tool_use"]
-    id: str
+    id: str = Field(max_length=200)
     """Identifier of the call, to which the result refers."""
-    name: str
+    name: Name
     """Name of the tool."""
     input: dict[str, Any]
     """The input of the tool."""
@@ -108,6 +111,8 @@ def chat_messages(message: Mapping[str, Any], where: str, call_ids: set[str]) ->
             case "text":
                 texts.append(read(InputText, block, where=at).text)
             case "tool_result" if entry.role == "user":
+                if texts:
+                    raise invalid(f"`{at}`: blocks of the type `tool_result` must come before those of the text", at)
                 messages.append(_tool_message(read(InputToolResult, block, where=at), at, call_ids))
             case "tool_use" if entry.role == "assistant":
                 call = read(InputToolUse, block, where=at)
@@ -125,13 +130,29 @@ def chat_messages(message: Mapping[str, Any], where: str, call_ids: set[str]) ->
     return messages
 
 
+def call_names(message: Mapping[str, Any], where: str, place: str) -> dict[str, str]:
+    """Return the names of the calls of an assistant message (`FieldNames.calls`).
+
+    `where` is its place in the request, and `place` that of its chat message.
+    """
+    blocks = message["content"] if isinstance(message["content"], list) else []
+    numbers = [number for number, block in enumerate(blocks) if block["type"] == "tool_use"]
+    names = {f"{place}.tool_calls[{index}]": f"{where}.content[{number}]" for index, number in enumerate(numbers)}
+    functions = {f"{name}.function": block for name, block in names.items()}
+    return names | functions | {f"{name}.arguments": f"{block}.input" for name, block in functions.items()}
+
+
 def text_of(content: str | list[Any], where: str) -> str:
     """Return the text of a content: a text, or blocks of the type `text`."""
     if isinstance(content, str):
         return content
     texts: list[str] = []
     for number, block in enumerate(content):
-        if not isinstance(block, dict) or block.get("type") != "text":
+        kind = block.get("type") if isinstance(block, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            message = f"`{where}[{number}].type` `{kind[:64]}` is not supported here: only texts are"
+            raise invalid(message, f"{where}[{number}].type", code="unsupported_parameter")
+        if kind is None or not isinstance(block, dict):
             raise invalid(f"`{where}` must be a text or a list of text blocks", f"{where}[{number}]")
         texts.append(read(InputText, block, where=f"{where}[{number}]").text)
     return "".join(texts)

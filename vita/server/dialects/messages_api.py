@@ -12,7 +12,7 @@ from vita.data.exact_json import parse_exact
 from vita.infer.answer_formats.json_scanner import complete_values
 from vita.server.api import ChatRequest, TokenizeRequest, read
 from vita.server.dialects.field_names import FieldNames
-from vita.server.dialects.message_blocks import chat_messages, text_of
+from vita.server.dialects.message_blocks import call_names, chat_messages, text_of
 from vita.server.dialects.message_fields import (
     CountTokensRequest,
     MessagesDialogue,
@@ -228,9 +228,9 @@ def _chat_request(request: MessagesGeneration, *, max_tokens: int | None) -> tup
         "stream_options": {"include_usage": True, "continuous_usage_stats": True} if request.stream else None,
         "user": request.metadata.user_id if request.metadata else None,
     }
-    dialogue, places = _dialogue(request)
+    dialogue, places, calls = _dialogue(request)
     chat = dialogue | {name: value for name, value in fields.items() if value is not None}
-    names = FieldNames({**_CHAT_NAMES, "continue_final_message": places[-1]}, places)
+    names = FieldNames({**_CHAT_NAMES, "continue_final_message": places[-1]}, places, calls)
     try:
         read(ChatRequest, chat)
     except ApiError as error:
@@ -238,18 +238,20 @@ def _chat_request(request: MessagesGeneration, *, max_tokens: int | None) -> tup
     return chat, names
 
 
-def _dialogue(request: MessagesDialogue) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of a chat request that determine the prompt, and the place of each of its messages."""
+def _dialogue(request: MessagesDialogue) -> tuple[dict[str, Any], list[str], dict[str, str]]:
+    """Return the fields of a chat request that determine the prompt, and the original names of messages and calls."""
     messages: list[dict[str, Any]] = []
     places: list[str] = []
     if request.system is not None:
         messages.append({"role": "system", "content": text_of(request.system, "system")})
         places.append("system")
-    call_ids = set[str]()
+    call_ids, calls = set[str](), dict[str, str]()
     for number, message in enumerate(request.messages):
         place = f"messages[{number}]"
         added = chat_messages(message, place, call_ids)
         messages += added
+        if message["role"] == "assistant":
+            calls |= call_names(message, place, f"messages[{len(messages) - 1}]")
         places += [place] * len(added)
     dialogue: dict[str, Any] = {"model": request.model, "messages": messages}
     if request.tools:
@@ -272,7 +274,7 @@ def _dialogue(request: MessagesDialogue) -> tuple[dict[str, Any], list[str]]:
     last = messages[-1]
     if last["role"] == "assistant" and not last.get("tool_calls"):
         dialogue["continue_final_message"] = True
-    return dialogue, places
+    return dialogue, places, calls
 
 
 def _response_format(config: OutputConfig | None) -> dict[str, Any] | None:
@@ -287,6 +289,8 @@ def _choice(request: MessagesDialogue) -> dict[str, Any]:
         return {}
     if choice.type == "tool" and not choice.name:
         raise invalid("`tool_choice.name` is required", "tool_choice.name")
+    if choice.type != "tool" and choice.name is not None:
+        raise invalid("`tool_choice.name` is only allowed with the type `tool`", "tool_choice.name")
     words: dict[str, Any] = {"auto": "auto", "any": "required", "none": "none"}
     named = {"type": "function", "function": {"name": choice.name}}
     parallel = False if choice.disable_parallel_tool_use else None

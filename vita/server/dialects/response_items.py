@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from vita.server.api import read
 from vita.server.errors import invalid
 from vita.server.request_body import DialogueBody
+from vita.server.tool_api import Name
 
 _DIRECT_CALLER = {"type": "direct"}
 
@@ -56,9 +59,9 @@ class FunctionCallItem(_Item):
     unsupported: ClassVar[Any] = {"namespace": (), "caller": (_DIRECT_CALLER,), "async": (False,), "async_": (False,)}
 
     type: Literal["function_call"]
-    call_id: str
+    call_id: str = Field(max_length=200)
     """Identifier of the call, to which the result refers."""
-    name: str
+    name: Name
     """Name of the function."""
     arguments: str
     """The arguments as JSON, also if they were cut off."""
@@ -112,16 +115,19 @@ class RefusalPart(DialogueBody):
     """The text."""
 
 
-def chat_messages(items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the messages of input items, and for each of them the place of its first item.
+def chat_messages(
+    items: list[dict[str, Any]], *, earlier: int = 0
+) -> tuple[list[dict[str, Any]], list[str], dict[str, str]]:
+    """Return the messages of input items, for each of them the place of its first item, and the names of calls.
 
+    The names are those of `FieldNames.calls`; `earlier` is the number of messages of the chat request before these.
     Reasoning and calls become parts of one message of the assistant. Several items of reasoning in one message are
     joined.
     """
     messages: list[dict[str, Any]] = []
     places: list[str] = []
     assistant: dict[str, Any] | None = None
-    call_ids = set[str]()
+    call_ids, call_names = set[str](), dict[str, str]()
 
     def answer() -> dict[str, Any]:
         nonlocal assistant
@@ -142,7 +148,10 @@ def chat_messages(items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], li
                 call = read(FunctionCallItem, item, where=where)
                 function = {"name": call.name, "arguments": call.arguments}
                 entry = {"id": call.call_id, "type": "function", "function": function}
-                answer().setdefault("tool_calls", []).append(entry)
+                calls = answer().setdefault("tool_calls", [])
+                name = f"messages[{earlier + len(messages) - 1}].tool_calls[{len(calls)}]"
+                call_names |= {name: where, f"{name}.function": where, f"{name}.id": f"{where}.call_id"}
+                calls.append(entry)
                 call_ids.add(call.call_id)
             case "function_call_output":
                 assistant = None
@@ -167,7 +176,7 @@ def chat_messages(items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], li
                 message = f"`{where}.type` `{kind}` is not supported"
                 raise invalid(message, f"{where}.type", code="unsupported_parameter")
         places += [where] * (len(messages) - len(places))  # an item adds at most one message
-    return messages, places
+    return messages, places, call_names
 
 
 def _text(content: str | list[Any], where: str, *, has_refusals: bool = False) -> str:
@@ -177,13 +186,17 @@ def _text(content: str | list[Any], where: str, *, has_refusals: bool = False) -
     texts: list[str] = []
     for number, part in enumerate(content):
         at = f"{where}[{number}]"
-        match part.get("type") if isinstance(part, dict) else None:
+        kind = part.get("type") if isinstance(part, dict) else None
+        match kind:
             case "input_text" | "text" | "reasoning_text" | "summary_text":
                 texts.append(read(TextPart, part, where=at).text)
             case "output_text":
                 texts.append(read(OutputTextPart, part, where=at).text)
             case "refusal" if has_refusals:
                 texts.append(read(RefusalPart, part, where=at).refusal)
+            case str():
+                message = f"`{at}.type` `{kind[:64]}` is not supported here: only texts are"
+                raise invalid(message, at, code="unsupported_parameter")
             case _:
                 raise invalid(f"`{at}` must be a part with a text", at, code="invalid_value")
     return "".join(texts)

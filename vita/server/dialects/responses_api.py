@@ -315,9 +315,9 @@ def _content(part: Part) -> dict[str, Any]:
 def _chat_request(request: ResponsesRequest) -> tuple[dict[str, Any], FieldNames]:
     """Return the chat request with the same meaning, and the names of its fields in the Responses API."""
     if isinstance(request.input, str):
-        messages, places = [{"role": "user", "content": request.input}], ["input"]
+        messages, places, calls = [{"role": "user", "content": request.input}], ["input"], {}
     else:
-        messages, places = chat_messages(request.input)
+        messages, places, calls = chat_messages(request.input, earlier=int(request.instructions is not None))
     if request.instructions is not None:
         messages.insert(0, {"role": "system", "content": request.instructions})
         places.insert(0, "instructions")
@@ -337,7 +337,7 @@ def _chat_request(request: ResponsesRequest) -> tuple[dict[str, Any], FieldNames
         "stream_options": {"include_usage": True} if request.stream else None,
         "user": request.user,
     }
-    return {name: value for name, value in chat.items() if value is not None}, FieldNames(_CHAT_NAMES, places)
+    return {name: value for name, value in chat.items() if value is not None}, FieldNames(_CHAT_NAMES, places, calls)
 
 
 def _tools(request: ResponsesRequest) -> list[dict[str, Any]] | None:
@@ -352,7 +352,7 @@ def _tool_choice(choice: Any) -> Any:
         rows = choice.get("tools")
         tools = [_chat_function(row) for row in rows] if isinstance(rows, list) else rows
         return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode"), "tools": tools}}
-    if choice.get("type") != "function" or not isinstance(choice.get("name"), str):
+    if choice.get("type") != "function" or not isinstance(choice.get("name"), str) or len(choice) > 2:
         raise invalid('`tool_choice` must be a word or {"type": "function", "name": ...}', "tool_choice")
     return {"type": "function", "function": {"name": choice["name"]}}
 
