@@ -286,7 +286,7 @@ def test_a_strict_tool_of_a_message_follows_its_schema(claude: anthropic.Anthrop
 def test_disabled_thinking_is_refused_by_a_template_that_writes_reasoning_without_a_switch(
     claude: anthropic.Anthropic,
 ) -> None:
-    with pytest.raises(anthropic.BadRequestError, match="`thinking`"):
+    with pytest.raises(anthropic.BadRequestError, match="`thinking`.*it reads no further variables"):
         claude.messages.create(model="cat", max_tokens=2, messages=HI, thinking={"type": "disabled"})
 
 

@@ -119,7 +119,7 @@ class ChatTemplate:
     def inputs(self, messages: Sequence[Message], variables: TemplateVariables = NO_VARIABLES) -> TemplateInputs:
         """Return messages and variables in the form of the template; refuse by name what it does not write."""
         variables = self._without_disabled_thinking(variables)
-        check_variables(variables, self.variable_names)
+        check_variables(variables, self.variable_names, assigned=self.assigned_names)
         if not any(message.tool_calls or message.reasoning or message.name for message in messages):
             return TemplateInputs.of(messages, variables)
         self.features.check(messages)
@@ -165,6 +165,14 @@ class ChatTemplate:
     def variable_names(self) -> frozenset[str]:
         """Return the names of the variables that the template reads."""
         return frozenset(meta.find_undeclared_variables(self._syntax_tree))
+
+    @cached_property
+    def assigned_names(self) -> frozenset[str]:
+        """Return the names of the variables that the template sets before it reads them."""
+        contexts = dict[str, str]()
+        for name in self._syntax_tree.find_all(nodes.Name):
+            contexts.setdefault(name.name, name.ctx)
+        return frozenset(name for name, context in contexts.items() if context == "store")
 
     @cached_property
     def features(self) -> TemplateFeatures:

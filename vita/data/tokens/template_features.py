@@ -124,8 +124,13 @@ class TemplateFeatures:
         return None
 
 
-def check_variables(variables: TemplateVariables, names: frozenset[str]) -> None:
-    """Raise an error with the name of a variable that a template, which reads `names`, does not read."""
+def check_variables(
+    variables: TemplateVariables, names: frozenset[str], *, assigned: frozenset[str] = frozenset()
+) -> None:
+    """Raise an error with the name of a variable that a template, which reads `names`, does not read.
+
+    `assigned` are the names that the template sets itself, which the hint of the error does not list.
+    """
     for field in ("tools", "documents"):
         if getattr(variables, field) and field not in names:
             hint = f"use a model whose template writes {field}, or remove `{field}`"
@@ -137,7 +142,7 @@ def check_variables(variables: TemplateVariables, names: frozenset[str]) -> None
                 "chat_template_kwargs", f"cannot set `{name}`", field=f"chat_template_kwargs.{name}", hint=hint
             )
         if name not in names:
-            known = sorted(names - {*RESERVED, "bos_token", "eos_token", "strftime_now", "raise_exception"})
+            known = sorted(names - assigned - {*RESERVED, "bos_token", "eos_token", "strftime_now", "raise_exception"})
             hint = f"it reads {', '.join(known)}" if known else "it reads no further variables"
             problem = f"does not read `chat_template_kwargs.{name}`"
             raise UnwrittenField("chat template", problem, field=f"chat_template_kwargs.{name}", hint=hint)
