@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
 import jsonschema
 import openai
 import pytest
 from starlette.testclient import TestClient
 
-from tests.server.serving import tiny_app, tiny_engine
-from tests.server.test_dialects import ANTHROPIC_TOOL, FUNCTION, TOOL, WEATHER, claude, client, url
+from tests.infer.test_answer_formats import template_of
+from tests.server.serving import serving, tiny_app, tiny_engine
+from tests.server.test_dialects import ANTHROPIC_TOOL, FUNCTION, TOOL, WEATHER, claude, client, gateway_url, url
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.server.dialects.messages_api import MessagesApi
 from vita.server.dialects.responses_api import ResponsesApi
@@ -193,6 +196,16 @@ def test_the_chat_template_names_the_item_and_the_block_of_arguments_that_it_ref
     names = MessagesApi().translate({"model": "cat", "max_tokens": 2, "system": "Hm.", "messages": [*HI, answer]}).names
     assert names.original("messages[2].tool_calls[0].function.arguments") == "messages[1].content[1].input"
     assert names.original("messages[2].tool_calls[0].function.name") == "messages[1].content[1].name"
+
+
+def test_arguments_that_a_template_refuses_are_named_as_in_the_request(tmp_path: Path) -> None:
+    engine = tiny_engine()
+    engine.template = template_of("gemma4_v5")
+    items = [*HI, {**NAMELESS, "name": "f", "arguments": "bad"}]
+    body = {"model": "cat", "instructions": "Hm.", "input": items, "max_output_tokens": 2}
+    with serving(tiny_app(engine)) as replica_url, gateway_url(replica_url, tmp_path) as url:
+        error = httpx.post(f"{url}/v1/responses", json=body, trust_env=False).json()["error"]
+    assert error["param"] == "input[1].arguments" and "but `input[1].arguments` is none" in error["message"]
 
 
 @pytest.mark.parametrize(

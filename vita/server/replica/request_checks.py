@@ -229,5 +229,12 @@ def to_messages(messages: Sequence[api.ChatMessage]) -> list[Message]:
 def _refused_by_template(error: DataError) -> ApiError:
     """Return the error for a dialogue that the chat template refuses, with the field that it does not write."""
     if isinstance(error, UnwrittenField):
-        return invalid(str(error), error.field, code="unsupported_parameter")
+        place, _, name = error.field.partition(".")
+        text = str(error)
+        if place.startswith("messages["):  # the dialects rename this field in the message
+            number = int(place[len("messages[") : -1]) + 1
+            text = text.replace(f"`{name}` of message {number}", f"`{error.field}`").replace(
+                f"`{name}`", f"`{error.field}`"
+            )
+        return invalid(text, error.field, code="unsupported_parameter")
     return invalid(str(error), "messages")
