@@ -192,7 +192,8 @@ def test_an_adapter_on_a_quantized_model_computes_nearly_the_same(options: dict[
             results.append(model(ids))
     assert (results[1] - results[0]).norm() < 0.05 * results[0].norm()
     if not options.get("use_dora"):  # the rounded magnitudes start differently
-        assert torch.equal(results[1], results[2])
+        # A bias is added inside the product or after it, which rounds differently on some processors.
+        torch.testing.assert_close(results[1], results[2], rtol=1e-5, atol=1e-5)
 
 
 def _change_adapter(model: Transformer) -> None:
