@@ -111,6 +111,20 @@ def test_missing_buckets_and_files_are_a_one_line_error(vita: Vita, endpoint: st
     assert vita("curate", "s3://texts/a", "--set", "filters=[]", "--held-out", "0")[0] == 0
 
 
+def test_empty_objects_that_stand_for_folders_are_no_files(vita: Vita, endpoint: str) -> None:
+    import boto3
+
+    client = boto3.client("s3")
+    row = json.dumps({"text": "Another sentence of some words for a corpus."}).encode()
+    client.put_object(Bucket="texts", Key="mark/sub/b.jsonl", Body=row)
+    for key in ("mark/", "mark/sub/", "mark/sub_$folder$", "empty/"):
+        client.put_object(Bucket="texts", Key=key, Body=b"")
+    for path in ("mark/", "mark", "mark/**", "mark/sub/"):
+        code, _, err = vita("curate", f"s3://texts/{path}", "--set", "filters=[]", "--held-out", "0")
+        assert code == 0, (path, err)
+    check(vita, "curate", "s3://texts/empty/", code=DATA_ERROR, message="there is no such file")
+
+
 def test_wrong_and_missing_credentials_are_a_one_line_error(
     vita: Vita, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,8 +28,9 @@ from vita.spine.errors import DataError
 from vita.spine.file_listing import ListedFile, list_files, printable
 from vita.spine.garbage_collection import rare_garbage_collection
 from vita.spine.ledger import Fingerprint, Ledger
-from vita.spine.remote_files import list_remote, open_filesystem, remote_errors
+from vita.spine.remote_files import list_files_below, missing_files, open_filesystem, remote_errors
 from vita.spine.store import canonical_json
+from vita.spine.url_secrets import without_user_and_query
 
 SMALL_FILE_BYTES = 2**16
 """Size from which the content of a file is not held."""
@@ -235,20 +236,24 @@ def _signed(number: int) -> int:
 
 
 def _remote_files(url: str, where: str) -> tuple[KnownFile, ...]:
-    with remote_errors(url, where=where, family=DataError):
+    with remote_errors(url, where=where, family=DataError), missing_files(url, where=where):
         files, base = open_filesystem(url)
         files.invalidate_cache()
-        infos = list_remote(files, base)
+        infos = list_files_below(files, base)
         known_files = [
             KnownFile(
-                files.unstrip_protocol(name), name.removeprefix(base), info.get("size") or 0, str(files.checksum(name))
+                files.unstrip_protocol(name), _name_below(name, base), info.get("size") or 0, str(files.checksum(name))
             )
             for name, info in sorted(infos.items())
-            if info["type"] == "file"
         ]
     if not known_files:
         raise DataError(where, f"{url}: there is no such file, and no file below it or matching it")
     return tuple(known_files)
+
+
+def _name_below(name: str, base: str) -> str:
+    """Return the name of a file relative to the path of the source, without secrets."""
+    return without_user_and_query(name).removeprefix(without_user_and_query(base))
 
 
 def _remote_checksum(url: str) -> str:

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vita.spine.url_secrets import mask_url_secrets
+
 _ABSENT = object()
 _NOT_RECORDED = "(data, not recorded)"
 
@@ -72,7 +74,7 @@ def _message(where: str, problem: str | None, expected: str | None, actual: Any,
     elif actual is not _ABSENT:
         parts.append(f"got {actual}")
     text = f"{where}: " + ", ".join(parts)
-    text = f"{text}; {hint}" if hint else text
+    text = mask_url_secrets(f"{text}; {hint}" if hint else text)
     # A file name that is not UTF-8 contains lone surrogates, which cannot be printed.
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 

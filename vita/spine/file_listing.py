@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vita.spine.errors import DataError
+from vita.spine.url_secrets import mask_url_secrets
 
 
 class ListedFile(NamedTuple):
@@ -48,8 +49,9 @@ def list_files(path: str, *, where: str) -> list[ListedFile]:
 
 
 def printable(name: str) -> str:
-    r"""Return a name as valid UTF-8 text; bytes that are not UTF-8 are escaped as `\xe9`."""
-    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+    r"""Return a name as valid UTF-8 text; bytes that are not UTF-8 are escaped as `\xe9`, secrets in URLs masked."""
+    text = name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+    return mask_url_secrets(text)
 
 
 def _below(

@@ -27,6 +27,7 @@ from vita.spine import machine
 from vita.spine.disk import explain_disk
 from vita.spine.errors import LedgerError, MissingExtra
 from vita.spine.tables import table
+from vita.spine.url_secrets import mask_secrets_in, mask_url_secrets
 
 HEAD = "0012"
 """The newest migration."""
@@ -144,6 +145,7 @@ class Ledger:
         """
         host, process = machine.owner()
         now = time.time()
+        config = mask_secrets_in(config)
         values = {"key": key, "life": life, "step": step, "stage": stage, "version": version, "config": config,
                   "state": "running", "place": host, "process": process, "began": now, "beat": now}  # fmt: skip
         with self.exclusive(f"run {key}") as database:
@@ -174,13 +176,18 @@ class Ledger:
 
     def finish(self, number: int, *, artifact: str, record: Mapping[str, Any]) -> None:
         """Record that a run has produced `artifact`."""
-        values = {"state": "done", "artifact": artifact, "record": dict(record), "ended": time.time()}
+        values = {"state": "done", "artifact": artifact, "record": mask_secrets_in(record), "ended": time.time()}
         with self._errors_explained(), self._engine.begin() as database:
             database.execute(sa.update(runs).where(runs.c.id == number).values(values))
 
     def fail(self, number: int, problem: str, *, record: Mapping[str, Any], state: str = "failed") -> None:
         """Record that a run ended without an artifact, and the reason."""
-        values = {"state": state, "problem": problem, "record": dict(record), "ended": time.time()}
+        values = {
+            "state": state,
+            "problem": mask_url_secrets(problem),
+            "record": mask_secrets_in(record),
+            "ended": time.time(),
+        }
         with self._errors_explained(), self._engine.begin() as database:
             database.execute(sa.update(runs).where(runs.c.id == number).values(values))
 
@@ -493,7 +500,9 @@ def _read_only_url(path: Path) -> str:
 
 def add_event(database: sa.Connection, event_name: str, subject: str, **data: Any) -> None:
     """Append an event to the event log in the caller's transaction."""
-    database.execute(sa.insert(events).values(at=time.time(), event=event_name, subject=subject, data=data))
+    database.execute(
+        sa.insert(events).values(at=time.time(), event=event_name, subject=subject, data=mask_secrets_in(data))
+    )
 
 
 def _sqlite_settings(connection: Any, _record: Any) -> None:

@@ -11,11 +11,14 @@ timeouts and without retries. Later requests use the timeouts and retries of the
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vita.spine.errors import MissingExtra, StoreError, VitaError
+from vita.spine.errors import DataError, MissingExtra, StoreError, VitaError
+from vita.spine.retried_http import ATTEMPTS, TRANSIENT_STATUSES, retry_requests
+from vita.spine.url_secrets import without_user_and_query
 
 FIRST_REQUEST_SECONDS = 10
 """Time limit of the first request to a bucket."""
@@ -37,44 +40,104 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL and the path in it, after the bucket was reached."""
     import fsspec
 
-    files, path = fsspec.core.url_to_fs(url)
+    options = {"client_kwargs": {"middlewares": (retry_requests,)}} if _is_http(url) else {}
+    files, path = fsspec.core.url_to_fs(url, **options)
     if url.split("://")[0] in _EXTRAS:
         _reach_bucket(files, path.split("/")[0])
     return files, path
 
 
-def list_remote(files: Any, path: str) -> dict[str, Any]:
-    """Return information on the files at a path, below it, or matching it as a glob; empty if there are none.
+def list_files_below(files: Any, path: str) -> dict[str, Any]:
+    """Return information on the file at a path, or on the files below it or matching it as a glob; empty without any.
 
-    fsspec's HTTP file system reports an unreachable host and a refusal as "not found"; this raises their cause instead.
+    An HTTP address is one file, unless it ends with a slash or is redirected to such an address: then the links of the
+    page are its files. fsspec's HTTP file system reports an unreachable host and a refusal as "not found"; this raises
+    their cause instead. The empty objects that stand for folders in object stores are left out.
     """
-    pattern = glob.has_magic(path)
-    try:
-        infos = files.glob(path, detail=True) if pattern else files.find(path, detail=True)
-    except FileNotFoundError:
-        infos = {}
-    if infos:  # empty for a single file over HTTP
-        return {name: info if "type" in info else files.info(name) for name, info in infos.items()}
-    cause: BaseException | None = None
-    try:
-        info = files.info(_folder_before_pattern(path) if pattern else path)
-    except FileNotFoundError as error:
-        cause = error.__cause__
-        info = None
-    # Raised outside of the handler: otherwise the two exceptions would be each other's context.
-    if cause is not None and getattr(cause, "status", None) not in _NOT_FOUND:
+    infos, cause = _matches(files, path)
+    if cause is None and not infos:  # the host may be unreachable, or the page has no links
+        info, cause = _info(files, folder_of(path))
+        infos = {} if info is None or is_pattern(path) else {path: info}
+    # Raised outside of a handler: otherwise the two exceptions would be each other's context.
+    if cause is not None:
         raise cause
-    return {} if pattern or info is None else {path: info}
+    entries = {name: info if "type" in info else files.info(name) for name, info in infos.items()}
+    folders = {name.rpartition("/")[0] for name in entries}
+    return {
+        name: info for name, info in entries.items() if info["type"] == "file" and not _is_marker(name, info, folders)
+    }
+
+
+def _matches(files: Any, path: str) -> tuple[dict[str, Any], BaseException | None]:
+    """Return (information on the files, the error of a host that is unreachable or refuses)."""
+    try:
+        if is_pattern(path):
+            return files.glob(path, detail=True), None
+        if _is_http(path) and not path.endswith("/"):
+            info = files.info(path)
+            if not without_user_and_query(str(info.get("url", ""))).endswith("/"):
+                return {path: info}, None
+        return files.find(path, detail=True), None
+    except FileNotFoundError as error:
+        return {}, _cause_of(error)
+
+
+def _info(files: Any, path: str) -> tuple[dict[str, Any] | None, BaseException | None]:
+    """Return (information on a file or folder, the error of a host that is unreachable or refuses)."""
+    try:
+        return files.info(path), None
+    except FileNotFoundError as error:
+        return None, _cause_of(error)
+
+
+def _cause_of(error: FileNotFoundError) -> BaseException | None:
+    """Return the cause of a missing file, unless the cause is a page that does not exist."""
+    cause = error.__cause__
+    return None if getattr(cause, "status", None) in _NOT_FOUND else cause
 
 
 _NOT_FOUND = (404, 410)
 """HTTP statuses of a page that does not exist."""
+_FOLDER_MARKS = ("/", "_$folder$")
+"""Ends of the names of empty objects that stand for folders, as the S3 console, Hadoop and EMR write them."""
 
 
-def _folder_before_pattern(path: str) -> str:
-    """Return the path up to the last slash before the first wildcard."""
+def _is_marker(name: str, info: dict[str, Any], folders: set[str]) -> bool:
+    """Return True for an empty object that stands for a folder, and for the links that sort a listing of a server."""
+    if _is_http(name):
+        return name.rpartition("/")[2].startswith("?")
+    key = str(info.get("Key", name))
+    return not info.get("size") and (key.endswith(_FOLDER_MARKS) or name.rstrip("/") in folders)
+
+
+def _is_http(path: str) -> bool:
+    return path.startswith(("http://", "https://"))
+
+
+def is_pattern(path: str) -> bool:
+    """Return True for a glob; in an HTTP address, `?` begins the query."""
+    return glob.has_magic(re.split(r"[?#]", path, maxsplit=1)[0] if _is_http(path) else path)
+
+
+def folder_of(path: str) -> str:
+    """Return the path up to the last slash before the first wildcard of a glob, or a path that is no glob itself."""
+    if not is_pattern(path):
+        return path
     literal = path[: next(index for index, character in enumerate(path) if character in "*?[")]
     return literal.rpartition("/")[0]
+
+
+@contextmanager
+def missing_files(url: str, *, where: str) -> Iterator[None]:
+    """Translate the FileNotFoundError of a listed file, and of an archive that cannot be opened, into `DataError`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        reason = f" ({error.__cause__ or error})"
+        hint = "check the address; a folder over HTTP ends with `/`, and its page lists the files"
+        raise DataError(
+            where, f"{url}: cannot be read, expected a file, a folder or a glob{reason}", hint=hint
+        ) from None
 
 
 def _reach_bucket(files: Any, bucket: str) -> None:
@@ -178,10 +241,21 @@ def explain_remote(
         return None
     status = getattr(error, "status", None)
     if type(error).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
-        return _error(family, where, url, f"the server answers with the HTTP status {status}", hint=address)
+        return _error(
+            family, where, url, f"the server answers with the HTTP status {status}", hint=_status_hint(status)
+        )
     if isinstance(error, OSError) or type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
         return _error(family, where, url, f"cannot be reached: {text or type(error).__name__}", hint=address)
     return None
+
+
+def _status_hint(status: int) -> str:
+    """Return what to do about an HTTP status."""
+    if status in (401, 403, 407):
+        return "check the user and password, or the token, in the address"
+    if status in TRANSIENT_STATUSES:
+        return f"the server is overloaded or out of order, also after {ATTEMPTS} attempts: run the same command later"
+    return "check the address"
 
 
 def _error(family: type[VitaError], where: str | None, url: str, problem: str, *, hint: str | None = None) -> VitaError:

@@ -27,6 +27,7 @@ from vita.spine.disk import confined, file_sha256, full_disk_explained, sync_to_
 from vita.spine.errors import StoreError
 from vita.spine.plain_text import with_article
 from vita.spine.remote import Remote
+from vita.spine.url_secrets import mask_secrets_in
 
 if TYPE_CHECKING:
     from vita.spine.ledger import Ledger
@@ -144,7 +145,7 @@ class Store:
                 files[name] = self._add_object(path)
             if not files:
                 raise StoreError(str(draft.folder), "the draft contains no files")
-            manifest = Manifest(draft.kind.kind, files, json.loads(canonical_json(draft.facts)))
+            manifest = Manifest(draft.kind.kind, files, json.loads(canonical_json(mask_secrets_in(draft.facts))))
             data = manifest.encode()
             digest = hashlib.sha256(data).hexdigest()
             if self._remote:

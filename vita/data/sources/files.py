@@ -7,12 +7,11 @@ file that is missing, unreadable or changed since the run began is refused with 
 from __future__ import annotations
 
 import fnmatch
-import glob
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from vita.spine.contents import KnownFile, choose_files, expected_files
@@ -20,7 +19,9 @@ from vita.spine.disk import read_up_to
 from vita.spine.errors import DataError
 from vita.spine.file_listing import list_files, printable
 from vita.spine.plain_text import counted
-from vita.spine.remote_files import list_remote, open_filesystem, remote_errors
+from vita.spine.remote_files import folder_of, list_files_below, missing_files, open_filesystem, remote_errors
+from vita.spine.retried_http import RetriedFile
+from vita.spine.url_secrets import without_user_and_query
 
 COMPRESSED_SUFFIXES = frozenset({".gz", ".zst", ".bz2", ".xz"})
 """Suffixes that hide the suffix of the format; compression itself is detected by content."""
@@ -77,7 +78,7 @@ class SourceFile(NamedTuple):
     @property
     def is_named_compressed(self) -> bool:
         """Return True if the name states a compression."""
-        return self.path.lower().endswith(_COMPRESSED_ENDINGS) and _ending(self.path) in COMPRESSED_SUFFIXES
+        return _ending(self.path) in COMPRESSED_SUFFIXES
 
     @property
     def suffix(self) -> str:
@@ -90,6 +91,8 @@ class SourceFile(NamedTuple):
 
 def _ending(path: str) -> str:
     """Return the suffix of a path with its dot; several times as fast as `pathlib`, for many small files."""
+    if path.startswith(("http://", "https://")):
+        path = without_user_and_query(path)
     name = path.rpartition("/")[2]
     dot = name.rfind(".")
     return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
@@ -127,7 +130,9 @@ def open_binary(file: SourceFile) -> Any:
             return open(file.path, "rb")  # noqa: PTH123 (faster than `Path.open`, for many small files)
         with remote_errors(file.path, family=DataError):
             filesystem, path = open_filesystem(file.path)
-            return filesystem.open(path, "rb")
+            if not path.startswith(("http://", "https://")):
+                return filesystem.open(path, "rb")
+            return RetriedFile(lambda: filesystem.open(path, "rb"))
     except OSError as error:
         verify(file)  # raises a specific error for a file that was removed since the run began
         raise _unreadable(file.path, error) from None
@@ -142,18 +147,11 @@ def _find_local(path: str, where: str) -> list[SourceFile]:
     return [SourceFile(file.path, file.name, file.state.st_size) for file in list_files(path, where=where)]
 
 
-def _fixed_parts(pattern: Path) -> Iterator[str]:
-    for part in pattern.parts:
-        if glob.has_magic(part):
-            return
-        yield part
-
-
 def _find_remote(url: str, where: str) -> list[SourceFile]:
-    with remote_errors(url, where=where, family=DataError):
+    with remote_errors(url, where=where, family=DataError), missing_files(url, where=where):
         filesystem, base = open_filesystem(url)
-        entries = list_remote(filesystem, base)
-    root = "/".join(_fixed_parts(Path(base))).lstrip("/") if glob.has_magic(base) else base.strip("/")
+        entries = list_files_below(filesystem, base)
+    root = folder_of(base)
     expected = expected_files(url)
     known = {file.path: file for file in expected or ()}
     if expected is not None:
@@ -163,7 +161,7 @@ def _find_remote(url: str, where: str) -> list[SourceFile]:
             url := filesystem.unstrip_protocol(path), _relative_name(path, root), entry["size"] or 0, known.get(url)
         )
         for path, entry in entries.items()
-        if entry["type"] == "file" and not any(part.startswith(".") for part in _relative_name(path, root).split("/"))
+        if not any(part.startswith(".") for part in _relative_name(path, root).split("/"))
     ]
     if not files:
         raise DataError(where, f"{url}: there is no such file, and no file below it or matching it")
@@ -171,8 +169,9 @@ def _find_remote(url: str, where: str) -> list[SourceFile]:
 
 
 def _relative_name(path: str, root: str) -> str:
-    inside = path.strip("/").removeprefix(root).strip("/")
-    return inside or PurePosixPath(path).name
+    """Return the name of a file below `root`; without the user and the query of a URL."""
+    name, folder = (without_user_and_query(part).strip("/") for part in (path, root))
+    return name.removeprefix(folder).strip("/") or PurePosixPath(name).name
 
 
 def _matches_glob(file: SourceFile, pattern: str) -> bool:

@@ -14,6 +14,7 @@ from vita.data.record_rights import RightsPolicy
 from vita.data.world import WorldSettings
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.file_listing import printable
+from vita.spine.url_secrets import mask_url_secrets, without_user_and_query
 
 ORIGINS = ("path", "world", "huggingface")
 """The fields of which a source sets exactly one."""
@@ -112,16 +113,23 @@ class Source(Settings):
     def identity_of(self, field: str, value: Any) -> Any:
         """Identify a path by its content and by the names that ids and sources of documents contain."""
         if field == "path" and isinstance(value, dict):
-            is_file = PurePosixPath(self.path or "").suffix != ""
+            is_file = PurePosixPath(_address(self.path)).suffix != ""
             origin = self.origin() if is_file or self.name is None else None
             return {**value, "origin": origin} if origin else value
         return value
 
     def origin(self) -> str:
         """Return the last name of the path that is not a pattern: `a.jsonl`, or `books` for `books/**/*.txt`."""
-        parts = [part for part in PurePosixPath(self.path or "").parts if not glob.has_magic(part) and part.strip("./")]
+        parts = [
+            part for part in PurePosixPath(_address(self.path)).parts if not glob.has_magic(part) and part.strip("./")
+        ]
         return printable(parts[-1]) if parts else ""
 
     def label(self) -> str:
         """Return the name of the source for messages and reports."""
-        return self.name or self.path or self.huggingface or "world"
+        return self.name or mask_url_secrets(self.path or "") or self.huggingface or "world"
+
+
+def _address(path: str | None) -> str:
+    """Return the part of a path that names files: without the host's user and the query of a URL."""
+    return without_user_and_query(path or "")

@@ -1,0 +1,146 @@
+"""Sources over HTTP: pages with links, folders, passwords in addresses, and servers that fail for a moment."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from tests.cli.test_cli import Vita, vita
+from tests.cli.test_curate_folder import rows
+from vita.spine import retried_http
+from vita.spine.url_secrets import mask_url_secrets
+
+__all__ = ["vita"]
+ROWS = b"".join(
+    json.dumps({"text": f"A sentence of some words, number {number}."}).encode() + b"\n" for number in range(9)
+)
+PAGE = (
+    b'<html><body><p>The <a href="a.html">river</a> has a mill that sells flour and bread every week.</p></body></html>'
+)
+LISTING = (
+    b'<html><title>Index of /dir</title><a href="?C=N">Name</a><a href="../">Up</a><a href="a.jsonl">a.jsonl</a></html>'
+)
+PASSWORD = "hunter22pass"
+OPTIONS = ("--set", "filters=[]", "--held-out", "0", "--out", "o")
+
+
+@dataclass
+class Server:
+    host: str
+    failures: list[int] = field(default_factory=list)
+    """Statuses of the next responses."""
+    cuts: int = 0
+    """Number of the next responses with content whose connection ends inside it."""
+
+
+@pytest.fixture
+def server(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(retried_http, "FIRST_WAIT_SECONDS", 0.01)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            pages = {"/links.html": PAGE, "/dir/": LISTING, "/dir/a.jsonl": ROWS, "/private/": LISTING}
+            content = pages.get(path) or (ROWS if path == "/private/a.jsonl" else b"")
+            expected = "Basic " + base64.b64encode(f"bob:{PASSWORD}".encode()).decode()
+            is_refused = path.startswith("/private") and self.headers.get("authorization") != expected
+            status = state.failures.pop(0) if state.failures else 401 if is_refused else 200 if content else 404
+            is_cut = status == 200 and self.command == "GET" and state.cuts > 0
+            state.cuts -= is_cut
+            self.send_response(status)
+            self.send_header("content-type", "text/html" if content.startswith(b"<") else "application/json")
+            self.send_header("content-length", str(len(content)))
+            if is_cut:
+                self.send_header("connection", "close")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content[:99] if is_cut else content)
+            self.close_connection = is_cut
+
+        do_HEAD = do_GET  # noqa: N815 (a name of `http.server`)
+
+        def log_message(self, format: str, *_: object) -> None:
+            """Write no log."""
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state = Server(f"127.0.0.1:{http.server_address[1]}")
+    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield state
+    http.shutdown()
+    http.server_close()
+    thread.join()
+
+
+def ids() -> list[str]:
+    values = [row["id"] for row in rows(Path("o/train"))]
+    Path("o").rename(f"o{len(list(Path().glob('o*')))}")  # a command writes only to a new folder
+    return values
+
+
+def plain(file: Path) -> bytes:
+    """Return the content of a file without compression."""
+    data = file.read_bytes()
+    return zstandard.ZstdDecompressor().decompressobj().decompress(data) if file.suffix == ".zst" else data
+
+
+def test_a_page_with_links_is_one_document_and_a_folder_its_files(vita: Vita, server: Server) -> None:
+    code, _, err = vita("curate", f"http://{server.host}/links.html", *OPTIONS)
+    assert code == 0, err
+    assert ids() == ["links.html"]
+    for address in ("dir/", "dir/*.jsonl", "dir/a.jsonl?token=abc"):
+        code, _, err = vita("curate", f"http://{server.host}/{address}", *OPTIONS)
+        assert code == 0, err
+        assert ids() == [f"a.jsonl:{number}" for number in range(1, 10)]
+
+
+def test_a_password_in_an_address_is_written_nowhere(vita: Vita, server: Server, tmp_path: Path) -> None:
+    for address in ("private/*.jsonl", "private/", f"private/a.jsonl?sig={PASSWORD}"):
+        url = f"http://bob:{PASSWORD}@{server.host}/{address}"
+        for target in (("--out", "o"), ("--life", "x")):
+            code, out, err = vita("curate", url, *OPTIONS[:4], *target)
+            assert code == 0 and PASSWORD not in out + err, err
+        assert ids() == [f"a.jsonl:{number}" for number in range(1, 10)]
+    code, out, err = vita("curate", f"http://bob:{PASSWORD}@{server.host}/none.jsonl", *OPTIONS)
+    assert code == 3 and PASSWORD not in out + err
+    leaks = [file for file in tmp_path.rglob("*") if file.is_file() and PASSWORD.encode() in plain(file)]
+    assert not leaks
+
+
+def test_a_server_that_fails_for_a_moment_is_asked_again(vita: Vita, server: Server) -> None:
+    url = f"http://{server.host}/dir/a.jsonl"
+    server.failures[:], server.cuts = [503, 429, 200, 503], 2
+    code, _, err = vita("curate", url, *OPTIONS)
+    assert code == 0 and len(ids()) == 9 and not server.failures and not server.cuts, err
+    server.failures[:] = [503] * 50
+    code, _, err = vita("curate", url, *OPTIONS)
+    assert code == 3 and "HTTP status 503; the server is overloaded" in err
+    server.failures.clear()
+    code, _, err = vita("curate", f"http://{server.host}/private/a.jsonl", *OPTIONS)
+    assert code == 3 and "HTTP status 401; check the user and password" in err
+
+
+def test_an_archive_that_cannot_be_opened_is_an_error_with_its_address(vita: Vita) -> None:
+    code, _, err = vita("curate", "zip://x::http://127.0.0.1:1/a.zip", *OPTIONS)
+    assert code == 3 and "zip://x::http://127.0.0.1:1/a.zip: cannot be read" in err and "check the address" in err
+
+
+def test_secrets_of_urls_are_masked() -> None:
+    masked = {
+        "http://bob:pw@host/a": "http://***@host/a",
+        "see s3://key:s@bucket/a, then": "see s3://***@bucket/a, then",
+        "https://h/a?page=2&X-Amz-Signature=ab1&token=x#y": "https://h/a?page=2&X-Amz-Signature=***&token=***#y",
+        "https://h/a?sv=1&sig=a%2Fb": "https://h/a?sv=1&sig=***",
+        "https://h/a@b:c?keyboard=1": "https://h/a@b:c?keyboard=1",
+    }
+    assert {text: mask_url_secrets(text) for text in masked} == masked
