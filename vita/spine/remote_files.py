@@ -201,7 +201,8 @@ def remote_errors(url: str, *, where: str | None = None, family: type[VitaError]
     except VitaError:
         raise
     except ImportError as error:
-        extra = _EXTRAS.get(url.split("://")[0])
+        scheme = url.split("://")[0]
+        extra = "http" if scheme in ("http", "https") else _EXTRAS.get(scheme)
         if extra is None:
             raise _error(family, where, url, f"`{url.split('://')[0]}://` cannot be opened: {error}") from None
         raise MissingExtra(url, extra) from None
