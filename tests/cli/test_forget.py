@@ -135,13 +135,48 @@ def test_a_model_with_random_weights_is_not_retired(vita: Vita, sources: Path) -
     assert plan["not_searched"] == [f"x/curate read {sources / 'letters'}: it has changed since"]
 
 
+def test_an_id_of_a_kept_and_of_a_dropped_document_needs_a_source(vita: Vita, tmp_path: Path) -> None:
+    write(tmp_path / "wiki.jsonl", {"id": "w3", "text": _text(3), "license": "CC0"}, {"id": "w4", "text": _text(4)})
+    dropped = {"id": "r5", "text": _text(4), "license": "MIT"}
+    write(tmp_path / "rfc.jsonl", {"id": "w3", "text": "Too short."}, dropped, {"id": "r6", "text": _text(6)})
+    write(tmp_path / "only.jsonl", {"id": "o1", "text": _text(3), "license": "MIT"})
+    words = ("curate", "wiki.jsonl", "rfc.jsonl", "only.jsonl", "--set", "filters=[{length: {min_words: 5}}]",
+             "--held-out", "1")  # fmt: skip
+    code, _, err = vita(*words)
+    assert code == 0, err
+    code, _, err = vita("forget", "w3", "--by", "A")
+    assert code and "documents of 2 sources have this id: rfc, wiki" in err and vita("erasures")[1] == "no erasures\n"
+    code, _, err = vita("forget", "--licence", "MIT", "--by", "A")
+    assert code and "expected the licence of a document that was kept: `CC0`" in err, err
+    assert "records of dropped documents have no licence" in err
+    code, out, err = vita("forget", "--source", "only", "--plan")
+    assert code == 0 and "1 document dropped (duplicate: 1)" in out, err
+    code, out, err = vita("forget", "w3", "--source", "rfc", "--by", "A")
+    assert code == 0, err
+    code, out, err = vita(*words, "--json")
+    kept = [row["id"] for part in ("train", "heldout") for row in rows_of(Path(json.loads(out)["folder"]), part)]
+    assert sorted(kept) == ["r6", "w3", "w4"]
+
+
+def test_the_document_that_stayed_for_a_near_copy_is_excluded_and_named(vita: Vita, sources: Path) -> None:
+    _curate(vita)
+    code, out, err = vita("forget", "near", "--by", "Ada")
+    assert code == 0 and "the erasure also excludes `m1` of mail (a near copy)" in out, err
+    plan = json.loads(Path("erasure-1/plan.json").read_text())
+    assert plan["excluded_documents"] == [{"source": "mail", "id": "m1", "relation": "a near copy"}]
+    text = Path("erasure-1/plan.md").read_text()
+    assert "also excluded: `m1` of mail (a near copy)" in text and "corpus x/curate" in text and ", 1 document," in text
+    kept = _curate(vita, "mail.jsonl", "--life", "y")
+    assert not {"near", "m1"} & set(kept)
+
+
 REFUSALS = (
     (("m1",), "needs --by"),
     (("--by", "Ada"), "expected a document, a source or a licence"),
     (("m1", "--licence", "MIT", "--by", "Ada"), "a document and --licence cannot be combined"),
     (("mail", "--by", "Ada"), "no document has this id, but it is the name of a source"),
     (("--source", "mial", "--by", "Ada"), "did you mean `mail`? --allow-absent"),
-    (("--licence", "MIT", "--by", "Ada"), "expected `CC-BY-4.0`, got"),
+    (("--licence", "MIT", "--by", "Ada"), "document that was kept: `CC-BY-4.0`, got"),
     (("m1", "--by", "Ada", "--output", "."), "expected a new or empty folder"),
     (("--source", " ", "--by", "Ada"), "--source is empty"),
 )

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from vita.rights.document_trace import DocumentTrace
 
 
+_MAX_EXCLUDED = 12
+
+
 @app.command("trace-document", rich_help_panel=RIGHTS)
 def trace_document(
     ctx: typer.Context,
@@ -107,6 +110,7 @@ def forget(
         copies = " and its copies" if query.document is not None else ""
         text = f"erasure {number} is in force: later runs exclude {query.label}{copies}"
     workspace.console.print(text, soft_wrap=True)
+    _print_excluded(workspace, trace)
     if not trace.holders:
         workspace.console.print(
             f"no corpus or source contains {query.label}; `vita erasures` lists and withdraws erasures", soft_wrap=True
@@ -152,6 +156,15 @@ def _print_trace(workspace: Workspace, trace: DocumentTrace) -> None:
     print_table(workspace.console, table)
     if trace.note:
         workspace.console.print(trace.note)
+
+
+def _print_excluded(workspace: Workspace, trace: DocumentTrace) -> None:
+    """Print the documents with other ids that the erasure excludes, at most `_MAX_EXCLUDED` of them."""
+    if trace.excluded:
+        names = ", ".join(map(str, trace.excluded[:_MAX_EXCLUDED]))
+        more = len(trace.excluded) - _MAX_EXCLUDED
+        names += f" and {more:,} more, which the plan lists" if more > 0 else ""
+        workspace.console.print(f"the erasure also excludes {names}", soft_wrap=True, markup=False)
 
 
 def _print_consequences(workspace: Workspace, trace: DocumentTrace) -> None:

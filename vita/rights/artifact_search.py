@@ -8,8 +8,9 @@ from pathlib import Path
 from vita.data.tokens.shards import DocumentSpan, Shards
 from vita.gates.services import all_states
 from vita.rights.dialogue_use import dialogue_use
-from vita.rights.document_fates import DocumentMatch, Use, copies, document_matches, group_matches
+from vita.rights.document_fates import DocumentMatch, Use, copies, document_matches, dropped_sources, group_matches
 from vita.rights.document_trace import TOKENIZER_ONLY, AffectedArtifact, DocumentTrace
+from vita.rights.excluded_documents import contents_by_source, excluded_with
 from vita.rights.input_use import WEIGHTS, Fits, InputUses
 from vita.rights.opinion_records import RECORDS, IdentifiedRecord
 from vita.rights.query import RightsQuery
@@ -18,6 +19,7 @@ from vita.rights.source_search import SourceHit, SourceSearchResult, search_sour
 from vita.rights.step_use import StepUse
 from vita.rights.text_rows import spans_of
 from vita.spine.ledger import Ledger, Run
+from vita.spine.plain_text import counted
 from vita.spine.stage import Stage
 from vita.spine.store import Store
 
@@ -85,12 +87,17 @@ class _Search:
         clear += clear_imports
         unaffected = {_base_key(run) for run in (*clear, *search.clear)} - affected
         facts = [self._store.manifest(digest).facts for digest in (*corpora, *self._imported)]
+        dropped = set[str]().union(*(dropped_sources(self._store.open(digest).path) for digest in corpora))
+        matches = [fate for corpus_fates in of_corpus.values() for fate in corpus_fates]
+        document = self._query.document
         return DocumentTrace(
             self._query, tuple(self._holders), tuple(self._weights.values()), tuple(search.unread),
             {source: frozenset(hashes) for source, hashes in self._contents.items()}, frozenset(self._near_contents),
             self._siblings, tuple(sorted(unaffected)),
-            frozenset({*search.sources, *(name for values in facts for name in values.get("sources", ()))}),
+            frozenset({*search.sources, *dropped, *(name for values in facts for name in values.get("sources", ()))}),
             frozenset({*search.licences, *(name for values in facts for name in values.get("licences", ()))}),
+            {} if document is None else contents_by_source(document, matches, search.hits),
+            () if document is None else excluded_with(document, matches, search.hits, self._near_contents),
         )  # fmt: skip
 
     def _matches(self, folder: Path) -> list[DocumentMatch]:
@@ -201,7 +208,7 @@ class _Search:
             detail = "holds a copy of it" if all(hit.copy for hit in hits) else "holds it"
             count = len({(hit.source, hit.ids) for hit in hits})
             if self._query.document is None:
-                detail = f"holds {count:,} records"
+                detail = f"holds {counted(count, 'record')}"
             self._holders.append(
                 AffectedArtifact("", "source", (label,), "", "holds it", "trained on", detail, documents=count)
             )

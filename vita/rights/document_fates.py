@@ -18,6 +18,7 @@ from vita.data.curation.corpus import parse_document, read_lines
 from vita.data.records import Document
 from vita.data.sources.erased import text_hash
 from vita.rights.query import RightsQuery
+from vita.spine.plain_text import counted
 
 Use = Literal["trained on", "held out", "not used"]
 _USES: dict[str, Use] = {"train": "trained on", "heldout": "held out"}
@@ -42,8 +43,10 @@ class DocumentMatch:
     """The document is another text of the same source with the same id, and was renamed."""
     near_content: str | None = None
     """The hash of the text that was dropped as a near copy."""
-    is_copy: bool = False
-    """The document was dropped as a copy of the requested document."""
+    relation: str = ""
+    """How a document with another id is excluded with the requested one: `a copy`, `a near copy`, `the same text`."""
+    dropped_from: str | None = None
+    """The source of a document with the requested id that curation dropped; None for a document that stayed."""
     documents: int = 1
     files: tuple[str, ...] = ()
     """Files of the corpus with its text."""
@@ -71,7 +74,15 @@ def document_matches(folder: Path, document: str, *, source: str | None = None) 
 def copies(folder: Path, contents: set[str]) -> list[DocumentMatch]:
     """Return the use of every document with one of these contents and any id."""
     kept = _kept(folder, lambda row: text_hash(row.text) in contents)
-    return [replace(fate, explanation=f"the same text as {fate.id}: {fate.explanation}") for fate in kept]
+    return [
+        replace(fate, explanation=f"the same text as {fate.id}: {fate.explanation}", relation="the same text")
+        for fate in kept
+    ]
+
+
+def dropped_sources(folder: Path) -> set[str]:
+    """Return the sources of the documents that curation dropped."""
+    return {str(row["source"]) for row in _drops(folder)}
 
 
 def group_matches(folder: Path, query: RightsQuery) -> list[DocumentMatch]:
@@ -88,7 +99,7 @@ def group_matches(folder: Path, query: RightsQuery) -> list[DocumentMatch]:
             files = group.files if file in group.files else (*group.files, file)
             groups[row.source, use] = replace(group, documents=group.documents + is_new, files=files)
     matches = [
-        replace(group, explanation=f"{group.documents:,} documents {_place(use)}")
+        replace(group, explanation=f"{counted(group.documents, 'document')} {_place(use)}")
         for (_, use), group in groups.items()
     ]  # fmt: skip
     reasons: Counter[str] = Counter()
@@ -97,7 +108,7 @@ def group_matches(folder: Path, query: RightsQuery) -> list[DocumentMatch]:
     if reasons:
         detail = ", ".join(f"{reason}: {number:,}" for reason, number in reasons.most_common())
         total = reasons.total()
-        text = f"{total:,} documents dropped ({detail}), not trained on"
+        text = f"{counted(total, 'document')} dropped ({detail}), not trained on"
         matches.append(DocumentMatch(str(query.source), "", "not used", text, documents=total))
     return matches
 
@@ -147,20 +158,26 @@ def _place(use: Use) -> str:
 
 def _of_copy(row: dict[str, Any]) -> DocumentMatch:
     """Return the match of a document that was dropped as a copy of the requested document."""
-    detail = f"`{row['id']}` was dropped as {_COPIES[row['reason']]} of it, not trained on"
+    reason, content = str(row["reason"]), row.get("content")
+    detail = f"`{row['id']}` was dropped as {_COPIES[reason]} of it, not trained on"
+    is_excluded = reason == "duplicate" or content is not None  # older corpora have no hashes of near copies
+    relation = _COPIES[reason] if is_excluded else ""
     return DocumentMatch(
-        str(row["source"]), str(row["id"]), "not used", detail, near_content=row.get("content"), is_copy=True
+        str(row["source"]), str(row["id"]), "not used", detail, near_content=content, relation=relation
     )
 
 
 def _of_drop(row: dict[str, Any], originals: list[DocumentMatch]) -> DocumentMatch:
     source, id, reason, content = str(row["source"]), str(row["id"]), str(row["reason"]), row.get("content")
     if reason not in _COPIES:
-        return DocumentMatch(source, id, "not used", f"dropped ({reason}: {row['detail']}), not trained on")
+        detail = f"dropped ({reason}: {row['detail']}), not trained on"
+        return DocumentMatch(source, id, "not used", detail, dropped_from=source)
     original_source, original = _original(row)
     for fate in originals:
         if fate.id == original and original_source in (None, fate.source):
             detail = f"dropped as {_COPIES[reason]} of `{fate.id}` of {fate.source}, which is {fate.explanation}"
-            return replace(fate, explanation=detail, near_content=content)
+            return replace(
+                fate, explanation=detail, near_content=content, relation=_COPIES[reason], dropped_from=source
+            )
     detail = f"dropped as {_COPIES[reason]} of `{original}`, which is not in this corpus"
-    return DocumentMatch(source, id, "not used", detail, near_content=content)
+    return DocumentMatch(source, id, "not used", detail, near_content=content, dropped_from=source)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from vita.rights.excluded_documents import ExcludedDocument
 from vita.rights.query import RightsQuery
 
 TOKENIZER_ONLY = "tokenizer only"
@@ -69,7 +70,11 @@ class DocumentTrace:
     sources: frozenset[str] = frozenset()
     """All sources that were searched."""
     licences: frozenset[str] = frozenset()
-    """All licences that were searched."""
+    """All licences that were searched, without those that only dropped documents have."""
+    contents_of_id: dict[str, frozenset[str | None]] = field(default_factory=dict)
+    """Source -> hashes of the contents of its documents with the requested id; None for a dropped text."""
+    excluded: tuple[ExcludedDocument, ...] = ()
+    """The documents with other ids that the erasure of the document excludes."""
 
     @property
     def to_retire(self) -> list[AffectedArtifact]:

@@ -40,10 +40,12 @@ def check_request(trace: DocumentTrace, *, allow_absent: bool = False) -> None:
     With `allow_absent`, an unknown source or licence is accepted: later runs exclude it when it appears.
     """
     query = trace.query
-    if len(trace.contents) > 1 and len(set(trace.contents.values())) > 1:
-        names = ", ".join(sorted(trace.contents))
+    with_id = trace.contents_of_id
+    texts = {content for hashes in with_id.values() for content in hashes}
+    if query.source is None and len(with_id) > 1 and (len(set(with_id.values())) > 1 or None in texts):
+        names = ", ".join(sorted(with_id))
         raise DataError(
-            f"forget {query.document}", f"documents of {len(trace.contents)} sources have this id: {names}",
+            f"forget {query.document}", f"documents of {len(with_id)} sources have this id: {names}",
             hint="say which one with --source NAME",
         )  # fmt: skip
     if query.document is not None:
@@ -56,8 +58,13 @@ def check_request(trace: DocumentTrace, *, allow_absent: bool = False) -> None:
         if name is not None and key not in keys and not allow_absent:
             close = get_close_matches(name, names, 1)
             hint = f"did you mean `{close[0]}`? " if close else ""
-            hint += "--allow-absent excludes it although no corpus or source contains it"
-            raise DataError(f"forget {option}", expected=_listed(names), got=name, hint=hint)
+            hint += (
+                "records of dropped documents have no licence: --allow-absent excludes documents with this licence "
+                "from later runs" if option == "--licence"
+                else "--allow-absent excludes it although no corpus or source contains it"
+            )  # fmt: skip
+            kept = "the licence of a document that was kept: " if option == "--licence" and names else ""
+            raise DataError(f"forget {option}", expected=kept + _listed(names), got=name, hint=hint)
 
 
 def _check_document(trace: DocumentTrace, document: str) -> None:

@@ -18,6 +18,7 @@ from vita.gates.exports import EXPORTED
 from vita.rights.document_trace import TOKENIZER_ONLY, AffectedArtifact, DocumentTrace
 from vita.rights.source_files import curated_files
 from vita.spine.ledger import Ledger
+from vita.spine.plain_text import counted
 from vita.spine.store import Store
 
 FORMAT = 1
@@ -46,6 +47,7 @@ def removal_plan(
         "reason": reason,
         "at": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
         "excluded_contents": {"equal": len(contents), "near_copies": len(trace.near_contents - contents)},
+        "excluded_documents": [document.as_json() for document in trace.excluded],
         "rebuild": [_rebuild(holder, store, ledger) for holder in _distinct(trace.to_rebuild)],
         "retire": [_retire(holder, ledger, erasure) for holder in _distinct(trace.to_retire)],
         "copies_outside": [
@@ -140,6 +142,10 @@ def _markdown(plan: dict[str, Any]) -> str:
             f"Excluded contents: {excluded['equal']} equal, and {excluded['near_copies']} near copies that curation "
             "dropped."
         ]
+        lines += [
+            f"- also excluded: `{entry['id']}` of {entry['source']} ({entry['relation']})"
+            for entry in plan["excluded_documents"]
+        ]
     lines += ["", "## Rebuild", ""]
     lines += [
         "LIFE_FILE is the file of the life that is named; an artifact of a single command is rebuilt by that command. "
@@ -148,7 +154,7 @@ def _markdown(plan: dict[str, Any]) -> str:
     ] if plan["rebuild"] else ["Nothing.", ""]  # fmt: skip
     for entry in plan["rebuild"]:
         made_by = ", ".join(f"{step['life']}/{step['step']}" for step in entry["made_by"]) or "no recorded run"
-        count = f", {entry['documents']:,} documents" if entry["documents"] is not None else ""
+        count = f", {counted(entry['documents'], 'document')}" if entry["documents"] is not None else ""
         lines += [f"- {entry['kind']} {_title(entry)}{count}, made by {made_by}"]
         lines += [f"  - folder: `{entry['folder']}`"]
         lines += [f"  - files: {', '.join(f'`{name}`' for name in entry['files'])}"] if entry["files"] else []

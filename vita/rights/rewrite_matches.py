@@ -17,6 +17,7 @@ from vita.data.records import Document
 from vita.data.rewrites import REPHRASING, RewriteOrigin, origin_of
 from vita.rights.document_fates import DocumentMatch, Use
 from vita.rights.query import RightsQuery
+from vita.spine.plain_text import counted
 
 _PARTS: tuple[tuple[Literal["train", "heldout"], Use, str], ...] = (
     ("train", "trained on", "in the training text"),
@@ -37,7 +38,7 @@ def rewrite_matches(
         if row.id != document and (by_id or origin.content in contents):
             style = (row.metadata.get(REPHRASING) or {}).get("style", "unknown")
             detail = f"`{row.id}`, a rewrite of it in the style {style}, is {place}"
-            matches[use, row.source, row.id] = DocumentMatch(row.source, row.id, use, detail)
+            matches[use, row.source, row.id] = DocumentMatch(row.source, row.id, use, detail, relation="a rewrite")
     return list(matches.values())
 
 
@@ -47,7 +48,9 @@ def rewrite_groups(folder: Path, query: RightsQuery) -> list[DocumentMatch]:
     for use, place, row in _group(folder, query):
         ids.setdefault((row.source, use, place), set()).add(row.id)
     return [
-        DocumentMatch(source, "", use, f"{len(group):,} rewrites of its documents {place}", documents=len(group))
+        DocumentMatch(
+            source, "", use, f"{counted(len(group), 'rewrite')} of its documents {place}", documents=len(group)
+        )
         for (source, use, place), group in ids.items()
     ]  # fmt: skip
 
