@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
@@ -95,6 +96,51 @@ def test_an_exported_folder_is_a_corpus_if_its_shards_are_json_lines(vita: Vita,
     assert code == 0, err
     documents = [*read_corpus(tmp_path / "clean", "train"), *read_corpus(tmp_path / "clean", "heldout")]
     assert sorted(document.text for document in documents) == sorted(row["text"] for row in ROWS)
+
+
+def test_ids_of_every_type_are_kept(vita: Vita, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    uuid = UUID("12345678-1234-5678-1234-567812345678")
+    texts = ["The first long text.", "A second text, unlike it.", "Something else is third."]
+    columns = {"numbers": [7.0, None, 1.5], "uuids": [uuid.bytes, b"\x9c\x0d", None]}
+    for name, ids in columns.items():
+        parquet.write_table(
+            pyarrow.table({"id": ids, "text": [f"{name}: {text}" for text in texts]}), f"{name}.parquet"
+        )
+    large = "12345678901234567890123"
+    Path("rows.jsonl").write_text(f'{{"id": {large}, "text": "With a large id."}}\n{{"id": true, "text": "A flag."}}\n')
+    Path("array.json").write_text(f'[{{"id": {large}1, "text": "In an array."}}, {{"id": -3e0, "text": "A float."}}]')
+    names = ("numbers.parquet", "uuids.parquet", "rows.jsonl", "array.json")
+    code, out, err = vita(
+        "curate", *names, "--out", "clean", "--set", "filters=[]", "--held-out", "0", "--workers", "1"
+    )
+    assert code == 0, err
+    documents = {row["id"]: row["metadata"] for row in rows(Path("clean/train"))}
+    assert documents.keys() == {
+        "7", "numbers.parquet:2", "numbers.parquet:3", str(uuid), "9c0d", "uuids.parquet:3", large, "rows.jsonl:2",
+        f"{large}1", "-3",
+    }  # fmt: skip
+    stated = {id: metadata["stated_id"] for id, metadata in documents.items() if "stated_id" in metadata}
+    assert stated == {"numbers.parquet:3": 1.5, "rows.jsonl:2": True}
+    assert "(1 of numbers, 1 of rows)" in " ".join((out + err).split())
+
+
+def test_a_share_is_not_all_documents_and_a_former_split_is_dropped(vita: Vita, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", *({"id": f"a{n}", "text": f"The text of number {n} is short."} for n in range(28)))
+    options = ("--set", "filters=[]", "--set", "deduplicate.documents=exact", "--workers", "1")
+    code, _, err = vita("curate", "a.jsonl", "--out", "clean", "--held-out", "0.999", *options)
+    assert code == 0, err
+    counts = {part: len(rows(tmp_path / "clean" / part)) for part in ("train", "heldout")}
+    assert counts == {"train": 1, "heldout": 27}
+    code, _, err = vita("curate", "clean/heldout", "--out", "again", "--held-out", "3", *options)
+    assert code == 0, err
+    again = rows(tmp_path / "again/train")
+    assert len(again) == 24 and not any("split" in row["metadata"] for row in again)
+    for value in ("1.5", "-1"):
+        code, _, err = vita("curate", "a.jsonl", "--out", "other", "--held-out", value, *options)
+        assert code == 2 and "held_out" in err, err
 
 
 def test_the_ledger_does_not_record_the_rows_of_a_corpus_without_documents(vita: Vita, tmp_path: Path) -> None:

@@ -70,8 +70,9 @@ class Config(CurationRules):
     """Benchmarks whose passages must not be in the corpus: `tests` for the files of the life's test stages, or
     `{benchmarks: {name: file}}`. Documents with a passage are dropped."""
     held_out: float = Field(0.01, ge=0)
-    """Documents held out for evaluation: a share (at least one document) below 1, a number from 1, 0 for none. Of a
-    single text, a share is its end, in up to 20 pieces. Confidence intervals need two held-out documents."""
+    """Documents held out for evaluation: a share below 1 (at least one document, and not all), a whole number from 1,
+    or 0 for none. Of a single text, a share is its end, in up to 20 pieces. Confidence intervals need two held-out
+    documents."""
     held_out_sources: tuple[str, ...] = ()
     """Names of sources that are held out as a whole, without filters; documents equal to theirs are dropped from
     training."""
@@ -97,6 +98,13 @@ class Config(CurationRules):
             {"name": name, **({"path": source} if isinstance(source, str) else source or {})}
             for name, source in value.items()
         ]
+
+    @field_validator("held_out")
+    @classmethod
+    def _is_share_or_number(cls, value: float) -> float:
+        if value >= 1 and not value.is_integer():
+            raise ValueError(f"expected a share below 1 or a whole number of documents, got {value:g}")
+        return value
 
     @model_validator(mode="after")
     def _approval_has_policy(self) -> Config:
@@ -159,6 +167,13 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     )  # fmt: skip
     if report["skipped_files"]:
         context.emit("note", text=f"skipped {counted(len(report['skipped_files']), 'file')}; see the report")
+    if names := [
+        f"{counts['unusable_ids']:,} of {name}"
+        for name, counts in report["sources"].items()
+        if "unusable_ids" in counts
+    ]:
+        text = f"the `id` of some documents is no text or whole number ({', '.join(names)}): the file and the row are"
+        context.emit("note", text=f"{text} their ids, and `stated_id` in their metadata is the value", level="warning")
     if report["damaged_files"]:
         files = "; ".join(report["damaged_files"][:5])
         context.emit(

@@ -89,6 +89,8 @@ class FilterStats:
     """source -> encoding other than UTF-8 -> number of documents."""
     repaired: dict[str, int] = field(default_factory=dict)
     """source -> documents whose encoding was repaired."""
+    unusable_ids: dict[str, int] = field(default_factory=dict)
+    """source -> documents whose `id` cannot be an id, and is replaced by the file and row."""
     languages: dict[str, DocumentCount] = field(default_factory=dict)
     """language -> documents that were read."""
     dropped: dict[str, dict[str, DocumentCount]] = field(default_factory=dict)
@@ -158,6 +160,8 @@ class FilterStats:
                 counts[encoding] = counts.get(encoding, 0) + number
         for source, count in other.repaired.items():
             self.repaired[source] = self.repaired.get(source, 0) + count
+        for source, count in other.unusable_ids.items():
+            self.unusable_ids[source] = self.unusable_ids.get(source, 0) + count
         for language, count in other.languages.items():
             self.languages.setdefault(language, DocumentCount()).add(count.bytes, count.documents)
         for source, reasons in other.dropped.items():
@@ -193,6 +197,7 @@ class FilterStats:
             normalized=value["normalized"],
             encodings=value["encodings"],
             repaired=value["repaired"],
+            unusable_ids=value["unusable_ids"],
             languages={name: DocumentCount(**count) for name, count in value["languages"].items()},
             dropped=dropped,
             samples=value["samples"],

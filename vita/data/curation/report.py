@@ -59,6 +59,7 @@ def build_report(
                 "normalized": stats.normalized.get(source, 0),
                 **({"encodings": dict(sorted(stats.encodings[source].items()))} if source in stats.encodings else {}),
                 **({"repaired": stats.repaired[source]} if source in stats.repaired else {}),
+                **({"unusable_ids": stats.unusable_ids[source]} if source in stats.unusable_ids else {}),
                 "train": _count(sizes, by_source.get(source), is_train),
                 "share": _share(training_bytes, by_source.get(source)),
                 "held_out": _count(sizes, by_source.get(source), is_held_out),

@@ -32,6 +32,7 @@ from vita.data.curation.word_batch import WordBatch
 from vita.data.record_rights import rights_of
 from vita.data.records import Document, DroppedRecord
 from vita.data.sources.readers import Row
+from vita.data.sources.row_ids import is_unusable_id
 from vita.spine.erasures import Erasure
 
 BATCH_BYTES = 2**21
@@ -110,6 +111,8 @@ class SliceFilter:
         count_document(self._stats.read, document.source, len(data))
         if text is not repaired or (row and row.repaired):
             self._stats.normalized[document.source] = self._stats.normalized.get(document.source, 0) + 1
+        if row and row.values and is_unusable_id(row.values.get("id")):
+            self._stats.unusable_ids[document.source] = self._stats.unusable_ids.get(document.source, 0) + 1
         if row and row.encoding:
             encodings = self._stats.encodings.setdefault(document.source, {})
             encodings[row.encoding] = encodings.get(row.encoding, 0) + 1

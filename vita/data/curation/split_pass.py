@@ -96,9 +96,11 @@ def assign_splits(
     candidates = ~reserved[equal]
     eligible = candidates & is_first
     held_out = ~candidates
-    selected = held_out_mask(hash_fractions(keys[eligible], seed=settings.seed, purpose=1), settings.held_out)
+    fractions = hash_fractions(keys[eligible], seed=settings.seed, purpose=1)
+    selected = held_out_mask(fractions, settings.held_out)
     if selected.all() and settings.held_out < 1 and not reserved.any():
-        selected[:] = False  # a share of a single text: the text is used for training
+        # A share below 1 is not all: one text is used for training, and the text if there is only one.
+        selected[fractions == fractions.max(initial=0)] = False
     if settings.end_pieces:
         selected = np.flatnonzero(eligible) >= len(keys) - settings.end_pieces
     held_out[np.flatnonzero(eligible)[selected]] = True

@@ -22,6 +22,7 @@ from vita.data.sources import streams
 from vita.data.sources.content_types import SUFFIX_FORMATS, detect_format
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.json_spans import array_of_span, array_problem
+from vita.data.sources.row_ids import exact_id, exact_ids
 from vita.data.sources.streams import LONG_LINE, MAX_BYTES, SourceText
 from vita.spine.file_listing import printable
 from vita.spine.plain_text import counted
@@ -141,7 +142,7 @@ def read_jsonl(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
                 continue
             yield _object_row(file, number, values)._replace(repaired=repaired, encoding=stream.converted_from)
             continue
-        row = _object_row(file, number, values)
+        row = _object_row(file, number, exact_id(values, line))
         line = b""  # a long line is not held while its row is used
         yield row._replace(encoding=stream.converted_from) if stream.converted_from else row
 
@@ -167,7 +168,7 @@ def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
             raise DamagedFile(file.path, f"is not JSON: {problem}", hint=hint) from None
     if not isinstance(values, list):
         raise DamagedFile(file.path, expected="a JSON array of objects", got=json_type(values), hint=hint)
-    for number, value in enumerate(values, stream.first_row):
+    for number, value in enumerate(exact_ids(values, data), stream.first_row):
         yield _object_row(file, number, value)._replace(repaired=repaired, encoding=stream.converted_from)
 
 

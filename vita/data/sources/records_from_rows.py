@@ -23,6 +23,7 @@ from vita.data.sources.flaws import Flaw
 from vita.data.sources.messages import Messages
 from vita.data.sources.preference_formats import Opinion, PreferenceRow, UnpairedPreferenceRow
 from vita.data.sources.readers import READERS, Row, RowProblem, json_type
+from vita.data.sources.row_ids import STATED_ID, id_text, is_unusable_id
 from vita.data.sources.source import Source
 from vita.data.sources.tool_text import parse_tool_text
 from vita.spine.errors import DataError
@@ -211,14 +212,15 @@ def _check_label(values: Mapping[str, Any], reads: Iterable[str]) -> None:
             raise UnusableRow(RowProblem("rated_bad", "an answer to imitate", got, hint))
 
 
+_EXPORTED_FIELDS = frozenset({"id", "text", "source", "licence", "metadata", "split"})
+"""The fields of a document in a folder of `vita curate --out`."""
 _PROVENANCE_FIELDS = {"id", "source", "license", "licence", "metadata"}
 
 
 def record_id(row: Row, values: Mapping[str, Any]) -> str:
-    """Return the `id` of a row, or its file and number."""
-    id = values.get("id")
-    if isinstance(id, (str, int)) and id != "":
-        return str(id)
+    """Return the `id` of a row as text (`row_ids`), or its file and number."""
+    if (id := id_text(values.get("id"))) is not None:
+        return id
     return f"{row.name}:{row.number}" if row.number else row.name
 
 
@@ -232,6 +234,10 @@ def provenance(
         extra.update(metadata)
     elif metadata is not None:
         extra["metadata"] = metadata
+    if is_unusable_id(values.get("id")):
+        extra.setdefault(STATED_ID, values["id"])
+    if values.keys() == _EXPORTED_FIELDS and extra.get("split") in ("train", "held_out"):
+        del extra["split"]  # the decision of the curation that wrote the row
     row_source = row_source if isinstance(row_source, str) and row_source else None
     if row_source and source.name and row_source != source.name:
         extra.setdefault("source", row_source)
