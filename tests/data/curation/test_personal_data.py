@@ -21,12 +21,15 @@ from vita.spine.errors import ConfigError
 SCANNER = PersonalDataScanner(PersonalData())
 
 VALUES = {
-    "email": ["ann.o'neil+x@mail.co.uk", "jörg@müller.de", "joe [at] mail [dot] org"],
+    "email": ["ann.o'neil+x@mail.co.uk", "jörg@müller.de", "joe [at] mail [dot] org", "ivan@пример.рф",
+              "用户@例子.广告", "ivan@пример.com", "ann＠mail.net"],
     "phone": ["+49 30 901820", "+44 20 4018 9975", "+1 (415) 555-2671", "(415) 555-2671", "415.555.2671",
-              "0033 1 42 68 53 00"],
+              "0033 1 42 68 53 00", "415\u2011555\u20112671", "+1 415\u2011555\u20112671", "(415) 555\u20132671",
+              "+49\u201330\u20131234567", "４１５-５５５-２６７１", "＋４９ ３０ ９０１８２０"],
     "ip": ["93.184.216.34", "2001:4860:4860::8888", "2a00::fd6a"],
     "card": ["4111 1111 1111 1111", "4111-1111-1111-1111", "378282246310005", "3782 822463 10005", "5555555555554444",
              "4111.1111.1111.1111", "4111\u00a01111\u00a01111\u00a01111", "4222222222222", "4000000000000000006",
+             "４１１１ １１１１ １１１１ １１１１",
              "6759 6498 2643 8453", "6759560045005727054",
              ],
     "iban": ["DE89 3704 0044 0532 0130 00", "GB82WEST12345698765432", "NO9386011117947",
@@ -61,6 +64,7 @@ VALUES = {
         "dop_v1_" + "0123456789abcdef" * 4,
         "SK" + "0123456789abcdef" * 2,
         "ya29." + "aB-3_" * 8,
+        "hvs." + "CAESIJ3k" * 4,
     ],
 }  # fmt: skip
 PLACEHOLDERS = {kind.name: kind.placeholder for kind in KINDS}
@@ -151,7 +155,7 @@ def test_a_batch_equals_single_texts_with_all_exact_patterns(values: list[str]) 
     scans = SCANNER(texts, [text.encode() for text in texts])
     for index, text in enumerate(texts):
         for kind in KINDS:  # without the search by hints
-            text, _ = kind.mask(text)
+            text, _ = kind.mask(text, full_width=True)
         assert scans[index].text == text
 
 
@@ -188,3 +192,20 @@ def test_values_in_a_corpus_with_known_truth_are_masked(shared: Path) -> None:
             masked_clean.update(scans[index].counts)
     assert planted > 20 and not missed
     assert set(masked_clean) <= {"email", "ip"}  # authors of technical documents have addresses
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a budget of $415.555.2671 million", "mobile (2010\u20132015)", "pages 210\u2013215.1234",
+     "hvs.a_long_name_of_a_function_here", "用户@例子.example", "@пример.рф"],
+)  # fmt: skip
+def test_similar_numbers_and_names_stay(text: str) -> None:
+    assert mask(text) == (text, {})
+
+
+def test_the_text_around_full_width_digits_stays() -> None:
+    assert mask("金額は１２３＋４です。Phone: ４１５-５５５-２６７１，終") == (
+        "金額は１２３＋４です。Phone: <PHONE>，終",
+        {"phone": 1},
+    )
+    assert mask("请联系ivan@例子.广告，谢谢")[0] == "请联系<EMAIL>，谢谢"

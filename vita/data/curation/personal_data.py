@@ -9,15 +9,19 @@ pattern of the kind and its check (see `identifiers`) are applied to these docum
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import model_validator
 
+from vita.data.curation.personal_data_forms import ascii_digits
 from vita.data.curation.personal_data_kinds import CANDIDATE, KINDS, PersonalDataKind
 from vita.spine.config import Settings
 
+_FULL_WIDTH = re.compile(b"\xef\xbc[\x8b\x8d\x8e\x90-\x99\xa0]")
+"""A digit, `+`, `-`, `.` or `@` of full width in UTF-8."""
 Action = Literal["mask", "drop", "keep"]
 
 
@@ -68,12 +72,20 @@ class PersonalDataScanner:
         """Return index -> scan for the texts that contain personal data; `data` is the UTF-8 of the texts."""
         if not self._kinds:
             return {}
+        full_width = {index for index, item in enumerate(data) if _FULL_WIDTH.search(item)}
+        if full_width:
+            data = [
+                ascii_digits(texts[index]).encode("utf-8", "replace") if index in full_width else item
+                for index, item in enumerate(data)
+            ]
         suspicious = _matches(data, CANDIDATE)
         candidates: dict[int, list[PersonalDataKind]] = {}
         for kind in self._kinds if len(suspicious) else ():
             for index in suspicious[_matches([data[index] for index in suspicious], kind.hint)].tolist():
                 candidates.setdefault(index, []).append(kind)
-        scans = {index: _scan(texts[index], kinds) for index, kinds in candidates.items()}
+        scans = {
+            index: _scan(texts[index], kinds, full_width=index in full_width) for index, kinds in candidates.items()
+        }
         return {index: scan for index, scan in sorted(scans.items()) if scan.counts}
 
     def dropped_kind(self, scan: Scan) -> str | None:
@@ -81,10 +93,10 @@ class PersonalDataScanner:
         return next((name for name in scan.counts if self.actions[name] == "drop"), None)
 
 
-def _scan(text: str, kinds: Sequence[PersonalDataKind]) -> Scan:
+def _scan(text: str, kinds: Sequence[PersonalDataKind], *, full_width: bool) -> Scan:
     counts: dict[str, int] = {}
     for kind in kinds:
-        text, count = kind.mask(text)
+        text, count = kind.mask(text, full_width=full_width)
         if count:
             counts[kind.name] = counts.get(kind.name, 0) + count
     return Scan(text, counts)

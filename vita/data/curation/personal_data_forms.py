@@ -13,8 +13,17 @@ from dataclasses import dataclass
 
 SPACES = " \u00a0\u202f"
 """The space, and the no-break spaces with which numbers are written."""
+DASHES = "\u2010-\u2013"
+"""A range for classes of characters: the hyphens and dashes with which numbers are written, besides `-`."""
+_FULL_WIDTH = re.compile("[\uff0b\uff0d\uff0e\uff10-\uff19\uff20]")
+_ASCII = {char: chr(ord(char) - 0xFEE0) for char in map(chr, range(0xFF01, 0xFF5F))}
 _CONTEXT = 40
 """Characters after a value in which `not_before` is searched, and before a value for `after` and `not_after`."""
+
+
+def ascii_digits(text: str) -> str:
+    """Return a text of equal length in which digits, `+`, `-`, `.` and `@` of full width are those of ASCII."""
+    return _FULL_WIDTH.sub(lambda match: _ASCII[match[0]], text)
 
 
 @dataclass(frozen=True)
@@ -33,18 +42,19 @@ class Form:
     """Returns the end of the value that begins at a position; the pattern then needs to match its beginning only."""
     context: int = _CONTEXT
 
-    def mask(self, text: str, placeholder: str) -> tuple[str, int]:
-        """Return the text with placeholders, and their number."""
+    def mask(self, text: str, placeholder: str, *, full_width: bool = False) -> tuple[str, int]:
+        """Return the text with placeholders, and their number; `full_width` also finds digits of full width."""
+        searched = ascii_digits(text) if full_width else text
         group = "value" if "value" in self.pattern.groupindex else 0
         pieces: list[str] = []
         position = count = 0
-        for match in self.pattern.finditer(text):
+        for match in self.pattern.finditer(searched):
             start, end = match.span(group)
-            if start < position or not self._is_after(text, start):
+            if start < position or not self._is_after(searched, start):
                 continue
             if self.end:
-                end = self.end(text, start)
-            if self._accepts(text, start, end):
+                end = self.end(searched, start)
+            if self._accepts(searched, start, end):
                 pieces += text[position:start], placeholder
                 position, count = end, count + 1
         return "".join([*pieces, text[position:]]) if count else text, count
@@ -71,11 +81,14 @@ class PersonalDataKind:
     """A pattern in RE2, shorter than those of the forms, that occurs in every text in which a form matches."""
     forms: tuple[Form, ...]
 
-    def mask(self, text: str) -> tuple[str, int]:
-        """Return the text with the values of this kind replaced by the placeholder, and their number."""
+    def mask(self, text: str, *, full_width: bool = False) -> tuple[str, int]:
+        """Return the text with the values of this kind replaced by the placeholder, and their number.
+
+        With `full_width`, digits of full width and their signs are read as those of ASCII.
+        """
         total = 0
         for form in self.forms:
-            text, count = form.mask(text, self.placeholder)
+            text, count = form.mask(text, self.placeholder, full_width=full_width)
             total += count
         return text, total
 

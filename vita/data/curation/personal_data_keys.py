@@ -30,6 +30,7 @@ _TOKENS_WITH_DIGITS = (
     r"sk-[A-Za-z0-9_-]{20,255}",  # OpenAI, Anthropic
     r"xox[abeoprs]-[A-Za-z0-9-]{10,255}",  # Slack
     r"SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64}",  # SendGrid
+    r"hv[sbr]\.[A-Za-z0-9_-]{24,300}",  # HashiCorp Vault
 )
 """Tokens in a form that names also have, such as `sk-learn-is-a-package`; random ones contain a digit."""
 _PRIVATE_KEY_LABEL = r"[A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?"
@@ -47,7 +48,7 @@ _NO_URL_PASSWORD = re.compile(
 )
 KEY_PREFIXES = (
     r"(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_|github_pat_|glpat-|sk-[A-Za-z0-9_-]{20}|hf_[A-Za-z0-9]{34}"
-    r"|xox[abeoprs]-|AIza|_(?:live|test)_|npm_|pypi-|SG\.|eyJ[A-Za-z0-9_-]{10}|ya29\.|do[opr]_v1_|SK[0-9a-f]{32}"
+    r"|xox[abeoprs]-|hv[sbr]\.[A-Za-z0-9_-]{24}|AIza|_(?:live|test)_|npm_|pypi-|SG\.|eyJ[A-Za-z0-9_-]{10}|ya29\.|do[opr]_v1_|SK[0-9a-f]{32}"
     r"|hooks\.slack\.com/services/|(?:Account|Access)Key=|(?i:secret_?access_?key|secretkey)"
     r"|PuTTY-User-Key-File"
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from vita.data.curation import identifiers as ids
-from vita.data.curation.personal_data_forms import SPACES, PersonalDataKind, form
+from vita.data.curation.personal_data_forms import DASHES, SPACES, PersonalDataKind, form
 
 # -- phone numbers
 
@@ -17,7 +17,7 @@ _PHONE_WORDS_WITHOUT_SPACES = "電話|电话|手机|手機|携帯|전화|연락�
 _NUMBER_WORDS = r"(?: ?(?:no|nr|number)\b\.?|番号|号码|號碼| ?번호)?(?: (?:is|at|on|ist|est|es)\b)? ?[:#=：]? ?"
 _CALL_WORDS = "call|dial|ring|text|cell|contact|reach"
 """Words that are often not followed by a phone number: the number must have a trunk prefix or be North American."""
-_SEPARATORS = rf"[-./(){SPACES}]"
+_SEPARATORS = rf"[-./(){SPACES}{DASHES}]"
 _COORDINATE = r" ?(?:[NSEW]\b|[°º′″])"
 
 
@@ -27,10 +27,15 @@ def _has_different_groups(text: str) -> bool:
     return len(set(lengths)) > 1 and (len(lengths) < 4 or len(set(lengths[:-1])) > 1)
 
 
+def _is_not_range_of_years(text: str) -> bool:
+    """Return True unless the text is a range of years with a dash, as in `mobile (2010\u20132015)`."""
+    return not re.fullmatch(rf"\(?(?:1[5-9]|20)[0-9]{{2}} ?[{DASHES}] ?(?:1[5-9]|20)[0-9]{{2}}", text)
+
+
 PHONE = PersonalDataKind(
     "phone",
     "<PHONE>",
-    rf"\+[1-9]{_SEPARATORS[:-1]}0-9]{{7}}|[0-9]{{3}}\)? ?[-. ]?[0-9]{{3}}[-. ][0-9]{{4}}"
+    rf"\+[1-9]{_SEPARATORS[:-1]}0-9]{{7}}|[0-9]{{3}}\)? ?[-. {DASHES}]?[0-9]{{3}}[-. {DASHES}][0-9]{{4}}"
     rf"|\b00[1-9][0-9]{{0,2}}[-./({SPACES}]{{1,2}}[0-9](?:{_SEPARATORS}{{0,2}}[0-9]){{6}}",
     (
         form(
@@ -44,8 +49,15 @@ PHONE = PersonalDataKind(
             rf"[-./({SPACES}]{{1,2}}[0-9](?:{_SEPARATORS}{{0,2}}[0-9]){{6,11}}(?![{SPACES}]?[0-9]| [A-Fa-f][0-9]\b)",
             _has_different_groups,
         ),
-        form(r"(?<![\w.+/-])(?:1[-. ])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[-.])[0-9]{3}[-.][0-9]{4}(?![\w-]|\.[0-9])"),
+        form(
+            r"(?<![\w.+/$€£-])(?:1[-. ])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[-.])[0-9]{3}[-.][0-9]{4}(?![\w-]|\.[0-9])"
+        ),
         form(r"(?<![\w.+/-])(?:1[-. ])?\([2-9][0-9]{2}\) ?[0-9]{3} [0-9]{4}(?![\w-]|\.[0-9])"),
+        form(  # with dashes: the same in both places, because ranges of numbers have one
+            rf"(?<![\w.+/$€£{DASHES}-])(?:1[-. {DASHES}])?"
+            rf"(?:\([2-9][0-9]{{2}}\) ?[2-9][0-9]{{2}}[{DASHES}]|[2-9][0-9]{{2}}([{DASHES}])[2-9][0-9]{{2}}\1)"
+            rf"[0-9]{{4}}(?![\w{DASHES}-]|\.[0-9])"
+        ),
     ),
 )
 NAMED_PHONE = PersonalDataKind(
@@ -57,6 +69,7 @@ NAMED_PHONE = PersonalDataKind(
         form(
             rf"(?:(?<!\w)(?:{PHONE_WORDS})\.?|{_PHONE_WORDS_WITHOUT_SPACES}){_NUMBER_WORDS}"
             rf"(?P<value>\(?[0-9](?:{_SEPARATORS}{{0,3}}[0-9]){{6,14}})(?![0-9])",
+            _is_not_range_of_years,
             flags=re.IGNORECASE,
         ),
         form(
