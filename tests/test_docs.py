@@ -47,6 +47,7 @@ def python_programs() -> dict[Path, list[Block]]:
 PROGRAMS = python_programs()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_code_of_a_page_runs(page, tmp_path):
     if "my-model" in page.read_text(encoding="utf-8"):

@@ -183,6 +183,7 @@ def test_the_command_line_imports_no_slow_library():
     assert not SLOW_TO_IMPORT & set(json.loads(run.stdout))
 
 
+@pytest.mark.slow
 def test_importing_a_module_prints_nothing_and_writes_nothing(tmp_path):
     program = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
     process = subprocess.run([sys.executable, "-c", program, *modules()], cwd=tmp_path, capture_output=True, check=True)

@@ -33,6 +33,7 @@ def test_the_accuracy_of_a_sentence_is_the_mean_over_the_divisions_that_test_it(
     assert change["value"] == 10.0 and change["low"] == 0.0 < change["high"]
 
 
+@pytest.mark.slow
 def test_divisions_are_stratified_and_words_are_learned() -> None:
     pytest.importorskip("sklearn")
     targets = np.array([0, 1] * 20)

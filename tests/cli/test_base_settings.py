@@ -108,6 +108,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_tuning_keeps_the_settings_of_the_base_folder(
     folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
@@ -168,6 +169,7 @@ def test_a_batch_of_padded_prompts_gives_the_answers_of_each_prompt_alone(
     ]
 
 
+@pytest.mark.slow
 def test_a_release_of_a_model_tuned_twice_keeps_the_settings_of_the_base(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

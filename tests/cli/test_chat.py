@@ -35,6 +35,7 @@ def _type_lines(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_full_context_drops_the_oldest_turns_with_a_notice(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> None:
     _type_lines(monkeypatch, *[f"What is a cat number {number}?" for number in range(8)])
     code, out, err = vita("chat", "model", "--max-tokens", "20", "--system", "Be kind.")

@@ -78,6 +78,7 @@ def test_secrets_in_texts_maps_and_numbers_of_parquet_are_masked(vita: Vita, tmp
     assert metadata["masked"] == {"key": 3, "card": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_an_exported_folder_is_a_corpus_if_its_shards_are_json_lines(vita: Vita, tmp_path: Path, form: str) -> None:
     write(tmp_path / "a.jsonl", *ROWS)

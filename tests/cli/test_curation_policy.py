@@ -46,6 +46,7 @@ def change(path: Path, **settings: Any) -> None:
     path.write_text(yaml.safe_dump(content))
 
 
+@pytest.mark.slow
 def test_an_approved_policy_is_applied_and_named_in_the_report(vita: Vita, life: Path) -> None:
     measured = propose(vita, "--config", "rules.yaml")
     assert measured["documents"]["read"] == 10 and measured["dropped"]["length.short"]["documents"] == 2
@@ -82,6 +83,7 @@ def test_an_approved_policy_is_applied_and_named_in_the_report(vita: Vita, life:
     assert code == 0, errors
 
 
+@pytest.mark.slow
 def test_another_corpus_and_changed_rules_need_another_approval(vita: Vita, life: Path) -> None:
     propose(vita, "--config", "rules.yaml")
     vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
@@ -106,6 +108,7 @@ def test_another_corpus_and_changed_rules_need_another_approval(vita: Vita, life
     assert (report["approval"], report["corpus"]) == ("not required", "another")
 
 
+@pytest.mark.slow
 def test_a_changed_setting_of_a_source_is_named(vita: Vita, life: Path) -> None:
     propose(vita, "--config", "rules.yaml")
     vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
@@ -130,6 +133,7 @@ def test_a_changed_setting_of_a_source_is_named(vita: Vita, life: Path) -> None:
     assert code == 9 and "was measured on another corpus: docs changed" in errors
 
 
+@pytest.mark.slow
 def test_an_approval_with_a_revoked_key_does_not_count(vita: Vita, life: Path) -> None:
     propose(vita, "--config", "rules.yaml")
     vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
@@ -138,6 +142,7 @@ def test_an_approval_with_a_revoked_key_does_not_count(vita: Vita, life: Path) -
     assert code == 9 and "the curation approval of Ada does not count: its key was revoked" in errors
 
 
+@pytest.mark.slow
 def test_an_existing_corpus_is_used_again_only_while_its_approval_is_valid(
     vita: Vita, life: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +231,7 @@ def test_stages_that_read_a_corpus_by_name_require_its_approval(vita: Vita, life
     assert vita("tokenize", "model", *corpus)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_folder_of_documents_is_read_as_data_only_while_its_approval_is_valid(vita: Vita, life: Path) -> None:
     propose(vita, "--config", "rules.yaml")
     vita("curate-policy", "approve", "policy.yaml", "--by", "Ada")
@@ -242,6 +248,7 @@ def test_a_folder_of_documents_is_read_as_data_only_while_its_approval_is_valid(
     assert vita("curate", "docs.jsonl", *options)[0] == 0
 
 
+@pytest.mark.slow
 def test_thresholds_are_relaxed_for_reference_text(vita: Vita, life: Path) -> None:
     # The references have 7 words, and the filter requires 8: all are dropped before, none after.
     texts = [{"text": f"This reference {number} has seven words indeed."} for number in range(20)]
@@ -258,6 +265,7 @@ def test_thresholds_are_relaxed_for_reference_text(vita: Vita, life: Path) -> No
     assert code == 3 and "expected at least 20 documents, got 9" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -277,6 +285,7 @@ def test_settings_that_contradict_the_policy_are_refused(
     assert code == 2 and message in errors
 
 
+@pytest.mark.slow
 def test_a_policy_file_is_not_overwritten_and_a_data_set_without_known_bytes_is_refused(vita: Vita, life: Path) -> None:
     propose(vita, "--config", "rules.yaml")
     code, _, errors = vita("curate-policy", "propose", "docs.jsonl", "--output", "policy.yaml")
@@ -286,6 +295,7 @@ def test_a_policy_file_is_not_overwritten_and_a_data_set_without_known_bytes_is_
     assert code == 2 and "the bytes of the data set `owner/name` are not known before it is read" in errors
 
 
+@pytest.mark.slow
 def test_settings_of_sources_and_of_the_stage_are_set_on_the_command_line(vita: Vita, life: Path) -> None:
     (life.parent / "bad.jsonl").write_text('{"text": "Some text of six words here."}\nno json\n', encoding="utf-8")
     code, _, errors = vita("curate-policy", "propose", "bad.jsonl", "--output", "policy.yaml")
@@ -310,6 +320,7 @@ def test_settings_of_sources_and_of_the_stage_are_set_on_the_command_line(vita: 
     assert code == 2 and "`on_bad_rows` is not known here" in errors
 
 
+@pytest.mark.slow
 def test_drops_are_measured_by_source_and_without_erased_documents(vita: Vita, life: Path) -> None:
     references = [{"id": f"r{n}", "source": "books" if n % 4 else "notes", "text": f"Text {n}" + " words" * (n % 4) * 2}
                   for n in range(80)]  # fmt: skip

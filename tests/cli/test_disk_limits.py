@@ -72,6 +72,7 @@ def locked(folder: Path) -> Iterator[Path]:
         path.chmod(modes[path])
 
 
+@pytest.mark.slow
 def test_a_read_only_store_can_be_read_and_a_write_error_names_the_permissions(locked: Path) -> None:
     code, output = vita(locked, "ls")
     assert code == 0 and "cat/sft" in output, output

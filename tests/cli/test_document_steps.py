@@ -115,6 +115,7 @@ def _markers(row: Tensor) -> set[str]:
     return set(re.findall(r"d\d", text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [
@@ -154,6 +155,7 @@ def test_the_listed_documents_are_those_of_the_batches(
     assert (weights["use"], weights["explanation"]) == ("trained on", f"trained on it in {read} of {STEPS} steps")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["dpo", "sft"])
 def test_a_document_that_no_step_read_is_not_trained_on(vita: Vita, tmp_path: Path, stage: str) -> None:
     save_chat_model(tmp_path / "base")
@@ -182,6 +184,7 @@ def test_a_document_that_no_step_read_is_not_trained_on(vita: Vita, tmp_path: Pa
     assert weights["use"] == "trained on" and "the steps that read it are not known" in weights["explanation"]
 
 
+@pytest.mark.slow
 def test_models_without_recorded_rows_are_refused(vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_chat_model(tmp_path / "base")
     case = next(case for case in CASES if case.stage == "classify")

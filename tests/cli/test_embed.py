@@ -23,6 +23,7 @@ def vita(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     return command_runner(capsys)
 
 
+@pytest.mark.slow
 def test_embeddings_of_texts_and_files_are_written_in_three_formats(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS[1:]) + "\n")
     expected = TextModel.open(tmp_path / "model").embed(TEXTS).numpy()
@@ -39,6 +40,7 @@ def test_embeddings_of_texts_and_files_are_written_in_three_formats(vita: Vita, 
     assert code == 0 and document["pooling"] == "last" and np.array(document["embeddings"]).shape == (3, 4)
 
 
+@pytest.mark.slow
 def test_a_word_is_compared_between_sentences_and_with_other_tokens(vita: Vita) -> None:
     code, out, _ = vita("embed", "model", *TEXTS[:2], "--word", "bank", "--json")
     cosines = json.loads(out)["cosines"]
@@ -52,6 +54,7 @@ def test_a_word_is_compared_between_sentences_and_with_other_tokens(vita: Vita) 
     assert code == 0 and "model: token" in out and "before: token" in out
 
 
+@pytest.mark.slow
 def test_mistakes_are_refused_with_the_reason(vita: Vita) -> None:
     for words, message in {
         (): "expected texts, `--file` or `--neighbors`",

@@ -48,6 +48,7 @@ def test_an_objective_that_is_not_that_of_the_model_is_refused_at_plan_time(vita
     assert code == 2 and "it is a decoder, whose objective is next_token, not masked" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "rlhf", "redteam"])
 @pytest.mark.parametrize("name", ["modernbert", "bert"])
 def test_stages_that_generate_text_refuse_the_folder_of_an_encoder_at_plan_time(

@@ -54,6 +54,7 @@ def _facts(vita: Vita, name: str) -> dict[str, Any]:
     return json.loads(vita("show", name, "--json")[1])["facts"]
 
 
+@pytest.mark.slow
 def test_a_source_and_a_licence_are_excluded_from_later_corpora(vita: Vita, sources: Path) -> None:
     assert _curate(vita) == ["m0", "m1", "m2", "m3", "m4", "m5", "n10", "n11", "n12", "n13", "n14"]
     licences = {name: counts["documents"] for name, counts in _facts(vita, "x/curate")["licences"].items()}
@@ -83,6 +84,7 @@ def test_a_source_and_a_licence_are_excluded_from_later_corpora(vita: Vita, sour
     assert "withdrawn by Bo" in vita("erasures")[1]
 
 
+@pytest.mark.slow
 def test_the_near_copies_of_a_document_are_traced_and_excluded(vita: Vita, sources: Path) -> None:
     _curate(vita)
     holders = json.loads(vita("trace-document", "m1", "--json")[1])["holders"]

@@ -24,6 +24,7 @@ def test_every_present_name_is_a_stage_and_no_former_name_is_one() -> None:
     assert not set(RENAMED_STAGES) & set(own_stages())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("former", "present"),
     [

@@ -208,6 +208,7 @@ def test_two_approvals_need_two_registered_keys(two_approval_gate: Life, vita: V
     assert vita("gate", "cat/release")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", ["inserted", "edited", "copied", "revoked"])
 def test_an_approval_that_is_not_signed_does_not_count_and_is_reported(
     two_approval_gate: Life, vita: Vita, edit: str

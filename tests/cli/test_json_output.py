@@ -89,6 +89,7 @@ class Checker:
         return document
 
 
+@pytest.mark.slow
 def test_commands_about_artifacts_and_models_print_documented_documents(
     vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_file_is_read_up_to_the_damage_and_the_run_continues(vita: Vita, tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
@@ -147,6 +148,7 @@ def test_a_zstd_file_with_a_long_window_is_read(vita: Vita, tmp_path: Path) -> N
     assert len(rows(vita, "x/curate")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_text_in_wide_encodings_is_read(vita: Vita, tmp_path: Path, codec: str) -> None:
     (tmp_path / "a.txt").write_bytes("a text with äöü\n".encode(codec))
@@ -175,6 +177,7 @@ def test_ids_are_unique_also_when_a_numbered_id_exists_already(vita: Vita, tmp_p
     assert documents[drop["repeats"]["id"]] == "Text number 3.", "the drop names the retained copy by its new id"
 
 
+@pytest.mark.slow
 def test_a_single_text_file_is_a_corpus_without_held_out_documents(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "input.txt").write_text("All of the text.\n")
     code, out, err = vita("curate", "input.txt", "--set", "filters=[]", "--name", "x")

@@ -21,6 +21,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 def test_the_plan_advises_an_open_weight_model_for_a_small_budget(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_text(LIFE)
     rows = json.loads(vita("plan", "life.yaml", "--json")[1])
@@ -44,6 +45,7 @@ def test_the_plan_advises_an_open_weight_model_for_a_small_budget(vita: Vita, tm
     assert next(row["quality"] for row in rows if row["step"] == "pretrain") == quality["pretrain"]
 
 
+@pytest.mark.slow
 def test_a_large_design_and_the_built_in_world_have_other_expectations(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_text(LIFE)
     large = "design={parameters: 7B, timed_steps: 0}"
@@ -53,6 +55,7 @@ def test_a_large_design_and_the_built_in_world_have_other_expectations(vita: Vit
     assert "answers questions about its objects" in vita("plan", "life.yaml", "--set", "design.text=world")[1]
 
 
+@pytest.mark.slow
 def test_the_plan_estimates_the_time_on_one_gpu(vita: Vita) -> None:
     rows = json.loads(vita("plan", "speedrun", "--gpu", "H100", "--json")[1])
     [estimate] = [row["gpu_time"] for row in rows if row["gpu_time"]]

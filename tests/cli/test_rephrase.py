@@ -61,6 +61,7 @@ def drop_reasons(vita: Vita) -> dict[str, str]:
     return {row["id"]: row["reason"] for row in rows(vita, "x/rephrase", "drops")}
 
 
+@pytest.mark.slow
 def test_rewrites_of_an_endpoint_are_linked_to_their_documents_and_stay_below_the_share(
     vita: Vita, corpus: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_rewrites_of_an_endpoint_are_linked_to_their_documents_and_stay_below_th
     assert f"faq of {added[0]['metadata']['rewrite_of']['id']}" in report or "summary of" in report
 
 
+@pytest.mark.slow
 def test_the_choice_of_documents_does_not_depend_on_the_concurrency(vita: Vita, corpus: Path) -> None:
     results = []
     for concurrency in (1, 7):
@@ -154,6 +156,7 @@ def test_lone_surrogates_of_an_answer_are_replaced_and_errors_with_status_200_ar
     assert code == 6 and "no answer after 2 attempts: status 200: model overloaded" in err
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_early_does_not_request_its_answers_again(
     vita: Vita, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +186,7 @@ def test_a_run_that_ended_early_does_not_request_its_answers_again(
     assert not any(b"sk-secret" in path.read_bytes() for path in (tmp_path / "vita-store").rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_run_with_another_share_and_changed_documents_requests_only_new_rewrites(
     vita: Vita, corpus: Path, tmp_path: Path
 ) -> None:
@@ -199,6 +203,7 @@ def test_a_run_with_another_share_and_changed_documents_requests_only_new_rewrit
     assert len(server.bodies) <= 20 + 2 + 8, "the changed document, and at most those ahead of the last one"
 
 
+@pytest.mark.slow
 def test_a_model_of_the_store_rewrites_and_its_corpus_is_tokenized(vita: Vita, corpus: Path, tmp_path: Path) -> None:
     save_chat_model(tmp_path / "model", context=1024)
     stops = hf.GenerationTokens(start=256, padding=256, stop=(256, 258, *range(224, 256)))  # answers of some 8 bytes
@@ -216,6 +221,7 @@ def test_a_model_of_the_store_rewrites_and_its_corpus_is_tokenized(vita: Vita, c
     assert facts["documents"] == len(rows(vita, "x/curate")) + len(added)
 
 
+@pytest.mark.slow
 def test_rewrites_with_a_passage_of_the_benchmarks_of_the_corpus_are_dropped(
     vita: Vita, corpus: Path, tmp_path: Path
 ) -> None:
@@ -239,6 +245,7 @@ def test_rewrites_with_a_passage_of_the_benchmarks_of_the_corpus_are_dropped(
         assert code == 3 and "bench.jsonl has changed since" in err
 
 
+@pytest.mark.slow
 def test_inputs_that_do_not_suit_are_refused_with_the_reason(vita: Vita, corpus: Path, tmp_path: Path) -> None:
     code, _, err = vita("rephrase", "--life", "x")
     assert code == 2 and "no model rewrites the documents: set the input `model`, or `endpoint" in err

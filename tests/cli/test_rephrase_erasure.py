@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli.corpora import rows
 from tests.cli.test_cli import Vita, vita
 from tests.cli.test_rephrase import corpus, rephrase, rewrite, rewrites
@@ -27,6 +29,7 @@ def erase(vita: Vita, id: str) -> None:
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_the_rewrites_of_an_erased_document_are_excluded_from_later_corpora(
     vita: Vita, corpus: Path, tmp_path: Path
 ) -> None:
@@ -59,6 +62,7 @@ def test_the_rewrites_of_an_erased_document_are_excluded_from_later_corpora(
         assert code == 3 and "no document is left" in err and "erased" in err
 
 
+@pytest.mark.slow
 def test_an_erased_rewrite_is_not_added_again(vita: Vita, corpus: Path) -> None:
     with openai_server(lambda prompt: Reply(rewrite(prompt))) as server:
         assert rephrase(vita, server, *STYLE)[0] == 0

@@ -160,6 +160,7 @@ def test_a_limit_lowered_after_the_measurement_does_not_pass_the_gate(live, vita
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_a_gate_with_an_unknown_report_or_name_is_refused(live, vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_text(GATED.replace("LIMIT", "1").replace("report: check", "report: chekc"))
     code, _, err = vita("plan", "life.yaml")

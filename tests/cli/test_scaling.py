@@ -24,6 +24,7 @@ def test_a_dry_run_lists_the_runs_of_the_default_ladder(vita: Vita, tmp_path: Pa
     assert not (tmp_path / "vita-store" / "ledger.db").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -39,6 +40,7 @@ def test_a_wrong_budget_is_refused(vita: Vita, options: tuple[str, ...], message
     assert code == 2 and message in err and len(err.splitlines()) == 1 and not out
 
 
+@pytest.mark.slow
 def test_missing_data_ends_with_the_error_of_the_stage(vita: Vita) -> None:
     code, out, err = vita("scaling", "missing.jsonl", "--budget", "2e13", *SMALL)
     assert code in (2, 3) and "missing.jsonl" in err and not out

@@ -28,6 +28,7 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     return command_runner(capsys)
 
 
+@pytest.mark.slow
 def test_generate_shows_prompts_and_answers_literally(vita: Vita) -> None:
     code, out, err = vita("generate", "model", HOSTILE, "b", "--max-tokens", "2")
     assert code == 0, err

@@ -10,6 +10,7 @@ import pytest
 from tests.cli.test_cli import Vita, vita  # noqa: F401
 
 
+@pytest.mark.slow
 def test_a_filter_is_trained_from_labels_and_used_by_curate(vita: Vita, tmp_path: Path) -> None:  # noqa: F811
     good = [f"The theorem number {number} is proved with care." for number in range(20)]
     bad = [f"Buy cheap pills number {number} now!" for number in range(20)]
@@ -31,6 +32,7 @@ def test_a_filter_is_trained_from_labels_and_used_by_curate(vita: Vita, tmp_path
     assert result["documents"] == {"good": 19, "other": 20} and result["excluded"] == {"erased": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -94,6 +94,7 @@ def test_a_message_of_weight_0_is_read_and_not_learned(vita: Vita) -> None:
         assert code == 0 and "GOOD" in trained_text(output) and "BAD" not in trained_text(output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "name"),
     [
@@ -156,6 +157,7 @@ def test_the_error_for_a_row_with_two_dialogues_names_its_columns(vita: Vita) ->
         assert code == 0 and "GOOD" in trained_text(output)
 
 
+@pytest.mark.slow
 def test_a_refused_connection_is_not_a_missing_file(vita: Vita) -> None:
     for name in ("rows.jsonl", "*.jsonl"):
         code, output = vita("curate", f"http://127.0.0.1:9/{name}", "--name", "c")
@@ -217,6 +219,7 @@ def test_empty_fields_and_metadata_fields_are_accepted(vita: Vita) -> None:
     assert code == 0 and "rows also have `topic`: kept as metadata, not learned" in output
 
 
+@pytest.mark.slow
 def test_every_dialogue_is_trained_on_held_out_or_dropped_for_one_reason(vita: Vita) -> None:
     good_rows = [{"prompt": f"{number}?", "completion": "Yes."} for number in range(40)]
     long_prompts = [{"prompt": "word " * 40 + str(number), "completion": "Yes."} for number in range(3)]
@@ -249,6 +252,7 @@ def test_the_error_names_the_cause_when_all_dialogues_are_cut_before_the_answer(
     assert code == 3 and "4 longer than 128 tokens" in output
 
 
+@pytest.mark.slow
 def test_dropping_most_pairs_is_a_warning_and_the_report_counts_them(vita: Vita) -> None:
     pairs = [{"prompt": f"{n}?", "chosen": "Yes.", "rejected": "No."} for n in range(20)]
     pairs += [{"prompt": "word " * 60 + str(n), "chosen": "Yes.", "rejected": "No."} for n in range(80)]
@@ -294,6 +298,7 @@ def test_rows_of_a_step_are_shown_with_the_settings_of_the_step(vita: Vita) -> N
     assert code == 2 and "did you mean `tune`" in output
 
 
+@pytest.mark.slow
 def test_data_show_reports_the_mistake_in_a_row(vita: Vita) -> None:
     rows = write_rows("rows.jsonl", [{"messages": [USER, {**ANSWER, "role": "wizard"}]}])
     code, output = vita("data", "show", rows, "--model", chat_model(Path("m")))
@@ -345,6 +350,7 @@ IGNORES_SYSTEM = """\
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
+@pytest.mark.slow
 def test_messages_that_the_template_omits_or_changes_are_counted_and_shown(vita: Vita) -> None:
     reasoning_answer = {"role": "assistant", "content": "<think>Hm.</think>GOOD"}
     rows = [{"messages": [SYSTEM, USER, ANSWER]}] * 2 + [
@@ -410,6 +416,7 @@ def test_the_report_of_rlhf_counts_all_prompts(vita: Vita) -> None:
     assert counts["dropped_repeated"] == counts["dropped_no_prompt"] == counts["dropped_not_json"] == 1
 
 
+@pytest.mark.slow
 def test_the_date_that_a_template_writes_in_training_is_fixed_and_recorded(vita: Vita) -> None:
     dated_template = (
         "{{ strftime_now('%d %B %Y') }} {% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"

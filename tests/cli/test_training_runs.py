@@ -118,6 +118,7 @@ def test_a_run_is_paused_forked_resumed_and_stopped(folder: Path, training: subp
     assert other.returncode == 2 and "the checkpoint does not fit the model or the optimizer" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_rule_stops_a_run_whose_samples_and_statistics_are_shown(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_text(LIFE.replace("20000", "40"))
     rules = "pretrain.stop_when=[{metric: loss, below: 100, from_step: 12}]"

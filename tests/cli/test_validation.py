@@ -76,6 +76,7 @@ def listing(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return {name: row for row in json.loads(capsys.readouterr().out) for name in row["names"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", COMMANDS)
 def test_a_tokenizer_larger_than_the_embedding_is_refused_by_every_stage(
     folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
@@ -89,6 +90,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused_by_every_stage(
     assert f"my/{stage}" not in listing(capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", COMMANDS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused_before_training(
@@ -117,6 +119,7 @@ def test_a_diverged_run_is_refused_and_its_reasons_are_recorded(
     assert f"my/{stage}" not in listing(capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", COMMANDS)
 def test_a_run_of_one_step_is_not_refused_for_being_short(
     folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
@@ -125,6 +128,7 @@ def test_a_run_of_one_step_is_not_refused_for_being_short(
     assert listing(capsys)[f"my/{stage}"]["facts"]["improvement"].startswith("not judged")
 
 
+@pytest.mark.slow
 def test_a_learning_rate_too_small_to_change_any_weight_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +161,7 @@ def test_a_reward_model_at_chance_is_refused_and_stops_the_life(
     assert facts["improvement"].startswith("not improved (allowed by `allow_no_improvement`): held-out accuracy")
 
 
+@pytest.mark.slow
 def test_a_reward_model_at_chance_on_transcripts_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Transcripts in the format of public preference data, with random labels."""
     rows = [

@@ -34,6 +34,7 @@ def test_a_known_law_predicts_a_larger_budget_within_a_thousandth() -> None:
     assert law.bits_per_byte(1.2e6, 80e6) == pytest.approx(TRUE.bits_per_byte(1.2e6, 80e6), rel=5e-3)
 
 
+@pytest.mark.slow
 def test_the_prediction_interval_covers_the_truth_and_grows_with_the_distance() -> None:
     covered = 0
     for seed in range(10):

@@ -102,6 +102,7 @@ def test_the_winner_is_written_into_the_life_with_its_interval(vita: Vita, folde
     assert code == 3 and "the candidates differ in their training tokens (first, seed 0: 1,536" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
@@ -122,6 +123,7 @@ def test_a_race_that_cannot_run_is_refused_before_any_run(
     assert code == 2 and message in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.test_cli import Vita, vita  # noqa: F401
 
 QUESTION = (
@@ -37,6 +39,7 @@ def report_rows(vita: Vita, folder: Path, decontaminate: str) -> list[dict[str, 
     return report["details"]["contamination"]
 
 
+@pytest.mark.slow
 def test_items_are_counted_by_the_curation_that_searched_the_same_file(vita: Vita, tmp_path: Path) -> None:  # noqa: F811
     items = [{"query": text, "choices": ["The first one.", "Not one."], "gold": 0} for text in (QUESTION, OTHER)]
     (tmp_path / "quiz.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))

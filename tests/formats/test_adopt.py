@@ -47,6 +47,7 @@ def test_an_adopted_model_is_used_without_a_network_afterwards(vita: Vita, hub: 
     assert len(hub.requests) == requests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "variables", "message"),
     [

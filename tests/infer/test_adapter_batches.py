@@ -103,6 +103,7 @@ MODELS: dict[str, tuple[Any, tuple[dict[str, Any], ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["dense", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "dense")]
 )
@@ -134,6 +135,7 @@ def test_an_answer_has_the_bits_of_a_replica_with_its_adapter_alone(name: str) -
     assert len({str(answer_pieces(results[index][0])) for index in results}) == len(queues)
 
 
+@pytest.mark.slow
 def test_answers_of_adapters_with_grammars_have_the_same_bits_alone_and_in_one_batch() -> None:
     properties = {"number": {"type": "integer"}, "tame": {"type": "boolean"}}
     schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
@@ -205,6 +207,7 @@ def test_short_prompts_of_different_adapters_are_read_in_one_pass() -> None:
     replica.close()
 
 
+@pytest.mark.slow
 def test_adapters_share_no_blocks_of_the_prefix_cache() -> None:
     prompt = torch.randint(0, 250, (400,), generator=torch.Generator().manual_seed(1)).tolist()
     request = GenerationRequest(prompt, Sampling(temperature=0, max_tokens=4))
@@ -221,6 +224,7 @@ def test_adapters_share_no_blocks_of_the_prefix_cache() -> None:
     replica.close()
 
 
+@pytest.mark.slow
 def test_rows_of_all_adapters_advance_in_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     replica = Replica(dense(), *KINDS)
     taken: list[int] = []
@@ -326,6 +330,7 @@ def test_an_adapter_has_its_own_limit_within_that_of_the_replica() -> None:
     replica.close()
 
 
+@pytest.mark.slow
 def test_closing_an_adapter_fails_its_requests_and_no_others() -> None:
     replica = Replica(dense(), *KINDS, rows=2)
     request = GenerationRequest([256, 1], Sampling(max_tokens=60), biases=UNENDING)

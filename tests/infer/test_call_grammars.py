@@ -132,6 +132,7 @@ REFERENCES: dict[str, dict[str, Any]] = {
 """Schemas with references: by pointers of equal names and different contents, to the root, by an anchor and an id."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5", "llama3_1", "deepseekv3", "mistral", "phi", "cohere", *NEW_FORMATS])
 def test_references_are_relative_to_the_schema_of_their_function(name: str) -> None:
     tools = [tool(function, schema) for function, schema in REFERENCES.items()]

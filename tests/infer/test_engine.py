@@ -40,6 +40,7 @@ def generate_without_cache(model: Transformer, prompt: list[int], count: int, st
     return ids[len(prompt) :]
 
 
+@pytest.mark.slow
 def test_greedy_answers_equal_those_without_a_kv_cache(engine: Engine) -> None:
     prompts = [engine.text_ids(text) for text in PROMPTS]
     for prompt, completion in zip(prompts, engine.generate(prompts, GREEDY), strict=True):
@@ -98,6 +99,7 @@ def test_logprobs_equal_those_of_the_plain_model(engine: Engine) -> None:
     assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_streamed_pieces_form_the_answer(engine: Engine) -> None:
     for seed in range(5):
         sampling = Sampling(seed=seed, max_tokens=40)
@@ -246,6 +248,7 @@ def test_a_folder_is_opened_with_its_template_and_stop_tokens(tmp_path: Path) ->
     assert template.source == ChatTemplate.default().source
 
 
+@pytest.mark.slow
 def test_a_bfloat16_model_generates(engine: Engine) -> None:
     rounded = Engine(tiny_model(std=0.3).bfloat16(), byte_tokenizer())
     (completion,) = rounded.generate([engine.text_ids("hello")], GREEDY)
@@ -292,6 +295,7 @@ def test_scoring_is_limited_to_the_context(engine: Engine) -> None:
         engine.score([([1], [2]), ([1], [])])
 
 
+@pytest.mark.slow
 def test_a_repeated_prompt_is_prefilled_once_and_answered_as_alone(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +315,7 @@ def test_a_repeated_prompt_is_prefilled_once_and_answered_as_alone(
     assert [ids for ids in passes if len(ids) > 1] == [[*first, *second, 0, 0, 0]], "both in one pass, padded"
 
 
+@pytest.mark.slow
 def test_the_batch_width_shrinks_as_answers_end(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [engine.text_ids(f"question {index}") for index in range(20)]
     samplings = [Sampling(seed=index, max_tokens=30 if index in (3, 18) else 2 + index % 3) for index in range(20)]

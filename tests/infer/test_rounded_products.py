@@ -29,6 +29,7 @@ def reverse_order(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Linear, "forward", forward)
 
 
+@pytest.mark.slow
 def test_a_width_that_adds_in_another_order_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(std=0.3, **NARROW).to(torch.bfloat16)
     with torch.inference_mode():
@@ -42,6 +43,7 @@ def test_a_width_that_adds_in_another_order_is_not_used(monkeypatch: pytest.Monk
         assert decoding_widths(model, 16).smallest(7) == 16, "16 is the width that others are compared with"
 
 
+@pytest.mark.slow
 def test_products_are_those_of_each_row_alone_up_to_rounding() -> None:
     model = tiny_model(std=0.3, layers=1, **NARROW).to(torch.bfloat16)
     with torch.inference_mode():
@@ -50,6 +52,7 @@ def test_products_are_those_of_each_row_alone_up_to_rounding() -> None:
     assert torch.allclose(narrow.float(), wide.float(), rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.slow
 def test_an_answer_in_bfloat16_has_the_same_bits_alone_and_in_a_batch() -> None:
     engine = Engine(tiny_model(std=0.3, **NARROW).to(torch.bfloat16), byte_tokenizer(), rows=4)
     prompts = [engine.text_ids(text) for text in ("hello", "What is a cat?", "one two three four", "a")]

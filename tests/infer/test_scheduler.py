@@ -374,6 +374,7 @@ def test_closing_ends_all_running_requests() -> None:
 # -- batch widths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 5, 16, 64, 700])
 def test_the_batch_width_is_close_to_the_row_count(count: int) -> None:
     widths = decoding_widths(tiny_model(width=64, feedforward=200), count)

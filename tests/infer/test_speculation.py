@@ -83,6 +83,7 @@ def packed() -> Engine:
     return Engine(model, byte_tokenizer())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("create", "wrong"),
     [
@@ -117,6 +118,7 @@ def with_int8_weights() -> Engine:
     return Engine(model.eval(), byte_tokenizer())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("create", "create_draft"),
     [

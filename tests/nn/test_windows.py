@@ -18,6 +18,7 @@ def inputs(length: int) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("backend", [sdpa, blocked])
 def test_blocks_give_the_output_and_the_gradients_of_the_formula(causal: bool, backend: object) -> None:

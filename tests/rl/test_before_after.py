@@ -82,6 +82,7 @@ def test_a_model_does_not_differ_from_itself(sampling: Sampling, samples: int) -
     assert len(comparison.items) == len(PROMPTS) * (1 if sampling is GREEDY else samples)
 
 
+@pytest.mark.slow
 def test_another_model_differs_and_equal_seeds_give_equal_results() -> None:
     first, second = (
         compare_models(engine(), engine(1), PROMPTS, score=length, sampling=PURE, seed=3, samples=2) for _ in "ab"
@@ -256,6 +257,7 @@ def test_invalid_comparisons_are_refused() -> None:
         compare_models(engine(), other_engine, PROMPTS, score=length, sampling=GREEDY, seed=0)
 
 
+@pytest.mark.slow
 def test_kl_equals_the_divergence_over_all_answers() -> None:
     """For one token over a small vocabulary, the estimate is close to the sum over all tokens."""
     parent, tuned = engine(), engine(5)

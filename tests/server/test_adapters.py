@@ -49,6 +49,7 @@ def answer_of(folder: Path) -> str:
     return Engine.open(folder).chat([Message("user", QUESTION)], GREEDY).text
 
 
+@pytest.mark.slow
 def test_an_adapter_on_a_shared_base_answers_as_a_model_of_its_own(tmp_path: Path) -> None:
     base = save_chat_model(tmp_path / "base")
     create_release(base, tmp_path / "release", name="base")

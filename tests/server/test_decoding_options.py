@@ -31,6 +31,7 @@ def answer_and_card(release: Path) -> tuple[str, list[float], dict[str, object]]
         return choice["text"], choice["logprobs"]["token_logprobs"], client.get("/v1/models").json()["data"][0]
 
 
+@pytest.mark.slow
 def test_a_release_without_batch_invariance_says_so(model: Path, tmp_path: Path) -> None:
     plain = create_release(model, tmp_path / "plain", name="m", version="1")
     text, logprobs, card = answer_and_card(plain)

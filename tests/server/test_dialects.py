@@ -227,6 +227,7 @@ def test_a_required_tool_is_used(claude: anthropic.Anthropic) -> None:
         assert answer.stop_reason == "tool_use" and {block.type for block in answer.content} == {"tool_use"}
 
 
+@pytest.mark.slow
 def test_a_named_function_is_called_exactly_once(client: openai.OpenAI, claude: anthropic.Anthropic) -> None:
     question: Any = {"role": "user", "content": "Köln and Bern?"}
     sampling: Any = {"temperature": 1.5, "n": 8, "seed": 0, "max_tokens": 100, "tools": [WEATHER]}
@@ -292,6 +293,7 @@ def test_the_usage_of_a_message_separates_cached_tokens(tmp_path: Path) -> None:
     assert numbers == [(second.input_tokens, second.cache_read_input_tokens)] * 2
 
 
+@pytest.mark.slow
 def test_a_result_of_no_earlier_call_is_refused_by_name(claude: anthropic.Anthropic) -> None:
     result: Any = {"type": "tool_result", "tool_use_id": "other", "content": "10"}
     with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\]\.content\[0\]\.tool_use_id"):
@@ -412,6 +414,7 @@ def test_a_call_that_is_cut_off_is_incomplete(client: openai.OpenAI, claude: ant
         assert stream.get_final_message().content[0].input == answer.content[0].input  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_an_agent_returns_a_call_that_was_cut_off_and_goes_on(
     client: openai.OpenAI, claude: anthropic.Anthropic
 ) -> None:

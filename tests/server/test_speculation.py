@@ -36,6 +36,7 @@ def answers(release: Path) -> tuple[list[object], str, dict[str, object]]:
         return choices, client.get("/metrics").text, client.get("/v1/models").json()["data"][0]
 
 
+@pytest.mark.slow
 def test_a_replica_gives_the_same_answers_with_each_method(folders: Path, tmp_path: Path) -> None:
     plain = create_release(folders / "model", tmp_path / "plain", name="m", version="1")
     expected, _, card = answers(plain)

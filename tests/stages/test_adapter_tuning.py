@@ -60,6 +60,7 @@ def logits_of(folder: Path, ids: torch.Tensor) -> torch.Tensor:
     return Engine.open(folder).model(ids)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_sft_trains_only_the_adapter_and_peft_gives_equal_logits(vita: Vita) -> None:
     from transformers import AutoModelForCausalLM
@@ -143,6 +144,7 @@ def test_full_fine_tuning_is_the_default_below_a_billion_parameters(
     assert artifact(vita, "large/sft")["facts"]["adapter"] == "LoRA"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -32,6 +32,7 @@ def life(backend: str) -> str:
     return text.replace("BACKEND", backend).replace("context: 32", "context: 128")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "problem"),
     [

@@ -46,6 +46,7 @@ def vita_logits(folder: Path, *texts: tuple[str, ...]) -> torch.Tensor:
     return torch.cat(rows).detach()
 
 
+@pytest.mark.slow
 def test_a_classifier_beats_the_majority_and_the_pipeline_of_transformers_gives_its_probabilities(
     tmp_path: Path,
 ) -> None:
@@ -94,6 +95,7 @@ def test_pairs_in_a_table_with_named_columns_are_told_apart(tmp_path: Path) -> N
     assert not torch.equal(vita_logits(draft.folder, ("mu", "ba")), vita_logits(draft.folder, ("muba",)))
 
 
+@pytest.mark.slow
 def test_numbers_are_a_regression_and_lists_have_several_classes(tmp_path: Path) -> None:
     model = create_chat_model(tmp_path / "model")
     scored = [{"text": "yes " * (count % 5 + 1) + str(count), "score": count % 5 / 2} for count in range(60)]
@@ -137,6 +139,7 @@ def test_an_adapter_keeps_its_labels_and_a_classifier_continues_with_its_head(tm
     assert "the head of the initial classifier continues" in notes(events)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["decoder", "modernbert"])
 def test_a_linear_classifier_learns_on_fixed_outputs(tmp_path: Path, name: str) -> None:
     if name == "decoder":

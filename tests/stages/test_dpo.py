@@ -178,6 +178,7 @@ def test_a_pair_as_long_as_the_context_fits(tmp_path: Path) -> None:
     assert facts["pairs"] == 4
 
 
+@pytest.mark.slow
 def test_reward_functions_get_the_columns_of_the_row_and_fail_before_training(tmp_path: Path) -> None:
     (tmp_path / "rewards.py").write_text(
         "def known(completions, answer, completion_ids):\n"

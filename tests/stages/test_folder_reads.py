@@ -102,6 +102,7 @@ def _rows(folder: Path, *, prompt: bool = False) -> str:
 SLOW = [pytest.param(run, marks=pytest.mark.slow) for run in (run_sft, run_reward, run_adapt)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run_dpo, run_rlhf, *SLOW])
 def test_a_training_stage_reads_each_file_of_the_model_folder_once(
     run: Callable[[Model, Path], None], tmp_path: Path

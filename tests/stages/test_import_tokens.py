@@ -71,6 +71,7 @@ def test_the_streams_are_those_of_the_files(vita: Vita, files: Path) -> None:
     assert set(details["files"]) == {"train_1.bin", "train_2.bin", "val_0.bin"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -94,6 +95,7 @@ def test_wrong_files_and_settings_are_refused(
     assert code in (2, 3, 6) and message in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_an_imported_document_is_traced_and_left_out_after_its_erasure(vita: Vita, files: Path) -> None:
     assert vita(*words(source="web"))[0] == 0
     trace = json.loads(vita("trace-document", "train_2.bin#1", "--json")[1])

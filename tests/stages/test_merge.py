@@ -59,6 +59,7 @@ def test_other_methods_merge_several_models(vita: Vita) -> None:
     assert facts["heldout_loss"] <= min(facts[f"heldout_loss/{number}"] for number in (1, 2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -36,6 +36,7 @@ def save_with_byte_tokenizer(name: str, folder: Path) -> Any:
     return hf_model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_answers_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     """Generate in a batch of texts of different lengths, across windows and the end of the original context."""
@@ -53,6 +54,7 @@ def test_greedy_answers_equal_those_of_transformers(name: str, tmp_path: Path) -
                 ids.append(token)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_tuned_model_reopens_in_transformers_with_equal_logits(name: str, tmp_path: Path) -> None:
     save_with_byte_tokenizer(name, tmp_path / "model")

@@ -78,6 +78,7 @@ def run(pretrain_inputs: pretrain.Inputs, scratch: Path, *, events: list[Any] | 
     return draft, context.record
 
 
+@pytest.mark.slow
 def test_pretraining_lowers_the_loss_and_writes_a_complete_model_folder(tmp_path: Path) -> None:
     events: list[Any] = []
     draft, record = run(inputs(tmp_path, steps=40), tmp_path / "scratch", events=events, learning_rate=0.04)

@@ -54,6 +54,7 @@ def signing_key(tmp_path, monkeypatch):
     monkeypatch.setenv("VITA_SIGNING_KEY", str(tmp_path / "key.pem"))
 
 
+@pytest.mark.slow
 def test_a_release_pins_every_file_and_contains_golden_answers(tmp_path):
     cat_release = release(tmp_path / "scratch", model(tmp_path / "model"), name="cat", version="2", max_batch_size=3)
     manifest = json.loads((cat_release.path / "release.json").read_text())
@@ -84,6 +85,7 @@ def test_a_release_with_quantized_weights_is_compared_with_its_golden_answers(tm
     assert problem is not None and "leave out `quantization`" in problem
 
 
+@pytest.mark.slow
 def test_a_release_is_recorded_once_and_stays_approved(tmp_path):
     ledger, approved_model = Ledger(tmp_path / "ledger.db"), model(tmp_path / "model")
     ledger.move(approved_model.digest, "approved", who="Ada", why="a test")
@@ -144,6 +146,7 @@ def retire_model(folder: Path, **settings: Any) -> tuple[Any, retire.Inputs]:
     return retire.run(config, inputs, context(folder / "scratch")), inputs
 
 
+@pytest.mark.slow
 def test_an_archive_contains_model_recipe_and_pinned_packages(tmp_path):
     draft, _ = retire_model(tmp_path)
     names = {path.relative_to(draft.folder).as_posix() for path in draft.folder.rglob("*")}
@@ -178,6 +181,7 @@ def test_a_changed_archive_is_not_restored(tmp_path):
         restore(draft.folder, tmp_path / "restored")
 
 
+@pytest.mark.slow
 def test_different_golden_answers_are_refused(tmp_path):
     from vita.cards.restore import check_golden
     from vita.infer.engine import Engine
@@ -223,6 +227,7 @@ def test_a_release_of_another_model_is_not_archived(tmp_path):
         retire.run(config, retire.Inputs(retiring_model, release=other_release), context(tmp_path / "scratch"))
 
 
+@pytest.mark.slow
 def test_a_release_without_a_version_is_named_by_its_weights(tmp_path):
     cat_release = release(tmp_path / "scratch", model(tmp_path / "model"), name="cat", version=None)
     assert cat_release.facts["version"] == "2" * 8

@@ -57,6 +57,7 @@ def test_a_corpus_of_which_no_text_is_left_for_training_is_refused(tmp_path: Pat
         run(tmp_path, sources=sources, held_out_sources=["b"], **SETTINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "message"),
     [({"lines": {"min_characters": 0}}, "min_characters"), ({"substrings": {"min_words": 4}}, "min_words")],
@@ -66,6 +67,7 @@ def test_lengths_below_the_minimum_are_refused(setting: dict[str, Any], message:
         build(curate.Config, {"sources": ["a"], "deduplicate": setting}, where="curate")
 
 
+@pytest.mark.slow
 def test_settings_of_repeated_text_that_are_off_do_not_change_the_identity() -> None:
     off = build(curate.Config, {"sources": ["a"], "deduplicate": {"lines": False}}, where="curate")
     assert off.deduplicate == build(curate.Config, {"sources": ["a"]}, where="curate").deduplicate

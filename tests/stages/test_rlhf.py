@@ -88,6 +88,7 @@ FAST: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", [pytest.param(name, marks=[pytest.mark.slow] if name in ("rloo", "reinforce") else []) for name in FAST]
 )
@@ -215,6 +216,7 @@ def test_invalid_settings_are_refused(tuned: Model, tmp_path: Path, settings: An
         run(tuned, tmp_path / "run", **settings)
 
 
+@pytest.mark.slow
 def test_a_reward_without_values_stops_the_run(tuned: Model, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="20 steps in a row were skipped; reason of the last: no targets"):
         run(tuned, tmp_path / "run", rewards=["sum_correctness"], steps=40)

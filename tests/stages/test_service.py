@@ -62,6 +62,7 @@ def test_a_canary_is_promoted_without_a_failed_request(tmp_path):
     assert report["figures"]["service"]["canary"]["complaint_rate/after"]["n"] > 0
 
 
+@pytest.mark.slow
 def test_two_releases_with_equal_name_and_version_are_refused(tmp_path):
     old = release(tmp_path / "old", model(tmp_path / "model"), name="cat")
     config = build(canary.Config, {"world": WORLD}, where="canary")
@@ -69,6 +70,7 @@ def test_two_releases_with_equal_name_and_version_are_refused(tmp_path):
         canary.run(config, canary.Inputs(old, serving=old), context(tmp_path / "scratch"))
 
 
+@pytest.mark.slow
 def test_a_pilot_takes_exactly_one_source_of_feedback(tmp_path):
     inputs = pilot.Inputs(release(tmp_path / "release", model(tmp_path / "model")))
     prompts = write_rows(tmp_path, [{"prompt": "Say mu."}])

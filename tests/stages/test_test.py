@@ -72,6 +72,7 @@ def all_tests(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_the_report_contains_every_figure_with_its_interval_and_every_item(folder: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     texts = [{"id": str(n), "text": f"Some text, number {n}.", "source": f"part {n % 2}"} for n in range(12)]
@@ -100,6 +101,7 @@ def test_the_report_contains_every_figure_with_its_interval_and_every_item(folde
             assert word in text
 
 
+@pytest.mark.slow
 def test_the_report_shows_needles_and_the_loss_by_position(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     hf.save(tiny_model(context=128), folder)
@@ -116,6 +118,7 @@ def test_the_report_shows_needles_and_the_loss_by_position(tmp_path: Path) -> No
         run(folder, tmp_path / "short", {"positions": write_rows(tmp_path / "s.jsonl", [{"id": "1", "text": "s"}])})
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     settings = all_tests(tmp_path) | {"world": None}
     contents = [

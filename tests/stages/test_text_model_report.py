@@ -26,6 +26,7 @@ def run(model: Model, scratch: Path, *, initial: Model | None = None, **settings
     return test.run(build(test.Config, settings, where="test"), inputs, context(scratch))
 
 
+@pytest.mark.slow
 def test_a_classifier_is_measured_on_labelled_texts_for_a_gate(tmp_path: Path) -> None:
     source = write_rows(tmp_path, TEXTS, name="texts.jsonl")
     draft = run_classify(create_chat_model(tmp_path / "model"), tmp_path / "one", source, steps=20)
@@ -52,6 +53,7 @@ def test_embeddings_are_measured_on_pairs_with_the_tokens_before_training_beside
         run(model, tmp_path / "two", labelled={"texts": source})
 
 
+@pytest.mark.slow
 def test_steps_that_cannot_use_a_classifier_are_refused_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

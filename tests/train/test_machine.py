@@ -50,6 +50,7 @@ def test_matrix_sizes_that_take_too_long_are_skipped(monkeypatch):
     assert sizes == [512]
 
 
+@pytest.mark.slow
 def test_the_peak_memory_can_be_reset():
     """The test uses a new process, whose peak no other test has raised."""
     if not sys.platform.startswith("linux"):

@@ -261,6 +261,7 @@ def trl(shared: Path) -> Reference:
     return Reference(json.loads((folder / "parity.json").read_text()), tensors, model)
 
 
+@pytest.mark.slow
 def test_grpo_variants_have_the_losses_clip_fractions_and_gradients_of_trl(trl: Reference) -> None:
     names = ("advantages", "old_per_token_logps", "ref_per_token_logps")
     advantages, old, reference = (trl.tensors[f"grpo_inputs/{name}"] for name in names)

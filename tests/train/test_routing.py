@@ -80,6 +80,7 @@ def test_the_statistics_of_a_load_are_those_worked_out_by_hand() -> None:
     assert statistics["router_load_entropy"] == pytest.approx((math.log(2) / math.log(4) + 1) / 2, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("router", ["softmax", "sigmoid"])
 def test_statistics_and_corrections_do_not_depend_on_micro_batches_or_recomputation(router: str) -> None:
     results = []
@@ -105,6 +106,7 @@ def test_a_recomputed_step_has_the_gradients_of_a_plain_one_with_a_balance_loss(
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("router", "rate"), [("softmax", {"router_balance_loss": 1.0}), ("sigmoid", {"router_bias_rate": 0.02})]
 )

@@ -49,6 +49,7 @@ def often_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_control, "CHECK_SECONDS", 0.0)
 
 
+@pytest.mark.slow
 def test_a_paused_run_waits_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     run_training(tmp_path / "whole", EAGER, steps=STEPS, checkpoint_seconds=1000)
     folder, paused_at = tmp_path / "paused", list[int]()

@@ -28,6 +28,7 @@ def words(count: int) -> str:
     return " ".join(f"word{number}" for number in range(count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("allowed", "min_words"), [(0, 30), (1, 40), (2, 45), (3, 50)])
 def test_the_minimum_of_words_is_lowered_to_the_shortest_reference_that_must_stay(allowed: int, min_words: int) -> None:
     use = FilterUse(name="length")

@@ -50,6 +50,7 @@ def documents(texts: list[str], language: str | None = "en") -> list[tuple[Docum
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES, ids=str)
 @settings(max_examples=15, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=2, max_size=5))

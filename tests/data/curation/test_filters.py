@@ -260,6 +260,7 @@ def test_the_defaults_drop_junk_and_keep_natural_text(shared: Path) -> None:
     assert junk_dropped >= 0.97
 
 
+@pytest.mark.slow
 def test_a_list_of_urls_drops_or_keeps_domains_hosts_and_prefixes(tmp_path: Path) -> None:
     urls = tmp_path / "urls.txt"
     urls.write_text("# blocked\n\nexample.com\n*.foo.org\nhttps://bar.net/blog/\nbücher.de\n", encoding="utf-8")

@@ -64,6 +64,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         list(lines(write_file(tmp_path / "a.txt.gz", bytes(data))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", COMPRESSIONS)
 def test_compression_is_detected_by_content(tmp_path: Path, suffix: str) -> None:
     for name in ("a.txt", "a.txt.zst", "a.txt.gz", "a"):

@@ -77,6 +77,7 @@ def supported_dialogues(template_setup: TemplateSetup, *, by_peer: bool = False)
     return dialogues
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_ids_and_prompts_equal_those_of_transformers(tmp_path: Path, name: str) -> None:
     template_setup = open_template(name, tmp_path)
@@ -104,6 +105,7 @@ def test_masks_of_marked_templates_equal_those_of_transformers(tmp_path: Path, n
             assert encoded.learn == [bool(value) for value in expected["assistant_masks"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_TWIN)
 def test_spans_without_marks_equal_those_of_the_marked_twin(tmp_path: Path, name: str) -> None:
     """The twins also mark the line break after the end of a turn, and some mark the prompt."""

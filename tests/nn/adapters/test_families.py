@@ -62,6 +62,7 @@ def randomize(parameters: Any) -> None:
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_adapter_of_peft_has_equal_logits_in_every_family(
@@ -85,6 +86,7 @@ def test_an_adapter_of_peft_has_equal_logits_in_every_family(
     torch.testing.assert_close(load_hf_model(tmp_path / "merged")(IDS).logits, logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "up_proj")], ids=str)
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=str)
 @pytest.mark.parametrize("family", ["phi3", "gpt2", "gpt_neox"])

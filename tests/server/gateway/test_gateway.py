@@ -357,6 +357,7 @@ def test_without_consent_or_a_content_log_feedback_texts_are_not_recorded(ledger
     asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "param", "status"),
     [

@@ -86,6 +86,7 @@ def test_a_model_with_other_answers_than_at_its_release_is_refused(release: Path
     assert main(["--release", str(release), "--port", "1"]) == 6
 
 
+@pytest.mark.slow
 def test_the_release_sets_the_options_of_its_replica(release: Path) -> None:
     replica = open_app(release).state.replica
     assert replica.served.names == ("cat", "cat:1")
@@ -95,6 +96,7 @@ def test_the_release_sets_the_options_of_its_replica(release: Path) -> None:
     replica.scheduler.close()
 
 
+@pytest.mark.slow
 def test_a_replica_starts_answers_writes_no_files_and_stops_at_sigterm(release: Path, tmp_path: Path) -> None:
     times_before = {path: path.stat().st_mtime_ns for path in release.rglob("*")}
     with socket.socket() as free_socket:

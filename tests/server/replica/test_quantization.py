@@ -48,6 +48,7 @@ def quantized_release(folder: Path, kind: WeightFormat, *, golden_change: float 
     return create_release(model, folder / "release", name="m", version="1", golden=changed, backend=settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
 def test_a_replica_states_its_quantization_and_answers_with_the_same_bits_in_a_batch(
     tmp_path: Path, kind: WeightFormat
@@ -81,6 +82,7 @@ def test_a_gpu_computes_in_bfloat16_by_default_and_a_cpu_in_float32() -> None:
     assert vllm.on_device("cuda") == vllm
 
 
+@pytest.mark.slow
 def test_drafts_and_adapters_are_computed_in_bfloat16(tmp_path: Path) -> None:
     release = read_release(quantized_release(tmp_path, "bf16"))
     engine = Engine.open(release.folder / "model", packed=True, quantization="bf16")
@@ -143,6 +145,7 @@ def test_quantized_weights_are_refused_without_golden_answers_and_on_a_gpu(
     assert "holds no golden answers with which `int8` could be compared" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_adapter_is_computed_in_the_batch_of_its_quantized_base(tmp_path: Path) -> None:
     base = model_folder(tmp_path / "base", **SIZES)
     golden = golden_answers(Engine.open(base), ("a cat",), tokens=4)

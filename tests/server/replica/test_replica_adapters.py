@@ -69,6 +69,7 @@ def running_replica(folder: Path, **limits: int) -> Iterator[Replica]:
         yield Replica(http, folders)
 
 
+@pytest.mark.slow
 def test_requests_to_all_adapters_are_computed_in_one_batch_with_the_bits_of_each_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_requests_to_all_adapters_are_computed_in_one_batch_with_the_bits_of_eac
         assert len({str(vector) for vector in vectors}) == len(models)
 
 
+@pytest.mark.slow
 def test_answers_equal_those_of_each_adapter_in_an_engine_of_its_own(tmp_path: Path) -> None:
     with running_replica(tmp_path) as replica:
         models = ["base", *(replica.add(name) for name in KINDS)]

@@ -162,6 +162,7 @@ def test_a_grammar_without_an_end_is_refused_and_the_server_answers_on(caller: o
     assert completion.choices[0].message.tool_calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schema", "problem"),
     [

@@ -89,6 +89,7 @@ def test_a_stream_contains_the_same_parts_in_deltas(client: openai.OpenAI) -> No
         assert all(call["pieces"] > 2 for call in calls)
 
 
+@pytest.mark.slow
 def test_a_call_that_is_cut_off_has_the_same_arguments_in_a_stream(client: openai.OpenAI) -> None:
     total = ask(client, QUESTION).usage.completion_tokens
     choice = ask(client, QUESTION, max_tokens=total - 5).choices[0]

@@ -35,6 +35,7 @@ def check_cases(folder: Path, cases: dict[str, dict[str, Any]], *, processes: in
                 assert (results[name][key] - expected).norm() <= TOLERANCE * expected.norm(), f"{name}: {key}"
 
 
+@pytest.mark.slow
 def test_sharded_and_tensor_parallel_steps_equal_those_of_one_process(tmp_path: Path) -> None:
     cases = {
         "shard": {"model": "dense", "steps": 4, "settings": ACCUMULATED},
