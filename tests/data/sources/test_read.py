@@ -218,6 +218,7 @@ def test_the_datasets_library_reads_a_local_folder(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({}, "give exactly one of path, world, huggingface, not none"),
+        ({"path": "hf://datasets/a/b"}, "is the source `{huggingface: a/b}`, not a path"),
         ({"path": "a", "huggingface": "b"}, "not path and huggingface"),
         ({"path": "a", "repeat": 0}, "greater than 0"),
         ({"path": "a", "licens": "x"}, "did you mean `licence`"),

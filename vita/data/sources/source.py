@@ -110,6 +110,14 @@ class Source(Settings):
             raise ValueError("`part` names a part of the built-in world, and this source is not the world")
         return self
 
+    @field_validator("path")
+    @classmethod
+    def _is_no_hub_address(cls, value: str | None) -> str | None:
+        if value and value.startswith("hf://"):
+            name = value.removeprefix("hf://").removeprefix("datasets/")
+            raise ValueError(f"a data set of the Hugging Face Hub is the source `{{huggingface: {name}}}`, not a path")
+        return value
+
     def identity_of(self, field: str, value: Any) -> Any:
         """Identify a path by its content and by the names that ids and sources of documents contain."""
         if field == "path" and isinstance(value, dict):
