@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from vita.data.records import Message
 from vita.server.errors import ApiError, invalid
-from vita.server.request_body import DialogueBody, Misplaced, UnsupportedField
+from vita.server.request_body import DialogueBody, Misplaced, UnsupportedRequestField
 from vita.server.request_body import RequestBody as RequestBody
 from vita.server.structured_outputs import ResponseFormat, StructuredOutputs
 from vita.server.tool_api import MessageToolCall, NamedToolChoice, ToolFields, with_allowed_tools
@@ -507,7 +507,7 @@ def _explained(error: ValidationError, prefix: str) -> ApiError:
     raised = first.get("ctx", {}).get("error")
     if isinstance(raised, Misplaced):
         return invalid(str(raised), raised.param, code=raised.code, fields=raised.fields)
-    if isinstance(raised, UnsupportedField):
+    if isinstance(raised, UnsupportedRequestField):
         name = prefix + _path((*first["loc"], raised.name))
         return invalid(f"`{name}` is not supported by this server", name, code="unsupported_parameter")
     param = prefix + _path(first["loc"])

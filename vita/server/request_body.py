@@ -27,7 +27,7 @@ class RequestBody(BaseModel):
             return values
         for name in sorted(names & values.keys()):
             if values[name] is not None and not any(values[name] == neutral for neutral in cls.unsupported[name]):
-                raise UnsupportedField(name)
+                raise UnsupportedRequestField(name)
         return {name: value for name, value in values.items() if name not in names}
 
 
@@ -46,7 +46,7 @@ class DialogueBody(RequestBody):
         return {name: value for name, value in values.items() if value is not None or name in cls.model_fields}
 
 
-class UnsupportedField(ValueError):
+class UnsupportedRequestField(ValueError):
     """An error for a field that the server knows and does not support."""
 
     def __init__(self, name: str) -> None:

@@ -14,6 +14,7 @@ from tests.server.tool_model import WEATHER, memorizing_model
 from vita.infer.answer_formats.answer_format import AnswerFormat
 from vita.infer.answer_formats.call_formats import CALL_FORMATS
 from vita.infer.engine import Engine
+from vita.server.dialects.parts import AnswerReader, read_answer
 from vita.server.replica.answer_parts import AnswerParts
 
 QUESTION: dict[str, Any] = {"role": "user", "content": "Weather in Köln?"}
@@ -248,3 +249,29 @@ def test_log_probabilities_cover_the_tokens_of_a_call(client: openai.OpenAI) -> 
     assert len(entries) == completion.usage.completion_tokens
     streamed_logprobs = [chunk.choices[0].logprobs for chunk in ask(client, QUESTION, logprobs=True, stream=True)]
     assert sum(len(logprobs.content) for logprobs in streamed_logprobs if logprobs) == len(entries)
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("Well. CALL", ["text", "call"]),
+        ("CALL Done.", ["call", "text"]),
+        ("<think>Hm.</think>Well. CALL and CALL Done.", ["reasoning", "text", "call", "text", "call", "text"]),
+    ],
+)
+def test_the_parts_of_a_complete_answer_have_the_order_of_the_stream(text: str, kinds: list[str]) -> None:
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_call>'
+    format = AnswerFormat(calls=CALL_FORMATS["hermes"], reasoning=("<think>", "</think>"))
+    answers = AnswerParts(format, [WEATHER])
+    answer = text.replace("CALL", call)
+    choice = {"message": answers.message(0, answer, refused=False), "parts": answers.order(0)}
+    complete = read_answer({"choices": [choice]}).parts
+    reader = AnswerReader()
+    for delta in AnswerParts(format, [WEATHER]).deltas(0, answer, last=True, refused=False):
+        list(reader.read({"choices": [{"delta": delta}]}))
+    assert [part.kind for part in complete] == kinds
+    for part, streamed in zip(complete, reader.parts, strict=True):
+        assert (part.kind, part.index, part.text, part.name) == (
+            streamed.kind, streamed.index, streamed.text, streamed.name
+        )  # fmt: skip
+    assert (choice["parts"] is None) == (text == "Well. CALL")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Kind = Literal["reasoning", "text", "call"]
@@ -96,14 +96,25 @@ class CompleteAnswer:
 
 
 def read_answer(completion: Mapping[str, Any]) -> CompleteAnswer:
-    """Return the first choice of a chat completion."""
+    """Return the first choice of a chat completion, with its parts in the order of the answer."""
     choice = (completion.get("choices") or [{}])[0]
-    message, parts = choice.get("message") or {}, list[Part]()
-    if message.get("reasoning_content"):
-        parts.append(Part("reasoning", len(parts), message["reasoning_content"]))
-    if message.get("content"):
-        parts.append(Part("text", len(parts), message["content"]))
-    for call in message.get("tool_calls") or ():
-        function = call["function"]
-        parts.append(Part("call", len(parts), function["arguments"], call["id"], function["name"]))
+    message = choice.get("message") or {}
+    texts = {"reasoning": message.get("reasoning_content") or "", "text": message.get("content") or ""}
+    calls = [
+        Part("call", 0, call["function"]["arguments"], call["id"], call["function"]["name"])
+        for call in message.get("tool_calls") or ()
+    ]
+    order = choice.get("parts") or [
+        *({"type": kind, "length": len(text)} for kind, text in texts.items() if text),
+        *({"type": "call"} for _ in calls),
+    ]
+    parts, starts, remaining = list[Part](), dict.fromkeys(texts, 0), iter(calls)
+    for number, entry in enumerate(order):
+        kind = entry["type"]
+        if kind == "call":
+            parts.append(replace(next(remaining), index=number))
+        else:
+            start, stop = starts[kind], starts[kind] + entry["length"]
+            parts.append(Part(kind, number, texts[kind][start:stop]))
+            starts[kind] = stop
     return CompleteAnswer(parts, choice.get("finish_reason"), choice.get("stop_reason"))

@@ -38,12 +38,16 @@ class AnswerParts:
         self._parsers: dict[int, DeltaParser] = {}
         self._arguments: dict[int, dict[int, list[str]]] = {}
         """Choice -> index of a returned call -> pieces of its arguments."""
+        self._orders: dict[int, list[tuple[str, int]]] = {}
+        """Choice -> the parts of its complete answer: `reasoning`, `text` or `call`, and the number of characters."""
 
     def message(self, choice: int, text: str, *, refused: bool) -> dict[str, Any]:
         """Return the message of a complete answer."""
         message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
         calls: list[dict[str, Any]] = []
+        order = self._orders[choice] = list[tuple[str, int]]()
         for delta in self.deltas(choice, text, last=True, refused=refused):
+            _add_part(order, delta)
             for name in ("content", "reasoning_content"):
                 if name in delta:
                     message[name] = message.get(name, "") + delta[name]
@@ -56,6 +60,17 @@ class AnswerParts:
         if calls:
             message["tool_calls"] = [{name: value for name, value in call.items() if name != "index"} for call in calls]
         return message
+
+    def order(self, choice: int) -> list[dict[str, Any]] | None:
+        """Return the parts of a complete answer in their order, if a text follows a call; otherwise None.
+
+        The message has one field for all texts and one for all calls.
+        """
+        order = self._orders.get(choice, [])
+        kinds = [kind for kind, _ in order]
+        if "call" not in kinds or set(kinds[kinds.index("call") :]) == {"call"}:
+            return None
+        return [{"type": kind, **({} if kind == "call" else {"length": length})} for kind, length in order]
 
     def deltas(self, choice: int, text: str, *, last: bool, refused: bool) -> Iterator[dict[str, Any]]:
         """Yield the deltas of new text of an answer; the text of a refusal is content."""
@@ -103,6 +118,15 @@ class AnswerParts:
         if self._format.short_call_ids:
             return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
         return f"call_{secrets.token_hex(12)}"
+
+
+def _add_part(order: list[tuple[str, int]], delta: Mapping[str, Any]) -> None:
+    """Extend the last part by a delta, or begin another one."""
+    for kind, name in (("reasoning", "reasoning_content"), ("text", "content")):
+        if length := len(delta.get(name) or ""):
+            before = order.pop()[1] if order and order[-1][0] == kind else 0
+            order.append((kind, before + length))
+    order += [("call", 0) for call in delta.get("tool_calls", ()) if "id" in call]
 
 
 def prompt_tail(tokenizer: Tokenizer, ids: Sequence[int], messages: Sequence[Message], *, continued: bool) -> str:

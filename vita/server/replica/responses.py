@@ -219,17 +219,18 @@ class ChatBody(ResponseBody):
         return {**self.head, "object": "chat.completion.chunk"}
 
     def complete(self, choices: Sequence[ResponseChoice]) -> dict[str, Any]:
-        entries = [
-            {
-                "index": choice.index,
-                "message": self.answers.message(choice.index, choice.text, refused=choice.refused),
-                "logprobs": self._logprobs(choice.scores),
-                "finish_reason": self.answers.finish(choice.index, choice.finish),
-                **_stop_reason(choice),
-            }
-            for choice in choices
-        ]
-        return {**self.head, "choices": entries}
+        return {**self.head, "choices": [self._entry(choice) for choice in choices]}
+
+    def _entry(self, choice: ResponseChoice) -> dict[str, Any]:
+        entry = {
+            "index": choice.index,
+            "message": self.answers.message(choice.index, choice.text, refused=choice.refused),
+            "logprobs": self._logprobs(choice.scores),
+            "finish_reason": self.answers.finish(choice.index, choice.finish),
+            **_stop_reason(choice),
+        }
+        order = self.answers.order(choice.index)
+        return entry if order is None else {**entry, "parts": order}
 
     def opening(self, choices: Sequence[ResponseChoice]) -> Iterator[dict[str, Any]]:
         for choice in choices:
