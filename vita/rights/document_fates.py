@@ -44,7 +44,7 @@ class DocumentMatch:
     near_content: str | None = None
     """The hash of the text that was dropped as a near copy."""
     relation: str = ""
-    """The relation of a document with another id that is excluded with the requested one: `a copy`, `a near copy`, `the same text`."""
+    """The relation of a document with another id that is excluded too: `a copy`, `a near copy` or `the same text`."""
     dropped_from: str | None = None
     """The source of a document with the requested id that curation dropped; None for a document that stayed."""
     documents: int = 1
