@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.cli.models import Vita, command_runner
@@ -53,6 +54,7 @@ def endpoint(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     row = {"text": "A sentence of some words for a corpus."}
     client.put_object(Bucket="texts", Key="a/rows.jsonl", Body=json.dumps(row).encode())
     yield f"http://{host}:{port}"
+    httpx.post(f"http://{host}:{port}/moto-api/reset")  # all servers of a process share their buckets
     server.stop()
 
 
