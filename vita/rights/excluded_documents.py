@@ -53,14 +53,14 @@ def excluded_with(
 
     `near_contents` are the hashes of the near copies of the document.
     """
-    found: dict[tuple[str, str], str] = {}
+    relations: dict[tuple[str, str], str] = {}
     for match in matches:
         if match.relation and match.id and match.id != document:
             relation = "a near copy" if match.content in near_contents else match.relation
-            found.setdefault((match.source, match.id), relation)
+            relations.setdefault((match.source, match.id), relation)
     for hit in hits:
         if hit.copy:
             relation = "a near copy" if hit.content in near_contents else "the same text"
             for id in hit.ids[:1]:
-                found.setdefault((hit.source, id), relation)
-    return tuple(ExcludedDocument(source, id, relation) for (source, id), relation in sorted(found.items()))
+                relations.setdefault((hit.source, id), relation)
+    return tuple(ExcludedDocument(source, id, relation) for (source, id), relation in sorted(relations.items()))
