@@ -168,18 +168,25 @@ class PromptReader:
         architecture = self.model.architecture
         if architecture.rope_depends_on_length or not fills_vectors(architecture, width):
             return None
-        length = min(4, width, architecture.context)
+        length = min(4, architecture.context)
+        if width < 2 * length:
+            return None
         prompts = torch.arange(width // length * length).mul(7).remainder(architecture.vocabulary).view(-1, length)
         full, rolled = self._numbers(prompts, width), self._numbers(prompts.roll(1, dims=0), width).roll(-1, dims=0)
-        alone = self._numbers(prompts[:1], width)
-        numbers = full[:1] if torch.equal(full, rolled) and torch.equal(full[0], alone[0]) else None
-        return with_layer_products(self._measured, width, numbers)
+        alone, shifted = self._numbers(prompts[:1], width), self._numbers(prompts[:-1], width, offset=1)
+        same = torch.equal(full, rolled) and torch.equal(full[:1], alone) and torch.equal(full[:-1], shifted)
+        return with_layer_products(self._measured, width, full[:1] if same else None)
 
-    def _numbers(self, prompts: Int[Tensor, "P T"], width: int) -> Float[Tensor, "P X"]:
-        """The keys, values and outputs of prompts in one pass."""
-        pack = _Pack(self._measured, [prompts.shape[1]] * len(prompts), width)
-        hidden = pack.hidden(prompts.flatten().tolist())
-        parts = [(pack.text(span).keys, pack.text(span).values, hidden[span]) for span in pack.spans]
+    def _numbers(self, prompts: Int[Tensor, "P T"], width: int, *, offset: int = 0) -> Float[Tensor, "P X"]:
+        """The keys, values and outputs of prompts in one pass, which begins with `offset` prompts of one token.
+
+        A shift by one token puts each token into the row of the next one: kernels may treat rows differently by their
+        address, whose alignment repeats after a few rows.
+        """
+        pack = _Pack(self._measured, [*[1] * offset, *[prompts.shape[1]] * len(prompts)], width)
+        hidden = pack.hidden([*[0] * offset, *prompts.flatten().tolist()])
+        spans = pack.spans[offset:]
+        parts = [(pack.text(span).keys, pack.text(span).values, hidden[span]) for span in spans]
         return torch.stack([torch.cat([part.flatten() for part in prompt]) for prompt in parts]).nan_to_num()
 
 
@@ -235,8 +242,11 @@ class _Pack:
         ) -> Float[Tensor, "1 H N E"]:
             mixed = torch.zeros_like(queries)
             for span in self.spans:
-                # Contiguous, because kernels round differently at other offsets in memory.
-                prompt = [states[:, :, span].contiguous() for states in (queries, keys, values)]
+                # A copy, because kernels round differently at other offsets in memory.
+                prompt = [
+                    states[:, :, span].clone(memory_format=torch.contiguous_format)
+                    for states in (queries, keys, values)
+                ]
                 mask = _window_mask(span.stop - span.start, options.window, device=queries.device)
                 mixed[:, :, span] = backend(prompt[0], prompt[1], prompt[2], mask, options)
             return mixed
