@@ -43,3 +43,22 @@ def test_a_changed_result_is_named_by_its_step_and_figure() -> None:
     changed["steps"][name]["curve"][0][figure] = value + 1
     assert list(differences(golden, golden)) == []
     assert list(differences(golden, changed)) == [f"{name}.curve[0].{figure}: {value} -> {value + 1}"]
+
+
+def test_on_another_processor_losses_are_compared_within_a_tolerance() -> None:
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+    def other_processor(step: str, factor: float) -> list[str]:
+        """The differences if the losses of a step are multiplied by `factor`, and all its weights differ."""
+        results = json.loads(GOLDEN.read_text(encoding="utf-8"))
+        results["processor"] = "another processor"
+        results["steps"][step]["weights"] = {}
+        for entry in results["steps"][step]["curve"]:
+            entry.update({name: value * factor for name, value in entry.items() if name.endswith("loss")})
+        return list(differences(golden, results))
+
+    assert other_processor("sft", 1.02) == []
+    assert other_processor("pretrain", 1.0005) == []
+    assert any(line.startswith("sft.curve[1].loss: ") for line in other_processor("sft", 1.2))
+    assert any(line.startswith("pretrain.curve[1].loss: ") for line in other_processor("pretrain", 1.01))
+    assert other_processor("rlhf", 3.0) == []  # trains on sampled answers

@@ -129,7 +129,7 @@ def test_a_product_that_depends_on_the_address_of_its_row_has_no_invariant_width
         factor[::period] += 2**-20
         return output * factor
 
-    model.model.layers[1].mlp.down_proj.register_forward_hook(rounded)
+    model.get_submodule("model.layers.1.mlp.down_proj").register_forward_hook(rounded)
     assert PromptReader(model).widths.invariant is is_measured
 
 
