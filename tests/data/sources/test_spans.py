@@ -166,6 +166,20 @@ def test_the_rows_before_the_damage_of_a_large_file_are_read(tmp_path: Path) -> 
     assert sliced == whole and count > 5 and whole[-1][1] == "damaged_file"
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+def test_spans_of_a_web_archive_with_damaged_members_have_the_rows_of_the_whole(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    records = [b"WARC/" + record for record in WARC.split(b"WARC/") if record]
+    members = [*map(compress, records)]
+    for number in range(5, 99, 3):
+        members[number] = members[number][:30] + b"\xff\xff" + members[number][32 + 40 * (number % 2) :]
+    (tmp_path / "a.warc.gz").write_bytes(b"".join(members))
+    whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.warc.gz"), "on_bad_row": "drop"}))
+    assert sliced == whole and count > 5 and len(whole) == 100
+    assert [second for _, second in whole].count("broken_record") == len(range(5, 99, 3))
+
+
 @pytest.mark.parametrize(
     "data", [JSONL.replace(b"\n", b"\r"), b"\xef\xbb\xbf" + JSONL, JSONL.decode().encode("utf-16")]
 )

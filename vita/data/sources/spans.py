@@ -17,7 +17,7 @@ from vita.data.sources import columnar_readers, json_spans, readers, streams, ta
 from vita.data.sources.encodings import UTF8, detect_encoding
 from vita.data.sources.files import DAMAGED_END, DamagedFile, FileSpan, SourceFile
 from vita.data.sources.readers import BLANK_LINE, ReadOptions, cut_parts, format_of
-from vita.data.sources.web_archives import arc_records, warc_records
+from vita.data.sources.web_archives import arc_records, begins_with_record, warc_records
 
 MIN_PLAIN_BYTES = 16 * 2**20
 """Size on disk from which a file is divided."""
@@ -60,7 +60,7 @@ def _starts(file: SourceFile, format: str, wishes: ReadOptions, *, is_compressed
         groups = columnar_readers.row_groups if format == "parquet" else columnar_readers.record_batches
         return [] if is_compressed else _group_starts(groups(file))
     if format in ("warc", "arc"):
-        return _record_starts(file, format)
+        return _record_starts(file, format, limit=wishes.extraction.megabytes * 2**20)
     if format in ("csv", "tsv"):
         return table_readers.row_starts(file, format, span_bytes=readers.PART_BYTES)
     if format == "json":
@@ -126,13 +126,13 @@ def _part_starts(file: SourceFile) -> Iterator[Start]:
         yield position, row
 
 
-def _record_starts(file: SourceFile, format: str) -> Iterator[Start]:
+def _record_starts(file: SourceFile, format: str, *, limit: int) -> Iterator[Start]:
     """Yield the starts of spans at records of a web archive."""
-    stream = streams.open_sequential(file)
+    stream = streams.open_sequential(file, is_member=begins_with_record)
     parse = warc_records if format == "warc" else arc_records
     start, number = 0, 0
     yield 0, 1
-    for number, record in enumerate(parse(cast(BinaryIO, stream), path=file.path, limit=0), 1):
+    for number, record in enumerate(parse(cast(BinaryIO, stream), path=file.path, limit=limit), 1):
         if record.offset - start >= readers.PART_BYTES:
             start = record.offset
             yield start, number

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import atexit
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from vita.data.content import normalize_line_ends
-from vita.data.sources.compression import compression_of, decompress
+from vita.data.sources.compression import DamagedMember, compression_of, decompress, decompress_members
 from vita.data.sources.content_types import binary_type, is_wide_text
 from vita.data.sources.encodings import UTF8, detect_encoding, to_utf8
 from vita.data.sources.files import DamagedFile, FileSpan, SourceFile, open_binary, read_and_verify, read_small, verify
@@ -31,17 +31,28 @@ _COMPRESSED_CHUNK_BYTES = 2**15
 
 def chunks(file: SourceFile) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file, or of its span, in chunks."""
+    return cast(Iterator[bytes], _pieces(file, None))
+
+
+IsMember = Callable[[bytes], bool]
+"""Tells from its first decompressed bytes whether a member of a compressed file begins with a record."""
+
+
+def _pieces(file: SourceFile, is_member: IsMember | None) -> Iterator[bytes | DamagedMember]:
+    """Yield the decompressed bytes of a file or span; with `is_member`, also the damaged members between them."""
     if file.span:
-        return read_span(file, file.span)
+        return read_span(file, file.span, is_member)
     if file.content is not None:
         return iter((file.content,) if file.content else ())
     size = _COMPRESSED_CHUNK_BYTES if file.is_named_compressed else _CHUNK_BYTES
     pieces = read_and_verify(file, size)
-    return pieces if file.is_decompressed else decompress(file, pieces)
+    if file.is_decompressed:
+        return pieces
+    return decompress_members(file, pieces, is_member) if is_member else decompress(file, pieces)
 
 
-def read_span(file: SourceFile, span: FileSpan) -> Iterator[bytes]:
-    """Yield the decompressed bytes from `span.start` to `span.stop`.
+def read_span(file: SourceFile, span: FileSpan, is_member: IsMember | None = None) -> Iterator[bytes | DamagedMember]:
+    """Yield the decompressed bytes from `span.start` to `span.stop`, with the damaged members between them.
 
     The spans of a compressed file are read one after another in each process, so the stream stays open between them
     and every process decompresses the file once.
@@ -52,7 +63,7 @@ def read_span(file: SourceFile, span: FileSpan) -> Iterator[bytes]:
         cursor = None
     if cursor is None:
         close_spans()
-        cursor = _Cursor(file._replace(span=None))
+        cursor = _Cursor(file._replace(span=None), is_member)
     is_complete = False
     try:
         cursor.skip_to(span.start)
@@ -69,16 +80,16 @@ def read_span(file: SourceFile, span: FileSpan) -> Iterator[bytes]:
 class _Cursor:
     """The decompressed content of a file, with the position of the next byte."""
 
-    def __init__(self, file: SourceFile) -> None:
+    def __init__(self, file: SourceFile, is_member: IsMember | None) -> None:
         self._file, self.position = file, 0
         self._handle: Any = None
         self._rest = b""
-        self._pieces: Iterator[bytes] = iter(())
+        self._pieces: Iterator[bytes | DamagedMember] = iter(())
         handle = open_binary(file)
         head = handle.read(_COMPRESSED_CHUNK_BYTES)
         if compression_of(head) or not handle.seekable():
             handle.close()
-            self._pieces = chunks(file)
+            self._pieces = _pieces(file, is_member)
         else:
             self._handle = handle
 
@@ -96,12 +107,14 @@ class _Cursor:
             self._handle.close()
         self._pieces = iter(())
 
-    def read(self, size: int) -> bytes:
-        """Return at most `size` bytes, none at the end of the file."""
+    def read(self, size: int) -> bytes | DamagedMember:
+        """Return at most `size` bytes, or a damaged member before them; no bytes at the end of the file."""
         if self._handle:
             piece = self._handle.read(min(size, _CHUNK_BYTES))
         else:
             piece = self._rest or next(self._pieces, b"")
+            if isinstance(piece, DamagedMember):
+                return piece
             piece, self._rest = piece[:size], piece[size:]
         self.position += len(piece)
         return piece
@@ -281,11 +294,16 @@ def _refuse_binary(file: SourceFile, head: bytes) -> None:
 
 
 class StreamReader(io.RawIOBase):
-    """A binary file over chunks of bytes, for libraries that read files sequentially."""
+    """A binary file over chunks of bytes, for libraries that read files sequentially.
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
+    It seems to end at a damaged member until `take_damage` is called.
+    """
+
+    def __init__(self, pieces: Iterable[bytes | DamagedMember]) -> None:
         self._pieces = iter(pieces)
         self._rest = memoryview(b"")
+        self.damage: DamagedMember | None = None
+        """The damaged member at which the stream ended."""
         self.position = 0
 
     def readable(self) -> bool:
@@ -293,16 +311,24 @@ class StreamReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._rest:
-            if (piece := next(self._pieces, None)) is None:
+            if self.damage or (piece := next(self._pieces, None)) is None:
                 return 0
-            self._rest = memoryview(piece)
+            if isinstance(piece, DamagedMember):
+                self.damage = piece
+            else:
+                self._rest = memoryview(piece)
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         self.position += count
         return count
 
+    def take_damage(self) -> DamagedMember | None:
+        """Return the damaged member at which the stream ended; the stream continues at the next member."""
+        damage, self.damage = self.damage, None
+        return damage
 
-def open_sequential(file: SourceFile) -> io.BufferedReader:
-    """Open the decompressed content of a file for sequential reads."""
-    return io.BufferedReader(StreamReader(chunks(file)), 2**17)
+
+def open_sequential(file: SourceFile, *, is_member: IsMember | None = None) -> io.BufferedReader:
+    """Open the decompressed content of a file for sequential reads; `is_member` finds members after a damaged one."""
+    return io.BufferedReader(StreamReader(_pieces(file, is_member)), 2**17)

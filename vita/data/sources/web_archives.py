@@ -9,16 +9,21 @@ archive. Tests compare the records with those of `warcio`.
 
 from __future__ import annotations
 
+import io
+import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
+from vita.data.sources.compression import DamagedMember
 from vita.data.sources.files import DamagedFile
+from vita.data.sources.streams import StreamReader
 
 _MAX_LINE = 2**16
 _MAX_HEADERS = 200
 _CHUNK = 2**20
+_MAX_HEADER = 2**12
 
 
 @dataclass(frozen=True)
@@ -48,88 +53,150 @@ class BrokenRecord:
     problem: str
 
 
-class _Reader:
-    """A reader of a sequential stream that counts positions and can push back one line."""
+_WARC_HEADER = re.compile(rb"^WARC/[01]\.\d+[ \t]*\r?\n[a-z][a-z0-9_-]*:", re.M | re.I)
+_ARC_HEADER = re.compile(rb"^[a-z][a-z0-9+.-]{1,20}:\S* \S+ \d{8,14} [^\n]{1,200} \d+\r?\n", re.M | re.I)
 
-    def __init__(self, stream: BinaryIO, start: int) -> None:
-        self._stream, self.position = stream, start
-        self._line: bytes | None = None
+
+class _Reader:
+    """A reader of a sequential stream that counts positions and can push back bytes."""
+
+    def __init__(self, stream: BinaryIO, start: int, header: re.Pattern[bytes]) -> None:
+        """Read from `stream`, which begins at position `start`; `header` matches the first lines of a record."""
+        self._stream, self.position, self._header = stream, start, header
+        self._returned = io.BytesIO()
+        raw = getattr(stream, "raw", None)
+        self._members = raw if isinstance(raw, StreamReader) else None
 
     def line(self) -> bytes:
-        if self._line is not None:
-            line, self._line = self._line, None
-        else:
-            line = self._stream.readline(_MAX_LINE)
+        """Return the next line with its end; none at the end of the stream and at a damaged member."""
+        line = self._returned.readline(_MAX_LINE)
+        if not line.endswith(b"\n") and len(line) < _MAX_LINE:
+            line += self._stream.readline(_MAX_LINE - len(line))
         self.position += len(line)
         return line
 
-    def push_back(self, line: bytes) -> None:
-        self._line = line
-        self.position -= len(line)
+    def record_line(self) -> bytes:
+        """Return the next line that is not blank."""
+        while (line := self.line()) and not line.strip():
+            pass
+        return line
+
+    def push_back(self, data: bytes) -> None:
+        """Take back the bytes that were read last."""
+        self._returned = io.BytesIO(data + self._returned.read())
+        self.position -= len(data)
 
     def read(self, length: int, limit: int) -> tuple[bytes, int]:
-        """Return (content, number of bytes that exist) of a block; the content above `limit` is skipped."""
+        """Return (content, number of bytes that exist) of a block; the content above `limit` is skipped.
+
+        A block ends before the header of a record, if the stream ends in it or if it is above the limit: its length
+        is wrong.
+        """
         if length <= limit:
-            data = self._stream.read(length)
-            self.position += len(data)
+            data = self._read(length)
+            if len(data) < length:
+                data = data[: len(data) - self.return_record(data)]
             return data, len(data)
-        remaining = length
-        while remaining and (part := self._stream.read(min(remaining, _CHUNK))):
+        remaining, tail = length, b""
+        while remaining and (part := self._read(min(remaining, _CHUNK))):
             remaining -= len(part)
-        self.position += length - remaining
+            if returned := self.return_record(tail + part):
+                return b"", length - remaining - returned
+            tail = (tail + part)[-_MAX_HEADER:]
         return b"", length - remaining
 
+    def _read(self, length: int) -> bytes:
+        data = self._returned.read(length)
+        data += self._stream.read(length - len(data))
+        self.position += len(data)
+        return data
 
-def warc_records(stream: BinaryIO, *, path: str, limit: int, start: int = 0) -> Iterator[ArchiveRecord | BrokenRecord]:
+    def return_record(self, data: bytes) -> int:
+        """Push back the bytes from the first header of a record in the last bytes `data`; return their number."""
+        if match := self._header.search(data):
+            self.push_back(data[match.start() :])
+            return len(data) - match.start()
+        return 0
+
+    def skip_to_record(self, offset: int, problem: str) -> BrokenRecord:
+        """Move to the next header of a record and return the broken record at `offset`."""
+        while line := self.line():
+            following = self.line() if line.startswith(b"WARC/") else b""
+            if following:
+                self.push_back(following)
+            if self._header.match(line + following):
+                self.push_back(line)
+                break
+        skipped = self.position - offset
+        return BrokenRecord(offset, f"{problem}; {skipped:,} bytes up to the next record are skipped")
+
+    @property
+    def damage(self) -> DamagedMember | None:
+        """Return the damaged member of the compressed file at which the stream ended."""
+        return self._members.damage if self._members else None
+
+    def end(self, path: str, offset: int, place: str) -> BrokenRecord:
+        """Return the record at `offset` that a damaged member cuts off; raise `DamagedFile` at the end of the file."""
+        damage = self._members.take_damage() if self._members else None
+        if damage and damage.stop:
+            return BrokenRecord(offset, f"is in {damage.place}; reading continues at byte {damage.stop:,}")
+        problem = f"is cut off {place} the record at byte {offset:,}"
+        if damage:
+            problem = f"is damaged after {self.position:,} bytes of text, in {damage.place}"
+        raise DamagedFile(path, problem, hint="copy or download it again")
+
+    def content(self, record: ArchiveRecord, path: str, limit: int) -> ArchiveRecord | BrokenRecord:
+        """Read the content of a record; content above `limit` bytes is not kept."""
+        content, size = self.read(record.length, limit)
+        line = self.line()
+        self.push_back(line)
+        if size < record.length:
+            if not line:
+                return self.end(path, record.offset, "inside")
+            return self.skip_to_record(record.offset, "has a wrong length: the next record begins within it")
+        if line.strip() and not self._header.match(line):
+            self.return_record(content)
+            return self.skip_to_record(record.offset, "has a wrong length: no line end follows its content")
+        following = self.record_line()
+        self.push_back(following)
+        if not following and self.damage and self.damage.num_bytes:
+            return self.end(path, record.offset, "at the end of")
+        return replace(record, content=content)
+
+
+Records = Iterator[ArchiveRecord | BrokenRecord]
+
+
+def warc_records(stream: BinaryIO, *, path: str, limit: int, start: int = 0) -> Records:
     """Yield the records of a decompressed WARC file; the stream begins at position `start`.
 
-    A record with a wrong length, and bytes between records, are a `BrokenRecord`. A record that ends with the file is a
-    `DamagedFile`. Content above `limit` bytes is not kept.
+    A record with a wrong length, bytes between records, and a damaged member of the compressed file are a
+    `BrokenRecord`. A record that ends with the file is a `DamagedFile`. Content above `limit` bytes is not kept.
     """
-    reader = _Reader(stream, start)
-    while line := reader.line():
-        if not line.strip():
-            continue
+    reader = _Reader(stream, start, _WARC_HEADER)
+    while (line := reader.record_line()) or reader.damage:
         offset = reader.position - len(line)
-        if not line.startswith(b"WARC/"):
-            yield _skip_to_record(reader, offset, "is no WARC record")
-            continue
-        headers = _headers(reader, path, offset)
-        try:
-            length = int(headers.get("content-length", ""))
-        except ValueError:
-            length = -1
-        if length < 0:
-            yield _skip_to_record(reader, offset, f"has the length {headers.get('content-length', '(none)')}")
-            continue
-        content, size = reader.read(length, limit)
-        if size < length:
-            raise DamagedFile(
-                path, f"is cut off inside the record at byte {offset:,}", hint="copy or download it again"
-            )
-        if (end := reader.line()).strip():
-            reader.push_back(end)
-            yield _skip_to_record(reader, offset, "has a wrong length: no line end follows its content")
-            continue
-        yield ArchiveRecord(offset, headers.get("warc-type", "").lower(), headers, content, length)
+        if not line:
+            yield reader.end(path, offset, "before")
+        elif not line.startswith(b"WARC/"):
+            yield reader.skip_to_record(offset, "is no WARC record")
+        elif (headers := _headers(reader)) is None:
+            yield reader.end(path, offset, "in the headers of")
+        elif not (length := headers.get("content-length", "(none)")).isdecimal():
+            yield reader.skip_to_record(offset, f"has the length {length}")
+        else:
+            record = ArchiveRecord(offset, headers.get("warc-type", "").lower(), headers, b"", int(length))
+            yield reader.content(record, path, limit)
 
 
-def _skip_to_record(reader: _Reader, offset: int, problem: str) -> BrokenRecord:
-    while line := reader.line():
-        if line.startswith((b"WARC/1.", b"WARC/0.")):
-            reader.push_back(line)
-            break
-    skipped = reader.position - offset
-    return BrokenRecord(offset, f"{problem}; {skipped:,} bytes up to the next record are skipped")
-
-
-def _headers(reader: _Reader, path: str, offset: int) -> dict[str, str]:
+def _headers(reader: _Reader) -> dict[str, str] | None:
+    """Return the headers of a record; None if the stream ends in them."""
     headers: dict[str, str] = {}
     name = ""
     for _ in range(_MAX_HEADERS):
         line = reader.line()
         if not line:
-            raise DamagedFile(path, f"is cut off in the headers of the record at byte {offset:,}")
+            return None
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         if not text:
             break
@@ -142,26 +209,26 @@ def _headers(reader: _Reader, path: str, offset: int) -> dict[str, str]:
     return headers
 
 
-def arc_records(stream: BinaryIO, *, path: str, limit: int, start: int = 0) -> Iterator[ArchiveRecord | BrokenRecord]:
-    """Yield the records of a decompressed ARC file (version 1), without its version block."""
-    reader = _Reader(stream, start)
-    while line := reader.line():
-        if not line.strip():
-            continue
+def arc_records(stream: BinaryIO, *, path: str, limit: int, start: int = 0) -> Records:
+    """Yield the records of a decompressed ARC file (version 1), without its version block; see `warc_records`."""
+    reader = _Reader(stream, start, _ARC_HEADER)
+    while (line := reader.record_line()) or reader.damage:
         offset = reader.position - len(line)
         fields = line.decode("utf-8", "replace").split()
-        if len(fields) < 5 or not fields[-1].isdigit():
-            raise DamagedFile(path, f"has no ARC record at byte {offset:,}")
-        length = int(fields[-1])
-        content, size = reader.read(length, limit)
-        if size < length:
-            raise DamagedFile(
-                path, f"is cut off inside the record at byte {offset:,}", hint="copy or download it again"
-            )
-        if fields[0].startswith("filedesc:"):
-            continue
-        headers = {"warc-target-uri": fields[0], "warc-date": fields[2], "content-type": "application/http"}
-        yield ArchiveRecord(offset, "response", headers, content, length)
+        if not line:
+            yield reader.end(path, offset, "before")
+        elif len(fields) < 5 or not fields[-1].isdecimal():
+            yield reader.skip_to_record(offset, "is no ARC record")
+        else:
+            headers = {"warc-target-uri": fields[0], "warc-date": fields[2], "content-type": "application/http"}
+            record = reader.content(ArchiveRecord(offset, "response", headers, b"", int(fields[-1])), path, limit)
+            if not fields[0].startswith("filedesc:") or isinstance(record, BrokenRecord):
+                yield record
+
+
+def begins_with_record(data: bytes) -> bool:
+    """Return True if the first bytes of a member of a compressed file begin a record of a WARC or ARC file."""
+    return data.startswith(b"WARC/") or bool(_ARC_HEADER.match(data))
 
 
 # -- HTTP

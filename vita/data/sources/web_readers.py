@@ -22,6 +22,7 @@ from vita.data.sources.web_archives import (
     BadResponse,
     BrokenRecord,
     arc_records,
+    begins_with_record,
     charset_of,
     parse_http,
     warc_records,
@@ -97,7 +98,7 @@ def read_arc(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
 
 def _read_archive(file: SourceFile, wishes: ReadOptions, parse: Any) -> Iterator[Row]:
     first, start = (file.span.first_row, file.span.start) if file.span else (1, 0)
-    stream = cast(BinaryIO, streams.open_sequential(file))
+    stream = cast(BinaryIO, streams.open_sequential(file, is_member=begins_with_record))
     limit = wishes.extraction.megabytes * 2**20
     for number, record in enumerate(parse(stream, path=file.path, limit=limit, start=start), first):
         row = Row(printable(file.path), file.name, number, None)

@@ -1,0 +1,122 @@
+"""Damaged web archives: every record beside the damage is read, and the damage is named with its position."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from tests.data.sources.document_files import page_record
+from vita.data.records import DroppedRecord
+from vita.data.sources.read import Source, documents
+
+_WORDS = [
+    "river",
+    "water",
+    "spring",
+    "lake",
+    "sea",
+    "delta",
+    "harbour",
+    "ship",
+    "engineer",
+    "year",
+    "sand",
+    "slow",
+    "open",
+    "large",
+    "deep",
+]
+
+
+def record(number: int, size: int = 400) -> bytes:
+    """Return a WARC record with a page of plain text that compresses badly."""
+    words = random.Random(number).choices(_WORDS, k=size)
+    return page_record(" ".join(words).encode(), type="text/plain", url=f"http://a.example/{number}")
+
+
+def arc_record(number: int) -> bytes:
+    """Return a record of an ARC file with a page of plain text."""
+    content = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nText of the page %d." % number
+    return b"http://a.example/%d 127.0.0.1 20240506070809 text/plain %d\n%s\n" % (number, len(content), content)
+
+
+def numbers_and_drops(path: Path, data: bytes) -> tuple[str, list[DroppedRecord]]:
+    path.write_bytes(data)
+    drops: list[DroppedRecord] = []
+    source = Source.model_validate({"path": str(path), "on_bad_row": "drop"})
+    found = documents(source, dropped=drops.append)
+    return "".join(document.metadata["url"].rpartition("/")[2] for document in found), drops
+
+
+def flip(data: bytes, position: int) -> bytes:
+    """Return `data` with another byte at a position."""
+    return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
+
+
+@pytest.mark.parametrize(
+    "compress", [gzip.compress, zstandard.ZstdCompressor(write_checksum=True).compress, bz2.compress, lzma.compress]
+)
+@pytest.mark.parametrize("size", [400, 40_000])
+def test_reading_continues_at_the_member_after_a_damaged_one(
+    tmp_path: Path, compress: Callable[[bytes], bytes], size: int
+) -> None:
+    members = [compress(record(number, size)) for number in range(5)]
+    starts = [sum(map(len, members[:number])) for number in range(5)]
+    damaged = members[2]
+    for broken in (flip(damaged, 1), flip(damaged, len(damaged) // 2), flip(damaged, -5 + len(damaged)), damaged[:-90]):
+        found, drops = numbers_and_drops(tmp_path / "a.warc.gz", b"".join([*members[:2], broken, *members[3:]]))
+        assert found == "0134" and [drop.reason for drop in drops] == ["broken_record"]
+        following = starts[2] + len(broken)
+        assert f"member at byte {starts[2]:,} of the file (" in drops[0].detail
+        assert f"reading continues at byte {following:,}" in drops[0].detail and drops[0].id == "a.warc.gz:3"
+
+
+def test_several_damaged_members_are_counted_and_a_damaged_last_one_ends_the_file(tmp_path: Path) -> None:
+    members = [gzip.compress(record(number)) for number in range(8)]
+    for number in (1, 2, 5, 7):
+        members[number] = flip(members[number], 60)
+    found, drops = numbers_and_drops(tmp_path / "a.warc.gz", b"".join(members))
+    assert found == "0346"
+    assert [drop.reason for drop in drops] == ["broken_record", "broken_record", "damaged_file"]
+    assert f"reading continues at byte {sum(map(len, members[:3])):,}" in drops[0].detail  # two members
+    assert f"in the damaged gzip member at byte {sum(map(len, members[:7])):,} of the file" in drops[-1].detail
+
+
+def test_a_page_compressed_inside_a_record_is_not_taken_for_the_next_member(tmp_path: Path) -> None:
+    stored = gzip.compress(page_record(gzip.compress(b"<html>inner"), type="text/plain"), compresslevel=0)
+    data = gzip.compress(record(0)) + flip(stored, 12) + gzip.compress(record(2))
+    found, drops = numbers_and_drops(tmp_path / "a.warc.gz", data)
+    assert found == "02" and [drop.reason for drop in drops] == ["broken_record"]
+
+
+def test_reading_continues_in_an_arc_file(tmp_path: Path) -> None:
+    records = [arc_record(number) for number in range(4)]
+    wrong = records[1].replace(b"text/plain ", b"text/plain 9", 1)
+    for broken in (b"no record\n", wrong, records[1].replace(b"text/plain 6", b"text/plain ", 1)):
+        found, drops = numbers_and_drops(tmp_path / "a.arc", b"".join([records[0], broken, *records[2:]]))
+        assert found == "023" and [drop.reason for drop in drops] == ["broken_record"]
+    members = [*map(gzip.compress, records)]
+    found, drops = numbers_and_drops(tmp_path / "a.arc.gz", b"".join([members[0], flip(members[1], 40), *members[2:]]))
+    assert found == "023" and [drop.reason for drop in drops] == ["broken_record"]
+
+
+@pytest.mark.parametrize("digits", [b"9", b"99999999"])
+def test_records_within_the_wrong_length_of_another_one_are_read(tmp_path: Path, digits: bytes) -> None:
+    records = [record(number) for number in range(5)]
+    records[1] = records[1].replace(b"Content-Length: ", b"Content-Length: " + digits)
+    found, drops = numbers_and_drops(tmp_path / "a.warc", b"".join(records))
+    assert found == "0234" and [drop.reason for drop in drops] == ["broken_record"]
+    assert "has a wrong length" in drops[0].detail and f"byte {len(records[0]):,}" in drops[0].detail
+
+
+def test_an_archive_inside_a_record_is_content(tmp_path: Path) -> None:
+    inner = b"".join(record(number) for number in range(3))
+    found, drops = numbers_and_drops(tmp_path / "a.warc", page_record(inner, type="text/plain") + record(4))
+    assert found == "4" and drops == []
