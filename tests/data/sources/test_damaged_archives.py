@@ -16,7 +16,7 @@ from tests.data.sources.document_files import page_record
 from vita.data.records import DroppedRecord
 from vita.data.sources.read import Source, documents
 
-_WORDS = [
+_WORDS = ["river", "water", "spring", "lake", "sea", "delta", "harbour", "ship", "engineer", "year", "sand", "slow"]
     "river",
     "water",
     "spring",
