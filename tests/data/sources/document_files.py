@@ -69,14 +69,48 @@ def pdf_file(*pages: str) -> bytes:
     return data + f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}{trailer}".encode()
 
 
-def docx_file(*paragraphs: str) -> bytes:
-    """Return a Word document with paragraphs and a table of one row."""
-    space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
-    body = "".join(f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>" for text in paragraphs)
-    cells = "".join(f"<w:tc><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:tc>" for text in ("left", "right"))
-    table = f"<w:tbl><w:tr>{cells}</w:tr></w:tbl>"
-    document = f"<?xml version='1.0'?><w:document {space}><w:body>{body}{table}</w:body></w:document>"
-    return zip_file([("[Content_Types].xml", b"<Types/>"), ("word/document.xml", document.encode())])
+_WORD = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+_EDITED = (
+    "<w:p><w:ins><w:r><w:t>Set new.</w:t></w:r></w:ins><w:del><w:r><w:delText>Old.</w:delText></w:r></w:del>"
+    "<w:moveFrom><w:r><w:t>Moved.</w:t></w:r></w:moveFrom>"
+    '<w:r><w:footnoteReference w:id="3"/></w:r><w:r><w:footnoteReference w:id="2"/></w:r>'
+    '<mc:AlternateContent xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006">'
+    "<mc:Choice><w:txbxContent><w:p><w:r><w:t>Box text.</w:t></w:r></w:p></w:txbxContent></mc:Choice>"
+    "<mc:Fallback><w:txbxContent><w:p><w:r><w:t>Box text.</w:t></w:r></w:p></w:txbxContent></mc:Fallback>"
+    "</mc:AlternateContent></w:p>"
+)
+"""A paragraph with tracked changes, references to two notes, and a text box."""
+
+
+def docx_file(*paragraphs: str, notes: bool = False) -> bytes:
+    """Return a Word document with paragraphs and a table of one row; with `notes`, also with parts beside the text."""
+
+    def paragraph(text: str) -> str:
+        return f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>"
+
+    def row(*cells: str) -> str:
+        return f"<w:tbl><w:tr>{''.join(f'<w:tc>{cell}</w:tc>' for cell in cells)}</w:tr></w:tbl>"
+
+    right = paragraph("right") + (row(paragraph("inner"), paragraph("cell")) if notes else "")
+    body = "".join(map(paragraph, paragraphs)) + (_EDITED if notes else "") + row(paragraph("left"), right)
+    document = f"<?xml version='1.0'?><w:document {_WORD}><w:body>{body}</w:body></w:document>"
+    members = [("[Content_Types].xml", "<Types/>"), ("word/document.xml", document)]
+    if notes:
+        line = f'<w:footnote w:id="0" w:type="separator">{paragraph("Line")}</w:footnote>'
+        texts = {2: "Second note.", 3: "First note."}
+        footnotes = line + "".join(
+            f'<w:footnote w:id="{number}">{paragraph(text)}</w:footnote>' for number, text in texts.items()
+        )
+        endnote = f'<w:endnote w:id="1">{paragraph("An endnote.")}</w:endnote>'
+        members += [
+            ("word/footnotes.xml", f"<w:footnotes {_WORD}>{footnotes}</w:footnotes>"),
+            ("word/endnotes.xml", f"<w:endnotes {_WORD}>{endnote}</w:endnotes>"),
+            ("word/header1.xml", f"<w:hdr {_WORD}>{paragraph('Top of the page')}</w:hdr>"),
+            ("word/footer1.xml", f"<w:ftr {_WORD}>{paragraph(' ')}</w:ftr>"),
+            ("word/comments.xml", f"<w:comments {_WORD}><w:comment>{paragraph('A comment')}</w:comment></w:comments>"),
+            ("word/embeddings/table.xlsx", "PK"),
+        ]
+    return zip_file([(name, content.encode()) for name, content in members])
 
 
 def epub_file(*chapters: str, hrefs: Mapping[int, str] = MappingProxyType({})) -> bytes:

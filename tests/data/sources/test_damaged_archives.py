@@ -17,22 +17,6 @@ from vita.data.records import DroppedRecord
 from vita.data.sources.read import Source, documents
 
 _WORDS = ["river", "water", "spring", "lake", "sea", "delta", "harbour", "ship", "engineer", "year", "sand", "slow"]
-    "river",
-    "water",
-    "spring",
-    "lake",
-    "sea",
-    "delta",
-    "harbour",
-    "ship",
-    "engineer",
-    "year",
-    "sand",
-    "slow",
-    "open",
-    "large",
-    "deep",
-]
 
 
 def record(number: int, size: int = 400) -> bytes:

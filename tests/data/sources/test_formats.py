@@ -7,6 +7,7 @@ import io
 import re
 import tarfile
 import zlib
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,16 @@ def test_chapters_of_a_book_are_found_by_their_references(tmp_path: Path) -> Non
     assert (drop.id, drop.reason) == ("a.epub:1", "missing_part") and "OEBPS/c missing.xhtml" in drop.detail
     _, (drop,) = read(tmp_path / "a.epub", epub_file("zero", hrefs={0: "gone.xhtml"}))
     assert drop.reason == "not_extractable" and "has no readable part OEBPS/gone.xhtml" in drop.detail
+
+
+def test_notes_of_a_word_document_are_read_and_other_parts_are_named(tmp_path: Path) -> None:
+    data = docx_file("one", "two", notes=True)
+    (document,), (drop,) = read(tmp_path / "a.docx", data, on_bad_row="error")
+    body = "one\n\ntwo\n\nSet new.\nBox text.\n\n\nleft\tright inner\tcell"
+    assert document.text == f"{body}\n\nFirst note.\n\nSecond note.\n\nAn endnote."
+    unread = ["1 header", "1 part with comments", "1 embedded file"]
+    assert document.metadata == {"unread_parts": unread}
+    assert (drop.id, drop.reason) == ("a.docx", "unread_part") and ", ".join(unread) in drop.detail
 
 
 def test_an_error_page_saved_as_rows_is_no_document(tmp_path: Path) -> None:
@@ -173,6 +184,17 @@ def test_messages_of_a_mailbox_are_documents(tmp_path: Path) -> None:
 def test_a_file_with_a_message_is_a_document(tmp_path: Path) -> None:
     found, _ = read(tmp_path / "a.eml", b"From: a@b.example\r\nSubject: page\r\n\r\nA text.\r\nFrom here on.\r\n")
     assert [(document.id, document.text) for document in found] == [("a.eml", "A text.\nFrom here on.")]
+
+
+def test_attachments_of_messages_are_counted(tmp_path: Path) -> None:
+    message = EmailMessage()
+    message.set_content("The text.\n")
+    for name in ("a.txt", "b.txt"):
+        message.add_attachment("An attached text.", filename=name)
+    for name, data in (("a.eml", message.as_bytes()), ("a.mbox", b"From a@b.example\n" + message.as_bytes())):
+        (document,), (drop,) = read(tmp_path / name, data, on_bad_row="error")
+        assert document.text.strip() == "The text." and document.metadata["unread_parts"] == ["2 attachments"]
+        assert drop.reason == "unread_part" and "2 attachments" in drop.detail
 
 
 # -- encodings
@@ -338,6 +360,7 @@ MEMBERS = [
     ("../../b.jsonl.gz", gzip.compress(b'{"text": "two"}\n')),
     ("d/picture.png", b"\x89PNG\r\n\0"),
     (".hidden.txt", b"hidden"),
+    ("__MACOSX/a.txt", b"hidden"),
     ("cut.txt.gz", gzip.compress(b"a text that is cut off")[:-4]),
     ("inner.zip", zip_file([("x.txt", b"inner")])),
     ("large.jsonl", b'{"text": "large"}\n' * 100_000),
@@ -353,7 +376,9 @@ def test_members_of_archives_are_read_and_the_others_are_named(tmp_path: Path, n
     ]  # fmt: skip
     assert len(found) == 100_002
     reasons = [drop.reason for drop in drops]
-    assert reasons == ["no_reader", "damaged_file", "nested_archive"] + (["not_a_file"] if pack is tar_file else [])
+    skipped = ["no_reader", "hidden_member", "hidden_member", "damaged_file", "nested_archive"]
+    assert reasons == skipped + (["not_a_file"] if pack is tar_file else [])
+    assert drops[2].detail.endswith("the hidden member __MACOSX/a.txt")
     assert not any("passwd" in document.text for document in found)
 
 

@@ -7,18 +7,13 @@ from __future__ import annotations
 
 import io
 import posixpath
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-MAX_PART_BYTES = 512 * 2**20
-"""Largest decompressed size of a part of an EPUB or Word document."""
-
-
-class Unextractable(Exception):
-    """An error for a document that cannot be extracted; the message is the reason."""
+from vita.data.extraction.word import word_text
+from vita.data.extraction.zip_parts import Unextractable, open_zip, parse_xml, read_part
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,8 @@ class Extracted:
     encoding: str | None = None
     missing_parts: tuple[str, ...] = ()
     """The parts that the document names and does not contain, or that cannot be read."""
+    unread_parts: tuple[str, ...] = ()
+    """Descriptions of the parts with text that are left out, such as comments."""
 
 
 # -- web pages
@@ -128,36 +125,10 @@ def extract_pdf(data: bytes, options: Options) -> Extracted:
     return Extracted("\n\n".join(page for page in pages if page), title)
 
 
-_WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-
-
 def extract_docx(data: bytes, options: Options) -> Extracted:
-    """Extract the paragraphs of a Word document in order; cells of a table are separated by tabs."""
-    with _open_zip(data) as archive:
-        root = _parse_xml(archive, "word/document.xml")
-    body = root.find(f"{_WORD}body")
-    blocks = [] if body is None else [block for child in body for block in _word_blocks(child)]
-    return Extracted("\n\n".join(block for block in blocks if block.strip()))
-
-
-def _word_blocks(element: ElementTree.Element) -> Iterator[str]:
-    if element.tag == f"{_WORD}p":
-        yield _word_text(element)
-    elif element.tag == f"{_WORD}tbl":
-        rows = (
-            ["".join(map(_word_text, cell)) for cell in row.iter(f"{_WORD}tc")] for row in element.iter(f"{_WORD}tr")
-        )
-        yield "\n".join("\t".join(cells) for cells in rows)
-    elif element.tag == f"{_WORD}sdt":
-        for content in element.iter(f"{_WORD}sdtContent"):
-            for child in content:
-                yield from _word_blocks(child)
-
-
-def _word_text(element: ElementTree.Element) -> str:
-    breaks = {f"{_WORD}tab": "\t", f"{_WORD}br": "\n", f"{_WORD}cr": "\n"}
-    parts = ((node.text or "") if node.tag == f"{_WORD}t" else breaks.get(node.tag, "") for node in element.iter())
-    return "".join(parts)
+    """Extract the paragraphs, tables and notes of a Word document."""
+    text, unread_parts = word_text(data)
+    return Extracted(text, unread_parts=unread_parts)
 
 
 def extract_epub(data: bytes, options: Options) -> Extracted:
@@ -168,18 +139,18 @@ def extract_epub(data: bytes, options: Options) -> Extracted:
     """
     from resiliparse.extract.html2text import extract_plain_text
 
-    with _open_zip(data) as archive:
-        container = _parse_xml(archive, "META-INF/container.xml")
+    with open_zip(data) as archive:
+        container = parse_xml(archive, "META-INF/container.xml")
         package_path = next((node.get("full-path") for node in container.iter() if _local(node) == "rootfile"), None)
         if not package_path:
             raise Unextractable("is an EPUB without a package")
-        package = _parse_xml(archive, package_path)
+        package = parse_xml(archive, package_path)
         title = next((node.text for node in package.iter() if _local(node) == "title" and node.text), None)
         chapters: list[str] = []
         problems: dict[str, Unextractable] = {}
         for name in _chapter_names(package, package_path, frozenset(archive.namelist())):
             try:
-                page, _ = decode_page(_read_part(archive, name), "utf-8")
+                page, _ = decode_page(read_part(archive, name), "utf-8")
             except Unextractable as problem:
                 problems[name] = problem
                 continue
@@ -205,35 +176,6 @@ def _chapter_names(package: ElementTree.Element, package_path: str, members: Col
 
 def _local(node: ElementTree.Element) -> str:
     return node.tag.rpartition("}")[2]
-
-
-def _open_zip(data: bytes) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise Unextractable(f"is a damaged zip file ({error})") from None
-
-
-def _read_part(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Return a part of the document in memory; nothing is unpacked to disk."""
-    try:
-        with archive.open(name) as part:
-            data = part.read(MAX_PART_BYTES + 1)
-    except (KeyError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
-        raise Unextractable(f"has no readable part {name} ({error})") from None
-    if len(data) > MAX_PART_BYTES:
-        raise Unextractable(f"has a part {name} of more than {MAX_PART_BYTES >> 20} MiB")
-    return data
-
-
-def _parse_xml(archive: zipfile.ZipFile, name: str) -> ElementTree.Element:
-    data = _read_part(archive, name)
-    if b"<!ENTITY" in data[:4096]:
-        raise Unextractable(f"declares entities in {name}")
-    try:
-        return ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
-        raise Unextractable(f"has a damaged part {name} ({error})") from None
 
 
 EXTRACTORS: Mapping[str, Callable[[bytes, Options], Extracted]] = {

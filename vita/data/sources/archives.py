@@ -55,7 +55,10 @@ def read_zip(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
                 return
             budget = _Budget(file)
             for number, info in enumerate(archive.infolist(), 1):
-                if info.is_dir() or _is_hidden(info.filename):
+                if info.is_dir():
+                    continue
+                if _is_hidden(info.filename):
+                    yield _hidden_row(file, number, info.filename)
                     continue
                 if info.flag_bits & 1:
                     got = f"the encrypted member {printable(info.filename)}"
@@ -84,7 +87,10 @@ def read_tar(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
         try:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for number, info in enumerate(archive, 1):
-                    if info.isdir() or _is_hidden(info.name):
+                    if info.isdir():
+                        continue
+                    if _is_hidden(info.name):
+                        yield _hidden_row(file, number, info.name)
                         continue
                     if not info.isreg():
                         got = f"the member {printable(info.name)}, a link or device"
@@ -102,6 +108,11 @@ def read_tar(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
 def _is_hidden(name: str) -> bool:
     parts = PurePosixPath(name).parts
     return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts)
+
+
+def _hidden_row(file: SourceFile, number: int, name: str) -> Row:
+    problem = RowProblem("hidden_member", "members that are not hidden", f"the hidden member {printable(name)}")
+    return _problem_row(file, number, problem, skipped=True)
 
 
 def _member_rows(

@@ -6,7 +6,7 @@ import email
 import email.policy
 from collections.abc import Iterator
 from email.message import EmailMessage
-from typing import cast
+from typing import Any, cast
 
 from vita.data.extraction.extractor import Failure, extractor_for
 from vita.data.sources import streams
@@ -14,6 +14,7 @@ from vita.data.sources.files import SourceFile
 from vita.data.sources.readers import READERS, ReadOptions, Row, RowProblem
 from vita.data.sources.web_readers import read_document
 from vita.spine.file_listing import printable
+from vita.spine.plain_text import counted
 
 
 @READERS.add("pdf")
@@ -24,8 +25,8 @@ def read_pdf(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
 
 @READERS.add("docx")
 def read_docx(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
-    """Read a Word document."""
-    yield read_document(file, "docx", wishes)
+    """Read a Word document; parts with text that are left out, such as comments, are a skipped row."""
+    yield from _with_unread_parts(read_document(file, "docx", wishes))
 
 
 @READERS.add("epub")
@@ -40,7 +41,7 @@ def read_epub(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
 
 @READERS.add("mbox")
 def read_mbox(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
-    """Read the messages of a mailbox; attachments are not read."""
+    """Read the messages of a mailbox; attachments are not read, and counted in a skipped row."""
     limit = wishes.extraction.megabytes * 2**20
     for number, data in enumerate(_messages(file, limit), 1):
         row = Row(printable(file.path), file.name, number, None)
@@ -48,16 +49,24 @@ def read_mbox(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
             problem = RowProblem("too_large", f"a message of at most {limit >> 20} MB", "a larger one")
             yield row._replace(problem=problem, is_skipped=True)
         else:
-            yield _message_row(row, data, wishes)
+            yield from _with_unread_parts(_message_row(row, data, wishes))
 
 
 @READERS.add("eml")
 def read_eml(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
-    """Read a file with one message; attachments are not read."""
+    """Read a file with one message; attachments are not read, and counted in a skipped row."""
     limit = wishes.extraction.megabytes * 2**20
     hint = "raise `extraction.megabytes`, or leave the file out"
     data = b"\n".join(streams.read_bytes(file, limit=limit, hint=hint).splitlines())
-    yield _message_row(Row(printable(file.path), file.name, 0, None), data, wishes)
+    yield from _with_unread_parts(_message_row(Row(printable(file.path), file.name, 0, None), data, wishes))
+
+
+def _with_unread_parts(row: Row) -> Iterator[Row]:
+    """Yield a row, and a skipped row that names the parts of its document that are not read."""
+    yield row
+    if parts := (row.values or {}).get("unread_parts"):
+        problem = RowProblem("unread_part", "no part beside the text", ", ".join(parts))
+        yield row._replace(values=None, problem=problem, is_skipped=True)
 
 
 def _messages(file: SourceFile, limit: int) -> Iterator[bytes | None]:
@@ -85,8 +94,9 @@ def _message_row(row: Row, data: bytes, wishes: ReadOptions) -> Row:
         text = str(part.get_content()) if part is not None else ""
         headers = {"title": message["subject"], "date": message["date"]}
         is_html = part is not None and part.get_content_type() == "text/html"
-        values = {name: str(value) for name, value in headers.items() if value}
+        values: dict[str, Any] = {name: str(value) for name, value in headers.items() if value}
         identifier = str(message["message-id"] or "").strip().strip("<>")
+        attachments = len([*message.iter_attachments()]) if message.is_multipart() else 0
     except (LookupError, ValueError, TypeError, AttributeError, IndexError) as error:
         problem = RowProblem("broken_record", "a readable message", f"one that cannot be parsed ({error})")
         return row._replace(problem=problem)
@@ -97,4 +107,6 @@ def _message_row(row: Row, data: bytes, wishes: ReadOptions) -> Row:
             return row._replace(problem=problem, is_skipped=True)
         text = page.text
     values |= {"id": identifier} if identifier else {}
+    if attachments:
+        values["unread_parts"] = [counted(attachments, "attachment")]
     return row._replace(values={wishes.text_field or "text": text, **values})

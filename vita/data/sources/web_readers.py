@@ -71,6 +71,8 @@ def extract_row(
     fields = {wishes.text_field or "text": result.text, "title": result.title, **values}
     if result.missing_parts:
         fields["missing_parts"] = list(result.missing_parts)
+    if result.unread_parts:
+        fields["unread_parts"] = list(result.unread_parts)
     encoding = result.encoding if result.encoding not in (None, "utf-8", "utf8") else None
     return row._replace(values={name: value for name, value in fields.items() if value is not None}, encoding=encoding)
 
