@@ -10,40 +10,32 @@ last checkpoint, truncating the metrics to its step, and requesting the next bat
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
-from vita.spine.disk import explain_disk, write_atomically
 from vita.spine.errors import ConfigError, StoreError
 from vita.spine.events import Emit
 from vita.spine.interrupts import Interruption, deferred_interrupts
 from vita.train.checkpoint import Checkpoint, Checkpoints
 from vita.train.checkpoint import read as read_checkpoint
-from vita.train.hardware import matmul_peak, memory_in_use, peak_memory, reset_peak_memory
 from vita.train.loss_target import TRAINING_SECONDS, TrainingClock, reached_target
-from vita.train.peaks import device_peak
+from vita.train.metrics_file import MetricsFile
 from vita.train.prefetch import PrefetchedBatches
 from vita.train.run_control import Action, RunControl, wait_for_control
 from vita.train.run_files import CHECKPOINTS, METRICS
 from vita.train.stop_rules import StopRule, stop_reason
+from vita.train.throughput import Throughput
 from vita.train.trainer import StepBatch, StepResult, Trainer
 
 TIMING_METRICS = ("tokens_per_second", "mfu", "memory_bytes", TRAINING_SECONDS)
 """Figures in `metrics.jsonl` that differ from run to run; `TrainResult.curve` leaves them out."""
-PROGRESS_SECONDS = 0.25
 CONTINUES = "the same command continues from its checkpoint"
-PROBE_STEPS = 20
-"""Minimum number of steps to measure the peak of the machine, which takes a second."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +142,8 @@ def _train(
     if resumed is None and start_from is not None:
         _start_from(start_from, trainer, emit)
     control = RunControl(folder) if trainer.world.leads else None
-    metrics = _MetricsFile(folder / METRICS, upto=trainer.done if resumed else -1, writes=trainer.world.leads)
-    throughput = _Throughput(trainer, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
+    metrics = MetricsFile(folder / METRICS, upto=trainer.done if resumed else -1, writes=trainer.world.leads)
+    throughput = Throughput(trainer, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
     clock = TrainingClock(trainer.world.device, seconds=metrics.last.get(TRAINING_SECONDS, 0.0))
     _report_setup(trainer, throughput, emit)
     steps = trainer.training.schedule.steps
@@ -246,7 +238,7 @@ def _any_process(trainer: Trainer, condition: bool) -> bool:
     return trainer.world.any(condition)
 
 
-def _save(trainer: Trainer, checkpoints: Checkpoints, metrics: _MetricsFile) -> None:
+def _save(trainer: Trainer, checkpoints: Checkpoints, metrics: MetricsFile) -> None:
     if trainer.world.leads:
         metrics.sync()
     state = {**trainer.state(), "numerics": trainer.numerics()}
@@ -316,7 +308,7 @@ def _evaluate(trainer: Trainer, hooks: Sequence[EvalHook]) -> dict[str, float]:
     return {name: value for hook in hooks for name, value in hook.evaluate(trainer).items()}
 
 
-def _report_setup(trainer: Trainer, throughput: _Throughput, emit: Emit) -> None:
+def _report_setup(trainer: Trainer, throughput: Throughput, emit: Emit) -> None:
     mode = "compiled" if trainer.compiled else "not compiled"
     text = f"matrices are multiplied in {trainer.precision.name} ({trainer.precision.why}), {mode}"
     emit(
@@ -326,7 +318,7 @@ def _report_setup(trainer: Trainer, throughput: _Throughput, emit: Emit) -> None
 
 
 def _report_step(
-    emit: Emit, row: Mapping[str, Any], result: StepResult, trainer: Trainer, throughput: _Throughput
+    emit: Emit, row: Mapping[str, Any], result: StepResult, trainer: Trainer, throughput: Throughput
 ) -> None:
     steps = trainer.training.schedule.steps
     if result.skip_reason:
@@ -344,142 +336,3 @@ def _report_step(
             unit="steps",
             **(metrics | remaining | {"loss": throughput.smoothed_loss(result)}),
         )
-
-
-class _Throughput:
-    """The speed of the run: seconds per step, tokens per second and model FLOPs utilization."""
-
-    def __init__(self, trainer: Trainer, *, tokens_per_step: int, flops_per_token: float) -> None:
-        self.tokens, self.flops = tokens_per_step, tokens_per_step * flops_per_token / trainer.world.processes
-        probes = self.flops > 0 and trainer.training.schedule.steps - trainer.done >= PROBE_STEPS
-        self.device = trainer.world.device
-        self.peak = matmul_peak(trainer.precision.dtype, device=self.device) if probes else 0.0
-        self.datasheet = device_peak(self.device, trainer.precision.dtype)
-        reset_peak_memory(self.device)  # after the measurement above, whose matrices do not belong to the training
-        self._start = self._last = time.perf_counter()
-        self._cpu_start = time.process_time()
-        self._last_report = 0.0
-        self._first: float | None = None
-        self._steps: list[float] = []
-        self._losses: deque[float] = deque(maxlen=20)
-
-    def end_step(self) -> None:
-        """Record the end of a step."""
-        now = time.perf_counter()
-        if self._first is None:
-            self._first = now - self._start
-        else:
-            self._steps.append(now - self._last)
-        self._last = now
-
-    def end_pause(self) -> None:
-        """Leave the time of a pause out of the next step."""
-        self._last = time.perf_counter()
-
-    def figures(self) -> dict[str, float]:
-        if not self._steps or not self.tokens:
-            return {}
-        seconds = self._steps[-1]
-        figures = {"tokens_per_second": round(self.tokens / seconds, 1), "memory_bytes": memory_in_use(self.device)}
-        return figures | ({"mfu": round(self.flops / seconds / self.peak, 4)} if self.peak else {})
-
-    def seconds_left(self, steps: int) -> float:
-        return round(steps * median(self._steps[-50:] or [0.0]), 1)
-
-    def smoothed_loss(self, result: StepResult) -> float:
-        """Return the mean loss of the last steps, for display."""
-        self._losses.append(result.loss)
-        return round(sum(self._losses) / len(self._losses), 4)
-
-    def progress_is_due(self) -> bool:
-        if self._last - self._last_report < PROGRESS_SECONDS:
-            return False
-        self._last_report = self._last
-        return True
-
-    def record(self) -> dict[str, Any]:
-        """Return the figures of the run."""
-        if not self._steps:
-            return {}
-        seconds = median(self._steps)
-        record: dict[str, Any] = {
-            "seconds_to_first_step": round(self._first or 0.0, 3),
-            "seconds_per_step": round(seconds, 5),
-            "training_seconds": round(self._last - self._start, 3),
-            "cpu_seconds": round(time.process_time() - self._cpu_start, 3),
-            "peak_memory_bytes": peak_memory(self.device),
-        }
-        if self.tokens:
-            record["tokens_per_second"] = round(self.tokens / seconds, 1)
-        if self.peak:
-            record |= {"matmul_peak": round(self.peak), "mfu": round(self.flops / seconds / self.peak, 4)}
-        if self.flops and self.datasheet:
-            stated = self.datasheet.flops_per_second
-            record |= {"datasheet_peak": round(stated), "datasheet_mfu": round(self.flops / seconds / stated, 4)}
-        return record
-
-
-# -- metrics
-
-
-class _MetricsFile:
-    """The metrics file, truncated to step `upto` and then appended to."""
-
-    def __init__(self, path: Path, *, upto: int, writes: bool) -> None:
-        self.path, self.writes = path, writes
-        self._rows = [row for row in _read(path) if row["step"] <= upto] if writes else []
-        if writes:
-            with _disk_errors_explained(path):
-                # Truncate atomically: a crash must not lose rows before the checkpoint, which cannot be restored.
-                write_atomically(path, "".join(json.dumps(row) + "\n" for row in self._rows).encode())
-                self._file = path.open("a", encoding="utf-8")
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append a row; a row with nothing but its step is ignored."""
-        if not self.writes or len(row) == 1:
-            return
-        self._rows.append(row)
-        with _disk_errors_explained(self.path):
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-
-    def rows(self) -> list[dict[str, Any]]:
-        return self._rows
-
-    @property
-    def last(self) -> dict[str, Any]:
-        return self._rows[-1] if self._rows else {}
-
-    def sync(self) -> None:
-        """Write the rows to the disk, before a checkpoint that depends on them."""
-        if self.writes:
-            with _disk_errors_explained(self.path):
-                self._file.flush()
-                os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        if self.writes:
-            with _disk_errors_explained(self.path):
-                self._file.close()
-
-
-@contextmanager
-def _disk_errors_explained(path: Path) -> Iterator[None]:
-    """Raise errors of the disk as one-line errors."""
-    try:
-        yield
-    except OSError as error:
-        raise explain_disk(error, path) or StoreError(str(path), f"cannot be written: {error}") from None
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of the file; a crash may have truncated the last one."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
