@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server.service.test_deploy_checks import rewrite_weights
 from tests.server.serving import tiny_engine
 from vita.nn import hf
 from vita.spine.ledger import Ledger
@@ -119,21 +120,27 @@ def test_every_fleet_command_controls_a_running_service(fleet: Fleet) -> None:
         assert code == 2 and "no other version" in out
 
 
-def test_the_replicas_of_a_retired_version_end_while_the_service_runs(fleet: Fleet) -> None:
+def test_the_replicas_of_a_version_with_retired_weights_end_while_the_service_runs(fleet: Fleet) -> None:
     with fleet.serving("a", "--name", "x", "--ungated", "a test"):
         assert fleet.vita("fleet", "roll", "b", "--share", "0.5", "--ungated", "a canary")[0] == 0
         status = fleet.status()
         (stable,) = (version for version in status["versions"] if version["version"].startswith("x"))
         (replica,) = (replica for replica in status["replicas"] if replica["version"] == stable["version"])
+        rewrite_weights(fleet.folder / "a", fleet.folder / "copy", shards=2)
+        code, out = fleet.vita("retire", "copy", "--reason", "a test", "--golden-tokens", "2")
+        assert code == 0, out
         with closing(Ledger(fleet.folder / "store" / "ledger.db")) as ledger:
-            ledger.move(stable["model"], "retired", who="Ada", why="a test")
+            assert ledger.state(stable["model"]) == "candidate", "only the copy with other files is retired"
         deadline = time.monotonic() + 30
         while Path(f"/proc/{replica['pid']}").exists():
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert [row["version"][0] for row in fleet.status()["replicas"]] == ["b"] and fleet.send_request() == 200
         code, out = fleet.vita("fleet", "status")
-        assert code == 0 and "retired" in out
+        assert code == 0 and f"{stable['version']}: is retired: its weights include those of the model" in out
+        body = {"model": stable["version"], "prompt": "a", "max_tokens": 2}
+        response = httpx.post(f"{fleet.url}/v1/completions", json=body, trust_env=False)
+        assert response.status_code == 404 and response.json()["error"]["code"] == "model_retired"
         code, out = fleet.vita("fleet", "rollback")
         assert code == 2 and "no other version" in out
         code, out = fleet.vita("fleet", "promote", "--ungated", "the other one is retired")

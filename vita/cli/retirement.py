@@ -33,6 +33,8 @@ def deprecate(
     as_json: JsonOption = False,
 ) -> None:
     """Deprecate a version. It serves requests until its sunset date; responses state the date and the successor."""
+    from vita.gates.weights import index_weights
+
     workspace = open_workspace(ctx)
     digest, day = workspace.weights(model), end_of(sunset, option="--sunset")
     instead = workspace.weights(successor) if successor else None
@@ -42,6 +44,7 @@ def deprecate(
         raise GateError("deprecate", "a version cannot be its own successor")
     if workspace.ledger.state(digest) == "retired":
         raise GateError(f"deprecate {digest[:12]}", "it is retired already")
+    index_weights(workspace.ledger, workspace.store, digest)
     workspace.ledger.move(digest, "deprecated", who=by, why=reason, sunset=day, successor=instead)
     if as_json:
         print_json({"model": digest, "state": "deprecated", "sunset": day, "successor": instead, "reason": reason})

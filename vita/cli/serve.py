@@ -226,7 +226,7 @@ def fleet_drain(
     service: ServiceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Drain a replica: it finishes its requests and stops; a new replica replaces it."""
+    """Drain a replica: it finishes its requests and stops; a new replica replaces it, unless its model is retired."""
     workspace = open_workspace(ctx)
     response = _control(workspace, service).call("POST", "/drain", {"replica": replica, "restart": not stop})
     _show(workspace, response.json(), as_json=as_json)
@@ -351,9 +351,15 @@ def _show(workspace: Workspace, status: dict[str, Any], *, as_json: bool = False
         fields = ("replica", "version", "state", "pid", "in_flight", "starts")
         replicas.add_row(*(str(replica[field]) for field in fields))
     print_table(workspace.console, replicas)
+    for version in (*status["versions"], *status.get("adapters", ())):
+        if reason := version.get("reason"):
+            name = version.get("adapter") or version["version"]
+            workspace.console.print(line((name, "yellow"), f": is retired: {reason}"), soft_wrap=True)
     for replica in status["replicas"]:
         for note in (*filter(None, [replica.get("reason")]), *replica.get("warnings", ())):
             workspace.console.print(line((replica["replica"], "yellow"), f": {note}"), soft_wrap=True)
+    if note := status.get("note"):
+        workspace.console.print(line(note), soft_wrap=True)
 
 
 # -- keys

@@ -13,7 +13,7 @@ retirement, for a model that was kept for research.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -24,6 +24,11 @@ from vita.gates.weights import Files, ModelMatch, match_model
 from vita.spine.errors import GateError
 from vita.spine.ledger import Ledger
 from vita.spine.store import Store
+
+
+class RetiredModelError(GateError):
+    """Weights were refused because a model with these weights is retired."""
+
 
 UNGATED = "ungated"
 """The event of a model that is served without the approval of a gate; its subject is the model's digest."""
@@ -63,9 +68,9 @@ class Clearance:
     """The reason for serving the model without an approval."""
     refusal: str | None = None
     """The reason why no gate approves the model."""
-    weights: tuple[tuple[str, ...], ...] = ()
-    """For the model and for each companion, the models of the store with the same weights; the retirement of one of
-    them ends the permission."""
+    weights: tuple[ModelMatch, ...] = ()
+    """The weights of the model and of each companion; the retirement of a model with the same weights ends the
+    permission, also if that model enters the store later."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the `gate` object of `/v1/models`."""
@@ -96,10 +101,10 @@ def clear(
     terms = terms or ServingRequest()
     match = match_model(ledger, store, files, tensors=tensors)
     _refuse_false_claim(store, match, claim, label=label)
-    weights, research = [_digests(match)], None
+    weights, research = [match], None
     for companion in companions:
         companion_match = match_model(ledger, store, companion.files, tensors=companion.tensors)
-        weights.append(_digests(companion_match))
+        weights.append(companion_match)
         research = _clear_retired(ledger, companion_match, terms=terms, role=companion.role) or research
     research = _clear_retired(ledger, match, terms=terms) or research
     if research is not None:
@@ -167,36 +172,38 @@ def _refuse_false_claim(store: Store, match: ModelMatch, claim: str | None, *, l
     )
 
 
-def _digests(match: ModelMatch) -> tuple[str, ...]:
-    """Return the digests of a match, the exact ones first."""
-    return tuple(dict.fromkeys([match.digest, *match.exact, *match.same_weights]))
+def retirement(match: ModelMatch, state_of: Callable[[str], ModelState]) -> tuple[str, ModelState] | None:
+    """Return the digest and the state of the first retired model of a match, or None.
 
-
-def retirement(states: Iterable[tuple[str, ModelState]]) -> tuple[str, ModelState] | None:
-    """Return the digest and the state of the first retired model among models with the same weights."""
-    return next(((digest, state) for digest, state in states if state.state == "retired"), None)
+    The state permits research only if that model has exactly the files of the match.
+    """
+    states = ((digest, state_of(digest)) for digest in match.digests)
+    retired = next(((digest, state) for digest, state in states if state.state == "retired"), None)
+    if retired is None or retired[0] in (match.digest, *match.exact):
+        return retired
+    return retired[0], replace(retired[1], for_research=False)
 
 
 def _clear_retired(ledger: Ledger, match: ModelMatch, *, terms: ServingRequest, role: str = "model") -> str | None:
     """Return None if no model with these weights is retired, or the reason for serving a retired one for research.
 
-    Raises `GateError` for a retired model that may not be served for research.
+    Raises `RetiredModelError` for a retired model that may not be served for research.
     """
     now = time.time()
-    retired = retirement((digest, model_state(ledger.moves(digest)).at(now)) for digest in _digests(match))
+    retired = retirement(match, lambda digest: model_state(ledger.moves(digest)).at(now))
     if retired is None:
         return None
     digest, state = retired
     day = datetime.fromtimestamp(state.since, UTC).date()
-    if terms.research and state.for_research and digest in (match.digest, *match.exact):
+    if terms.research and state.for_research:
         reason = f"retired on {day}, kept for research"
         return reason if role == "model" else f"the {role} {digest[:12]} was {reason}"
     if state.for_research:
         hint = "--research serves it to keys with the scope `research`"
     else:
         successor = f"; `{_name(ledger, state.successor)}` replaces it" if state.successor else ""
-        hint = f"it was not kept for research{successor}"
-    raise GateError(f"{role} {digest[:12]}", f"has been retired since {day} ({state.why})", hint=hint)
+        hint = f"these files are not kept for research{successor}"
+    raise RetiredModelError(f"{role} {digest[:12]}", f"has been retired since {day} ({state.why})", hint=hint)
 
 
 def _approving_gate(

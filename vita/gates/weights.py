@@ -3,6 +3,7 @@
     files = hash_files(folder)                                # name -> (sha256, bytes), read from the disk
     match = match_model(ledger, store, files)
     match.digest                                              # the same at every path and in the store
+    match.identity.holds(other_identity)                      # True for the same weights in other files
 
 The ledger keeps an index of the files of every model in the store. The index is filled from manifests, whose own
 sha256 is the model's digest, so that no file inside a folder can claim an identity. A second index holds a digest of
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,28 @@ model_tensors = table("model_tensors", string="artifact digest", primary_key="ar
 
 
 @dataclass(frozen=True)
+class WeightsIdentity:
+    """The hashes of a model folder that its weights are recognized by."""
+
+    files: frozenset[tuple[str, str]]
+    """Name and sha256 of every file."""
+    weight_files: frozenset[str]
+    """The sha256 of every weight file, as `weights_of` returns them."""
+    tensors: str | None
+    """The digest of the tensors, if it is known."""
+
+    @classmethod
+    def of(cls, hashes: Mapping[str, str], *, tensors: str | None) -> WeightsIdentity:
+        """Return the identity of a folder from its file names and their sha256."""
+        return cls(frozenset(hashes.items()), weights_of(hashes), tensors or None)
+
+    def holds(self, other: WeightsIdentity) -> bool:
+        """Return True if these are the weights of `other`: the same tensors, or all of its weight files."""
+        same_tensors = self.tensors is not None and self.tensors == other.tensors
+        return same_tensors or (bool(other.weight_files) and other.weight_files <= self.weight_files)
+
+
+@dataclass(frozen=True)
 class ModelMatch:
     """The models of the store that a set of files belongs to."""
 
@@ -50,6 +73,12 @@ class ModelMatch:
     """Artifacts with exactly these files."""
     same_weights: tuple[str, ...]
     """Artifacts with the same tensors, and those whose weight files are all among these files; `exact` included."""
+    identity: WeightsIdentity
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The digests of all models with these weights, those with exactly these files first."""
+        return tuple(dict.fromkeys([self.digest, *self.exact, *self.same_weights]))
 
 
 def hidden(name: str) -> bool:
@@ -97,17 +126,20 @@ def match_model(ledger: Ledger, store: Store, files: Files, *, tensors: str | No
     """
     update_index(ledger, store)
     hashes = {name: sha for name, (sha, _) in files.items()}
-    weights = weights_of(hashes)
-    similar = _models_holding(ledger, weights or frozenset(hashes.values()))
+    identity = WeightsIdentity.of(hashes, tensors=tensors)
+    similar = _models_holding(ledger, identity.weight_files or frozenset(hashes.values()))
     exact = sorted(digest for digest, files_held in similar.items() if files_held == hashes)
     same = {
-        digest for digest, files_held in similar.items() if weights_of(files_held) and weights_of(files_held) <= weights
+        digest for digest, files_held in similar.items() if identity.holds(WeightsIdentity.of(files_held, tensors=None))
     }
     if tensors is not None:
         update_tensor_index(ledger, store)
         same |= _models_with_tensors(ledger, tensors)
     return ModelMatch(
-        exact[0] if exact else model_digest(files), tuple(exact), tuple(dict.fromkeys([*exact, *sorted(same)]))
+        exact[0] if exact else model_digest(files),
+        tuple(exact),
+        tuple(dict.fromkeys([*exact, *sorted(same)])),
+        identity,
     )
 
 
@@ -163,7 +195,24 @@ def update_tensor_index(ledger: Ledger, store: Store, *models: str) -> None:
         query = query.where(known | model_files.c.artifact.in_(models))
     with ledger.transaction() as database:
         missing = sorted(database.execute(query).scalars())
-    rows = [_tensor_row(store, digest) for digest in missing if store.has(digest)]
+    _index_tensors(ledger, store, missing)
+
+
+def index_weights(ledger: Ledger, store: Store, model: str) -> None:
+    """Add the files and the tensors of one model to the indexes, before a change of its state that ends its service.
+
+    Running services compare the weights that they serve with the indexes alone, without the store of the model.
+    """
+    update_index(ledger, store)
+    query = sa.select(model_tensors.c.artifact).where(model_tensors.c.artifact == model)
+    with ledger.transaction() as database:
+        is_indexed = database.execute(query).scalar_one_or_none() is not None
+    if not is_indexed:
+        _index_tensors(ledger, store, [model])
+
+
+def _index_tensors(ledger: Ledger, store: Store, models: Sequence[str]) -> None:
+    rows = [_tensor_row(store, digest) for digest in models if store.has(digest)]
     if rows:
         with ledger.transaction() as database:
             dialect = postgresql if database.dialect.name == "postgresql" else sqlite

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from vita.cards import archive
-from vita.gates.weights import same_weights
+from vita.gates.weights import index_weights
 from vita.infer.sampling import Sampling
 from vita.spine import machine, signing
 from vita.spine.config import Settings
@@ -85,6 +85,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
     for name, artifact in _reports(inputs).items():
         _copy_reports(artifact.path, folder / "reports" / name)
     if context.ledger and context.store:
+        index_weights(context.ledger, context.store, inputs.model.digest)
         _add_card_and_reports(inputs, context.ledger, context.store, lineage=context.lineage, folder=folder)
     key = signing.load_or_create_key(machine.signing_key())
     (folder / PUBLIC).write_text(signing.public_to_text(key.public_key()), encoding="ascii")
@@ -164,11 +165,7 @@ def _tombstone(config: Config, inputs: Inputs, release: dict[str, Any] | None) -
 def _add_card_and_reports(
     inputs: Inputs, ledger: Ledger, store: Store, *, lineage: Sequence[Mapping[str, Any]], folder: Path
 ) -> None:
-    """Write the model card, and copy the reports on the model and its ancestors.
-
-    The weights enter the ledger's index, so that a service recognizes them without the artifact in the store.
-    """
-    same_weights(ledger, store, inputs.model.digest)
+    """Write the model card, and copy the reports on the model and its ancestors."""
     archive.write_card(ledger, store, inputs.model.digest, folder / "cards")
     ancestors = [inputs.model.digest, *(run["artifact"] for run in lineage)]
     included = {artifact.digest for artifact in _reports(inputs).values()}

@@ -8,13 +8,17 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
+import httpx
 import pytest
+import sqlalchemy as sa
 
 from tests.csp import check_page_policy
 from tests.server.fakes import FakeReplica, routes_to, version_of
 from tests.server.gateways import CHAT, async_test, async_test_on_each_database, service
+from vita.gates.weights import ModelMatch, WeightsIdentity, model_files, model_tensors
 from vita.monitoring.request_log import feedback_since, requests_since
 from vita.server.gateway import keys
+from vita.server.gateway.gateway import Gateway
 
 # -- admission
 
@@ -227,13 +231,13 @@ async def test_an_archived_model_answers_no_request(ledger):
 
 @async_test
 async def test_the_retirement_of_a_base_or_draft_model_ends_a_running_version(ledger):
-    """The weights of `cat:1` are its model a, a copy c, and its draft model d; those of the adapter its base d."""
+    """The weights of `cat:1` are its model a, a copy c, and its draft model d; the adapter `alpha` uses them too."""
     replica = FakeReplica("a")
     routes = routes_to(replica)
     version = routes.versions["cat:1"]
-    version.weights = (("a" * 64, "c" * 64), ("d" * 64,))
+    version.weights = (match_of("a", "c"), match_of("d"))
     adapter = version_of(replica, version="alpha:1", model="e" * 64, share=0.0)
-    adapter.base, adapter.weights = version.id, (("e" * 64,), ("d" * 64,))
+    adapter.base, adapter.weights = version.id, (match_of("e"), match_of("a", "c"))
     routes.adapters[adapter.id] = adapter
     async with service(ledger, replica, routes=routes) as (gateway, client):
         for model in ("cat", "cat:1", "alpha"):
@@ -252,6 +256,51 @@ async def test_the_retirement_of_a_base_or_draft_model_ends_a_running_version(le
         ledger.move("c" * 64, "retired", who="ann", why="old")
         gateway.refresh()
         assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 404
+
+
+def match_of(letter: str, *copies: str) -> ModelMatch:
+    """Return the match of a model with the tensors `letter`, and of copies that were in the store at its clearance."""
+    digest, *same_weights = (name * 64 for name in (letter, *copies))
+    identity = WeightsIdentity.of({"model.safetensors": digest}, tensors=f"tensors {letter}")
+    return ModelMatch(digest, (digest,), (digest, *same_weights), identity)
+
+
+@async_test
+async def test_the_retirement_of_a_copy_that_was_added_later_ends_a_running_version(ledger):
+    """The copies have other files than the models of `cat:1` and of the adapter `alpha`, and the same tensors."""
+    replica = FakeReplica("a")
+    routes = routes_to(replica)
+    version = routes.versions["cat:1"]
+    version.weights = (match_of("a"),)
+    adapter = version_of(replica, version="alpha:1", model="e" * 64, share=0.0)
+    adapter.base, adapter.weights = version.id, (match_of("e"), match_of("a"))
+    routes.adapters[adapter.id] = adapter
+    copies = {"a": "1" * 64, "e": "2" * 64}
+
+    async def statuses(gateway: Gateway, client: httpx.AsyncClient) -> list[int]:
+        gateway.refresh()
+        posts = [client.post("/v1/chat/completions", json={**CHAT, "model": model}) for model in ("cat:1", "alpha")]
+        return [(await post).status_code for post in posts]
+
+    async with service(ledger, replica, routes=routes, research=True) as (gateway, client):
+        ledger.move(copies["e"], "retired", who="ann", why="wrong on sums")
+        assert await statuses(gateway, client) == [200, 200], "the copy is not in the index"
+        with ledger.transaction() as database:
+            for letter, copy in copies.items():
+                row = {"artifact": copy, "name": "model.safetensors", "sha256": copy}
+                database.execute(sa.insert(model_files).values(row))
+                database.execute(sa.insert(model_tensors).values(artifact=copy, digest=f"tensors {letter}"))
+        assert await statuses(gateway, client) == [200, 404]
+        sunset = time.time() + 3600
+        ledger.move(copies["a"], "deprecated", who="ann", why="old", sunset=sunset)
+        del routes.adapters[adapter.id]
+        assert (await statuses(gateway, client))[0] == 200
+        gateway.catalog.clock = lambda: sunset
+        assert (await statuses(gateway, client))[0] == 404 and gateway.directory.is_ended(version)
+        gateway.catalog.clock = time.time
+        ledger.move(copies["a"], "retired", who="ann", why="old", research=True)
+        assert (await statuses(gateway, client))[0] == 404
+        assert gateway.directory.is_ended(version), "only the files that were kept may be served for research"
 
 
 @async_test

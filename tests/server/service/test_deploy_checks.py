@@ -142,8 +142,8 @@ def test_a_retired_model_is_refused_at_every_path_and_served_for_research_only_i
     )
     life.ledger.move(approved_model, "retired", who="ann", why="old", research=research)
     for terms in ({}, {"ungated": "please"}):
-        for release_info in (release(life, approved_model), read_release(edited_release)):
-            with pytest.raises(GateError, match="--research serves it" if research else "was not kept for research"):
+        for release_info, kept in ((release(life, approved_model), research), (read_release(edited_release), False)):
+            with pytest.raises(GateError, match="--research serves it" if kept else "are not kept for research"):
                 clear(life, release_info, **terms)
     if research:
         assert clear(life, release(life, approved_model), research=True).status == "research"
@@ -171,7 +171,7 @@ def test_a_retired_model_is_refused_as_the_base_of_an_adapter_and_as_a_draft_mod
     weights = copy_model(life, approved_model, "weights", own__txt="edited")
     release_info = release_with_companions(life, **{role: weights})
     clearance = clear(life, release_info, ungated="a test")
-    assert [approved_model in digests for digests in clearance.weights] == [False, True]
+    assert [approved_model in match.digests for match in clearance.weights] == [False, True]
     life.ledger.move(approved_model, "retired", who="ann", why="old", research=True)
     for terms in ({"ungated": "a test"}, {"research": True}):  # research serves the unchanged model only
         with pytest.raises(GateError, match=f"^{role} model {approved_model[:12]}: has been retired since"):

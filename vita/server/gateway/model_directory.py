@@ -4,7 +4,8 @@
     version, pinned = directory.select("cat", identity=None, key=key)     # pinned: the request names this version
 
 A retired model receives no requests, except from a key with the scope `research` where the service allows it. The
-same applies to a version with other retired weights: those of the base model of an adapter, or of a draft model.
+same applies to a version with other retired weights: those of the base model of an adapter, or of a draft model. The
+weights of a retired model are recognized in other files also.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 
 from starlette.responses import Response
 
-from vita.gates.clearance import retirement
 from vita.gates.model_state import ModelState
 from vita.server.decoding_options import switch
 from vita.server.errors import invalid
@@ -79,13 +79,15 @@ class ModelDirectory:
     def state(self, version: ServedVersion) -> ModelState:
         """Return the lifecycle state of a version: that of its model, or a retirement of other weights that it uses.
 
-        Among several retirements, one that does not permit research prevails.
+        An adapter uses the weights of its base version. Among several retirements, one that does not permit research
+        prevails.
         """
         catalog = self._catalog
         model_state = catalog.model_state(version.model)
         retirements = [model_state] if model_state.state == "retired" else []
-        for number, digests in enumerate(version.weights):
-            found = retirement((digest, catalog.model_state(digest)) for digest in digests)
+        base = self._router.versions.get(version.base) if version.base is not None else None
+        for number, match in enumerate((*version.weights, *(base.weights if base else ()))):
+            found = catalog.retirement(match)
             if found is None or (number == 0 and retirements):
                 continue
             digest, state = found

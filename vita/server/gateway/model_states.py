@@ -9,7 +9,7 @@ successor, and `/v1/models/{id}` returns 410. A deprecated model counts as retir
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -17,7 +17,10 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
+from vita.gates.clearance import retirement
 from vita.gates.model_state import ModelState, merge_moves, state_of
+from vita.gates.retired_weights import RetiredWeights
+from vita.gates.weights import ModelMatch, WeightsIdentity
 from vita.monitoring.request_log import deployments
 from vita.server.errors import ApiError
 from vita.spine.ledger import Ledger, StateTransition, names, states
@@ -34,6 +37,8 @@ class CatalogRows:
     deployments: Sequence[sa.RowMapping]
     moves: Sequence[StateTransition]
     names: Sequence[sa.RowMapping]
+    weights: Mapping[str, WeightsIdentity]
+    """Digest of a model that is retired or has a sunset date -> its weights."""
 
     @property
     def count(self) -> int:
@@ -53,6 +58,7 @@ class Catalog:
         self._digest_by_name: dict[str, str] = {}
         """Every name in the ledger, as requests use it -> digest that it refers to now."""
         self._moves: dict[str, StateTransition] = {}
+        self.retired_weights = RetiredWeights()
         self._models: dict[str, str] = {}
         """Digest of a release -> digest of its model."""
         self._versions_of: dict[str, str] = {}
@@ -69,9 +75,10 @@ class Catalog:
         with self.ledger.transaction() as database:
             deployment_rows, move_rows, name_rows = (tail.read(database, limit=limit) for tail in tails)
         moves = [StateTransition(**row) for row in move_rows]
+        weights = self.retired_weights.read(self.ledger, moves)
         for tail, rows in zip(tails, (deployment_rows, move_rows, name_rows), strict=True):
             tail.advance(rows)
-        return CatalogRows(deployment_rows, moves, name_rows)
+        return CatalogRows(deployment_rows, moves, name_rows, weights)
 
     def apply(self, rows: CatalogRows) -> None:
         """Apply rows that `read` returned."""
@@ -86,6 +93,7 @@ class Catalog:
                 self._releases_of.setdefault(move.artifact, {})[release] = None
         for row in rows.names:
             self._rename(row["name"].removeprefix(RELEASE), row["artifact"])
+        self.retired_weights.add(rows.weights)
 
     def model_state(self, model: str) -> ModelState:
         """Return the current state of a model."""
@@ -94,6 +102,10 @@ class Catalog:
             return ModelState()
         state = state_of(move).at(self.clock())
         return state if state.successor is None else replace(state, successor=self.name_of(state.successor))
+
+    def retirement(self, match: ModelMatch) -> tuple[str, ModelState] | None:
+        """Return the digest and the state of a retired model with the weights of a match, or None."""
+        return retirement(self.retired_weights.complete(match), self.model_state)
 
     def digest(self, name: str) -> str | None:
         """Return the digest of the model with this name or digest."""

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from vita.gates.weights import ModelMatch
 from vita.server.gateway.circuit_breaker import Breaker
 from vita.server.replica.replica_auth import SECRET_HEADER
 
@@ -121,9 +122,9 @@ class ServedVersion:
     """Settings of its speculative decoding."""
     batch_invariance: bool = True
     """False if its release gives up that bits of an answer do not depend on the other requests."""
-    weights: Sequence[Sequence[str]] = ()
-    """For its model, its base model and its draft model, the digests of the models of the store with the same weights;
-    the retirement of one of them is a retirement of this version."""
+    weights: Sequence[ModelMatch] = ()
+    """The weights of its model, its base model and its draft model; the retirement of a model with the same weights is
+    a retirement of this version."""
     base: str | None = None
     """Id of the version of the base model, for an adapter."""
     owed: int = 0

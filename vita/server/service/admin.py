@@ -126,12 +126,13 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
     async def status(_: dict[str, Any]) -> Any:
         content, served = supervisor.status(), {**gateway.router.versions, **gateway.router.adapters}
         for entry in (*content["versions"], *content["adapters"]):
-            entry["state"] = gateway.directory.state(served[entry.get("adapter") or entry["version"]]).state
+            state = gateway.directory.state(served[entry.get("adapter") or entry["version"]])
+            entry |= {"state": state.state, "reason": state.why if state.state == "retired" else ""}
         return {**content, "in_flight": gateway.in_flight, "draining": gateway.draining}
 
     async def drain(body: dict[str, Any]) -> Any:
-        await supervisor.drain(str(body.get("replica")), restart=body.get("restart") is not False)
-        return await status({})
+        note = await supervisor.drain(str(body.get("replica")), restart=body.get("restart") is not False)
+        return {**await status({}), **({} if note is None else {"note": note})}
 
     async def roll(body: dict[str, Any]) -> Any:
         share = body.get("share", 1.0)

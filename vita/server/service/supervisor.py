@@ -25,12 +25,13 @@ from vita.server.gateway.routing import Backend, Router, ServedVersion
 from vita.server.release import ReleaseInfo
 from vita.server.service.deploy_checks import ClearRelease
 from vita.server.service.journal import Journal
+from vita.server.service.replica_clearance import clear_replacement, clear_restart
 from vita.server.service.replica_process import Command, ReplicaProcess, replica_command
 from vita.server.service.retired_versions import RetiredVersions
 from vita.server.service.served_adapters import ServedAdapters
 from vita.server.settings import ServiceSettings
 from vita.spine.config import unknown_name
-from vita.spine.errors import ConfigError, LedgerError, ModelError, VitaError
+from vita.spine.errors import ConfigError, ModelError
 from vita.spine.ledger import Ledger
 
 FIRST_PAUSE, MAX_PAUSE, STABLE_SECONDS = 0.5, 30.0, 60.0
@@ -131,8 +132,10 @@ class Supervisor:
             if newest.id in self.retired:
                 problem = f"{newest.id} has been retired and its replicas were stopped"
                 raise ConfigError("fleet", problem, hint="go back with `vita fleet rollback`")
-            missing = self._replicas_of(stable) - len(self.of_version(newest.id))
-            template = self.of_version(newest.id)[0]
+            if not (current := self.of_version(newest.id)):
+                problem = f"all replicas of {newest.id} were drained"
+                raise ConfigError("fleet", problem, hint="go back with `vita fleet rollback`")
+            missing, template = self._replicas_of(stable) - len(current), current[0]
             terms = replace(terms or ServingRequest(), research=template.terms.research)
             clearance = await asyncio.to_thread(self._clear, template.release, terms)
             newest.gate, newest.weights = clearance.as_json(), clearance.weights
@@ -173,20 +176,22 @@ class Supervisor:
         """Drain and stop the replicas of retired versions; `is_ended` is True for those that no request can use."""
         await self.retired.stop(is_ended, changing=self._changing)
 
-    async def drain(self, name: str, *, restart: bool = True) -> None:
+    async def drain(self, name: str, *, restart: bool = True) -> str | None:
         """Drain a replica: it finishes its requests and stops. With `restart`, a new replica is started first.
 
-        If the new replica does not start, the old one continues.
+        If the new replica does not start, the old one continues. A replica with retired weights stops without a
+        replacement; the reason is returned.
         """
         async with self._changing:
             replica = self.replicas.get(name)
             if replica is None:
                 raise unknown_name("fleet.replica", name, self.replicas)
             version = self.router.versions[replica.release.id]
-            if restart:
-                await asyncio.to_thread(self._clear, replica.release, replica.terms, record=False)
+            retirement = await clear_replacement(self._clear, replica) if restart else None
+            if restart and retirement is None:
                 await self._all_ready([self._launch(replica.release, version, replica.threads, terms=replica.terms)])
             await self._stop_replica(replica)
+            return retirement
 
     async def stop(self, *, seconds: float) -> None:
         """Stop all replicas; requests in flight have `seconds` to finish."""
@@ -285,7 +290,7 @@ class Supervisor:
     async def _keep_alive(self, replica: ReplicaProcess) -> None:
         """Start a replica, probe it, and restart it when it dies."""
         while not replica.stopping:
-            if replica.starts and not await self._cleared_again(replica):
+            if replica.starts and not await clear_restart(self._clear, replica):
                 replica.state = "stopped"
                 replica.start_finished.set()
                 return
@@ -309,18 +314,6 @@ class Supervisor:
             replica.backend.reason = replica.cause()
             self._notify(f"{replica.name} ended ({replica.cause()}); it starts again in {pause:g} s")
             await asyncio.sleep(pause)
-
-    async def _cleared_again(self, replica: ReplicaProcess) -> bool:
-        """Clear a release again before its replica restarts; an unreachable ledger does not prevent the restart."""
-        try:
-            await asyncio.to_thread(self._clear, replica.release, replica.terms, record=False)
-        except LedgerError as error:
-            self._notify(f"{replica.name} restarts without a new clearance: {error}")
-        except VitaError as error:
-            replica.backend.reason = f"it does not restart: {error}"
-            self._notify(f"{replica.name} does not restart: {error}")
-            return False
-        return True
 
     async def _probe_until_exit(self, replica: ReplicaProcess) -> None:
         """Probe the readiness of a replica until its process ends."""
