@@ -133,6 +133,7 @@ def test_the_options_of_a_stage_have_different_spellings(name: str) -> None:
         (["live", "cat", "--until", "sfd"], 2, "did you mean `sft`?"),
         (["chat", "nothing/there"], 6, "is not a name, digest or folder; as an id of the Hub: is not in the cache"),
         (["curate", "nowhere.txt"], 3, "nowhere.txt: no such file"),
+        (["curate", "nowhere.txt"], 3, "the life file; in a command and its --config, at the current folder"),
         (["design", "--depth", "2", "--params", "1M"], 2, "set one of parameters, depth and budget"),
         (["design", "--budget", "soon"], 2, "budget"),
         (["generate", "x", "hello"], 4, "is not a name"),

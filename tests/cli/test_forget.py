@@ -148,9 +148,11 @@ def test_an_id_of_a_kept_and_of_a_dropped_document_needs_a_source(vita: Vita, tm
     assert code == 0, err
     code, _, err = vita("forget", "w3", "--by", "A")
     assert code and "documents of 2 sources have this id: rfc, wiki" in err and vita("erasures")[1] == "no erasures\n"
-    code, _, err = vita("forget", "--licence", "MIT", "--by", "A")
-    assert code and "expected the licence of a document that was kept: `CC0`" in err, err
-    assert "records of dropped documents have no licence" in err
+    code, _, err = vita("forget", "--licence", "BSD", "--by", "A")
+    assert code and "expected `CC0`, `MIT`, `not stated`, got" in err, err
+    code, out, err = vita("forget", "--licence", "mit", "--plan")
+    assert code == 0 and "rfc     1 document dropped (duplicate: 1)" in out, out + err
+    assert "no corpus contains a document of these: curation dropped all documents of the licence `mit`" in out
     code, out, err = vita("forget", "--source", "only", "--plan")
     assert code == 0 and "1 document dropped (duplicate: 1)" in out, err
     code, out, err = vita("forget", "w3", "--source", "rfc", "--by", "A")
@@ -178,7 +180,7 @@ REFUSALS = (
     (("m1", "--licence", "MIT", "--by", "Ada"), "a document and --licence cannot be combined"),
     (("mail", "--by", "Ada"), "no document has this id, but it is the name of a source"),
     (("--source", "mial", "--by", "Ada"), "did you mean `mail`? --allow-absent"),
-    (("--licence", "MIT", "--by", "Ada"), "document that was kept: `CC-BY-4.0`, got"),
+    (("--licence", "MIT", "--by", "Ada"), "expected `CC-BY-4.0`, `not stated`, got"),
     (("m1", "--by", "Ada", "--output", "."), "expected a new or empty folder"),
     (("--source", " ", "--by", "Ada"), "--source is empty"),
 )

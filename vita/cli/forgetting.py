@@ -154,6 +154,9 @@ def _print_trace(workspace: Workspace, trace: DocumentTrace) -> None:
         use = holder.explanation if holder in trace.holders else f"{holder.explanation}, through {holder.through}"
         table.add_row(holder.kind, holder.digest[:12], ", ".join(holder.names), holder.state, holder.source, use)
     print_table(workspace.console, table)
+    if trace.query.document is None and all(holder.use == "not used" for holder in trace.holders):
+        text = f"no corpus contains a document of these: curation dropped {trace.query.label}"
+        workspace.console.print(text, soft_wrap=True)
     if trace.note:
         workspace.console.print(trace.note)
 

@@ -108,7 +108,8 @@ def permitted_records(
         if violation is None:
             yield record
         elif dropped:
-            dropped(DroppedRecord(record.id, record.source, *violation, size=text_size(record)))
+            licence = record.licence or NOT_STATED
+            dropped(DroppedRecord(record.id, record.source, *violation, size=text_size(record), licence=licence))
 
 
 def _opt_out(value: Any) -> bool | None:

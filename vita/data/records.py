@@ -205,6 +205,8 @@ class DroppedRecord:
     """The content hash of a near copy, with which its erasure finds it under any id."""
     size: int = 0
     """Bytes of the text of a document that was read and must not be used."""
+    licence: str | None = None
+    """The licence of a document, `not stated` without one; None for a row that is no document."""
 
 
 def text_size(record: object) -> int:

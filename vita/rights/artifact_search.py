@@ -8,7 +8,7 @@ from pathlib import Path
 from vita.data.tokens.shards import DocumentSpan, Shards
 from vita.gates.services import all_states
 from vita.rights.dialogue_use import dialogue_use
-from vita.rights.document_fates import DocumentMatch, Use, copies, document_matches, dropped_sources, group_matches
+from vita.rights.document_fates import DocumentMatch, Use, copies, document_matches, dropped_names, group_matches
 from vita.rights.document_trace import TOKENIZER_ONLY, AffectedArtifact, DocumentTrace
 from vita.rights.excluded_documents import contents_by_source, excluded_with
 from vita.rights.input_use import WEIGHTS, Fits, InputUses
@@ -87,15 +87,17 @@ class _Search:
         clear += clear_imports
         unaffected = {_base_key(run) for run in (*clear, *search.clear)} - affected
         facts = [self._store.manifest(digest).facts for digest in (*corpora, *self._imported)]
-        dropped = set[str]().union(*(dropped_sources(self._store.open(digest).path) for digest in corpora))
+        dropped = [dropped_names(self._store.open(digest).path) for digest in corpora]
+        sources = {name for values in facts for name in values.get("sources", ())}
+        licences = {name for values in facts for name in values.get("licences", ())}
         matches = [fate for corpus_fates in of_corpus.values() for fate in corpus_fates]
         document = self._query.document
         return DocumentTrace(
             self._query, tuple(self._holders), tuple(self._weights.values()), tuple(search.unread),
             {source: frozenset(hashes) for source, hashes in self._contents.items()}, frozenset(self._near_contents),
             self._siblings, tuple(sorted(unaffected)),
-            frozenset({*search.sources, *dropped, *(name for values in facts for name in values.get("sources", ()))}),
-            frozenset({*search.licences, *(name for values in facts for name in values.get("licences", ()))}),
+            frozenset(sources.union(search.sources, *(names for names, _ in dropped))),
+            frozenset(licences.union(search.licences, *(names for _, names in dropped))),
             {} if document is None else contents_by_source(document, matches, search.hits),
             () if document is None else excluded_with(document, matches, search.hits, self._near_contents),
         )  # fmt: skip

@@ -80,13 +80,17 @@ def copies(folder: Path, contents: set[str]) -> list[DocumentMatch]:
     ]
 
 
-def dropped_sources(folder: Path) -> set[str]:
-    """Return the sources of the documents that curation dropped."""
-    return {str(row["source"]) for row in _drops(folder)}
+def dropped_names(folder: Path) -> tuple[set[str], set[str]]:
+    """Return (sources, licences) of the documents that curation dropped; older corpora name no licences."""
+    rows = [(str(row["source"]), row.get("licence")) for row in _drops(folder)]
+    return {source for source, _ in rows}, {licence for _, licence in rows if licence}
 
 
 def group_matches(folder: Path, query: RightsQuery) -> list[DocumentMatch]:
-    """Return the number of documents of a source or licence with each use; drops do not state a licence."""
+    """Return the number of documents of a source or licence with each use.
+
+    Drops in corpora of earlier versions have no licence.
+    """
     groups: dict[tuple[str, Use], DocumentMatch] = {}
     known: set[int] = set()
     for part, use in _USES.items():
@@ -102,14 +106,16 @@ def group_matches(folder: Path, query: RightsQuery) -> list[DocumentMatch]:
         replace(group, explanation=f"{counted(group.documents, 'document')} {_place(use)}")
         for (_, use), group in groups.items()
     ]  # fmt: skip
-    reasons: Counter[str] = Counter()
-    if query.licence is None:
-        reasons.update(str(row["reason"]) for row in _drops(folder) if row["source"] == query.source)
-    if reasons:
-        detail = ", ".join(f"{reason}: {number:,}" for reason, number in reasons.most_common())
-        total = reasons.total()
+    reasons: dict[str, Counter[str]] = {}
+    for row in _drops(folder):
+        has_licence = query.licence is None or "licence" in row
+        if has_licence and query.includes(row["source"], row.get("licence")):
+            reasons.setdefault(str(row["source"]), Counter())[str(row["reason"])] += 1
+    for source, counts in reasons.items():
+        detail = ", ".join(f"{reason}: {number:,}" for reason, number in counts.most_common())
+        total = counts.total()
         text = f"{counted(total, 'document')} dropped ({detail}), not trained on"
-        matches.append(DocumentMatch(str(query.source), "", "not used", text, documents=total))
+        matches.append(DocumentMatch(source, "", "not used", text, documents=total))
     return matches
 
 

@@ -58,13 +58,8 @@ def check_request(trace: DocumentTrace, *, allow_absent: bool = False) -> None:
         if name is not None and key not in keys and not allow_absent:
             close = get_close_matches(name, names, 1)
             hint = f"did you mean `{close[0]}`? " if close else ""
-            hint += (
-                "records of dropped documents have no licence: --allow-absent excludes documents with this licence "
-                "from later runs" if option == "--licence"
-                else "--allow-absent excludes it although no corpus or source contains it"
-            )  # fmt: skip
-            kept = "the licence of a document that was kept: " if option == "--licence" and names else ""
-            raise DataError(f"forget {option}", expected=kept + _listed(names), got=name, hint=hint)
+            hint += "--allow-absent excludes it although no corpus or source contains it"
+            raise DataError(f"forget {option}", expected=_listed(names), got=name, hint=hint)
 
 
 def _check_document(trace: DocumentTrace, document: str) -> None:

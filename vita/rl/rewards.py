@@ -32,6 +32,7 @@ from vita.data.records import Message
 from vita.data.world import World, WorldSettings
 from vita.spine.config import InputPath, Settings, nearest
 from vita.spine.errors import ConfigError, DataError, VitaError
+from vita.spine.file_listing import RELATIVE_PATHS
 from vita.spine.registry import Registry
 
 Prompts = Sequence[Sequence[Message]]
@@ -216,7 +217,7 @@ def _by_model(model: DialogueScorer) -> Reward:
 def _load_module(path: Path, where: str) -> ModuleType:
     """Load the user's file as a module with a unique name."""
     if not path.is_file():
-        raise ConfigError(where, f"there is no file {path}", hint="paths are relative to the life's file")
+        raise ConfigError(where, f"there is no file {path}", hint=RELATIVE_PATHS)
     name = f"vita_reward_{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, "a .py file has a loader"

@@ -29,6 +29,12 @@ class ListedFile(NamedTuple):
     state: os.stat_result
 
 
+RELATIVE_PATHS = (
+    "relative paths begin at the folder of the life file; in a command and its --config, at the current folder"
+)
+"""The hint of an error for a path that does not exist."""
+
+
 def list_files(path: str, *, where: str) -> list[ListedFile]:
     """Return the files of a file, folder (recursively) or glob, sorted by name."""
     expanded = str(Path(path).expanduser())
@@ -41,8 +47,10 @@ def list_files(path: str, *, where: str) -> list[ListedFile]:
         base = str(Path(*_parts_before_magic(expanded)))
         states = dict(_matches(expanded, base, where))
     if not states:
-        problem = "holds no files" if state is not None else "no such file, and no file matches it as a glob"
-        raise DataError(where, f"{printable(path)}: {problem}", hint="paths are relative to the life's file")
+        if state is not None:
+            raise DataError(where, f"{printable(path)}: holds no files")
+        problem = f"{printable(path)}: no such file, and no file matches it as a glob"
+        raise DataError(where, problem, hint=RELATIVE_PATHS)
     prefix = base.rstrip("/") + "/"
     names = ((printable(file.removeprefix(prefix)), file) for file in states)
     return [ListedFile(file, name, states[file]) for name, file in sorted(names)]

@@ -28,6 +28,7 @@ from vita.reporting.figures import ReportContent
 from vita.reporting.page import Figure, write_report_pages
 from vita.spine.config import Settings
 from vita.spine.disk import write_atomically
+from vita.spine.erasures import NOT_STATED
 from vita.spine.errors import DataError
 from vita.spine.stage import Context, Draft, explicit_only
 from vita.stages.kinds import Corpus, Model
@@ -35,7 +36,7 @@ from vita.stages.kinds import Corpus, Model
 if TYPE_CHECKING:
     from vita.infer.text_model import TextModel
 
-VERSION = 1
+VERSION = 2
 NEEDS = {"model": (has_no_classifier,)}
 
 _CHUNK_DOCUMENTS = 512
@@ -214,7 +215,8 @@ def _drop(document: Document, cosine: float, other: tuple[str, _Identity]) -> Dr
     part, (source, id) = other
     kind = "the held-out document" if part == "heldout" else "the document"
     detail = f"cosine {cosine:.4f} with {kind} {id} of {source}"
-    return DroppedRecord(document.id, document.source, "semantic", detail, (source, id))
+    licence = document.licence or NOT_STATED
+    return DroppedRecord(document.id, document.source, "semantic", detail, (source, id), licence=licence)
 
 
 def _spread(samples: list[tuple[float, Document, _Identity]]) -> list[tuple[float, Document, _Identity]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from tests.cli.corpora import write
 from vita.data.curation.filter_profile import FilterProfile, changed_settings, relax_filter, sample_pages
-from vita.data.curation.filters import FilterUse
+from vita.data.curation.filters import FilterUse, upper_limit
 from vita.data.curation.page_features import PageFeatures
 from vita.data.curation.rules import CurationRules
 from vita.data.records import Document
@@ -62,3 +63,12 @@ def test_a_sample_does_not_depend_on_the_order_of_the_documents(tmp_path: Path) 
     samples = [[page.document.id for page in sample_pages([source], RULES, limit=7)] for source in (forward, backward)]
     assert samples[0] == samples[1] and len(samples[0]) == 7
     assert len(sample_pages([forward], RULES, limit=100)) == 30
+
+
+def test_a_share_is_not_raised_above_one() -> None:
+    assert upper_limit("word_list", "max_share") == 1 and upper_limit("repetition", "max_duplicate_ngram_ratio") == 1
+    assert upper_limit("length", "max_words") == math.inf
+    bullets = pages_of("\n".join(f"- {words(9)} the one of it {number}" for number in range(60)))
+    use = FilterUse(name="gopher_quality", settings={"max_bullet_line_ratio": 0.9})
+    relaxed = relax_filter(use, bullets, allowed=0)
+    assert relaxed.settings == {**use.settings, "max_bullet_line_ratio": 1.0}

@@ -104,6 +104,13 @@ def test_a_rule_without_limits_of_ngrams_keeps_the_page() -> None:
         ({"length": {"min_words": -1}}, "filter length.min_words: expected greater than or equal to 0, got -1"),
         ({"gopher_quality": {"stop_words": [""]}}, "expected one word without white space, got ''"),
         ({"gopher_quality": {"stop_words": ["of the"]}}, "expected one word without white space, got 'of the'"),
+        ({"classifier": {"model": "q", "minimum": 5}}, "classifier.minimum: expected less than or equal to 1, got 5"),
+        ({"repetition": {"max_duplicate_line_ratio": -1}}, "max_duplicate_line_ratio: expected greater than or equal"),
+        ({"repetition": {"max_duplicate_ngram_ratio": [0.1, 3]}}, "max_duplicate_ngram_ratio.1: expected less than"),
+        ({"fineweb": {"max_line_word_ratio": -0.1}}, "max_line_word_ratio: expected greater than or equal to 0"),
+        ({"word_list": {"file": "a", "max_share": 2}}, "max_share: expected less than or equal to 1, got 2"),
+        ({"gopher_quality": {"min_mean_word_length": 20}}, "expected at most max_mean_word_length .10.0., got 20"),
+        ({"length": {"max_words": 20}}, "length.min_words: expected at most max_words .20., got 50"),
     ],
 )
 def test_an_unusable_setting_of_a_filter_is_refused(use: Any, message: str) -> None:
@@ -326,3 +333,10 @@ def test_an_unusable_list_is_refused(tmp_path: Path, name: str, content: str | N
         filter_chain({name: {"file": str(file), **({"action": "keep"} if name == "url_list" else {})}})(
             PageFeatures(Document("a", "A word.", "test", metadata={"url": "http://a.org"}))
         )
+
+
+def test_every_number_of_a_filter_has_a_range() -> None:
+    for name in FILTERS:
+        for setting, schema in filter_settings(name).model_json_schema()["properties"].items():
+            for part in (schema, schema.get("items", {}), *schema.get("anyOf", ())):
+                assert part.get("type") not in ("integer", "number") or "minimum" in part, f"{name}.{setting}"

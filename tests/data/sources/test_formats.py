@@ -166,6 +166,28 @@ def test_arrow_files_and_streams_are_read(tmp_path: Path) -> None:
     assert [drop.reason for drop in read(tmp_path / "cut.arrow", data[: len(data) // 2])[1]] == ["damaged_file"]
 
 
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "binary_view"])
+def test_columns_of_bytes_are_text_in_utf_8(tmp_path: Path, kind: str) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = {
+        "text": ["Größe".encode(), b"\xff\xfe", b"form\0feed", None],
+        "url": [b"http://a.example", b"\x89PNG", b"", None],
+    }
+    binary = pyarrow.table({name: pyarrow.array(values, getattr(pyarrow, kind)()) for name, values in rows.items()})
+    table = binary.append_column("tags", pyarrow.array([[{"name": b"a"}]] * 4))
+    parquet.write_table(table, tmp_path / "a.parquet")
+    found, drops = read(tmp_path / "a.parquet")
+    assert [document.text for document in found] == ["Größe", "form\0feed"]
+    assert found[0].metadata == {"url": "http://a.example", "tags": [{"name": "a"}]}
+    assert [(drop.id, drop.reason) for drop in drops] == [("a.parquet:2", "not_utf8"), ("a.parquet:4", "no_text")]
+    with pytest.raises(
+        DataError, match=r"row 2: expected text in UTF-8 in the field `text`, got the byte 0xff.*convert"
+    ):
+        read(tmp_path / "a.parquet", on_bad_row="error")
+
+
 def test_messages_of_a_mailbox_are_documents(tmp_path: Path) -> None:
     mail = (
         b"From a@b.example Mon Jan  1 00:00:00 2024\r\nMessage-ID: <1@b.example>\r\n"

@@ -6,14 +6,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from vita.data.content import comparable_bytes
-from vita.data.curation.filter_table import FILTERS, DropReason
+from vita.data.curation.filter_table import FILTERS, DropReason, Ratio
 from vita.data.curation.page_features import PageFeatures
 from vita.data.curation.text_classifier import TextClassifier
 from vita.spine.config import InputPath
 
 
 @FILTERS.add("classifier")
-def classifier(page: PageFeatures, *, model: InputPath, minimum: float = 0.5) -> DropReason | None:
+def classifier(page: PageFeatures, *, model: InputPath, minimum: Ratio = 0.5) -> DropReason | None:
     """Drop pages to which a classifier of `vita train-filter` gives a probability below `minimum` of being good."""
     path = Path(model).expanduser()
     stat = path.stat() if path.exists() else None

@@ -130,6 +130,8 @@ def dump_document(document: Document) -> bytes:
 def dump_drop(drop: DroppedRecord, text: str | None = None) -> bytes:
     """Return the JSON line of a drop, with the text of the document if it is to be kept."""
     row: dict[str, Any] = {"id": drop.id, "source": drop.source, "reason": drop.reason, "detail": drop.detail}
+    if drop.licence:
+        row["licence"] = drop.licence
     if drop.repeats:
         row["repeats"] = {"source": drop.repeats[0], "id": drop.repeats[1]}
     if drop.content:

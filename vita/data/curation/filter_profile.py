@@ -16,7 +16,7 @@ from typing import Any
 
 from vita.data.content import normalize_text
 from vita.data.curation.encoding_repair import repair_encoding
-from vita.data.curation.filters import FILTERS, FilterUse
+from vita.data.curation.filters import FILTERS, FilterUse, upper_limit
 from vita.data.curation.language import identify_language
 from vita.data.curation.page_features import PageFeatures
 from vita.data.curation.part_files import hash_of_id
@@ -25,7 +25,7 @@ from vita.data.records import Document
 from vita.data.sources.read import Source, documents
 
 _OFF = 16.0
-"""Factor by which a maximum is raised at most; shares of a page are then above 1."""
+"""Factor by which a maximum is raised at most, up to the limit of the setting."""
 _BISECTIONS = 14
 
 
@@ -150,11 +150,11 @@ def _relaxed(use: FilterUse, name: str, amount: float) -> FilterUse:
     relax: Callable[[float], float] = (
         (lambda value: value * (1 - amount)) if name.startswith("min") else (lambda value: value * _OFF**amount)
     )
-    value = use.settings[name]
+    value, limit = use.settings[name], upper_limit(use.name, name)
     if isinstance(value, tuple):
-        changed: Any = tuple(_rounded(relax(item), item, name) for item in value)
+        changed: Any = tuple(min(_rounded(relax(item), item, name), limit) for item in value)
     else:
-        changed = _rounded(relax(value), value, name)
+        changed = min(_rounded(relax(value), value, name), limit)
     return FilterUse(name=use.name, settings={**use.settings, name: changed})
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from vita.spine.registry import Registry
 
@@ -17,3 +19,10 @@ class DropReason(NamedTuple):
 
 Filter = Callable[..., DropReason | None]
 FILTERS: Registry[Filter] = Registry("filter")
+
+Count = Annotated[int, Field(ge=0)]
+"""A setting that is a number of words, lines or characters."""
+Quantity = Annotated[float, Field(ge=0)]
+"""A setting that is a length, or a frequency that can be above 1."""
+Ratio = Annotated[float, Field(ge=0, le=1)]
+"""A setting that is a share or a probability."""

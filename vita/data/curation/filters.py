@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
 import numpy as np
-from pydantic import create_model, model_validator
+from pydantic import TypeAdapter, create_model, model_validator
 
 from vita.data.curation import classifier_filter as _classifier_filter  # noqa: F401 (adds filters to the table)
 from vita.data.curation import gopher_filters as _gopher_filters  # noqa: F401
@@ -30,6 +31,7 @@ from vita.data.curation.filter_table import Filter
 from vita.data.curation.page_batch import PageBatch
 from vita.data.curation.page_features import PageFeatures
 from vita.spine.config import Settings, build
+from vita.spine.errors import ConfigError
 
 
 class FilterUse(Settings):
@@ -55,6 +57,7 @@ class FilterUse(Settings):
         # All settings are stored, so that a changed default changes the identity of a run.
         complete = build(filter_settings(self.name), self.settings, where=f"filter {self.name}")
         values = {name: getattr(complete, name) for name in type(complete).model_fields}
+        _check_order(self.name, values)
         object.__setattr__(self, "settings", values)
         return self
 
@@ -69,6 +72,23 @@ def filter_settings(name: str) -> type[Settings]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     return create_model(name, __base__=Settings, **fields)
+
+
+def upper_limit(name: str, setting: str) -> float:
+    """Return the largest value that a numeric setting of a filter can have; infinity for one without a limit."""
+    schema = TypeAdapter(filter_settings(name).model_fields[setting].rebuild_annotation()).json_schema()
+    parts = (schema, schema.get("items", {}), *schema.get("anyOf", ()))
+    return min((part["maximum"] for part in parts if "maximum" in part), default=math.inf)
+
+
+def _check_order(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a minimum above the maximum of the same quantity; a maximum of 0 words is none."""
+    for setting, minimum in settings.items():
+        other = setting.replace("min_", "max_", 1)
+        if other == setting or (maximum := settings.get(other)) is None or (other == "max_words" and not maximum):
+            continue
+        if minimum > maximum:
+            raise ConfigError(f"filter {name}.{setting}", expected=f"at most {other} ({maximum})", got=minimum)
 
 
 _ConfiguredFilter = tuple[str, Filter, dict[str, Any]]

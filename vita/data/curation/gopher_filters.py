@@ -11,9 +11,9 @@ from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
-from vita.data.curation.filter_table import FILTERS, DropReason
+from vita.data.curation.filter_table import FILTERS, Count, DropReason, Quantity, Ratio
 from vita.data.curation.page_features import PageFeatures, repeated_share
 from vita.data.curation.scripts import is_alphabetic, scripts_of
 from vita.data.curation.stop_words import ENGLISH, stop_words_of
@@ -25,7 +25,6 @@ def _single_word(text: str) -> str:
     return text
 
 
-Count = Annotated[int, Field(ge=0)]
 StopWord = Annotated[str, AfterValidator(_single_word)]
 
 
@@ -43,12 +42,12 @@ def length(page: PageFeatures, *, min_words: Count = 50, max_words: Count = 0) -
 def gopher_quality(
     page: PageFeatures,
     *,
-    min_mean_word_length: float = 3.0,
-    max_mean_word_length: float = 10.0,
-    max_symbol_ratio: float = 0.1,
-    max_bullet_line_ratio: float = 0.9,
-    max_ellipsis_line_ratio: float = 0.3,
-    min_alpha_ratio: float = 0.8,
+    min_mean_word_length: Quantity = 3.0,
+    max_mean_word_length: Quantity = 10.0,
+    max_symbol_ratio: Quantity = 0.1,
+    max_bullet_line_ratio: Ratio = 0.9,
+    max_ellipsis_line_ratio: Ratio = 0.3,
+    min_alpha_ratio: Ratio = 0.8,
     stop_words: tuple[StopWord, ...] | None = None,
     min_stop_words: Count = 2,
 ) -> DropReason | None:
@@ -82,12 +81,12 @@ def gopher_quality(
 def repetition(
     page: PageFeatures,
     *,
-    max_duplicate_line_ratio: float = 0.30,
-    max_duplicate_line_char_ratio: float = 0.20,
-    max_duplicate_paragraph_ratio: float = 0.30,
-    max_duplicate_paragraph_char_ratio: float = 0.20,
-    max_top_ngram_ratio: tuple[float, ...] = (0.20, 0.18, 0.16),
-    max_duplicate_ngram_ratio: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10),
+    max_duplicate_line_ratio: Ratio = 0.30,
+    max_duplicate_line_char_ratio: Ratio = 0.20,
+    max_duplicate_paragraph_ratio: Ratio = 0.30,
+    max_duplicate_paragraph_char_ratio: Ratio = 0.20,
+    max_top_ngram_ratio: tuple[Quantity, ...] = (0.20, 0.18, 0.16),
+    max_duplicate_ngram_ratio: tuple[Ratio, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10),
 ) -> DropReason | None:
     """Drop pages with too many repeated lines, paragraphs or n-grams (Gopher's repetition rules).
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from vita.data.curation.filter_table import FILTERS, DropReason
+from vita.data.curation.filter_table import FILTERS, Count, DropReason, Ratio
 from vita.data.curation.list_files import load_url_list, load_word_list
 from vita.data.curation.page_features import PageFeatures
 from vita.data.curation.scripts import has_unspaced
@@ -41,8 +39,8 @@ def word_list(
     page: PageFeatures,
     *,
     file: InputPath,
-    max_count: Annotated[int, Field(ge=0)] | None = None,
-    max_share: Annotated[float, Field(ge=0)] | None = None,
+    max_count: Count | None = None,
+    max_share: Ratio | None = None,
 ) -> DropReason | None:
     """Drop pages with more than `max_count` words and phrases of a list, or with more than a share of their words.
 

@@ -27,7 +27,7 @@ SHARD_BYTES = 64 * 2**20
 _ROW_GROUP_BYTES = 8 * 2**20
 _COLUMNS = {
     "documents": ("id", "text", "source", "licence", "metadata", "split"),
-    "drops": ("id", "text", "source", "reason", "detail", "repeats"),
+    "drops": ("id", "text", "source", "licence", "reason", "detail", "repeats"),
 }
 """Columns of a Parquet file; `metadata` and `repeats` are JSON."""
 

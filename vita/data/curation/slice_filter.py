@@ -33,7 +33,7 @@ from vita.data.record_rights import rights_of
 from vita.data.records import Document, DroppedRecord
 from vita.data.sources.readers import Row
 from vita.data.sources.row_ids import is_unusable_id
-from vita.spine.erasures import Erasure
+from vita.spine.erasures import NOT_STATED, Erasure
 
 BATCH_BYTES = 2**21
 """Bytes of text that are processed at once; limits the memory of the arrays, and determines the order of the drops."""
@@ -140,7 +140,7 @@ class SliceFilter:
         for (document, data), early_verdict in zip(pages, early_verdicts, strict=True):
             verdict = early_verdict or next(verdicts)
             if verdict is not None:
-                self.drop(DroppedRecord(document.id, document.source, *verdict), len(data), document.text)
+                self.drop(_dropped(document, *verdict), len(data), document.text)
                 continue
             self._waiting.append((document, data))
             self._waiting_bytes += len(data)
@@ -193,7 +193,7 @@ class SliceFilter:
             self._stats.count_personal_data(counts, dropped=kind is not None)
             if scan and kind is not None:
                 verdict = f"personal_data.{kind}", f"contains {scan.counts[kind]} of this kind"
-                self.drop(DroppedRecord(document.id, document.source, *verdict), len(data), scan.text)
+                self.drop(_dropped(document, *verdict), len(data), scan.text)
                 continue
             metadata = with_decision(masked.metadata if masked else document.metadata, "masked", dict(counts))
             if scan:
@@ -212,7 +212,7 @@ class SliceFilter:
                 kept.append((document, data))
                 continue
             detail = f"erasure {erasure.id}, requested by {erasure.who}"
-            self.drop(DroppedRecord(document.id, document.source, "erased", detail), len(data), document.text)
+            self.drop(_dropped(document, "erased", detail), len(data), document.text)
         return kept
 
     def _drop_contaminated(self, pages: list[tuple[Document, bytes]]) -> _Batch:
@@ -230,7 +230,7 @@ class SliceFilter:
                 continue
             stays[index] = False
             verdict = "contaminated", f"contains {matches[0]}"
-            self.drop(DroppedRecord(document.id, document.source, *verdict), len(data), document.text)
+            self.drop(_dropped(document, *verdict), len(data), document.text)
         kept = np.flatnonzero(stays).tolist()
         return _Batch([documents[i] for i in kept], [comparable[i] for i in kept], words.select(stays))
 
@@ -241,6 +241,11 @@ class _Batch(NamedTuple):
     documents: list[Document]
     comparable: list[bytes]
     words: WordBatch | None
+
+
+def _dropped(document: Document, reason: str, detail: str) -> DroppedRecord:
+    licence = document.licence or NOT_STATED
+    return DroppedRecord(document.id, document.source, reason, detail, licence=licence)
 
 
 def _with_text(document: Document, text: str, metadata: Mapping[str, Any]) -> Document:

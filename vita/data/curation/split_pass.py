@@ -25,6 +25,7 @@ from vita.data.curation.repeated_text import PartCuts, cut_document
 from vita.data.hash_sampling import hash_fractions, held_out_mask, repeat_counts
 from vita.data.records import DroppedRecord
 from vita.data.sources.erased import text_hash
+from vita.spine.erasures import NOT_STATED
 
 _SAMPLED_SOURCES = 10
 """Sources with the most training documents, of which the report has samples."""
@@ -322,6 +323,7 @@ def _record_drop(
 ) -> None:
     row = orjson.loads(line)
     content = text_hash(row["text"]) if reason == "near_duplicate" else None
-    drop = DroppedRecord(row["id"], row["source"], reason, detail, repeats, content)
+    licence = row["licence"] or NOT_STATED
+    drop = DroppedRecord(row["id"], row["source"], reason, detail, repeats, content, licence=licence)
     result.stats.drop(drop, size=len(row["text"].encode()), text=row["text"])
     result.drops.append(dump_drop(drop, row["text"] if keep_text else None))

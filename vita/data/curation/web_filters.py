@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from vita.data.curation.filter_table import FILTERS, DropReason
+from vita.data.curation.filter_table import FILTERS, Count, DropReason, Quantity, Ratio
 from vita.data.curation.page_features import PageFeatures, repeated_share
 
 TERMINAL_PUNCTUATION = (
@@ -44,7 +44,7 @@ NOTICES = (
 
 
 @FILTERS.add("boilerplate")
-def boilerplate(page: PageFeatures, *, max_notice_ratio: float = 0.3) -> DropReason | None:
+def boilerplate(page: PageFeatures, *, max_notice_ratio: Quantity = 0.3) -> DropReason | None:
     """Drop placeholder text, and pages that are mostly web notices (phrases of C4, which removed only the lines)."""
     if PLACEHOLDER in page.lowered:
         return DropReason("placeholder", "contains `lorem ipsum`")
@@ -58,9 +58,9 @@ def boilerplate(page: PageFeatures, *, max_notice_ratio: float = 0.3) -> DropRea
 def c4(
     page: PageFeatures,
     *,
-    min_sentences: int = 5,
-    min_words_per_line: int = 3,
-    max_word_length: int = 1000,
+    min_sentences: Count = 5,
+    min_words_per_line: Count = 3,
+    max_word_length: Count = 1000,
     drop_curly_brackets: bool = True,
     terminal_punctuation: bool = False,
 ) -> DropReason | None:
@@ -86,11 +86,11 @@ def c4(
 def fineweb(
     page: PageFeatures,
     *,
-    min_punctuated_line_ratio: float = 0.12,
-    short_line_characters: int = 30,
-    max_short_line_ratio: float = 0.67,
-    max_duplicate_line_char_ratio: float = 0.01,
-    max_line_word_ratio: float = 0.3,
+    min_punctuated_line_ratio: Ratio = 0.12,
+    short_line_characters: Count = 30,
+    max_short_line_ratio: Ratio = 0.67,
+    max_duplicate_line_char_ratio: Ratio = 0.01,
+    max_line_word_ratio: Quantity = 0.3,
 ) -> DropReason | None:
     """Drop pages that are lists or fragments: few lines end with punctuation, most are short, or many repeat.
 

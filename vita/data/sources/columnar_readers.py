@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -81,24 +82,48 @@ def _small_batches(batch: Any) -> Iterator[Any]:
 
 
 def _rows(file: SourceFile, batches: Iterator[Any]) -> Iterator[Row]:
+    from pyarrow import types
+
     number = file.span.first_row - 1 if file.span else 0
     path = printable(file.path)
     for batch in batches:
-        maps = [field.name for field in batch.schema if _contains_map(field.type)]
+        maps = [field.name for field in batch.schema if _contains(field.type, types.is_map)]
+        # The bytes of an id can have any form (see `row_ids`).
+        binaries = [field.name for field in batch.schema if field.name != "id" and _contains(field.type, _is_binary)]
         for values in batch.to_pylist():
             number += 1
             for name in maps:
                 values[name] = _with_maps(values[name], batch.schema.field(name).type)
+            for name in binaries:
+                values[name] = _with_text(values[name])
             yield Row(path, file.name, number, values)
 
 
-def _contains_map(kind: Any) -> bool:
-    """Return True if values of an Arrow type are maps, or contain maps."""
+def _contains(kind: Any, predicate: Callable[[Any], bool]) -> bool:
+    """Return True if a predicate is true for an Arrow type, or for a type inside it."""
+    return predicate(kind) or any(_contains(kind.field(number).type, predicate) for number in range(kind.num_fields))
+
+
+def _is_binary(kind: Any) -> bool:
     from pyarrow import types
 
-    if types.is_map(kind):
-        return True
-    return any(_contains_map(kind.field(number).type) for number in range(kind.num_fields))
+    checks = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return any(check(kind) for check in checks) or (types.is_dictionary(kind) and _is_binary(kind.value_type))
+
+
+_CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
+
+
+def _with_text(value: Any) -> Any:
+    """Return a value with text for bytes that are text in UTF-8, as programs write that do not mark columns as text."""
+    if isinstance(value, bytes) and not _CONTROLS.search(value):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value
+    if isinstance(value, list):
+        return [_with_text(item) for item in value]
+    return {name: _with_text(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _with_maps(value: Any, kind: Any) -> Any:
@@ -109,7 +134,7 @@ def _with_maps(value: Any, kind: Any) -> Any:
     """
     from pyarrow import types
 
-    if value is None or not _contains_map(kind):
+    if value is None or not _contains(kind, types.is_map):
         return value
     if types.is_map(kind):
         items = [(key if isinstance(key, str) else str(key), _with_maps(item, kind.item_type)) for key, item in value]

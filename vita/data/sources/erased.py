@@ -17,7 +17,7 @@ from vita.data.records import (
     UnpairedPreference,
     text_size,
 )
-from vita.spine.erasures import Erasure
+from vita.spine.erasures import NOT_STATED, Erasure
 
 Record = Document | Dialogue | Preference | UnpairedPreference | LabelledText | TextPair
 R = TypeVar("R", bound=Record)
@@ -47,7 +47,8 @@ def without_erased(
             yield record
         elif dropped:
             detail = f"erasure {erasure.id}, requested by {erasure.who}"
-            dropped(DroppedRecord(record.id, record.source, "erased", detail, size=text_size(record)))
+            licence = record.licence or NOT_STATED
+            dropped(DroppedRecord(record.id, record.source, "erased", detail, size=text_size(record), licence=licence))
 
 
 class ErasureIndex:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from vita.data.records import Document, DroppedRecord, text_size
 from vita.data.rewrites import RewriteOrigin, origin_of
 from vita.data.sources.erased import without_erased
-from vita.spine.erasures import Erasure
+from vita.spine.erasures import NOT_STATED, Erasure
 
 
 def without_erased_rewrites(
@@ -25,7 +25,8 @@ def without_erased_rewrites(
         if detail is None:
             yield document
         elif dropped:
-            dropped(DroppedRecord(document.id, document.source, "erased", detail, size=text_size(document)))
+            size, licence = text_size(document), document.licence or NOT_STATED
+            dropped(DroppedRecord(document.id, document.source, "erased", detail, size=size, licence=licence))
 
 
 def _erased_origin(

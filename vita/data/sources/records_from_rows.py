@@ -88,9 +88,22 @@ def make_document(row: Row, source: Source) -> Document:
     """Return the document in the text field of a row."""
     values = row.values or {}
     field = source.text_field or _text_field(values)
-    if field is None or not isinstance(text := values.get(field), str):
+    text = values.get(field) if field is not None else None
+    if isinstance(text, bytes) and field is not None:
+        text = _decode(text, field)
+    if field is None or not isinstance(text, str):
         raise UnusableRow(_no_text(values, field, source))
     return Document(record_id(row, values), text, *provenance(row, values, source, {field}))
+
+
+def _decode(data: bytes, field: str) -> str:
+    """Return the text of a column of bytes in UTF-8."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        got = f"the byte 0x{data[error.start]:02x} at position {error.start:,}"
+        hint = "convert the column to text in UTF-8, name another field with `text_field`, or set `on_bad_row: drop`"
+        raise UnusableRow(RowProblem("not_utf8", f"text in UTF-8 in the field `{field}`", got, hint)) from None
 
 
 def _text_field(values: Mapping[str, Any]) -> str | None:
