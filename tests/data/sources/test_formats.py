@@ -80,6 +80,51 @@ def test_files_without_a_suffix_are_read_by_content(tmp_path: Path, data: bytes,
     assert texts(tmp_path / "file", compress(data)) == expected
 
 
+@pytest.mark.parametrize(
+    "name", ["a.json", "a.json.gz", "a.jsonl", "a.txt", "a.text.gz", "a.csv", "a.html", "a.parquet"]
+)
+def test_rows_of_json_are_found_under_every_name(tmp_path: Path, name: str) -> None:
+    lines = b'{"text": "one", "url": "u"}\n\n{"text": "two"}\r\n{"text": "three"}'
+    array = b' [\n{"text": "one"},\n{"text": "two"}, {"text": "three"}]\n'
+    long = b'{"text": "one"}\n{"text": "two"}\n{"text": "' + b"x" * 100_000 + b'"}\n'
+    for data in (lines, array, b"\xef\xbb\xbf" + lines, array.replace(b"\n", b"").strip(), long):
+        data = gzip.compress(data) if name.endswith(".gz") else data
+        found = texts(tmp_path / name, data)
+        assert found[:2] == ["one", "two"] and len(found) == 3
+    named = lines.replace(b'"text"', b'"story"')
+    assert len(texts(tmp_path / name, gzip.compress(named) if ".gz" in name else named, text_field="story")) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"text": "one"}',
+        '{"text": "one"}\nIs the first line.\n',
+        '{"a": 1}\n{"a": 2}\n',
+        '{"text": 1}\n{"text": 2}\n',
+        "{curly}\n{text}\n",
+        "[1] A note.\n[2] Another.\n",
+        '[{"a": 1}]\n',
+        '[{"text": "one"} is an array.\n',
+    ],
+)
+def test_text_that_begins_like_json_stays_text(tmp_path: Path, text: str) -> None:
+    assert texts(tmp_path / "a.txt", text.encode()) == [text]
+
+
+def test_a_json_file_with_one_object_is_a_document(tmp_path: Path) -> None:
+    rows = {"one.json": b'{"text": "one", "page": {"n": 1}}', "two.json": b'{\n "text": "two",\n "page": {"n": 2}\n}\n'}
+    for name, data in rows.items():
+        (tmp_path / name).write_bytes(data)
+    found, _ = read(tmp_path)
+    assert [(document.id, document.text, document.metadata) for document in found] == [
+        ("one.json:1", "one", {"page": {"n": 1}}),
+        ("two.json:1", "two", {"page": {"n": 2}}),
+    ]
+    damaged = b'{"text": "o\n{"text": "two"}\n'
+    assert texts(tmp_path / "one.json", damaged, on_bad_row="drop") == ["two"]
+
+
 def test_chapters_of_a_book_are_found_by_their_references(tmp_path: Path) -> None:
     hrefs = {0: "c%200.xhtml", 1: "c%201.xhtml#part", 2: "c 2.xhtml", 3: "c%20missing.xhtml"}
     book = epub_file("zero", "one", "two", "three", "four", hrefs=hrefs)

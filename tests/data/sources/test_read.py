@@ -243,7 +243,11 @@ def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) ->
         ("a.jsonl", b'{"titel": "a", "n": 1}\n', "row 1: expected a text field .* only the fields titel, n; name"),
         ("a.jsonl", b'{"text": null}\n', "row 1: expected text in the field `text`, got .?null.?; correct the row"),
         ("a.jsonl.zst", zstandard.compress(jsonl(ROWS))[:-3], "a.jsonl.zst: is cut off"),
-        ("a.json", b'{"text": "a"}', "expected a JSON array of objects, got an object; write one JSON object a line"),
+        ("a.json", b'{"title": "a"}', "a.json, row 1: expected a text field .* only the fields title; name it with"),
+        ("a.json", b'{\n"data": [{"text": "a"}]}', "a.json, row 1: expected a text field .* only the fields data"),
+        ("a.json", b'"a"', "a.json: expected a JSON array of objects, or one object, got a string; write one JSON"),
+        ("a.json", b'{"text": "a"}\n{"text": "b}\n', "a.json, row 2: expected a JSON object, got"),
+        ("a.json", b'{\n"text": "a"\n}\n{\n"text": "b"\n}', r"a.json: is not JSON: Extra data \(byte 16\); write one"),
         ("a.json", b'[{"text": "a"}', "a.json: is not JSON"),
         ("a.parquet", b"PAR1 but no more", "a.parquet: cannot be read as parquet"),
         ("a.dat", b"a,b", r"expected files of these formats: \.jsonl, .*, got 'a\.dat'; set `format`"),
@@ -255,6 +259,48 @@ def test_invalid_input_is_refused_with_a_single_line(tmp_path: Path, name: str, 
     with pytest.raises(DataError, match=message) as error:
         list(documents(create_source(tmp_path / name)))
     assert "\n" not in str(error.value)
+
+
+ARRAY = b'[{"text": "a"}, {"text": "b\\u00e9, ]"}, {"text": "c"}, {"text": "d"}]'
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (ARRAY[:-1], 4),
+        (ARRAY[:-5], 3),
+        (ARRAY.replace(b'"d"', b'"d'), 3),
+        (ARRAY.replace(b'"c"', b"c"), 2),
+        (ARRAY.replace(b'}, {"text": "c"', b'} {"text": "c"'), 1),
+        (ARRAY.replace(b'"c"', b'"\xff"'), 2),
+        (ARRAY.replace(b'"c"', b"[" * 200_000 + b"]" * 200_000), 2),
+        (ARRAY[:-1] + b",]", 4),
+        (ARRAY + ARRAY, 3),
+        (b'"a" ' + ARRAY, 0),
+    ],
+)
+def test_rows_before_the_damage_of_an_array_are_kept(tmp_path: Path, data: bytes, expected: int) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    dropped: list[DroppedRecord] = []
+    source = create_source(tmp_path / "a.json", on_bad_row="drop")
+    texts = [document.text for document in documents(source, dropped=dropped.append)]
+    assert texts == ["a", "b\u00e9, ]", "c", "d"][:expected]
+    assert [(drop.reason, f"after {expected} row" in drop.detail) for drop in dropped] == [("damaged_file", True)]
+    assert "a.json: is not JSON" in error_message(create_source(tmp_path / "a.json"))
+
+
+def test_ids_that_are_numbers_keep_all_digits(tmp_path: Path) -> None:
+    numbers = ["9007199254740993.0", "-9007199254740995.0", "12345678901234567890123", "1.5e20", "7.0", "NaN"]
+    expected = ["9007199254740993", "-9007199254740995", "12345678901234567890123", f"{15 * 10**19}", "7"]
+    rows = [f'{{"id": {number}, "text": "a"}}' for number in [*numbers, "9007199254740993.5"]]
+    for name, data in (("a.jsonl", "\n".join(rows)), ("a.json", f"[{','.join(rows)}]"), ("b.json", rows[0])):
+        (tmp_path / name).write_text(data)
+        *found, last = documents(create_source(tmp_path / name))
+        if name == "b.json":
+            assert last.id == expected[0]
+            continue
+        assert [document.id for document in found] == [*expected, f"{name}:6"]
+        assert last.id == f"{name}:7" and str(last.metadata["stated_id"]) == "9007199254740993.5"
 
 
 def test_a_folder_without_usable_files_is_refused_with_its_suffixes(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ Formats are names of `readers.READERS`. Compression is detected by `compression.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-import orjson
+from vita.data.sources.fields import TEXT_FIELDS
+from vita.data.sources.json_detection import named_rows_format, rows_format
 
 SUFFIX_FORMATS = {
     "jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "parquet": "parquet",
@@ -50,25 +52,30 @@ _MAIL_HEADER = re.compile(rb"From \S+.*\r?\n(?:[!-9;-~]+:.*\r?\n)", re.M)
 _TAR_MAGIC = slice(257, 262)
 
 
-def detect_format(head: bytes, *, suffix: str) -> str | None:
-    """Return the format of content that begins with `head`; None for content without a reader."""
+def detect_format(head: bytes, *, suffix: str, text_fields: Sequence[str] = TEXT_FIELDS) -> str | None:
+    """Return the format of content that begins with `head`; None for content without a reader.
+
+    `text_fields` are the names of the field with the text of a row.
+    """
     if head.startswith(_KNOWN_SIGNATURES):
         return next(format for signature, format in _SIGNATURES if head.startswith(signature))
     if head[_TAR_MAGIC] == b"ustar":
         return "tar"
     named = SUFFIX_FORMATS.get(suffix)
-    if named in _ROWS:
-        return named
     if binary_type(head) or (b"\0" in head and not is_wide_text(head)):
         return named
     text = head.removeprefix(b"\xef\xbb\xbf")
+    if named and b"\0" not in head:
+        named = named_rows_format(text, named, text_fields=text_fields)
+    if named in _ROWS:
+        return named
     if _HTML.match(text[:4096]):
         return "html"
     if named:
         return named
     if _MAIL_HEADER.match(text):
         return "mbox"
-    return _rows_format(text) or (None if suffix else "text")
+    return rows_format(text) or (None if suffix else "text")
 
 
 def binary_type(head: bytes) -> str | None:
@@ -90,16 +97,3 @@ def utf16_byte_order(head: bytes) -> str | None:
         if zeros.count(0) > 0.7 * len(zeros) and letters.count(0) < 0.05 * max(1, len(letters)):
             return order
     return None
-
-
-def _rows_format(text: bytes) -> str | None:
-    """Return `jsonl` if the first line is a JSON object, and `json` if the content begins as an array of objects."""
-    line = text.lstrip().split(b"\n", 1)[0]
-    if re.match(rb"\[\s*\{", text.lstrip()[:64]):
-        return "json"
-    if not line.startswith(b"{"):
-        return None
-    try:
-        return "jsonl" if isinstance(orjson.loads(line), dict) else None
-    except orjson.JSONDecodeError:
-        return None

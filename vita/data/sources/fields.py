@@ -31,6 +31,9 @@ MESSAGE_METADATA = ("id", "timestamp", "created_at", "model", "language")
 LEARNED_MARKS = ("weight", "loss_weight", "train")
 """Fields that mark whether an assistant's message is learned: 1 or true, 0 or false."""
 
+TEXT_FIELDS = ("text", "content", "raw_content", "body", "document", "article")
+"""The fields in which the text of a row is searched, in this order, without the setting `text_field`."""
+
 ROW_METADATA = (
     "id", "source", "license", "licence", "metadata", "url", "created", "added", "language", "lang",
     "robots", "opt_out", "consent",

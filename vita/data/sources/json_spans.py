@@ -10,7 +10,7 @@ escapes. In UTF-8, no byte of a longer character equals one of these characters.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -23,6 +23,7 @@ _IS_STRUCTURAL[list(b'",[]{}')] = True
 _DEPTH = np.zeros(256, np.int64)
 _DEPTH[list(b"[{")], _DEPTH[list(b"]}")] = 1, -1
 _WHITE_SPACE = b" \t\r\n"
+_SCAN_BYTES = 2**20
 
 
 def element_starts(file: SourceFile, *, span_bytes: int) -> Iterator[tuple[int, int]]:
@@ -76,6 +77,25 @@ def array_problem(data: bytes, error: ValueError, message: str, *, start: int, f
     if data.lstrip(_WHITE_SPACE).startswith(b"["):
         place += f", row {first_row + len(_ArrayScanner().commas(data[:position]))}"
     return f"{message} ({place})"
+
+
+def elements_before_damage(data: bytes, is_json: Callable[[bytes], bool]) -> Iterator[bytes]:
+    """Yield the elements of a damaged array before the first one that is not JSON; none for text that is no array."""
+    begin = len(data) - len(data.lstrip(_WHITE_SPACE)) + 1
+    if data[begin - 1 : begin] != b"[":
+        return
+    scanner = _ArrayScanner()
+    for position in range(begin - 1, len(data), _SCAN_BYTES):
+        for comma in scanner.commas(data[position : position + _SCAN_BYTES]).tolist():
+            element = data[begin : position + comma]
+            if not is_json(element):
+                return
+            yield element
+            begin = position + comma + 1
+    for element in (data[begin:], data[begin:].rstrip(_WHITE_SPACE).removesuffix(b"]")):
+        if is_json(element):
+            yield element
+            return
 
 
 class _ArrayScanner:

@@ -20,8 +20,9 @@ from vita.data.content import normalize_line_ends
 from vita.data.extraction.limits import ExtractionSettings
 from vita.data.sources import streams
 from vita.data.sources.content_types import SUFFIX_FORMATS, detect_format
+from vita.data.sources.fields import TEXT_FIELDS
 from vita.data.sources.files import DamagedFile, SourceFile
-from vita.data.sources.json_spans import array_of_span, array_problem
+from vita.data.sources.json_spans import array_of_span, array_problem, elements_before_damage
 from vita.data.sources.row_ids import exact_id, exact_ids
 from vita.data.sources.streams import LONG_LINE, MAX_BYTES, SourceText
 from vita.spine.file_listing import printable
@@ -101,7 +102,7 @@ def format_of(file: SourceFile, head: bytes, wishes: ReadOptions) -> str | None:
         return wishes.format
     if suffix not in SUFFIX_FORMATS and suffix in READERS:
         return suffix  # the reader of another package
-    return detect_format(head, suffix=suffix)
+    return detect_format(head, suffix=suffix, text_fields=[wishes.text_field] if wishes.text_field else TEXT_FIELDS)
 
 
 def is_readable(file: SourceFile, wishes: ReadOptions) -> bool:
@@ -140,7 +141,8 @@ def read_jsonl(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
             except ValueError:
                 yield Row(printable(file.path), file.name, number, None, _json_problem(line, error))
                 continue
-            yield _object_row(file, number, values)._replace(repaired=repaired, encoding=stream.converted_from)
+            row = _object_row(file, number, exact_id(values, line))
+            yield row._replace(repaired=repaired, encoding=stream.converted_from)
             continue
         row = _object_row(file, number, exact_id(values, line))
         line = b""  # a long line is not held while its row is used
@@ -149,7 +151,7 @@ def read_jsonl(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
 
 @READERS.add("json")
 def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
-    """Read one JSON array of objects."""
+    """Read one JSON array of objects, or one object, which is a single row; rows before a damaged one are read."""
     hint = "write one JSON object a line and name the file .jsonl"
     stream = SourceText(file, wishes.encoding)
     data = streams.read_text(stream, hint=hint)
@@ -157,19 +159,38 @@ def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     if file.span:
         data = array_of_span(data, file.span)
         start -= 1 if start else 0  # a bracket was added
-    repaired = False
+    problem, repaired = "", False
     try:
-        values = orjson.loads(data)
+        values = exact_ids(orjson.loads(data), data)
     except orjson.JSONDecodeError as error:
         try:
             values, repaired = _parse_python_json(data)
+            values = exact_ids(values, data)
         except ValueError as second_error:
             problem = array_problem(data, second_error, error.msg, start=start, first_row=stream.first_row)
-            raise DamagedFile(file.path, f"is not JSON: {problem}", hint=hint) from None
+            values = []
+            if not file.span or not file.span.start:  # a later span may begin inside a row, if the damage is before it
+                for element in elements_before_damage(data, _is_json):
+                    value, is_repaired = _parse_python_json(element)
+                    values.append(exact_id(value, element))
+                    repaired = repaired or is_repaired
+    if isinstance(values, dict):
+        values = [exact_id(values, data)]
     if not isinstance(values, list):
-        raise DamagedFile(file.path, expected="a JSON array of objects", got=json_type(values), hint=hint)
-    for number, value in enumerate(exact_ids(values, data), stream.first_row):
+        expected = "a JSON array of objects, or one object"
+        raise DamagedFile(file.path, expected=expected, got=json_type(values), hint=hint)
+    for number, value in enumerate(values, stream.first_row):
         yield _object_row(file, number, value)._replace(repaired=repaired, encoding=stream.converted_from)
+    if problem:
+        raise DamagedFile(file.path, f"is not JSON: {problem}", hint=hint)
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        _parse_python_json(data)
+    except ValueError:
+        return False
+    return True
 
 
 @READERS.add("text")

@@ -17,7 +17,7 @@ from vita.data.sources import dialogue_formats
 from vita.data.sources import preference_formats as preference_formats
 from vita.data.sources.content_types import SUFFIX_FORMATS
 from vita.data.sources.dialogue_formats import RowFormat
-from vita.data.sources.fields import TEMPLATE_FIELDS, FormatMismatch
+from vita.data.sources.fields import TEMPLATE_FIELDS, TEXT_FIELDS, FormatMismatch
 from vita.data.sources.files import SourceFile
 from vita.data.sources.flaws import Flaw
 from vita.data.sources.messages import Messages
@@ -30,9 +30,6 @@ from vita.spine.errors import DataError
 from vita.spine.file_listing import printable
 
 Dropped = Callable[[DroppedRecord], None]
-
-TEXT_FIELDS = ("text", "content", "raw_content", "body", "document", "article")
-"""The fields in which the text of a row is searched, in this order, without the setting `text_field`."""
 
 
 class UnusableRow(Exception):

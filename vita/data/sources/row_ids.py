@@ -16,8 +16,8 @@ from uuid import UUID
 
 STATED_ID = "stated_id"
 """The field of the metadata with a value of `id` that cannot be an id."""
-_EXACT_BELOW = 2.0**63
-"""Integers from this number are floats in the output of orjson."""
+_EXACT_BELOW = 2.0**53
+"""From this number on, a float does not represent every integer."""
 
 
 def id_text(value: Any) -> str | None:
@@ -50,33 +50,39 @@ def is_unusable_id(value: Any) -> bool:
 
 
 def exact_id(values: Any, data: bytes) -> Any:
-    """Return a row of JSON with the integer that its `id` has in `data`, if orjson has read it as a float."""
+    """Return a row of JSON with the number that its `id` has in `data`, if a float cannot represent every such number.
+
+    The id is the text of an integer, or a decimal; both are written with all digits.
+    """
     if not has_large_id(values):
         return values
     try:
-        exact = json.loads(data)["id"]
+        exact = json.loads(data, parse_float=Decimal)["id"]
     except (ValueError, RecursionError):
         return values
-    return {**values, "id": str(exact) if isinstance(exact, int) else exact}
+    return {**values, "id": _exact(exact)}
 
 
-def exact_ids(rows: list[Any], data: bytes) -> list[Any]:
-    """Return the rows of a JSON array as `exact_id` does."""
-    if not any(map(has_large_id, rows)):
+def exact_ids(rows: Any, data: bytes) -> Any:
+    """Return the rows of a JSON array as `exact_id` does; other values as they are."""
+    if not isinstance(rows, list) or not any(map(has_large_id, rows)):
         return rows
     try:
-        exact = json.loads(data)
+        exact = json.loads(data, parse_float=Decimal)
     except (ValueError, RecursionError):
         return rows
     return [
-        {**row, "id": str(other["id"])} if has_large_id(row) and isinstance(other["id"], int) else row
-        for row, other in zip(rows, exact, strict=True)
+        {**row, "id": _exact(other["id"])} if has_large_id(row) else row for row, other in zip(rows, exact, strict=True)
     ]
 
 
 def has_large_id(values: Any) -> bool:
-    """Return True for a row whose `id` is a float beyond 64-bit integers."""
+    """Return True for a row whose `id` is a finite float that may have lost digits."""
     if not isinstance(values, Mapping):
         return False
     id = values.get("id")
-    return isinstance(id, float) and abs(id) >= _EXACT_BELOW
+    return isinstance(id, float) and _EXACT_BELOW <= abs(id) < math.inf
+
+
+def _exact(id: Any) -> Any:
+    return str(id) if isinstance(id, int) else id

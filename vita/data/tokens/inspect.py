@@ -16,10 +16,10 @@ from rich.text import Text
 
 from vita.data.records import DroppedRecord
 from vita.data.sources import dialogue_formats
+from vita.data.sources.fields import TEXT_FIELDS
 from vita.data.sources.preference_formats import VERDICTS
 from vita.data.sources.preference_formats import detect as detect_preference
 from vita.data.sources.read import Source, documents, first_row
-from vita.data.sources.records_from_rows import TEXT_FIELDS
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.dialogue_encoding import EncodedDialogue
 from vita.data.tokens.preference_pairs import examine_pairs, examine_ratings
