@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import zstandard
 
 from tests.cli.test_cli import Vita, vita
 from tests.cli.test_curate_folder import rows
+from tests.data.sources.document_files import zip_file
 from vita.spine import retried_http
 from vita.spine.url_secrets import mask_url_secrets
 
@@ -25,9 +27,11 @@ ROWS = b"".join(
 PAGE = (
     b'<html><body><p>The <a href="a.html">river</a> has a mill that sells flour and bread every week.</p></body></html>'
 )
+BLOG = b'<html><title>The mill</title><p>A page about the <a href="river">river</a> and its mill.</p></html>'
 LISTING = (
     b'<html><title>Index of /dir</title><a href="?C=N">Name</a><a href="../">Up</a><a href="a.jsonl">a.jsonl</a></html>'
 )
+ARCHIVE = zip_file([("d/a.jsonl", ROWS), ("d/b.txt", b"A text of some words."), ("c.bin", os.urandom(300_000))])
 PASSWORD = "hunter22pass"
 OPTIONS = ("--set", "filters=[]", "--held-out", "0", "--out", "o")
 
@@ -39,6 +43,11 @@ class Server:
     """Statuses of the next responses."""
     cuts: int = 0
     """Number of the next responses with content whose connection ends inside it."""
+    every: int = 1
+    """The distance between such responses."""
+    has_ranges: bool = True
+    """True if the server sends parts of archives."""
+    responses: int = 0
 
 
 @pytest.fixture
@@ -51,20 +60,31 @@ def server(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             pages = {"/links.html": PAGE, "/dir/": LISTING, "/dir/a.jsonl": ROWS, "/private/": LISTING}
-            content = pages.get(path) or (ROWS if path == "/private/a.jsonl" else b"")
+            pages |= {"/private/a.jsonl": ROWS, "/blog/": BLOG, "/custom/": LISTING.replace(b"Index of", b"Data of")}
+            pages |= {"/custom/a.jsonl": ROWS, "/private/a.zip": ARCHIVE, "/a.zip": ARCHIVE}
+            content = pages.get(path, b"")
             expected = "Basic " + base64.b64encode(f"bob:{PASSWORD}".encode()).decode()
             is_refused = path.startswith("/private") and self.headers.get("authorization") != expected
             status = state.failures.pop(0) if state.failures else 401 if is_refused else 200 if content else 404
-            is_cut = status == 200 and self.command == "GET" and state.cuts > 0
+            state.responses += status == 200 and self.command == "GET"
+            is_cut = status == 200 and self.command == "GET" and state.cuts > 0 and not state.responses % state.every
             state.cuts -= is_cut
-            self.send_response(status)
+            if status == 200 and content is ARCHIVE and state.has_ranges:
+                first, _, last = self.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")
+                part = content[int(first) : int(last) + 1 if last else None]
+                self.send_response(206 if "range" in self.headers else 200)
+                self.send_header("accept-ranges", "bytes")
+                self.send_header("content-range", f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}")
+                content = part
+            else:
+                self.send_response(status)
             self.send_header("content-type", "text/html" if content.startswith(b"<") else "application/json")
             self.send_header("content-length", str(len(content)))
             if is_cut:
                 self.send_header("connection", "close")
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(content[:99] if is_cut else content)
+                self.wfile.write(content[: len(content) // 2] if is_cut else content)
             self.close_connection = is_cut
 
         do_HEAD = do_GET  # noqa: N815 (a name of `http.server`)
@@ -128,6 +148,27 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(vita: Vita, server: Ser
     server.failures.clear()
     code, _, err = vita("curate", f"http://{server.host}/private/a.jsonl", *OPTIONS)
     assert code == 3 and "HTTP status 401; check the user and password" in err
+
+
+def test_a_folder_is_an_address_whose_page_lists_files(vita: Vita, server: Server) -> None:
+    code, out, err = vita("curate", f"http://{server.host}/custom/", *OPTIONS)
+    assert code == 0 and f"the page http://{server.host}/custom/ lists 1 file, which is read" in out + err
+    assert ids() == [f"a.jsonl:{number}" for number in range(1, 10)]
+    code, out, err = vita("curate", f"http://{server.host}/blog/", *OPTIONS)
+    assert code == 0 and f"the page http://{server.host}/blog/ lists no files: it is read as a document" in out + err
+    assert ids() == ["blog"]
+
+
+def test_members_of_a_remote_archive_are_read_also_over_connections_that_break(vita: Vita, server: Server) -> None:
+    address = f"::http://bob:{PASSWORD}@{server.host}/private/a.zip"
+    for member, expected in (("d/*.jsonl", 9), ("d/b.txt", 1)):
+        server.failures[:], server.cuts, server.every = [503, 200, 429], 3, 2
+        code, out, err = vita("curate", f"zip://{member}{address}", *OPTIONS)
+        assert code == 0 and len(ids()) == expected and PASSWORD not in out + err, err
+        assert not server.failures and server.cuts < 3
+    server.has_ranges, server.cuts = False, 0
+    code, _, err = vita("curate", f"zip://d/a.jsonl::http://{server.host}/a.zip", *OPTIONS)
+    assert code == 3 and "the server sends no part of a file" in err and "give its own address" in err
 
 
 def test_an_archive_that_cannot_be_opened_is_an_error_with_its_address(vita: Vita) -> None:

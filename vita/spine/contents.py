@@ -28,7 +28,7 @@ from vita.spine.errors import DataError
 from vita.spine.file_listing import ListedFile, list_files, printable
 from vita.spine.garbage_collection import rare_garbage_collection
 from vita.spine.ledger import Fingerprint, Ledger
-from vita.spine.remote_files import list_files_below, missing_files, open_filesystem, remote_errors
+from vita.spine.remote_files import address_of, list_files_below, missing_files, open_filesystem, remote_errors
 from vita.spine.store import canonical_json
 from vita.spine.url_secrets import without_user_and_query
 
@@ -242,7 +242,7 @@ def _remote_files(url: str, where: str) -> tuple[KnownFile, ...]:
         infos = list_files_below(files, base)
         known_files = [
             KnownFile(
-                files.unstrip_protocol(name), _name_below(name, base), info.get("size") or 0, str(files.checksum(name))
+                address_of(files, name, url), _name_below(name, base), info.get("size") or 0, str(files.checksum(name))
             )
             for name, info in sorted(infos.items())
         ]

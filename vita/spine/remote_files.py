@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vita.spine.errors import DataError, MissingExtra, StoreError, VitaError
-from vita.spine.retried_http import ATTEMPTS, TRANSIENT_STATUSES, retry_requests
+from vita.spine.retried_http import ATTEMPTS, TRANSIENT_STATUSES, retry_reads, retry_requests
 from vita.spine.url_secrets import without_user_and_query
 
 FIRST_REQUEST_SECONDS = 10
@@ -28,6 +28,8 @@ REMOTE_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "s3
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _CREDENTIALS = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", "gcs": "gcloud auth"}
 _ENDPOINTS = {"s3": "AWS_ENDPOINT_URL and AWS_REGION", "gcs": "STORAGE_EMULATOR_HOST"}
+_LISTING_BYTES = 2**16
+"""Bytes of a page in which its title is searched."""
 _REACHED = "_vita_reached"
 """Attribute of a file system: the buckets that were reached."""
 
@@ -40,19 +42,36 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL and the path in it, after the bucket was reached."""
     import fsspec
 
-    options = {"client_kwargs": {"middlewares": (retry_requests,)}} if _is_http(url) else {}
-    files, path = fsspec.core.url_to_fs(url, **options)
+    over_http = {"client_kwargs": {"middlewares": (retry_requests,)}}
+    options = {link.partition("://")[0]: over_http for link in url.split("::") if _is_http(link)}
+    files, path = retry_reads(lambda: fsspec.core.url_to_fs(url, **options))
     if url.split("://")[0] in _EXTRAS:
         _reach_bucket(files, path.split("/")[0])
     return files, path
 
 
+def is_over_http(url: str) -> bool:
+    """Return True for an HTTP address, and for a file inside an archive at one (`zip://member::https://host/a.zip`)."""
+    return any(_is_http(link) for link in url.split("::"))
+
+
+def address_of(files: Any, name: str, url: str) -> str:
+    """Return the address of a file that was found at `url`, with the address of the archive around it."""
+    address = str(files.unstrip_protocol(name))
+    links = url.split("::")
+    protocols = [link.partition("://")[0] for link in links]
+    protocol = address.partition("://")[0]
+    following = links[protocols.index(protocol) + 1 :] if protocol in protocols else []
+    return "::".join([address, *following])
+
+
 def list_files_below(files: Any, path: str) -> dict[str, Any]:
     """Return information on the file at a path, or on the files below it or matching it as a glob; empty without any.
 
-    An HTTP address is one file, unless it ends with a slash or is redirected to such an address: then the links of the
-    page are its files. fsspec's HTTP file system reports an unreachable host and a refusal as "not found"; this raises
-    their cause instead. The empty objects that stand for folders in object stores are left out.
+    An HTTP address is one file, unless it ends with a slash, or is redirected to such an address, and its page lists
+    files: then its links below the address are the files. fsspec's HTTP file system reports an unreachable host and a
+    refusal as "not found"; this raises their cause instead. The empty objects that stand for folders in object stores
+    are left out.
     """
     infos, cause = _matches(files, path)
     if cause is None and not infos:  # the host may be unreachable, or the page has no links
@@ -72,14 +91,31 @@ def _matches(files: Any, path: str) -> tuple[dict[str, Any], BaseException | Non
     """Return (information on the files, the error of a host that is unreachable or refuses)."""
     try:
         if is_pattern(path):
-            return files.glob(path, detail=True), None
+            return retry_reads(lambda: files.glob(path, detail=True)), None
         if _is_http(path) and not path.endswith("/"):
             info = files.info(path)
             if not without_user_and_query(str(info.get("url", ""))).endswith("/"):
                 return {path: info}, None
-        return files.find(path, detail=True), None
+        if _is_http(path) and not _is_listing(files, path):
+            return {path: files.info(path)}, None
+        return retry_reads(lambda: files.find(path, detail=True)), None
     except FileNotFoundError as error:
         return {}, _cause_of(error)
+
+
+_LISTING = re.compile(rb"<(?:title|h1)[^>]*>\s*(?:index of|directory listing|directory:|files in)", re.I)
+_DATA_FILE = re.compile(
+    r"\.(?:jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|txt|md|warc|wet|arc|pdf|epub|docx|zip|tar|tgz|mbox|eml|gz|zst|bz2|xz)$",
+    re.IGNORECASE,
+)
+
+
+def _is_listing(files: Any, path: str) -> bool:
+    """Return True if the page at an HTTP address lists files: by its title, or by a link to a file of data."""
+    if _LISTING.search(retry_reads(lambda: files.cat_file(path))[:_LISTING_BYTES]):
+        return True
+    links = retry_reads(lambda: files.ls(path, detail=False))
+    return any(_DATA_FILE.search(without_user_and_query(link)) for link in links)
 
 
 def _info(files: Any, path: str) -> tuple[dict[str, Any] | None, BaseException | None]:
@@ -236,6 +272,9 @@ def explain_remote(
         return None
     if isinstance(error, TimeoutError) and not text:
         text = f"no answer within {FIRST_REQUEST_SECONDS} s"
+    if isinstance(error, ValueError) and "range requests" in text:
+        hint = "download the archive, or give its own address, which reads all members"
+        return _error(family, where, url, "the server sends no part of a file, which this address needs", hint=hint)
     if isinstance(error, ValueError):
         return _error(family, where, url, f"is not an address that can be opened: {text}", hint=address)
     if explain_disk(error, url):

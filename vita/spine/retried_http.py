@@ -1,7 +1,8 @@
 """Repeated attempts of HTTP requests and reads that fail for a moment.
 
 A request that gets status 408, 425, 429 or 5xx, or no connection, is sent at most `ATTEMPTS` times. A connection that
-ends inside a response continues at the same byte of a new response.
+ends inside a response continues at the same byte of a new response. This includes files inside a remote archive
+(`zip://member::https://host/a.zip`), whose bytes are read by several requests.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 ATTEMPTS = 4
 """Largest number of attempts."""
@@ -49,13 +50,37 @@ def _retry_after(value: str | None, default: float) -> float:
         return default
 
 
+T = TypeVar("T")
+
+
+def retry_reads(read: Callable[[], T]) -> T:
+    """Call a function again while connections end inside a response; return its result."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return read()
+        except Exception as error:
+            if attempt == ATTEMPTS - 1 or not _is_broken_connection(error):
+                raise
+            time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _is_broken_connection(error: Exception) -> bool:
+    if type(error).__module__.partition(".")[0] != "aiohttp":  # which is an extra
+        return False
+    import aiohttp
+
+    return isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError))
+
+
 class RetriedFile(io.RawIOBase):
     """A binary file over HTTP that is opened again at its position when a read fails."""
 
     def __init__(self, open_file: Callable[[], Any]) -> None:
         self._open_file = open_file
-        self._file = open_file()
+        self._file = retry_reads(open_file)
         self._position = 0
+        self._is_broken = False
 
     def readable(self) -> bool:
         return True
@@ -67,25 +92,23 @@ class RetriedFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        self._position = self._file.seek(offset, whence)
+        if self._is_broken:
+            retry_reads(self._reopen)
+        self._position = retry_reads(lambda: self._file.seek(offset, whence))
         return self._position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        import aiohttp
+        data = retry_reads(lambda: self._read(-1 if size is None else size))
+        self._position += len(data)
+        return data
 
-        for attempt in range(ATTEMPTS):
-            try:
-                if attempt:
-                    self._reopen()
-                data = self._file.read(-1 if size is None else size)
-            except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
-                if attempt == ATTEMPTS - 1:
-                    raise
-                time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
-            else:
-                self._position += len(data)
-                return data
-        raise AssertionError("the last attempt returns or raises")
+    def _read(self, size: int) -> bytes:
+        if self._is_broken:
+            self._reopen()
+        self._is_broken = True  # until the read succeeds
+        data = self._file.read(size)
+        self._is_broken = False
+        return data
 
     def readinto(self, buffer: Any, /) -> int:
         data = self.read(len(buffer))

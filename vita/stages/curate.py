@@ -36,7 +36,7 @@ from vita.data.curation.split_pass import SplitAssignments, SplitOptions, assign
 from vita.data.curation.text_cuts import find_cuts, with_sizes
 from vita.data.curation.text_end import hold_out_end
 from vita.data.curation.worker_pool import WorkerPool
-from vita.data.sources.read import Source, is_single_text, skipped_files, split_source
+from vita.data.sources.read import Source, is_single_text, listing_note, skipped_files, split_source
 from vita.gates.curation_approvals import policy_facts, policy_record
 from vita.reporting.corpus_charts import corpus_figures
 from vita.reporting.figures import ReportContent
@@ -165,6 +165,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         held_out_setting=config.held_out,
         skipped_files=[name for source in config.sources for name in skipped_files(source)],
     )  # fmt: skip
+    for source in config.sources:
+        if (text := listing_note(source)) is not None:
+            context.emit("note", text=text)
     if report["skipped_files"]:
         context.emit("note", text=f"skipped {counted(len(report['skipped_files']), 'file')}; see the report")
     if names := [

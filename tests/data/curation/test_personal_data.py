@@ -24,7 +24,8 @@ VALUES = {
     "email": ["ann.o'neil+x@mail.co.uk", "jörg@müller.de", "joe [at] mail [dot] org", "ivan@пример.рф",
               "用户@例子.广告", "ivan@пример.com", "ann＠mail.net"],
     "phone": ["+49 30 901820", "+44 20 4018 9975", "+1 (415) 555-2671", "(415) 555-2671", "415.555.2671",
-              "0033 1 42 68 53 00", "415\u2011555\u20112671", "+1 415\u2011555\u20112671", "(415) 555\u20132671",
+              "0033 1 42 68 53 00", "415\u2011555\u20112671", "415\u2013555\u20132671",
+              "+1 415\u2011555\u20112671", "(415) 555\u20132671",
               "+49\u201330\u20131234567", "４１５-５５５-２６７１", "＋４９ ３０ ９０１８２０"],
     "ip": ["93.184.216.34", "2001:4860:4860::8888", "2a00::fd6a"],
     "card": ["4111 1111 1111 1111", "4111-1111-1111-1111", "378282246310005", "3782 822463 10005", "5555555555554444",
@@ -197,6 +198,7 @@ def test_values_in_a_corpus_with_known_truth_are_masked(shared: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     ["a budget of $415.555.2671 million", "mobile (2010\u20132015)", "pages 210\u2013215.1234",
+     "about 250\u2013300\u20134000 people", "at 250\u2013350\u20132125 K", "from 415\u2013555\u20132671 km",
      "hvs.a_long_name_of_a_function_here", "用户@例子.example", "@пример.рф"],
 )  # fmt: skip
 def test_similar_numbers_and_names_stay(text: str) -> None:
@@ -209,3 +211,12 @@ def test_the_text_around_full_width_digits_stays() -> None:
         {"phone": 1},
     )
     assert mask("请联系ivan@例子.广告，谢谢")[0] == "请联系<EMAIL>，谢谢"
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [("a@b.com", "中文字符"), ("a@b.公司", "谢谢你们好"), ("ann@例え.jp", "です"), ("ivan@пример.рф", "或者"),
+     ("a@例子.中文网", "网站"), ("a@예시.한국", "입니다"), ("a@b.网络", "")],
+)  # fmt: skip
+def test_text_without_spaces_after_an_address_stays(address: str, text: str) -> None:
+    assert mask(f"mail {address}{text} x") == (f"mail <EMAIL>{text} x", {"email": 1})

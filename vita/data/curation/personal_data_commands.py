@@ -15,6 +15,7 @@ from vita.data.curation.secret_values import QUOTE, quoted, unquoted, unquoted_e
 
 COMMAND_KEY_CANDIDATE = (
     r"(?i:requirepass|masterauth|redis-cli|identified (?:by|with))|-(?:store|key)pass[ \t]|-pass(?:in|out)?[ \t]"
+    r"|(?i:\bnet(?:\.exe)?[ \t]+user?[ \t])"
     r"|sshpass|\s-[pU][ \t\"']|\s-u ?[^\s:]+:|--(?:proxy-)?user[ =]|sudo -S|(?:mysql|mariadb)[\w-]*[ \t]"
 )
 """A pattern in RE2 that occurs, or `PASSWORD_WORDS`, in every text with such a password."""
@@ -31,7 +32,13 @@ _NO_PASSWORD_COMMAND = (
 
 
 def _word_forms(
-    before: str, check: Callable[[str], bool], *, after: str | None = None, not_after: str | None = None, flags: int = 0
+    before: str,
+    check: Callable[[str], bool],
+    *,
+    after: str | None = None,
+    not_after: str | None = None,
+    not_first: str = "-",
+    flags: int = 0,
 ) -> tuple[Form, Form]:
     """Return the forms of a password after a pattern: between quotes, also with spaces, and one word without them."""
     return (
@@ -44,7 +51,7 @@ def _word_forms(
             context=_CONTEXT,
         ),
         form(
-            before + unquoted(4, not_first="-"),
+            before + unquoted(4, not_first=not_first),
             check,
             after=after and f"{after}$",
             not_after=not_after,
@@ -93,6 +100,20 @@ _OPTIONS = (
         r"[ \t]{0,3}\|[ \t]{0,3}(?:sudo[ \t]+)?chpasswd",
         is_literal_password,
     ),
+)
+_NET_USE = r"(?i:\bnet(?:\.exe)?[ \t]{1,3}use[ \t])"
+_NET_USER = r"(?i:\bnet(?:\.exe)?[ \t]{1,3}user)[ \t]{1,3}(?:[^\s\"'/]{1,40}|\"[^\"\n]{1,40}\")[ \t]{1,3}"
+_WINDOWS_USER = r"/(?i:user|u):(?:\"[^\"\n]{1,60}\"|[^\s\"]{1,60})[ \t]{1,3}"
+_SHARE = r"\\\\[^\s\\]{1,80}\\\S{1,120}[ \t]{1,3}"
+_WINDOWS = (
+    *_word_forms(_WINDOWS_USER, is_literal_password, after=rf"{_NET_USE}[^\n]*{_WINDOWS_USER}", not_first="-/*%&|>"),
+    form(  # net use DEVICE SHARE PASSWORD /user:NAME
+        rf"{_SHARE}(?P<value>[^\s/*%&|<>\"][^\s<>\"]{{3,63}})(?=[ \t]{{1,3}}/(?i:user|u):)",
+        is_literal_password,
+        after=rf"{_NET_USE}[^\n]*{_SHARE}$",
+        context=_CONTEXT,
+    ),
+    form(rf"{_NET_USER}(?P<value>[^\s/*%&|<>\"][^\s<>\"]{{3,63}})(?=[ \t]{{1,3}}/(?i:add)\b)", is_literal_password),
 )
 _IDENTIFIED = r"(?i:\s+by|\s+with\s+\S{1,40}\s+(?:by|as))(?i:\s+values)?(?i:\s+password)?\s+"
 _STATEMENTS = (
@@ -168,5 +189,5 @@ _TEXTS = (
     ),
 )
 COMMAND_KEY = PersonalDataKind(
-    "key", "<KEY>", f"{PASSWORD_WORDS}|{COMMAND_KEY_CANDIDATE}", (*_OPTIONS, *_STATEMENTS, *_FILES, *_TEXTS)
+    "key", "<KEY>", f"{PASSWORD_WORDS}|{COMMAND_KEY_CANDIDATE}", (*_OPTIONS, *_WINDOWS, *_STATEMENTS, *_FILES, *_TEXTS)
 )

@@ -19,6 +19,13 @@ from vita.data.curation.personal_data_secrets import NAMED_KEY, NAMED_KEY_CANDID
 _LATIN = "A-Za-z0-9\u00c0-\u024f"
 _LOGOGRAPHIC = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 """Characters of scripts without spaces: text can follow a domain directly."""
+_LOGOGRAPHIC_ENDINGS = (
+    "嘉里大酒店|通用电气公司|组织机构|电讯盈科|電訊盈科|天主教|飞利浦|淡马锡|诺基亚|亚马逊|新加坡|我爱你|中文网|公司|中国|中國|网络|網絡|香港"
+    "|台湾|台灣|臺灣|澳門|澳门|商城|商店|商标|网站|网址|网店|在线|中信|政务|政府|公益|集团|机构|移动|手机|手表|广东|佛山|游戏|餐厅|健康|信息"
+    "|娱乐|购物|企业|食品|八卦|慈善|时尚|联通|新闻|招聘|微博|通販|書籍|家電|点看|珠宝|谷歌|大拿|嘉里|世界|工行"
+    "|ファッション|グーグル|クラウド|ポイント|アマゾン|ストア|セール|みんな|コム|한국|삼성|닷넷|닷컴"
+)
+"""The top-level domains in these scripts (IANA root zone); longer ones come before their beginnings."""
 _AT_HINT = r"[\[({<] ?(?:at|AT) ?[\])}>]"
 _AT = r"(?:@| ?[\[({<] ?(?:at|AT) ?[\])}>] ?)"
 _DOT = r"(?:\.| ?[\[({<] ?(?:dot|DOT) ?[\])}>] ?)"
@@ -54,7 +61,8 @@ _FOREIGN_EMAIL = PersonalDataKind(
     (
         form(  # a domain in another script, after a local part in ASCII, or else in any script
             rf"(?:[A-Za-z0-9_%+-](?<![A-Za-z0-9_.%+-].)[A-Za-z0-9._%+-]{{0,63}}|[^\W_](?<!\w.)[\w.%+-]{{0,63}}(?<![A-Za-z]))"
-            rf"@(?:[^\W_][\w-]{{0,62}}\.){{1,8}}(?:{_LOGOGRAPHIC}{{2,4}}|[^\W\d_]{{2,24}}|xn--[a-z0-9-]{{2,59}})",
+            rf"@(?:[^\W_][\w-]{{0,62}}\.){{1,8}}(?:{_LOGOGRAPHIC_ENDINGS}|{_LOGOGRAPHIC}{{2,4}}(?!{_LOGOGRAPHIC})"
+            rf"|(?:(?!{_LOGOGRAPHIC})[^\W\d_]){{2,24}}|xn--[a-z0-9-]{{2,59}})",
             _has_foreign_domain,
         ),
     ),

@@ -18,6 +18,11 @@ _NUMBER_WORDS = r"(?: ?(?:no|nr|number)\b\.?|番号|号码|號碼| ?번호)?(?: 
 _CALL_WORDS = "call|dial|ring|text|cell|contact|reach"
 """Words that are often not followed by a phone number: the number must have a trunk prefix or be North American."""
 _SEPARATORS = rf"[-./(){SPACES}{DASHES}]"
+_UNIT = (
+    rf"[{SPACES}]?(?:[%‰°$€£¥]|(?:[kKMGT]?(?:Hz|W|V|eV|B|Pa|cal|bp)|[kcmµμn]?[mgsl]|kg|mL|K|ft|in|lbs?|oz|rpm|ppm|psi"
+    r"|dollars|euros|pounds|people|years|days|hours|minutes|miles|metres|meters|feet|degrees|words|pages)\b)"
+)
+"""A unit after a number."""
 _COORDINATE = r" ?(?:[NSEW]\b|[°º′″])"
 
 
@@ -30,6 +35,12 @@ def _has_different_groups(text: str) -> bool:
 def _is_not_range_of_years(text: str) -> bool:
     """Return True unless the text is a range of years with a dash, as in `mobile (2010\u20132015)`."""
     return not re.fullmatch(rf"\(?(?:1[5-9]|20)[0-9]{{2}} ?[{DASHES}] ?(?:1[5-9]|20)[0-9]{{2}}", text)
+
+
+def _is_not_range_of_numbers(text: str) -> bool:
+    """Return True unless the groups of digits are round numbers that increase, as in `250\u2013300\u20134000`."""
+    numbers = [int(group) for group in re.findall("[0-9]+", text)]
+    return len(numbers) != 3 or any(number % 10 for number in numbers) or numbers != sorted(numbers)
 
 
 PHONE = PersonalDataKind(
@@ -56,7 +67,9 @@ PHONE = PersonalDataKind(
         form(  # with dashes: the same in both places, because ranges of numbers have one
             rf"(?<![\w.+/$€£{DASHES}-])(?:1[-. {DASHES}])?"
             rf"(?:\([2-9][0-9]{{2}}\) ?[2-9][0-9]{{2}}[{DASHES}]|[2-9][0-9]{{2}}([{DASHES}])[2-9][0-9]{{2}}\1)"
-            rf"[0-9]{{4}}(?![\w{DASHES}-]|\.[0-9])"
+            rf"[0-9]{{4}}(?![\w{DASHES}-]|\.[0-9])",
+            _is_not_range_of_numbers,
+            not_before=_UNIT,
         ),
     ),
 )

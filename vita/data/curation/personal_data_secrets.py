@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from vita.data.curation.passphrases import is_passphrase
 from vita.data.curation.personal_data_forms import Form, PersonalDataKind, form
 from vita.data.curation.secret_checks import (
     is_basic_credentials,
+    is_bracketed_password,
     is_literal_password,
     is_password,
     is_private_number,
@@ -61,6 +63,8 @@ _VARIABLE = r"(?:export |set |ENV )?[A-Z0-9_]{0,40}(?:PASSW(?:OR)?D|_PASS)"
 """A variable of the environment."""
 _PROPERTY = r"(?!self\.|this\.)[a-z][a-z0-9-]{0,30}(?:\.[a-z0-9-]{1,30}){1,6}\.password"
 """A property with two or more dots: `spring.datasource.password`."""
+_PASSPHRASE_NAMES = r"passw(?:or)?d|passwort|passphrase|passcode|(?<![a-z])pwd"
+_PHRASE = rf"(?P<quote>{QUOTE})(?P<value>[^\s\"'`\\]{{1,30}}(?: [^\s\"'`\\]{{1,30}}){{2,9}})(?P=quote)"
 _CALL = r"[(\[{]"
 """The start of the arguments or of the index of a name."""
 
@@ -76,6 +80,18 @@ def _assigned_form(
         not_after=not_after,
         not_before=not_before,
         end=unquoted_end if value == _PLAIN else None,
+    )
+
+
+def _bracketed_form(brackets: str) -> Form:
+    """Return the form of a password that fills brackets: `password: (hunter2)`; no link, call or pattern follows."""
+    opening, closing = map(re.escape, brackets)
+    value = r"[^\s\"'`<>(){}\[\]\\,;|$%]{5,64}"
+    return form(
+        rf"[=:：]>?[ \t]{{0,3}}{opening}(?P<quote>{QUOTE})?(?P<value>{value})(?(quote)(?P=quote)){closing}",
+        is_bracketed_password,
+        after=rf"(?i:{PASSWORD_NAMES}){_ASSIGNMENT}{opening}(?:{QUOTE})?$",
+        not_before=rf"(?:{QUOTE})?{closing}[({{\[*+?.$\w]",
     )
 
 
@@ -138,6 +154,8 @@ NAMED_KEY = PersonalDataKind(
             flags=re.MULTILINE,
         ),
         _assigned_form(PASSWORD_NAMES, quoted(6), is_quoted_password, not_before=_CALL),
+        _assigned_form(_PASSPHRASE_NAMES, _PHRASE, is_passphrase, not_before=_CALL),
+        *(_bracketed_form(brackets) for brackets in ("()", "[]")),
         _assigned_form(PASSWORD_NAMES, _PLAIN, is_password),
         form(rf"(?:{_SENTENCE})[:：]? ?[\"'`“‘]?{_PLAIN}", is_password, end=unquoted_end),
     ),

@@ -38,6 +38,11 @@ _CALL = re.compile(
 """A call or an index, also without its end: `hash(x1)`, `argv[2]`, `z.string().min(8)`."""
 _RULES = re.compile(r"(?:^|[|,])(?:required|nullable|string|confirmed|(?:min|max|between|size):[0-9])(?=[|,]|$)")
 """Rules of a validator: `required|min:8`."""
+_BRACKETED_WORD = re.compile(
+    r"^\w+(?:[+*/]\w+)+$|pass|pwd|user|login|secret|token|word|string|char|option|default|min|max|arg|param|var|value|env|a-z|0-9|sha|md5",
+    re.IGNORECASE,
+)
+"""Expressions, and parts of placeholders, patterns and descriptions, between brackets."""
 _SEPARATORS = re.compile(r"[,;&|(){}\[\]]+")
 _CODE_PART = re.compile(r"[!#.$@&*-]?[A-Za-z_][\w.$:>-]*|[0-9.]+")
 _WORDS = re.compile(r"(?:[A-Za-z]+[0-9]{0,3}|[0-9]{1,4})(?:[_./~+-]+(?:[A-Za-z]+[0-9]{0,3}|[0-9]{1,4}))*[=_./-]*")
@@ -86,6 +91,11 @@ def is_literal_password(value: str) -> bool:
 def is_password_in_command(value: str) -> bool:
     """Return True for a literal password that is not a number with fewer than 6 digits, such as a port."""
     return is_literal_password(value) and not (value.isdigit() and len(value) < 6)
+
+
+def is_bracketed_password(value: str) -> bool:
+    """Return True for a password that fills brackets, which also surround placeholders, patterns and requirements."""
+    return not _BRACKETED_WORD.search(value) and is_password(value)
 
 
 def is_random_token(value: str) -> bool:

@@ -19,7 +19,15 @@ from vita.spine.disk import read_up_to
 from vita.spine.errors import DataError
 from vita.spine.file_listing import list_files, printable
 from vita.spine.plain_text import counted
-from vita.spine.remote_files import folder_of, list_files_below, missing_files, open_filesystem, remote_errors
+from vita.spine.remote_files import (
+    address_of,
+    folder_of,
+    is_over_http,
+    list_files_below,
+    missing_files,
+    open_filesystem,
+    remote_errors,
+)
 from vita.spine.retried_http import RetriedFile
 from vita.spine.url_secrets import without_user_and_query
 
@@ -91,8 +99,8 @@ class SourceFile(NamedTuple):
 
 def _ending(path: str) -> str:
     """Return the suffix of a path with its dot; several times as fast as `pathlib`, for many small files."""
-    if path.startswith(("http://", "https://")):
-        path = without_user_and_query(path)
+    if "://" in path:
+        path = without_user_and_query(path.partition("::")[0])
     name = path.rpartition("/")[2]
     dot = name.rfind(".")
     return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
@@ -130,7 +138,7 @@ def open_binary(file: SourceFile) -> Any:
             return open(file.path, "rb")  # noqa: PTH123 (faster than `Path.open`, for many small files)
         with remote_errors(file.path, family=DataError):
             filesystem, path = open_filesystem(file.path)
-            if not path.startswith(("http://", "https://")):
+            if not is_over_http(file.path):
                 return filesystem.open(path, "rb")
             return RetriedFile(lambda: filesystem.open(path, "rb"))
     except OSError as error:
@@ -155,10 +163,13 @@ def _find_remote(url: str, where: str) -> list[SourceFile]:
     expected = expected_files(url)
     known = {file.path: file for file in expected or ()}
     if expected is not None:
-        entries = {path: entry for path, entry in entries.items() if filesystem.unstrip_protocol(path) in known}
+        entries = {path: entry for path, entry in entries.items() if address_of(filesystem, path, url) in known}
     files = [
         SourceFile(
-            url := filesystem.unstrip_protocol(path), _relative_name(path, root), entry["size"] or 0, known.get(url)
+            address := address_of(filesystem, path, url),
+            _relative_name(path, root),
+            entry["size"] or 0,
+            known.get(address),
         )
         for path, entry in entries.items()
         if not any(part.startswith(".") for part in _relative_name(path, root).split("/"))

@@ -44,6 +44,7 @@ from vita.spine.erasures import Erasure
 from vita.spine.errors import DataError, MissingExtra
 from vita.spine.file_listing import printable
 from vita.spine.plain_text import counted
+from vita.spine.url_secrets import mask_url_secrets, without_user_and_query
 
 _READERS_OF_FORMATS = (archives, columnar_readers, document_readers, table_readers, web_readers)
 """Modules that register readers when they are imported."""
@@ -195,6 +196,18 @@ def is_single_text(source: Source) -> bool:
         return False
     file, head = with_head(files_of_source[0])
     return format_of(file, head, source) == "text"
+
+
+def listing_note(source: Source) -> str | None:
+    """Return how an HTTP address that ends with a slash is read: its page, or the files that its page lists."""
+    path = source.path or ""
+    if not path.startswith(("http://", "https://")) or not without_user_and_query(path).endswith("/"):
+        return None
+    listed = _list_files(source)
+    page = f"the page {mask_url_secrets(path)} lists"
+    if [file.path for file in listed] == [path]:
+        return f"{page} no files: it is read as a document"
+    return f"{page} {counted(len(listed), 'file')}, which {'is' if len(listed) == 1 else 'are'} read"
 
 
 def skipped_files(source: Source) -> list[str]:
