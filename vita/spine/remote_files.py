@@ -104,6 +104,7 @@ def _matches(files: Any, path: str) -> tuple[dict[str, Any], BaseException | Non
 
 
 _LISTING = re.compile(rb"<(?:title|h1)[^>]*>\s*(?:index of|directory listing|directory:|files in)", re.I)
+_HTML = re.compile(rb"<(?:!doctype|html|head|body|a|pre)[\s>]", re.I)
 _DATA_FILE = re.compile(
     r"\.(?:jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|txt|md|warc|wet|arc|pdf|epub|docx|zip|tar|tgz|mbox|eml|gz|zst|bz2|xz)$",
     re.IGNORECASE,
@@ -112,10 +113,19 @@ _DATA_FILE = re.compile(
 
 def _is_listing(files: Any, path: str) -> bool:
     """Return True if the page at an HTTP address lists files: by its title, or by a link to a file of data."""
-    if _LISTING.search(retry_reads(lambda: files.cat_file(path))[:_LISTING_BYTES]):
+    head = retry_reads(lambda: _beginning(files, path))
+    if not _HTML.search(head):
+        return False
+    if _LISTING.search(head):
         return True
     links = retry_reads(lambda: files.ls(path, detail=False))
     return any(_DATA_FILE.search(without_user_and_query(link)) for link in links)
+
+
+def _beginning(files: Any, path: str) -> bytes:
+    """Return the first bytes of a page; the others are not loaded."""
+    with files.open(path, "rb", block_size=0) as page:
+        return page.read(_LISTING_BYTES)
 
 
 def _info(files: Any, path: str) -> tuple[dict[str, Any] | None, BaseException | None]:

@@ -143,7 +143,7 @@ def test_notes_of_a_word_document_are_read_and_other_parts_are_named(tmp_path: P
     assert document.text == f"{body}\n\nFirst note.\n\nSecond note.\n\nAn endnote."
     unread = ["1 header", "1 part with comments", "1 embedded file"]
     assert document.metadata == {"unread_parts": unread}
-    assert (drop.id, drop.reason) == ("a.docx", "unread_part") and ", ".join(unread) in drop.detail
+    assert (drop.id, drop.reason) == ("a.docx/unread_parts", "unread_part") and ", ".join(unread) in drop.detail
 
 
 def test_an_error_page_saved_as_rows_is_no_document(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_attachments_of_messages_are_counted(tmp_path: Path) -> None:
     for name, data in (("a.eml", message.as_bytes()), ("a.mbox", b"From a@b.example\n" + message.as_bytes())):
         (document,), (drop,) = read(tmp_path / name, data, on_bad_row="error")
         assert document.text.strip() == "The text." and document.metadata["unread_parts"] == ["2 attachments"]
-        assert drop.reason == "unread_part" and "2 attachments" in drop.detail
+        assert drop.reason == "unread_part" and "2 attachments" in drop.detail and drop.id != document.id
 
 
 # -- encodings

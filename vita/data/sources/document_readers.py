@@ -66,7 +66,8 @@ def _with_unread_parts(row: Row) -> Iterator[Row]:
     yield row
     if parts := (row.values or {}).get("unread_parts"):
         problem = RowProblem("unread_part", "no part beside the text", ", ".join(parts))
-        yield row._replace(values=None, problem=problem, is_skipped=True)
+        # Another id than that of the document, which was read.
+        yield row._replace(name=f"{row.name}/unread_parts", values=None, problem=problem, is_skipped=True)
 
 
 def _messages(file: SourceFile, limit: int) -> Iterator[bytes | None]:
@@ -96,7 +97,6 @@ def _message_row(row: Row, data: bytes, wishes: ReadOptions) -> Row:
         is_html = part is not None and part.get_content_type() == "text/html"
         values: dict[str, Any] = {name: str(value) for name, value in headers.items() if value}
         identifier = str(message["message-id"] or "").strip().strip("<>")
-        attachments = len([*message.iter_attachments()]) if message.is_multipart() else 0
     except (LookupError, ValueError, TypeError, AttributeError, IndexError) as error:
         problem = RowProblem("broken_record", "a readable message", f"one that cannot be parsed ({error})")
         return row._replace(problem=problem)
@@ -107,6 +107,14 @@ def _message_row(row: Row, data: bytes, wishes: ReadOptions) -> Row:
             return row._replace(problem=problem, is_skipped=True)
         text = page.text
     values |= {"id": identifier} if identifier else {}
-    if attachments:
+    if attachments := _count_attachments(message):
         values["unread_parts"] = [counted(attachments, "attachment")]
     return row._replace(values={wishes.text_field or "text": text, **values})
+
+
+def _count_attachments(message: EmailMessage) -> int:
+    """Return the number of attachments; 0 for a message whose parts cannot be told apart."""
+    try:
+        return sum(1 for _ in message.iter_attachments()) if message.is_multipart() else 0
+    except (LookupError, ValueError, TypeError, AttributeError):
+        return 0
