@@ -118,21 +118,33 @@ def test_rewrites_that_fail_a_check_are_dropped_with_the_reason(vita: Vita, corp
         (Reply(TEXTS[trained[20]]), "duplicate"),
         (Reply("Who has it? It is a mill. " * 12), "repetition"),
         (Reply(form), "other_form"),
+        (Reply(content=[{"type": "thinking", "thinking": "What is a mill?"}]), "empty"),
     ]
     replies = {TEXTS[id]: reply for id, (reply, _) in zip(trained, cases, strict=False)}
 
     def answer(prompt: str) -> Reply:
-        reply = replies.get(prompt.rpartition("\n\n")[2]) or Reply(rewrite(prompt))
+        parts = [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": rewrite(prompt)}]
+        reply = replies.get(prompt.rpartition("\n\n")[2]) or Reply(content=parts)
         return reply if isinstance(reply, Reply) else reply(prompt)
 
+    options = ("--styles", "{faq: 1}", "--set", "endpoint.concurrency=1")
     with openai_server(answer) as server:
-        code, _, err = rephrase(vita, server, "--share", "0.9", "--styles", "{faq: 1}")
-    assert code == 0, err
-    reasons = drop_reasons(vita)
+        code, _, err = rephrase(vita, server, "--share", "0.9", *options)
+        assert code == 0, err
+        reasons, first, requests = drop_reasons(vita), rewrites(vita), len(server.bodies)
+        code, _, err = rephrase(vita, server, "--share", "0.8", *options)
+        assert code == 0, err
+        assert len(server.bodies) == requests + 2, "only what the endpoint has refused is requested again"
+        assert (drop_reasons(vita), rewrites(vita)) == (reasons, first)
+        replies.update(dict.fromkeys(replies, Reply(content={"text": "A"})))
+        code, _, err = rephrase(vita, server, "--share", "0.7", *options)
+        assert code == 6 and "expected an answer whose `content` is a text, null, or a list of parts with text" in err
+        assert "got `content` of the type dict" in err
     assert reasons == {f"mail/{id}#faq": reason for id, (_, reason) in zip(trained, cases, strict=False)}
     assert {row["metadata"]["rewrite_of"]["id"] for row in rewrites(vita)} == set(trained[len(cases) :])
     facts = json.loads(vita("show", "x/rephrase", "--json")[1])["facts"]
     assert facts["documents"]["dropped"] == len(cases) and facts["dropped"]["refused_by_endpoint"] == 2
+    assert all(row["text"].startswith("Q: Who has mill") for row in rewrites(vita))
 
 
 def test_lone_surrogates_of_an_answer_are_replaced_and_errors_with_status_200_are_tried_again(

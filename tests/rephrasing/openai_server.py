@@ -22,6 +22,8 @@ class Reply:
     status: int = 200
     is_error: bool = False
     """True for an error object, also with status 200."""
+    content: Any = None
+    """The `content` of the message, if it is not the text."""
 
 
 @dataclass
@@ -55,7 +57,7 @@ def openai_server(answer: Answer) -> Iterator[OpenAIServer]:
             )
             choice = {
                 "index": 0,
-                "message": {"role": "assistant", "content": reply.text},
+                "message": {"role": "assistant", "content": reply.text if reply.content is None else reply.content},
                 "finish_reason": reply.finish,
             }
             value = (

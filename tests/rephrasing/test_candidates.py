@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vita.data.records import Document
 from vita.data.rewrites import RewriteOrigin
+from vita.rephrasing.answer_text import message_text
 from vita.rephrasing.candidates import Candidate, cut_passage, style_order
 from vita.rephrasing.checks import CheckSettings, RewriteChecks, copied_share, longest_run, rewrite_text
 from vita.rephrasing.collection import ShareBudget
@@ -134,6 +137,49 @@ def test_reasoning_before_a_rewrite_is_removed_and_line_ends_are_normalized() ->
         rewrite_text(RewriteResult("The tag </think> ends it.", "stop"), "of </think>") == "The tag </think> ends it."
     )
     assert rewrite_text(RewriteResult("<think>no end", "stop")) == ""
+    analysis, final = "<|channel|>analysis<|message|>How?<|end|>", "<|start|>assistant<|channel|>final<|message|>A\nB"
+    for text in (
+        "<thinking>How?</thinking>\n<reasoning>So.</reasoning>A\nB",
+        "<Thinking>\nHow?\n</Thinking>\nA\nB",
+        "How?</reasoning> A\nB",
+        "[THINK]How?[/THINK]A\nB",
+        "<|channel>thought\nHow?<channel|>A\nB",
+        f"{analysis}{final}",
+        f"<|start|>assistant{analysis}{final}<|return|>",
+        f"{final}<|return|>",
+        "analysisWe need a list.assistantfinalA\nB",
+    ):
+        assert rewrite_text(RewriteResult(text, "stop")) == "A\nB", text
+    assert rewrite_text(RewriteResult(analysis, "stop")) == rewrite_text(RewriteResult("<reasoning>no", "stop")) == ""
+    for text in ("analysis of data", "Channels begin with <|channel|>final.", "<thinker>A</thinker>"):
+        assert rewrite_text(RewriteResult(text, "stop")) == text
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("A", "A"),
+        (None, ""),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "How?"}]}, {"type": "text", "text": "A"}], "A"),
+        ([{"type": "text", "text": "A"}, {"type": "text", "text": " B"}], "A B"),
+        ([{"type": "thinking", "thinking": "How?"}], ""),
+        ({"text": "A"}, "`content` of the type dict"),
+        (7, "`content` of the type int"),
+        (["A"], "a part of `content` of the type str"),
+        ([{"type": "text", "text": None}], "a part of `content` with the type 'text' and the fields type, text"),
+        (
+            [{"type": "image_url", "image_url": "u"}],
+            "a part of `content` with the type 'image_url' and the fields type",
+        ),
+    ],
+)
+def test_the_text_of_a_message_is_that_of_its_parts(content: Any, expected: str) -> None:
+    message = {"role": "assistant", "content": content}
+    if "`content`" not in expected:
+        assert message_text(message) == expected
+        return
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        message_text(message)
 
 
 def test_stored_results_are_read_again_and_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:

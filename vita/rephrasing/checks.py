@@ -6,7 +6,6 @@ checks.problem(candidate, result, text)       # DropReason("copy", "0.93 of its 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from vita.data.curation.decontamination import BenchmarkIndex, Decontamination
 from vita.data.curation.filter_table import DropReason
 from vita.data.curation.word_batch import WordBatch
 from vita.redteam.detectors import loops, refuses
+from vita.rephrasing.answer_text import without_reasoning
 from vita.rephrasing.candidates import Candidate
 from vita.rephrasing.corpus_copy import KeySet
 from vita.rephrasing.result_log import RewriteResult
@@ -26,9 +26,6 @@ MIN_COPIED_WORDS = 20
 """Smallest number of consecutive words of a source that are a copy: answers may quote a sentence."""
 ECHO_WORDS = 8
 """Number of consecutive words of the instructions that are an echo of the prompt."""
-_REASONING = re.compile(r"\A\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
-_REASONING_END = re.compile(r"\A(?:(?!<think>).)*?</think>\s*", re.DOTALL)
-"""Reasoning without its opening tag: templates of DeepSeek-R1, Qwen3 and others write `<think>` into the prompt."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,8 @@ class CheckSettings:
 
 
 def rewrite_text(result: RewriteResult, passage: str = "") -> str:
-    """Return the normalized text of a result, without reasoning before it.
-
-    Reasoning that does not end is removed to the end. A text about `</think>` keeps it if its passage contains it.
-    """
-    text, count = _REASONING.subn("", result.text)
-    if not count and "</think>" not in passage:
-        text = _REASONING_END.sub("", text)
-    return normalize_text(text)[0].strip()
+    """Return the normalized text of a result, without reasoning before it (see `without_reasoning`)."""
+    return normalize_text(without_reasoning(result.text, passage))[0].strip()
 
 
 def copied_share(text: str, passage: str) -> float:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from vita.infer.sampling import Sampling
+from vita.rephrasing.answer_text import message_text
 from vita.rephrasing.candidates import Candidate
 from vita.rephrasing.result_log import ResultLog, RewriteResult
 from vita.rephrasing.rewriter import Results
@@ -167,13 +168,18 @@ class EndpointRewriter:
         try:
             choice = response.json()["choices"][0]
             message, finish = choice["message"], choice.get("finish_reason")
-            text, refusal = message.get("content") or "", message.get("refusal")
+            refusal = message.get("refusal")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise ModelError(self._where, "the response is no chat completion of the OpenAI API") from None
         if refusal or finish == "content_filter":
             detail = str(refusal or "stopped by the content filter of the endpoint")
             return RewriteResult("", "refused", self._without_key(detail)[:200], size)
-        return RewriteResult(str(text), "length" if finish == "length" else "stop", source_bytes=size)
+        try:
+            text = message_text(message)
+        except ValueError as error:
+            expected = "an answer whose `content` is a text, null, or a list of parts with text"
+            raise ModelError(self._where, expected=expected, got=self._without_key(str(error))) from None
+        return RewriteResult(text, "length" if finish == "length" else "stop", source_bytes=size)
 
     def _message(self, response: httpx.Response) -> str:
         """Return the message of an error response, without the key."""

@@ -25,7 +25,7 @@ from vita.rephrasing.candidates import CandidateSettings, candidates, num_candid
 from vita.rephrasing.checks import BenchmarkCheck, CheckSettings, RewriteChecks
 from vita.rephrasing.collection import RewriteCollection, ShareBudget
 from vita.rephrasing.corpus_copy import CorpusSurvey, KeySet, copy_corpus
-from vita.rephrasing.earlier_answers import EarlierAnswers
+from vita.rephrasing.earlier_answers import DROPPED_ANSWERS, EarlierAnswers, dump_answer
 from vita.rephrasing.endpoint_rewriter import Endpoint, EndpointRewriter
 from vita.rephrasing.report import build_report, samples_page
 from vita.rephrasing.result_log import ResultLog
@@ -43,7 +43,7 @@ from vita.spine.plain_text import counted
 from vita.spine.stage import Context, Draft, explicit_only
 from vita.stages.kinds import Corpus, Model
 
-VERSION = 2
+VERSION = 3
 NEEDS = {"model": (generates_text,)}
 LINEAGE = True
 APPLIES_ERASURES = True
@@ -196,11 +196,14 @@ def _collect(
     chosen = earlier.fill(islice(candidates(inputs.corpus.path, survey, settings), config.limit), log)
     with (
         TextShardWriter(folder / "train", prefix=REWRITE_SHARDS) as writer,
+        ZstdLineWriter(folder / DROPPED_ANSWERS) as dropped_answers,
         closing(rewriter.rewrite(chosen, log)) as results,
     ):
         for candidate, result in results:
             if (rewrite := collection.add(candidate, result)) is not None:
                 writer.write(dump_document(rewrite))
+            elif result.finish in ("stop", "length") and collection.drops[-1].reason != "erased":
+                dropped_answers.write(dump_answer(candidate, result))
             context.emit("progress", done=collection.requested, total=total, unit="rewrites")
             if collection.is_full:
                 break
