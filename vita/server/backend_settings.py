@@ -32,7 +32,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "vita": ("quantization", "tolerance"),
     "llama.cpp": ("quantization", "tolerance"),
     "vllm": ("environment", "arguments", "tolerance"),
-    "openai": ("url", "model", "key_variable", "key_file", "tolerance"),
+    "openai": ("url", "model", "key_variable", "key_file", "retry_seconds", "tolerance"),
 }
 """Program -> the settings that it has."""
 _SET_BY_VITA = (
@@ -68,6 +68,8 @@ class BackendSettings(Settings):
     """Environment variable that contains the API key of the endpoint."""
     key_file: str | None = None
     """File that contains the API key of the endpoint."""
+    retry_seconds: float = Field(default=10.0, ge=0, le=600, allow_inf_nan=False)
+    """Time in seconds in which a request is sent again while the endpoint is not available."""
     tolerance: float | None = Field(default=None, gt=0)
     """Allowed difference of the log-probability of each golden answer, in nats per token. The default depends on the
     program and on the number type."""

@@ -7,6 +7,7 @@ The OpenAI clients retry 408, 409, 429 and 5xx, so only an error that a retry ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,6 +93,16 @@ def too_busy(message: str, *, retry_after: int = 1) -> ApiError:
 def unavailable(message: str, *, code: str, retry_after: int = 1) -> ApiError:
     """The server is not ready or is draining; a retry can succeed."""
     return ApiError(503, message, code=code, headers=_retry(retry_after))
+
+
+BACKEND_UNAVAILABLE = "backend_unavailable"
+"""The code of an error whose cause is the same on all replicas of a version, so that no other replica is asked."""
+
+
+def backend_unavailable(problem: str, *, retry_after: float | None = None) -> ApiError:
+    """The program or endpoint that computes the answers of a model is not available; a later request can succeed."""
+    message = f"The backend of the model is not available: {problem}"
+    return unavailable(message, code=BACKEND_UNAVAILABLE, retry_after=max(1, math.ceil(retry_after or 2)))
 
 
 def internal(message: str = "Internal server error; the log of the server names the request id") -> ApiError:

@@ -44,10 +44,15 @@ class FaultyEndpoint:
     app: ASGIApp
     fault: Response | float | None = None
     """A response, or a number of seconds without a response."""
+    num_faulty: int | None = None
+    """Number of requests that get the fault; all if it is None."""
+    num_requests: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_answer = scope["type"] == "http" and scope["path"].endswith("/completions")
-        if not is_answer or self.fault is None:
+        self.num_requests += is_answer
+        is_faulty = self.num_faulty is None or self.num_requests <= self.num_faulty
+        if not is_answer or self.fault is None or not is_faulty:
             await self.app(scope, receive, send)
         elif isinstance(self.fault, Response):
             await self.fault(scope, receive, send)
@@ -151,23 +156,49 @@ def events(*values: Any, end: str = "") -> Response:
     ("fault", "status", "message"),
     [
         (Response('{"error": {"message": "oom"}}', 500), 500, "the program fails with status 500: oom"),
-        (Response("<html>", 503), 503, "No replica is ready"),
-        (0.3, 503, "No replica is ready"),
-        (events(), 503, "No replica is ready"),
+        (Response(status_code=204), 500, "the program fails with status 204"),
+        (Response("<html>", 503), 503, "The backend of the model is not available: status 503: <html>"),
+        (Response("", 503, {"Retry-After": "99"}), 503, "not available: status 503"),
+        (0.3, 503, "not available: ReadTimeout"),
         (events({"error": {"message": "oom"}}), 500, "the program reports: oom"),
+        *((Response('{"error": "x"}', status), 500, f"with status {status}: x; check `url`") for status in (401, 404)),
+        (Response("", 302, {"Location": "/login"}), 500, "with status 302"),
+        (Response('{"choices": []}', media_type="application/json"), 500, 'without events: {"choices": []}'),
+        (Response("\n<html>login</html>", media_type="text/html"), 500, "without events: <html>login</html>"),
+        (events(), 500, "without events"),
+        (events(end="data: [DONE]\n\n"), 500, "ends without a `finish_reason`"),
+        (events({"choices": []}, end="data: [DONE]\n\n"), 500, "ends without a `finish_reason`"),
     ],
 )
 def test_a_fault_of_the_endpoint_is_a_defined_error_and_the_next_request_is_answered(
     served: Chain, fault: Any, status: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for stream in (False, True):
-        served.endpoint.fault = fault
+        served.endpoint.fault, served.endpoint.num_requests = fault, 0
         with monkeypatch.context() as settings:
             if isinstance(fault, float):
                 settings.setattr(served.endpoint_client, "timeout", httpx.Timeout(0.2))
             response = served.ask(stream=stream)
-        assert response.status_code == status and message in response.json()["error"]["message"]
+        error = response.json()["error"]
+        assert response.status_code == status and message in error["message"]
+        assert error["code"] == ("internal_error" if status == 500 else "backend_unavailable")
+        is_repeated = isinstance(fault, Response) and fault.status_code == 503 and "retry-after" not in fault.headers
+        assert served.endpoint.num_requests == (2 if is_repeated else 1)
+        retry_after = fault.headers.get("retry-after", "2") if isinstance(fault, Response) else "2"
+        assert response.headers.get("retry-after") == (retry_after if status == 503 else None)
+        assert served.backend.ready, "another request can have an answer"
         assert served.recovers()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_is_answered_after_a_short_outage(served: Chain, stream: bool) -> None:
+    fault = Response("busy", 503, {"Retry-After": "0"})
+    served.endpoint.fault, served.endpoint.num_faulty, served.endpoint.num_requests = fault, 1, 0
+    try:
+        assert served.ask(stream=stream).status_code == 200
+    finally:
+        served.endpoint.num_faulty = None
+    assert served.endpoint.num_requests == 2
 
 
 def test_a_response_of_another_form_is_a_defined_error(served: Chain) -> None:
@@ -191,10 +222,23 @@ def test_a_response_of_another_form_is_a_defined_error(served: Chain) -> None:
 
 
 def test_a_stream_of_the_endpoint_that_breaks_ends_with_an_error_event(served: Chain) -> None:
-    for fault in (events({"choices": [TOKEN]}), events({"choices": [TOKEN]}, end="data: {x\n\n")):
-        served.endpoint.fault = fault
+    for end, message in (("", "ends without a `finish_reason`"), ("data: {x\n\n", "is not JSON")):
+        served.endpoint.fault, served.endpoint.num_requests = events({"choices": [TOKEN]}, end=end), 0
         lines = [line for line in served.ask(stream=True).text.split("\n\n") if line]
-        assert lines[-1].startswith('data: {"error":') and "[DONE]" not in lines
+        assert lines[-1].startswith('data: {"error":') and "[DONE]" not in lines and message in lines[-1]
+        complete = served.ask()
+        assert complete.status_code == 500 and message in complete.text and served.endpoint.num_requests == 2
+
+
+def test_an_answer_whose_connection_breaks_is_not_repeated(served: Chain) -> None:
+    content = f"data: {json.dumps({'choices': [TOKEN]})}\n\n"
+    served.endpoint.fault = Response(content, headers={"Content-Length": str(len(content) + 9)})
+    served.endpoint.num_requests = 0
+    lines = [line for line in served.ask(stream=True).text.split("\n\n") if line]
+    assert lines[-1].startswith('data: {"error":') and "backend_unavailable" in lines[-1]
+    complete = served.ask()
+    assert complete.status_code == 503 and "RemoteProtocolError" in complete.text
+    assert served.endpoint.num_requests == 2
     assert served.recovers()
 
 
@@ -204,15 +248,21 @@ def test_a_service_is_ready_again_when_its_endpoint_returns_and_has_given_the_go
     port = free_port()
     with chain(engine, tmp_path, port=port, serves_endpoint=False) as served:
         refused = served.ask()
-        assert refused.status_code == 503 and "No replica is ready" in refused.text
+        assert refused.status_code == 503 and "All connection attempts failed" in refused.text
         served.endpoint.fault = events({"choices": "x"})
         with serving(served.endpoint, port=port):
             wait_until(lambda: "another form than its API" in served.backend.reason)
             served.endpoint.fault = None
             wait_until(lambda: served.backend.ready)
             assert served.ask().status_code == 200
+            served.endpoint.fault = Response('{"error": "no such model"}', 404)
+            assert served.ask().status_code == 500
+            wait_until(lambda: "status 404: no such model" in served.backend.reason)
+            served.endpoint.fault = None
+            wait_until(lambda: served.backend.ready)
         wait_until(lambda: not served.backend.ready)
-        assert served.ask().status_code == 503
+        error = served.ask().json()["error"]
+        assert error["code"] == "not_ready" and "All connection attempts failed" in error["message"]
 
 
 def wait_until(condition: Any) -> None:

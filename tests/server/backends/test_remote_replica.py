@@ -49,7 +49,7 @@ def program_at(url: str, engine: Engine, *, secret: str = "", **settings: Any) -
     """A scheduler over the endpoint at a URL."""
     front = RemoteEngine(engine.model.architecture, engine.tokenizer, engine.template)
     client = CompletionsClient(f"{url}/v1", engine.tokenizer, model="cat", secret=secret, read_seconds=60)
-    backend = BackendSettings(program="openai", url=f"{url}/v1", **settings)
+    backend = BackendSettings(program="openai", url=f"{url}/v1", **{"retry_seconds": 0.3, **settings})
     scheduler = RemoteScheduler(front, RunningProgram(backend, client), rows=2, queue=2)
     try:
         yield scheduler
@@ -235,14 +235,15 @@ def test_a_small_difference_is_refused_with_its_figure(endpoint: str, engine: En
         assert scheduler.run(scheduler.program.compare(answers)).tolerance == 0.2
 
 
-@pytest.mark.slow
 def test_an_endpoint_that_refuses_the_key_is_named_without_the_key(engine: Engine) -> None:
     with serving(tiny_app(engine, secret="another secret")) as url:
         with program_at(url, engine, secret="sk-secret-1") as scheduler:
             served = ServedModel(names=("cat",), version="cat:1", digest=DIGEST)
             with serving(create_app(scheduler, served)) as replica:
                 response = post(replica, "/v1/chat/completions", **CHAT)
-    assert response.status_code == 503
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (500, "internal_error")
+    assert "status 401" in error["message"] and "check `url`, `model` and the API key" in error["message"]
     assert "sk-secret-1" not in response.text
 
 

@@ -22,6 +22,7 @@ from vita.server.backends.engine_client import (
     AnswerRequest,
     EngineClient,
     EngineEnd,
+    EngineMisconfigured,
     EngineRefusal,
     EngineToken,
     EngineUnavailable,
@@ -32,6 +33,8 @@ from vita.spine.errors import ModelError
 
 # V tokens of the model
 
+PROBE_STATUSES = (200, 404, 405, 429, 501)
+"""Statuses of GET /models of an endpoint that responds: it may not have the route, or limit its requests."""
 _ID_PREFIX = "token_id:"
 _BYTES_PREFIX = "bytes:"
 
@@ -64,15 +67,15 @@ class CompletionsClient(EngineClient):
 
     async def probe(self) -> None:
         response = await self.http.get("models", timeout=10.0)
-        if response.status_code != 200:
+        if response.status_code not in PROBE_STATUSES:
             raise EngineUnavailable(f"GET {response.url.path} has status {response.status_code}")
 
     async def embed(self, prompt: Sequence[int]) -> Sequence[float]:
         try:
             value = await self.post("embeddings", {"model": self.model, "input": list(prompt)})
-        except EngineUnavailable as error:
-            if str(error).startswith(("status 404", "status 405")):
-                raise EngineRefusal("backend", f"the endpoint computes no embeddings: {error}") from None
+        except EngineMisconfigured as error:
+            if error.status in (404, 405):
+                raise EngineRefusal("backend", f"the endpoint computes no embeddings: status {error.status}") from None
             raise
         try:
             (row,) = value["data"]
@@ -91,7 +94,7 @@ class CompletionsClient(EngineClient):
                     yield part
                     if isinstance(part, EngineEnd):
                         return
-        raise EngineUnavailable("the stream ended before its end was stated")
+        raise ModelError("backend", "the program sends a stream that ends without a `finish_reason`")
 
     def _parts(self, event: Mapping[str, Any], *, top: int) -> list[EngineToken | EngineEnd]:
         """Return the tokens of an event, and the end if the event states it."""

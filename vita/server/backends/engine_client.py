@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
@@ -26,6 +27,12 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 8 * 2**20
+OUTAGES = frozenset({408, 502, 503, 504})
+"""Statuses of a program, or of a proxy in front of it, that cannot answer now."""
+MISCONFIGURATIONS = frozenset({401, 402, 403, 404, 405, 407, 410})
+"""Statuses that do not depend on the content of a request, and stay until the settings are changed."""
+_OTHER_FIELDS = (b":", b"event:", b"id:", b"retry:", b"\xef\xbb\xbf")
+"""Beginnings of lines of an event stream other than its data: comments, fields and a byte order mark."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,24 @@ class EngineEnd:
 
 
 class EngineUnavailable(Exception):
-    """The program cannot be reached, or has no capacity; another replica may answer the request."""
+    """The program cannot be reached, or cannot answer now; a later attempt can succeed."""
+
+    def __init__(self, problem: str, *, retry_after: float | None = None) -> None:
+        """`retry_after` is the time in seconds that the program asks for, if it does."""
+        super().__init__(problem)
+        self.retry_after = retry_after
 
 
 class EngineRefusal(ModelError):
     """The program refuses a request because of its content."""
+
+
+class EngineMisconfigured(ModelError):
+    """The program responds that the address, the model or the API key is wrong; a later attempt cannot succeed."""
+
+    def __init__(self, problem: str, *, status: int) -> None:
+        super().__init__("backend", problem, hint="check `url`, `model` and the API key of the backend")
+        self.status = status
 
 
 class PromptTooLong(EngineRefusal):
@@ -131,7 +151,8 @@ class EngineClient(ABC):
     def answer(self, request: AnswerRequest) -> AsyncGenerator[EngineToken | EngineEnd]:
         """Yield the tokens of an answer, and its end; closing the generator cancels the computation.
 
-        Raises `EngineUnavailable`, `QueueFull`, `EngineRefusal`, or `ModelError` for an answer that cannot be used.
+        Raises `EngineUnavailable`, `QueueFull`, `EngineMisconfigured`, `EngineRefusal`, or `ModelError` for an answer
+        that cannot be used.
         """
 
     def reads_grammar(self, grammar: str) -> bool:
@@ -191,8 +212,14 @@ class EngineClient(ABC):
                 raise EngineUnavailable(f"{type(error).__name__}: {error}") from None
 
     async def _objects(self, response: httpx.Response) -> AsyncGenerator[dict[str, Any]]:
-        async with aclosing(_data_lines(response)) as lines:
-            async for data in lines:
+        other_text, count = "", 0
+        async with aclosing(_lines(response)) as lines:
+            async for line in lines:
+                if not line.startswith(b"data:"):
+                    if not other_text and line.strip() and not line.startswith(_OTHER_FIELDS):
+                        other_text = line[:200].decode(errors="replace").strip()
+                    continue
+                count, data = count + 1, line[5:].strip()
                 if data == DONE:
                     return
                 try:
@@ -204,6 +231,9 @@ class EngineClient(ABC):
                 if value.get("error") is not None:
                     raise ModelError("backend", f"the program reports: {self.without_secret(_message(value))}")
                 yield value
+        if not count:
+            content = f": {self.without_secret(other_text)}" if other_text else ""
+            raise ModelError("backend", f"the program sends a response without events{content}")
 
     def refusal(self, response: httpx.Response) -> Exception:
         """Return the error for a response that is not successful."""
@@ -211,12 +241,16 @@ class EngineClient(ABC):
             message = _message(response.json())
         except ValueError:
             message = response.text[:200]
-        text = f"status {response.status_code}: {self.without_secret(message)}"
-        if response.status_code == 429:
+        status = response.status_code
+        text = f"status {status}: {self.without_secret(message)}"
+        if status == 429:
             return QueueFull("backend", f"the backend has no capacity: {text}")
-        if response.status_code in (401, 403, 404, 408, 502, 503, 504):
-            return EngineUnavailable(text)
-        if response.status_code >= 500:
+        if status in OUTAGES:
+            wait = response.headers.get("retry-after", "")
+            return EngineUnavailable(text, retry_after=float(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else None)
+        if status in MISCONFIGURATIONS or 300 <= status < 400:
+            return EngineMisconfigured(f"the program responds with {text}", status=status)
+        if status >= 500 or status < 300:
             return ModelError("backend", f"the program fails with {text}")
         return EngineRefusal("backend", f"the program refuses the request with {text}")
 
@@ -245,8 +279,8 @@ def _message(value: Any) -> str:
     return str(message)[:500]
 
 
-async def _data_lines(response: httpx.Response) -> AsyncGenerator[bytes]:
-    """Yield the data of each event; only line feeds end a line, because texts may contain other separators."""
+async def _lines(response: httpx.Response) -> AsyncGenerator[bytes]:
+    """Yield the lines of a response; only line feeds end a line, because texts may contain other separators."""
     buffer = b""
     async for part in response.aiter_bytes():
         buffer += part
@@ -254,5 +288,5 @@ async def _data_lines(response: httpx.Response) -> AsyncGenerator[bytes]:
         if len(buffer) > MAX_EVENT_BYTES:
             raise ModelError("backend", f"the program sends an event of more than {MAX_EVENT_BYTES} bytes")
         for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
+            yield line
+    yield buffer

@@ -60,6 +60,8 @@ class RunningProgram:
     conformance: Conformance | None = None
     problem: str = ""
     """The reason why an endpoint accepts no requests."""
+    is_suspect: bool = False
+    """True if a request failed in a way that may concern all requests: the next check repeats the golden answers."""
     context: int | None = None
     """Context length in tokens, if the program states it; otherwise it is that of the model."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -85,15 +87,20 @@ class RunningProgram:
         return ""
 
     async def watch_endpoint(self, golden: Sequence[Mapping[str, Any]]) -> None:
-        """Probe an endpoint regularly; after an outage it may have changed, and must give the golden answers again."""
+        """Probe an endpoint regularly.
+
+        After an outage or an error that may concern all requests, it must give the golden answers again.
+        """
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             try:
                 await self.client.probe()
-                if self.problem:
+                if self.problem or self.is_suspect:
                     self.conformance = await self.compare(golden)
-                    self.problem = ""
-            except (httpx.HTTPError, EngineUnavailable, QueueFull, VitaError) as error:
+                    self.problem, self.is_suspect = "", False
+            except QueueFull as error:  # it responds, and can be compared later
+                self.problem = str(error) if self.problem else ""
+            except (httpx.HTTPError, EngineUnavailable, VitaError) as error:
                 self.problem = str(error) or type(error).__name__
             except Exception as error:  # the watch must go on, or the replica would never be ready again
                 log.exception("the endpoint could not be checked")

@@ -35,6 +35,7 @@ from vita.server.backends.constrained_answers import ConstrainedAnswer
 from vita.server.backends.engine_client import (
     AnswerRequest,
     EngineEnd,
+    EngineMisconfigured,
     EngineRefusal,
     EngineToken,
     EngineUnavailable,
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 EXIT_SECONDS = 2.0
 """Time in which a replica ends when its program has died; its connections break, and other replicas take over."""
+FIRST_PAUSE, MAX_PAUSE = 0.25, 2.0
+"""First and longest pause before a request is sent again to an endpoint, in seconds; it doubles each time."""
 
 
 class RemoteJob(Job):
@@ -200,11 +203,14 @@ class RemoteScheduler(RequestQueue):
         """Compute all answers of a request, or its embedding."""
         job.started = self.clock()
         if not job.builders:
-            embedding = await self._within_rows(lambda: self._embed(job)) if job.request.embedding else None
+            embedding = await self._retried(lambda: self._embed(job)) if job.request.embedding else None
             job.report(PromptEvent(self.clock(), None, embedding))
             return
-        streams = [partial(self._stream, job, index) for index in range(len(job.builders))]
-        tasks = [asyncio.create_task(self._within_rows(stream)) for stream in streams]
+        streams = [
+            self._retried(partial(self._stream, job, index), builder=builder)
+            for index, builder in enumerate(job.builders)
+        ]
+        tasks = [asyncio.create_task(stream) for stream in streams]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -215,18 +221,44 @@ class RemoteScheduler(RequestQueue):
     async def _embed(self, job: RemoteJob) -> tuple[float, ...]:
         return tuple(await self.client.embed(job.request.prompt))
 
+    async def _retried(
+        self, work: Callable[[], Coroutine[Any, Any, T]], *, builder: CompletionBuilder | None = None
+    ) -> T:
+        """Run the requests of one answer; while an endpoint is not available, run them again for `retry_seconds`.
+
+        An answer of which `builder` has tokens is not repeated: another attempt could generate other tokens.
+        """
+        deadline, pause = self.clock() + self.program.settings.retry_seconds, FIRST_PAUSE
+        while True:
+            try:
+                return await self._within_rows(work)
+            except EngineUnavailable as error:
+                wait = max(pause, error.retry_after or 0.0)
+                if self.clock() + wait > deadline or (builder is not None and builder.ids):
+                    raise
+            await asyncio.sleep(wait)
+            pause = min(2 * pause, MAX_PAUSE)
+
     async def _within_rows(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run the requests of one answer when a row is free, and explain why the program is not available."""
+        """Run the requests of one answer when a row is free."""
         await self._free_rows.acquire()
         self._running += 1
         try:
-            return await self._explained(work())
+            return await (self._checked(work()) if self.program.process is None else self._explained(work()))
         finally:
             self._running -= 1
             self._free_rows.release()
 
+    async def _checked(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a request of an endpoint; an error that may concern all requests is a reason to check the endpoint."""
+        try:
+            return await work
+        except (EngineUnavailable, EngineMisconfigured):
+            self.program.is_suspect = True
+            raise
+
     async def _explained(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run the requests of one answer; raises `SchedulerClosed` if the program is not available."""
+        """Run a request of a program on this machine; raises `SchedulerClosed` if the program is not available."""
         try:
             return await work
         except EngineUnavailable as error:
@@ -235,7 +267,7 @@ class RemoteScheduler(RequestQueue):
         except EngineRefusal:
             raise
         except ModelError:
-            if self.program.process is not None and (problem := await self.program.why_unavailable()):
+            if problem := await self.program.why_unavailable():
                 raise SchedulerClosed(f"the program is not available: {problem}") from None
             raise
 
@@ -255,7 +287,7 @@ class RemoteScheduler(RequestQueue):
                 job.report(TokenEvent(self.clock(), index, token.score, builder.new_text, builder.finish, builder.stop))
                 if builder.finish:
                     return
-        raise EngineUnavailable("the program ended the answer without a reason")
+        raise ModelError("backend", "the program ends the answer without a reason")
 
     def _tokens(
         self, request: GenerationRequest, builder: CompletionBuilder

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import orjson
 
-from vita.server.errors import ApiError, too_busy, unavailable
+from vita.server.errors import BACKEND_UNAVAILABLE, ApiError, too_busy, unavailable
 from vita.server.gateway.continuation import Diverged, Faulted, Stopping, StreamContinuation, sse_events
 from vita.server.gateway.routing import Backend, Hung, NoReplica, Router, ServedVersion, Watch
 from vita.server.gateway.telemetry import Telemetry
@@ -200,11 +201,12 @@ class ReplicaProxy:
                 try:
                     async with self._watch(request, backend):
                         response = await self._client.send(self._request(request, backend), stream=True)
+                        stack.push_async_callback(response.aclose)
+                        is_final = response.status_code not in (429, 503) or await _is_backend_outage(response)
                 except (httpx.TransportError, Hung) as error:
                     self._failed(request, backend, error)
                     continue
-                stack.push_async_callback(response.aclose)
-                if response.status_code not in (429, 503):
+                if is_final:
                     if response.status_code < 500:
                         backend.breaker.succeeded()
                     return _Opened(backend, response, stack.pop_all())
@@ -251,7 +253,7 @@ class ReplicaProxy:
     def _given_up(self, request: ProxiedRequest, reason: str) -> ApiError:
         """Create the error for a request without a replica; 503 only if no replica has started it."""
         if not request.may_have_started:
-            return no_replica()
+            return no_replica(request.version)
         self._telemetry.lost.labels(reason).inc()
         return ApiError(502, LOST, code="replica_failed", headers={"Retry-After": "2"})
 
@@ -309,9 +311,24 @@ class ReplicaProxy:
             raise ApiError(502, message, code="replica_failed")
 
 
-def no_replica() -> ApiError:
-    """Create the error for a service without a ready replica."""
-    return unavailable("No replica is ready; try again shortly", code="not_ready", retry_after=2)
+def no_replica(version: ServedVersion | None = None) -> ApiError:
+    """Create the error for a service without a ready replica, with the reasons of the replicas of a version."""
+    message = "No replica is ready; try again shortly"
+    reasons = sorted({backend.reason for backend in version.backends if backend.reason}) if version else []
+    if reasons:
+        message += f" ({'; '.join(reasons)})"
+    return unavailable(message, code="not_ready", retry_after=2)
+
+
+async def _is_backend_outage(response: httpx.Response) -> bool:
+    """Return True for the error of a replica whose backend is not available, which other replicas would report also."""
+    if response.status_code != 503:
+        return False
+    content = await response.aread()
+    try:
+        return bool(orjson.loads(content)["error"]["code"] == BACKEND_UNAVAILABLE)
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return False
 
 
 def _kept_headers(response: httpx.Response) -> dict[str, str]:

@@ -26,7 +26,7 @@ from vita.server.application import Endpoint, create_application
 from vita.server.backends.remote_scheduler import RemoteScheduler
 from vita.server.backends.unsupported import refuse_unsupported
 from vita.server.decoding_options import switch
-from vita.server.errors import internal, unavailable
+from vita.server.errors import BACKEND_UNAVAILABLE, internal, unavailable
 from vita.server.json_response import json_response
 from vita.server.middleware import standard_middleware
 from vita.server.openapi import ApiDescription
@@ -266,7 +266,7 @@ class ReplicaRoutes(GenerationRoutes):
             raise unavailable(f"The replica is {reason}", code=reason)
         if self.remote is not None and (problem := await self.remote.why_unavailable()):
             program = self.remote.program.settings.program
-            raise unavailable(f"The backend {program} is not available: {problem}", code="backend_unavailable")
+            raise unavailable(f"The backend {program} is not available: {problem}", code=BACKEND_UNAVAILABLE)
         status: dict[str, Any] = {"status": "ready", "model": self.served.names[0], "digest": self.served.digest}
         status["backend"] = self.remote.program.describe() if self.remote else dict(self.served.backend)
         status |= {"max_model_len": scheduler.context, "bitwise_reproducible": scheduler.batch_invariant}

@@ -21,8 +21,16 @@ from vita.infer.request import (
     TokenEvent,
 )
 from vita.infer.scheduler import Scheduler
-from vita.server.backends.engine_client import EngineRefusal, PromptTooLong
-from vita.server.errors import ApiError, ClientLeft, internal, invalid, too_busy, unavailable
+from vita.server.backends.engine_client import EngineRefusal, EngineUnavailable, PromptTooLong
+from vita.server.errors import (
+    ApiError,
+    ClientLeft,
+    backend_unavailable,
+    internal,
+    invalid,
+    too_busy,
+    unavailable,
+)
 from vita.server.replica.metrics import Metrics
 from vita.spine.errors import DataError
 
@@ -133,6 +141,8 @@ def refusal(error: QueueFull | SchedulerClosed, metrics: Metrics) -> ApiError:
 
 
 def _fault(event: FailedEvent) -> ApiError:
+    if isinstance(event.error, EngineUnavailable):
+        return backend_unavailable(str(event.error), retry_after=event.error.retry_after)
     if isinstance(event.error, SchedulerClosed):
         return unavailable(f"The request could not be finished: {event.error}", code="draining")
     if isinstance(event.error, QueueFull):
