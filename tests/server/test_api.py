@@ -100,7 +100,7 @@ def refusal(kind: type[RequestBody], **body: Any) -> tuple[str | None, str | Non
             {"messages": [ASSISTANT_MESSAGE], "continue_final_message": True, "add_generation_prompt": True},
             "add_generation_prompt",
         ),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
         ({"model": 3}, "model"),
     ],
 )

@@ -185,7 +185,7 @@ def test_an_error_about_a_call_of_a_message_names_its_block(claude: anthropic.An
 
 def test_the_chat_template_names_the_item_and_the_block_of_arguments_that_it_refuses() -> None:
     call: Any = {**NAMELESS, "name": "f", "arguments": "bad"}
-    items = [{"role": "user", "content": "Hi"}, {"type": "reasoning", "summary": []}, call]
+    items = [{"role": "user", "content": "Hi"}, {"type": "reasoning", "content": "Hm."}, call]
     body = {"model": "cat", "instructions": "Hm.", "input": items}
     names = ResponsesApi().translate(body).names
     assert names.original("messages[2].tool_calls[0].function.arguments") == "input[2].arguments"

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from vita.data.records import Message
 from vita.server.errors import ApiError, invalid
-from vita.server.request_body import DialogueBody, Misplaced, UnsupportedRequestField
+from vita.server.request_body import DialogueBody, InvalidPlace, Misplaced, UnsupportedRequestField
 from vita.server.request_body import RequestBody as RequestBody
 from vita.server.structured_outputs import ResponseFormat, StructuredOutputs
 from vita.server.tool_api import MessageToolCall, NamedToolChoice, ToolFields, with_allowed_tools
@@ -144,7 +144,7 @@ class ChatMessage(DialogueBody):
     """Role of the author; `developer` is equivalent to `system`, and `tool` is the result of a call."""
     content: str | None = None
     """Content of the message; parts of type `text`, and of type `refusal` in an assistant message, are concatenated.
-    Only an assistant message with calls may have none."""
+    Only an assistant message with calls or reasoning may have none."""
     name: str | None = Field(default=None, max_length=200)
     """Name of the author, or of the function of a result. The name of an author is ignored if the chat template does
     not write it."""
@@ -159,7 +159,7 @@ class ChatMessage(DialogueBody):
 
     def check(self, where: str) -> None:
         """Raise `Misplaced` for fields that do not belong to a message of this role."""
-        if self.content is None and not self.tool_calls:
+        if self.content is None and not self.tool_calls and not self.reasoning_content:
             raise Misplaced(f"{where}.content", "is required", code="missing_required_parameter")
         for name in ("tool_calls", "reasoning_content"):
             if getattr(self, name) and self.role != "assistant":
@@ -185,13 +185,16 @@ class ChatMessage(DialogueBody):
             return value
         kinds = ("text", "refusal") if info.data.get("role") == "assistant" else ("text",)
         texts = []
-        for part in value:
+        for index, part in enumerate(value):
             kind = part.get("type") if isinstance(part, dict) else None
-            if kind not in kinds or not isinstance(part.get(kind), str):
-                raise ValueError('only parts {"type": "text", "text": ...} are supported')
+            if isinstance(kind, str) and kind not in kinds:
+                problem = f"`{kind[:64]}` is not supported here: only texts are"
+                raise InvalidPlace((index, "type"), problem, code="unsupported_parameter")
+            if kind is None or kind not in kinds or not isinstance(part.get(kind), str):
+                raise InvalidPlace((index,), 'must be a part {"type": "text", "text": ...}')
             extra = next((name for name in part if name not in ("type", kind) and part[name] is not None), None)
             if extra is not None:
-                raise ValueError(f"a part has the unknown field `{extra}`")
+                raise InvalidPlace((index, extra[:100]), "is an unknown field of a part", code="unknown_parameter")
             texts.append(part[kind])
         return "".join(texts)
 
@@ -510,6 +513,9 @@ def _explained(error: ValidationError, prefix: str) -> ApiError:
     if isinstance(raised, UnsupportedRequestField):
         name = prefix + _path((*first["loc"], raised.name))
         return invalid(f"`{name}` is not supported by this server", name, code="unsupported_parameter")
+    if isinstance(raised, InvalidPlace):
+        place = prefix + _path((*first["loc"], *raised.place))
+        return invalid(f"`{place}` {raised}", place, code=raised.code)
     param = prefix + _path(first["loc"])
     if first["type"] == "missing":
         return invalid(f"You must provide `{param}`", param, code="missing_required_parameter")

@@ -55,6 +55,15 @@ class UnsupportedRequestField(ValueError):
         self.name = name
 
 
+class InvalidPlace(ValueError):
+    """An error for a place in the value that a validator reads, such as a field of an entry of a list."""
+
+    def __init__(self, place: Sequence[int | str], problem: str, *, code: str = "invalid_value") -> None:
+        """`place` is relative to the value; `problem` follows its name."""
+        super().__init__(problem)
+        self.place, self.code = tuple(place), code
+
+
 class Misplaced(ValueError):
     """An error for a violated rule between fields, with the field to name."""
 

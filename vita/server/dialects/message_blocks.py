@@ -122,8 +122,10 @@ def chat_messages(message: Mapping[str, Any], where: str, call_ids: set[str]) ->
             case "thinking" if entry.role == "assistant":
                 thinking = read(InputThinking, block, where=at).thinking
                 answer["reasoning_content"] = answer.get("reasoning_content", "") + thinking
-            case kind:
-                raise invalid(f"`{at}`: blocks of the type `{kind}` are not supported here", at)
+            case str(kind):
+                raise invalid(f"`{at}`: blocks of the type `{kind[:64]}` are not supported here", at)
+            case _:
+                raise invalid(f"`{at}` must be a block: an object with a `type`", at)
     if texts or not messages:
         answer["content"] = "".join(texts)
         messages.append(answer)

@@ -138,12 +138,13 @@ def chat_messages(
 
     for number, item in enumerate(items):
         where = f"input[{number}]"
-        match item.get("type", "message"):
+        match "message" if item.get("type") is None else item["type"]:
             case "reasoning":
                 reasoning = read(ReasoningItem, item, where=where)
                 name = "content" if reasoning.content else "summary"
                 text = _text(getattr(reasoning, name) or "", f"{where}.{name}")
-                answer()["reasoning_content"] = answer().get("reasoning_content", "") + text
+                if text:  # an item without a text has no message
+                    answer()["reasoning_content"] = answer().get("reasoning_content", "") + text
             case "function_call":
                 call = read(FunctionCallItem, item, where=where)
                 function = {"name": call.name, "arguments": call.arguments}
@@ -173,7 +174,7 @@ def chat_messages(
                 if not is_answer:
                     messages.append(message)
             case kind:
-                message = f"`{where}.type` `{kind}` is not supported"
+                message = f"`{where}.type` `{str(kind)[:64]}` is not supported"
                 raise invalid(message, f"{where}.type", code="unsupported_parameter")
         places += [where] * (len(messages) - len(places))  # an item adds at most one message
     return messages, places, call_names

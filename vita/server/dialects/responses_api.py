@@ -21,7 +21,8 @@ from vita.server.tool_api import Name, ObjectSchema
 
 _CHAT_NAMES = {
     "messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format",
-    "response_format.json_schema.schema": "text.format.schema",
+    "response_format.json_schema": "text.format", "tool_choice.function": "tool_choice",
+    "tool_choice.allowed_tools": "tool_choice",
     "reasoning_effort": "reasoning.effort", "tools[].function": "tools[]",
 }  # fmt: skip
 _INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
