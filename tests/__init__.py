@@ -6,14 +6,16 @@ import os
 
 
 def _share_cores() -> None:
-    """Give each test process its share of the cores, before PyTorch starts its threads.
+    """Give each test process, and the commands that it runs, their share of the cores, before PyTorch starts its threads.
 
     Threads of several processes on the same cores wait for one another: a product of small matrices then takes up to a
     thousand times as long.
     """
     processes = os.environ.get("PYTEST_XDIST_WORKER_COUNT")  # set in the processes of pytest-xdist alone
     if processes:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
+        threads = str(max(1, (os.cpu_count() or 1) // int(processes)))
+        os.environ.setdefault("OMP_NUM_THREADS", threads)
+        os.environ.setdefault("VITA_THREADS", threads)
 
 
 _share_cores()

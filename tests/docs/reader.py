@@ -131,11 +131,17 @@ def without_comment(command: str) -> str:
 def reader_environment(scratch: Path) -> dict[str, str]:
     """The environment of a fresh user account: an empty home, `vita` and `python` on the path, no Vita settings.
 
-    Models are not compiled, which takes a minute for each shape.
+    Except that models are not compiled, which takes a minute for each shape, and that the number of threads of the
+    test process holds (`tests/__init__.py`).
     """
     home = scratch / "home"
     home.mkdir(parents=True, exist_ok=True)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("VITA_", "XDG_", "PYTEST_"))}
+    other_accounts = ("VITA_", "XDG_", "PYTEST_")
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(other_accounts) or name == "VITA_THREADS"
+    }
     path = f"{sysconfig.get_path('scripts')}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {
         **inherited,
