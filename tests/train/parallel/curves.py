@@ -35,6 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "mixture": {"experts": EXPERTS, "tied": True},
     "encoder": {"causal": False, "masked_head": {"activation": "gelu", "output_bias": True}, "tied": True},
     "windowed": {"window": 8, "window_layers": [0]},
+    "divisible": {"kv_heads": 4, "feedforward": 64, "tied": False},
 }
 
 

@@ -78,6 +78,19 @@ def test_compiled_layers_equal_a_single_process_without_compilation(tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_float8_in_two_processes_is_as_close_to_one_process_as_its_rounding(tmp_path: Path) -> None:
+    """Each process scales its own part of a tensor, so the numbers differ by their rounding to float8."""
+    case: dict[str, Any] = {"model": "divisible", "steps": 20, "settings": {"precision": "float8"}}
+    layouts = {"shard": {}, "tensor": {"tensor": 2}, "context": {"context": 2}, "replicate": {"replicate": 2}}
+    results = run_cases(tmp_path, {name: {**case, "layout": layout} for name, layout in layouts.items()}, processes=2)
+    expected = train_model(ProcessMesh(), **case)["losses"]
+    exact = train_model(ProcessMesh(), **{**case, "settings": {"precision": "float32"}})["losses"]
+    assert not torch.equal(expected, exact)
+    for name, result in results.items():
+        torch.testing.assert_close(result["losses"], expected, atol=0.01, rtol=0, msg=name)
+
+
+@pytest.mark.slow
 def test_a_model_on_the_meta_device_starts_with_the_bits_of_a_complete_one(tmp_path: Path) -> None:
     start = {"steps": 0, "initialized": True}
     cases: dict[str, dict[str, Any]] = {
