@@ -6,7 +6,7 @@ import os
 
 
 def _share_cores() -> None:
-    """Give each test process, and the commands that it runs, their share of the cores, before PyTorch starts its threads.
+    """Give each test process and its commands their share of the cores, before PyTorch starts its threads.
 
     Threads of several processes on the same cores wait for one another: a product of small matrices then takes up to a
     thousand times as long.
