@@ -66,6 +66,7 @@ def test_secrets_in_texts_maps_and_numbers_of_parquet_are_masked(vita: Vita, tmp
         [[("user", "bob"), ("password", "swordfish")]], pyarrow.map_(pyarrow.string(), pyarrow.string())
     )
     columns = {"text": [text], "login": login, "paid": [4111111111111111], "refund": [4111111111111111.0]}
+    columns |= {"license": ["by ann@mail.net"], "url": ["https://bob:swordfish@a.net/?token=t0psecret&page=2"]}
     parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
     options = ("--set", "filters=[]", "--held-out", "0", "--workers", "1")
     assert vita("curate", "a.parquet", "--out", "clean", *options)[0] == 0
@@ -75,7 +76,12 @@ def test_secrets_in_texts_maps_and_numbers_of_parquet_are_masked(vita: Vita, tmp
     assert (
         metadata["login"] == {"user": "bob", "password": "<KEY>"} and metadata["paid"] == metadata["refund"] == "<CARD>"
     )
-    assert metadata["masked"] == {"key": 3, "card": 2}
+    assert metadata["masked"] == {"key": 4, "card": 2}
+    assert row["licence"] == "by <EMAIL>" and metadata["url"] == "https://***@a.net/?token=***&page=2"
+    secrets = (b"ann@mail", b"swordfish", b"t0psecret")
+    files = [path for path in (tmp_path / "clean").rglob("*") if path.is_file()]
+    contents = [b"".join(read_lines(path)) if path.suffix == ".zst" else path.read_bytes() for path in files]
+    assert not [secret for secret in secrets for content in contents if secret in content]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from tests.cli.test_cli import Vita, vita
 from tests.cli.test_curate_folder import rows
 from tests.data.sources.document_files import zip_file
 from vita.spine import retried_http
-from vita.spine.url_secrets import mask_url_secrets
+from vita.spine.url_secrets import mask_url_secrets, without_user_and_query
 
 __all__ = ["vita"]
 ROWS = b"".join(
@@ -181,6 +181,22 @@ def test_secrets_of_urls_are_masked() -> None:
         "see s3://key:s@bucket/a, then": "see s3://***@bucket/a, then",
         "https://h/a?page=2&X-Amz-Signature=ab1&token=x#y": "https://h/a?page=2&X-Amz-Signature=***&token=***#y",
         "https://h/a?sv=1&sig=a%2Fb": "https://h/a?sv=1&sig=***",
-        "https://h/a@b:c?keyboard=1": "https://h/a@b:c?keyboard=1",
+        "https://h/a@b:c?lang=en": "https://h/a@b:c?lang=en",
+        "https://ghp_0123abc@github.com/a/b": "https://***@github.com/a/b",
+        "http://bob:a/b#c?d@e@host:8080/x@2.png": "http://***@2.png",
+        "http://host:8080/@ann/b": "http://host:8080/@ann/b",
+        "http://bob:pw@[::1/a": "http://***@[::1/a",
+        "http://[::1]:80/a@b": "http://[::1]:80/a@b",
+        "https://h/?code=1&pass=2&pw=3&session=4&jwt=5&access=6&k=7&ghp_8": "https://h/?code=***&pass=***&pw=***"
+        "&session=***&jwt=***&access=***&k=***&***",
+        "https://h/a#access_token=x&id=1": "https://h/a#access_token=***&id=1",
+        "https://h/a;jsessionid=0A1B/b?id=ann@mail.net": "https://h/a;jsessionid=***/b?id=***",
+        "https://h/a?token=x: there is no such file": "https://h/a?token=***: there is no such file",
+        "(https://h/a?token=x), or https://h/b?n=1;token=y.": "(https://h/a?token=***), or https://h/b?n=1;token=***.",
+        "zip://x::http://bob:pw@h/a.zip?k=1": "zip://x::http://***@h/a.zip?k=***",
+        "https://h/a?next=https://bob:pw@i/b&page=1": "https://h/a?next=https://***@i/b&page=1",
+        "https://h/dir/?C=N;O=D and https://h/dir/?x": "https://h/dir/?C=N;O=D and https://h/dir/?***",
     }
     assert {text: mask_url_secrets(text) for text in masked} == masked
+    assert {text: mask_url_secrets(text) for text in masked.values()} == {text: text for text in masked.values()}
+    assert without_user_and_query("https://bob:a/b#c@host/x?y=1") == "https://host/x"

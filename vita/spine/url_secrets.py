@@ -1,30 +1,57 @@
-"""Masking of the secrets in URLs: user names with passwords, and signatures, tokens and keys in the query.
+"""Masking of the secrets in URLs: the user and password, and the values of parameters that may be secret.
 
-    mask_url_secrets("http://bob:pw@host/a?token=x&page=2")     # "http://***@host/a?token=***&page=2"
-    mask_secrets_in({"path": "s3://key:secret@bucket/a"})       # {"path": "s3://***@bucket/a"}
+    mask_url_secrets("http://bob:pw@host/a?token=x&page=2")          # "http://***@host/a?token=***&page=2"
+    mask_secrets_in({"path": "s3://key:secret@bucket/a"})            # {"path": "s3://***@bucket/a"}
+    mask_reference_secrets("https://host/a?story=7&session=x")       # "https://host/a?story=7&session=***"
 
-Every error, and everything in the ledger, in the descriptions of artifacts and in reports, is masked.
+Every error, and everything in the ledger, in the descriptions of artifacts and in reports, is masked. There, the value
+of a parameter is shown only if its name is known as harmless, because any other parameter can be a key. The URLs of
+documents are references that must stay distinct: in them, parameters are masked whose names state a secret or a person.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-_USER = re.compile(r"(?<=://)[^/?#\s@\"'<>]*:(?:[^/?#\s\"'<>]*@)(?=[^/?#\s@])")
-_PARAMETER = re.compile(
-    r"([?&;](?:[\w.-]*(?:token|signature|secret|password|passwd|credential)|(?:[\w.-]*[-_])?(?:sig|sas|pwd|auth|key|apikey)"
-    r"|apikey|accesskeyid|awsaccesskeyid|googleaccessid)=)[^&#\s\"'<>;,]+",
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)((?:(?!(?<!\w)[A-Za-z][A-Za-z0-9+.-]+://)[^\s\"'`<>])*)")
+_END = re.compile(r"[.,:;!?)\]}|]*\Z")
+"""Characters at the end of a URL in a sentence that belong to the sentence."""
+_PORT = re.compile(r"[0-9]{1,5}")
+_PARAMETER = re.compile(r"([?&;#])([^?&;#=]*)(=?)([^&;#]*)")
+_PATH_PARAMETER = re.compile(r"(;[\w.-]+=)[^/;]+")
+_ADDRESS = re.compile(r"@|%40", re.IGNORECASE)
+_HARMLESS_NAMES = (
+    "action alt branch c category charset config count curid dataset date day delimiter dir direction dl download"
+    " encoding end expires export ext file filename folder format from generation height id ids index lang language"
+    " limit list-type locale mime mode month n name num o oldid offset order p page page_size part partnumber path"
+    " per_page prefix q query raw ref release response-content-disposition response-content-type rev revision row rows"
+    " scale search se section shard since size sort sp split spr sr st start story subset sv tag time title to topic"
+    " type until utm_campaign utm_content utm_medium utm_source utm_term v version versionid view width"
+    " x-amz-algorithm x-amz-date x-amz-expires x-amz-signedheaders x-goog-algorithm x-goog-date x-goog-expires"
+    " x-goog-signedheaders year"
+)
+"""Names of parameters in lower case whose values are shown: of listings, pages, versions, files and signed URLs."""
+_HARMLESS = frozenset(_HARMLESS_NAMES.split())
+_SECRET_NAME = re.compile(
+    r"(?:token|secret|passw(?:or)?d|passphrase|passwd|credentials?|signature|jwt|bearer|api_?key|accesskeyid"
+    r"|googleaccessid|session(?:_?id)?|sessid|e?mail)$"
+    r"|(?:^|[_.-])(?:access|auth|authorization|code|key|login|otp|pass|phone|pin|pw|pwd|sas|sid|sig|ticket|user"
+    r"|user_?name)$",
     re.IGNORECASE,
 )
+"""Names of parameters that state a secret or a person."""
 
 
 def mask_url_secrets(text: str) -> str:
-    """Return a text with `***` in place of the user and password, and of secret query parameters, of each URL."""
-    if "://" not in text:
-        return text
-    return _PARAMETER.sub(r"\1***", _USER.sub("***@", text))
+    """Return a text with `***` in place of users and passwords, and of unknown parameters, of each URL."""
+    return _masked(text, lambda name: name.lower() not in _HARMLESS)
+
+
+def mask_reference_secrets(text: str) -> str:
+    """Return the URL of a document with `***` in place of its user and password, secrets and e-mail addresses."""
+    return _masked(text, lambda name: _SECRET_NAME.search(name) is not None)
 
 
 def mask_secrets_in(value: Any) -> Any:
@@ -43,7 +70,51 @@ def without_user_and_query(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url
+    rest = rest[_user_end(rest) :]
     if scheme.endswith(("http", "https")):
         rest = re.split(r"[?#]", rest, maxsplit=1)[0]
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    return f"{scheme}://{rest}"
+
+
+def _masked(text: str, is_secret: Callable[[str], bool]) -> str:
+    if "://" not in text:
+        return text
+
+    def masked_url(match: re.Match[str]) -> str:
+        scheme, rest = match.groups()
+        end = _END.search(rest)
+        tail = end[0] if end else ""
+        rest = rest.removesuffix(tail)
+        if user := _user_end(rest):
+            rest = f"***@{rest[user:]}"
+        start = next((index for index, character in enumerate(rest) if character in "?#"), len(rest))
+        path = _PATH_PARAMETER.sub(lambda part: f"{part[1]}***" if is_secret(part[1][1:-1]) else part[0], rest[:start])
+        query = _PARAMETER.sub(lambda part: _parameter(part, is_secret), rest[start:])
+        return f"{scheme}{path}{query}{tail}"
+
+    return _URL.sub(masked_url, text)
+
+
+def _user_end(rest: str) -> int:
+    """Return the position after the user and password at the beginning of a URL without its scheme; 0 without them.
+
+    A password can contain `/`, `?`, `#` and `@` that are not encoded. What follows the first colon is then no port, and
+    the last `@` of the URL ends the password.
+    """
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        return authority.rindex("@") + 1
+    _, colon, port = authority.partition(":")
+    if colon and not authority.startswith("[") and not _PORT.fullmatch(port):
+        return rest.rfind("@") + 1
+    return 0
+
+
+def _parameter(part: re.Match[str], is_secret: Callable[[str], bool]) -> str:
+    """Return a parameter with its value, or with `***`; a fragment without `=` is a place in the page and stays."""
+    mark, name, equal, value = part.groups()
+    if equal:
+        return f"{mark}{name}={'***' if value and (is_secret(name) or _ADDRESS.search(value)) else value}"
+    if mark == "#" or not name:
+        return part[0]
+    return f"{mark}{'***' if is_secret(name) or _ADDRESS.search(name) else name}"

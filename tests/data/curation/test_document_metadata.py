@@ -94,7 +94,12 @@ def test_a_general_name_inside_a_field_has_the_context_of_the_field() -> None:
     [
         {"value": "5551234567", "views": 5551234567, "number": "5551234567", "code": "078051120"},
         {"phone": "unknown", "has_phone": True, "phone_calls": 5551234567, "mobile": False, "password": ""},
-        {"id": "5551234567", "page_id": 44051401359, "url": "https://a.net/?token=bPO38sw9HTvN5FtungMI"},
+        {"id": "5551234567", "page_id": 44051401359, "url": "https://a.net/?story=bPO38sw9HTvN5FtungMI"},
+        {
+            "message_id": "<ann@mail.net>",
+            "url": "https://a.net/4111111111111111#a",
+            "source": {"n": "4111111111111111"},
+        },
         {"ssn": "000123456", "cpf": "52998224726", "token": "Redmond, Washington", "secret": "of the forest"},
         {
             "has_password": "yes",
@@ -110,6 +115,17 @@ def test_a_general_name_inside_a_field_has_the_context_of_the_field() -> None:
 )
 def test_other_values_stay(metadata: dict[str, Any]) -> None:
     assert mask(metadata) == (metadata, {})
+
+
+def test_secrets_and_addresses_in_references_are_masked() -> None:
+    url = "https://bob:swordfish@a.net/x?token=abc&email=ann%40mail.net&story=7&by=ann@mail.net"
+    masked = "https://***@a.net/x?token=***&email=***&story=7&by=***"
+    metadata = {"url": url, "source": {"link": [url]}, "licenceUrl": "by ann@mail.net", "id": f"{url} ann@mail.net"}
+    expected = {"url": masked, "source": {"link": [masked]}, "licenceUrl": "by <EMAIL>", "id": f"{masked} ann@mail.net"}
+    assert mask(metadata) == (expected, {"key": 3, "email": 1})
+    url = "https://a.net/?token=abc&by=ann@mail.net"
+    assert mask({"url": url}, key="keep") == ({"url": "https://a.net/?token=abc&by=<EMAIL>"}, {"email": 1})
+    assert mask({"url": url}, key="keep", email="keep") == ({"url": url}, {})
 
 
 def test_a_kind_that_is_kept_stays_in_its_field() -> None:

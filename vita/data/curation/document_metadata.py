@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 
 from vita.data.curation.field_context import PASSWORD, field_context
 from vita.data.curation.personal_data import PersonalDataScanner, Scan
+from vita.data.curation.references import scan_reference
 from vita.data.records import Document
 
 _REFERENCE = re.compile(
     r"(?:^|[_.: -])(?i:ids?|ur[li]s?|source|licen[cs]e|language)$|[a-z](?:Ids?|UR[LI]s?|Ur[li]s?|Source|Licen[cs]e)$"
 )
 """Names of fields whose values identify or locate a document, or are its language: `url`, `Target-URI`, `pageId`."""
-
-
+_ID = re.compile(r"(?:^|[_.: -])(?i:ids?)$|[a-z]Ids?$")
+"""Names of references that are ids."""
 _PLAIN_NAME = re.compile(r"(?:[^\W\d]|[_ .-](?![0-9]))+[0-9]{0,4}")
 
 
@@ -30,6 +31,11 @@ class MaskedMetadata(NamedTuple):
 
     metadata: dict[str, Any]
     counts: Mapping[str, int]
+
+
+_LOCATION, _IDENTITY = "location of a document", "id of a document"
+"""Contexts of the values of references (see `references`), and of all values inside them."""
+_REFERENCES = (_LOCATION, _IDENTITY)
 
 
 class _Value(NamedTuple):
@@ -55,8 +61,9 @@ def mask_metadata(documents: Sequence[Document], scanner: PersonalDataScanner) -
     """Return index -> masked metadata for the documents with personal data in a value of their metadata.
 
     Values are searched at any depth, with the name of their field as context. Numbers are searched in fields whose name
-    gives a context, and as card numbers in others. Fields that are references, such as `url` and `page_id`, are not
-    searched. Names of fields are searched as well: a map can have addresses as its keys.
+    gives a context, and as card numbers in others. In fields that are references, such as `url` and `page_id`, only
+    secrets of URLs and e-mail addresses are masked (see `references`). Names of fields are searched as well: a map can
+    have addresses as its keys.
     """
     values = {index: [*_values(document.metadata)] for index, document in enumerate(documents)}
     scans = _scan([value for items in values.values() for value in items], scanner)
@@ -72,8 +79,11 @@ def mask_metadata(documents: Sequence[Document], scanner: PersonalDataScanner) -
 
 def _scan(values: Iterable[_Value], scanner: PersonalDataScanner) -> dict[_Value, Scan]:
     """Return value -> its scan for the values with personal data."""
-    unique = list(dict.fromkeys(values))
-    if not unique:
+    distinct = dict.fromkeys(values)
+    references = {value: scan_reference(value.text, scanner.actions, is_id=value.context == _IDENTITY)
+                  for value in distinct if value.context in _REFERENCES}  # fmt: skip
+    unique = [value for value in distinct if value not in references]
+    if not unique and not references:
         return {}
     prefixes = [f"{value.context}: " if value.context else "" for value in unique]
     texts = [prefix + value.text for prefix, value in zip(prefixes, unique, strict=True)]
@@ -83,7 +93,7 @@ def _scan(values: Iterable[_Value], scanner: PersonalDataScanner) -> dict[_Value
     }
     if scanner.actions["key"] != "keep":
         results |= {value: _PASSWORD_SCAN for value in unique if value.context == PASSWORD and value.text.strip()}
-    return results
+    return results | {value: scan for value, scan in references.items() if scan}
 
 
 class _Field(NamedTuple):
@@ -92,7 +102,6 @@ class _Field(NamedTuple):
     name: Any
     value: Any
     context: str
-    is_searched: bool
 
 
 def _fields(mapping: Mapping[Any, Any], outer: str) -> Iterator[_Field]:
@@ -101,8 +110,10 @@ def _fields(mapping: Mapping[Any, Any], outer: str) -> Iterator[_Field]:
         label = str(name)
         if name == "value" and isinstance(key := mapping.get("key", mapping.get("name")), str):
             label = key
-        context = field_context(label, outer)
-        yield _Field(name, value, context, bool(context) or not _is_reference(label))
+        context = outer if outer in _REFERENCES else field_context(label, outer)
+        if not context and _is_reference(label):
+            context = _IDENTITY if _ID.search(label) else _LOCATION
+        yield _Field(name, value, context)
 
 
 def _values(value: Any, context: str = "") -> Iterator[_Value]:
@@ -111,10 +122,9 @@ def _values(value: Any, context: str = "") -> Iterator[_Value]:
         yield _Value(context, value)
     elif isinstance(value, Mapping):
         for field in _fields(value, context):
-            if not _is_plain_name(str(field.name)):
+            if context not in _REFERENCES and not _is_plain_name(str(field.name)):
                 yield _Value("", str(field.name))
-            if field.is_searched:
-                yield from _values(field.value, field.context)
+            yield from _values(field.value, field.context)
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _values(item, context)
@@ -128,7 +138,7 @@ def _scalar_text(value: Any, context: str) -> str | None:
     A whole number in a column with missing values is a float. Without a context, numbers of 12 to 16 digits are
     searched, because longer ones are identifiers and hashes. Values of types that JSON lacks are written as text.
     """
-    if value is None or isinstance(value, bool | date | time | timedelta):
+    if value is None or isinstance(value, bool | date | time | timedelta) or context in _REFERENCES:
         return None
     if isinstance(value, float | Decimal):
         if not math.isfinite(value) or value != int(value):
@@ -144,8 +154,8 @@ def _masked(value: Any, scans: Mapping[_Value, Scan], counts: Counter[str], cont
     if isinstance(value, Mapping):
         masked: dict[Any, Any] = {}
         for field in _fields(value, context):
-            name = _masked_name(field.name, scans, counts, masked)
-            masked[name] = _masked(field.value, scans, counts, field.context) if field.is_searched else field.value
+            name = field.name if context in _REFERENCES else _masked_name(field.name, scans, counts, masked)
+            masked[name] = _masked(field.value, scans, counts, field.context)
         return masked
     if isinstance(value, list | tuple):
         return [_masked(item, scans, counts, context) for item in value]

@@ -87,6 +87,7 @@ _IP = PersonalDataKind(
     ),
 )
 
+EMAIL_KINDS = (_EMAIL, _FOREIGN_EMAIL)
 CANDIDATE = (
     rf"[0-9](?:[-./(){SPACES}{DASHES}]{{0,3}}[0-9]){{5}}|@|{_AT_HINT}|[0-9]\.[0-9]{{1,3}}\.[0-9]{{1,3}}\.[0-9]"
     rf"|[23][0-9A-Fa-f]{{3}}:[0-9A-Fa-f]{{0,4}}:|[A-Z]{{6}}[0-9]{{2}}|PRIVATE KEY|{KEY_PREFIXES}|{NAMED_KEY_CANDIDATE}"

@@ -1,0 +1,39 @@
+"""Masking in references: fields of metadata that identify or locate a document, such as `url`, and its licence.
+
+    scan = scan_reference("https://bob:pw@host/a?email=ann%40mail.net", actions, is_id=False)
+    scan.text, scan.counts                                    # "https://***@host/a?email=***", {"key": 1}
+
+Numbers, names and hosts in references are not searched, because a reference must stay distinct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vita.data.curation.personal_data import Action, Scan
+from vita.data.curation.personal_data_kinds import EMAIL_KINDS
+from vita.spine.url_secrets import mask_reference_secrets
+
+
+def scan_reference(text: str, actions: Mapping[str, Action], *, is_id: bool) -> Scan | None:
+    """Return the masked text of a reference, and the number of values by kind; None if nothing is masked.
+
+    Secrets in URLs become `***`, and e-mail addresses `<EMAIL>`; the latter stay in ids, because the id of a message
+    has the form of an address.
+    """
+    counts: dict[str, int] = {}
+    if actions["key"] != "keep" and "://" in text and (masked := mask_reference_secrets(text)) != text:
+        text, counts = masked, {"key": 1}
+    for kind in EMAIL_KINDS if "@" in text and not is_id and actions["email"] != "keep" else ():
+        text, count = kind.mask(text)
+        if count:
+            counts["email"] = counts.get("email", 0) + count
+    return Scan(text, counts) if counts else None
+
+
+def masked_licence(licence: str | None, actions: Mapping[str, Action]) -> str | None:
+    """Return a licence without the secrets and e-mail addresses in it."""
+    if not licence or ("@" not in licence and "://" not in licence):
+        return licence
+    scan = scan_reference(licence, actions, is_id=False)
+    return scan.text if scan else licence
