@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import uuid
@@ -32,7 +33,8 @@ def standard_middleware(
 ) -> list[Middleware]:
     """Middleware of every server; web pages of `cors_origins` may use it in a browser."""
     request_ids = Middleware(RequestIds, accept_client_ids=accept_client_ids, on_status=on_status)
-    return [request_ids, *_cors(cors_origins), Middleware(InternalErrors), Middleware(Framing)]
+    cors = _cors(cors_origins)
+    return [request_ids, *cors, Middleware(InternalErrors), Middleware(Framing), Middleware(YieldingStreams)]
 
 
 def _cors(origins: Sequence[str]) -> list[Middleware]:
@@ -100,3 +102,23 @@ class InternalErrors:
                 raise
             log.error("request %s failed", scope.get("state", {}).get("request_id", "-"), exc_info=error)
             await error_response(internal())(scope, receive, send)
+
+
+class YieldingStreams:
+    """Yields to the event loop after each part of a streamed response.
+
+    The parts of a stream can be available at once. The server learns in the event loop that a client has closed its
+    connection: without a yield, all of these parts would be written to the closed connection. Other requests continue
+    in the meantime.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_yield(message: Message) -> None:
+            await send(message)
+            if message["type"] == "http.response.body" and message.get("more_body"):
+                await asyncio.sleep(0)
+
+        await self._app(scope, receive, send_and_yield)
