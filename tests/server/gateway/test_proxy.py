@@ -94,6 +94,26 @@ async def test_a_request_that_fails_on_three_replicas_is_not_retried(ledger):
         assert sum(len(replica.requests) for replica in replicas) == 3
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("cause", ["", "The version cat:1 was retired, and the request did not finish within 30 s"])
+def test_the_error_of_an_unfinished_request_names_the_cause_of_the_end_of_its_replica(ledger, cause, stream):
+    async def run():
+        replica = FakeReplica("a", break_points=[2], delay=0.1)
+        async with service(ledger, replica, patience_again=0.1) as (gateway, client):
+            response_task = asyncio.create_task(client.post("/v1/chat/completions", json={**CHAT, "stream": stream}))
+            while not replica.requests:
+                await asyncio.sleep(0.01)
+            ((_, backend),) = gateway.router.backends()
+            backend.draining, backend.stop_cause = True, cause
+            answer = await response_task
+            error = json.loads(answer.text.rpartition("data: ")[2])["error"]
+            expected = cause or "The replica that worked on the request died"
+            assert error["message"] == f"{expected}. No other replica was available in time"
+            assert error["code"] == "replica_failed" and answer.status_code == (200 if stream else 502)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
 @async_test
 async def test_a_request_moves_past_full_and_stopping_replicas_and_gets_429_if_all_are_full(ledger):
     full_replica, stopping_replica, free_replica = (

@@ -122,17 +122,22 @@ def test_a_fleet_loses_no_request_while_replicas_fail_drain_and_change(tmp_path)
 def test_the_replicas_of_a_retired_version_stop_when_their_requests_have_finished(tmp_path):
     async def run():
         lines: list[str] = []
-        options: Any = {"replicas": 1, "refresh_seconds": 0.1, "notify": lines.append}
+        options: Any = {"replicas": 1, "refresh_seconds": 0.1, "drain_seconds": 3, "notify": lines.append}
         async with running_service(tmp_path, **options) as (url, control):
             folder = stub_release(tmp_path, "2").folder
             await call_service(control, "/roll", {"folder": str(folder), "share": 0.5})
             ledger = Ledger(tmp_path / "ledger.db")
             async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
                 pinned = {**CHAT, "model": "cat:1", "stream": True, "max_tokens": 30}
+                long = {**pinned, "max_tokens": 5000}
+                long_task = asyncio.create_task(client.post("/v1/chat/completions", json=long))
                 async with client.stream("POST", "/v1/chat/completions", json=pinned) as stream:
                     ledger.move("1" * 64, "retired", who="ann", why="old")
                     text = "".join([part async for part in stream.aiter_text()])
                 assert text.endswith("data: [DONE]\n\n")
+                unfinished = (await long_task).text.rpartition("data: ")[2]
+                cause = "The version cat:1 was retired, and the request did not finish within 3 s (`drain_seconds`)"
+                assert json.loads(unfinished)["error"]["message"].startswith(cause)
                 while len((status := await call_service(control, "/status"))["replicas"]) > 1:
                     await asyncio.sleep(0.05)
                 assert {version["version"]: version["state"] for version in status["versions"]}["cat:1"] == "retired"

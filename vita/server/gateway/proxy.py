@@ -32,7 +32,8 @@ PAUSE_SECONDS = 0.1
 """Delay before a started request tries full replicas again."""
 FULL = "The service is at its capacity; try again shortly"
 INTERRUPTED = "The response was interrupted and could not be continued"
-LOST = "The replica that worked on the request died, and no other replica was available in time"
+DIED = "The replica that worked on the request died"
+LOST = "No other replica was available in time"
 
 
 @dataclass
@@ -59,6 +60,8 @@ class ProxiedRequest:
     avoided: list[Backend] = field(default_factory=list)
     until: float | None = None
     """Deadline for finding another replica after a failure, on the clock of the event loop."""
+    stop_cause: str = ""
+    """Why the last replica that failed was stopped; "" if it was not."""
 
     @property
     def may_have_started(self) -> bool:
@@ -255,7 +258,8 @@ class ReplicaProxy:
         if not request.may_have_started:
             return no_replica(request.version)
         self._telemetry.lost.labels(reason).inc()
-        return ApiError(502, LOST, code="replica_failed", headers={"Retry-After": "2"})
+        message = f"{request.stop_cause or DIED}. {LOST}"
+        return ApiError(502, message, code="replica_failed", headers={"Retry-After": "2"})
 
     def _avoid(self, request: ProxiedRequest, backend: Backend, *, died: bool = False) -> None:
         """Prefer other replicas from now on; the first failure and every death set the deadline."""
@@ -283,6 +287,7 @@ class ReplicaProxy:
 
     def _failed(self, request: ProxiedRequest, backend: Backend, error: Exception) -> None:
         """Handle the failure of a replica; raises `ApiError` when the request must not be retried."""
+        request.stop_cause = backend.stop_cause
         if isinstance(error, Hung):
             request.moves += 1
             self._avoid(request, backend, died=True)
@@ -308,6 +313,8 @@ class ReplicaProxy:
         if request.deaths > DEATHS_ALLOWED:
             self._telemetry.lost.labels("died").inc()
             message = f"{request.deaths} replicas died while they worked on this request."
+            if request.stop_cause:
+                message = f"{request.deaths} replicas ended while they worked on this request. {request.stop_cause}."
             raise ApiError(502, message, code="replica_failed")
 
 

@@ -73,6 +73,8 @@ class Backend:
     """True when the last health probe timed out."""
     reason: str = ""
     """Why the replica is not ready."""
+    stop_cause: str = ""
+    """Why the replica stops, for the requests that it does not finish; "" if it does not stop."""
     watches: set[Watch] = field(default_factory=set, repr=False)
     """Waits of the requests at this replica."""
     breaker: Breaker = field(default_factory=Breaker)

@@ -24,7 +24,7 @@ class RetiredVersions:
         adapters: ServedAdapters,
         *,
         of_version: Callable[[str], list[ReplicaProcess]],
-        stop_replica: Callable[[ReplicaProcess], Awaitable[None]],
+        stop_replica: Callable[[ReplicaProcess, str], Awaitable[None]],
         record: Callable[[ServedVersion, str, float], Awaitable[None]],
         notify: Callable[[str], None],
     ) -> None:
@@ -57,7 +57,11 @@ class RetiredVersions:
             for version in ended:
                 self._replicas[version.id] = len(replicas.get(version.id, ()))
             unloading = [self._adapters.unload(adapter) for adapter in ended if adapter.base is not None]
-            stopping = [self._stop_replica(replica) for group in replicas.values() for replica in group]
+            stopping = [
+                self._stop_replica(replica, f"The version {replica.release.id} was retired")
+                for group in replicas.values()
+                for replica in group
+            ]
             tasks = [asyncio.ensure_future(work) for work in (*unloading, *stopping)]
             await asyncio.sleep(0)  # the tasks begin: the replicas count as stopping from here on
         for version in ended:

@@ -190,13 +190,14 @@ class Supervisor:
             retirement = await clear_replacement(self._clear, replica) if restart else None
             if restart and retirement is None:
                 await self._all_ready([self._launch(replica.release, version, replica.threads, terms=replica.terms)])
-            await self._stop_replica(replica)
+            await self._stop_replica(replica, f"The replica {name} was drained")
             return retirement
 
     async def stop(self, *, seconds: float) -> None:
         """Stop all replicas; requests in flight have `seconds` to finish."""
         replicas = list(self.replicas.values())
-        await asyncio.gather(*(self._stop_replica(replica, seconds=seconds) for replica in replicas))
+        stops = [self._stop_replica(replica, "The service was stopped", seconds=seconds) for replica in replicas]
+        await asyncio.gather(*stops)
         for version in [*self.router.versions.values(), *self.router.adapters.values()]:
             if version.id not in self.retired:
                 self._note_deployment(version, "stopped", 0.0)
@@ -248,7 +249,11 @@ class Supervisor:
     async def _retire_all_but(self, version_kept: ServedVersion) -> None:
         removed = [version for version in self.router.versions.values() if version is not version_kept]
         stopping = [replica for replica in self.replicas.values() if replica.release.id != version_kept.id]
-        await asyncio.gather(*(self._stop_replica(replica) for replica in stopping))
+        stops = [
+            self._stop_replica(replica, f"The version {replica.release.id} was replaced by {version_kept.id}")
+            for replica in stopping
+        ]
+        await asyncio.gather(*stops)
         for version in removed:
             self.router.remove(version.id)
             for ended in (*self.adapters.forget_base(version.id), version):
@@ -284,7 +289,7 @@ class Supervisor:
         await asyncio.gather(*(replica.start_finished.wait() for replica in replicas))
         if failed := next((replica for replica in replicas if not replica.was_ready), None):
             problem = failed.cause()
-            await asyncio.gather(*(self._stop_replica(replica) for replica in replicas))
+            await asyncio.gather(*(self._stop_replica(replica, "Another replica failed") for replica in replicas))
             raise ModelError(f"replica {failed.name} of {failed.release.id}", problem)
 
     async def _keep_alive(self, replica: ReplicaProcess) -> None:
@@ -403,9 +408,14 @@ class Supervisor:
                        f"{replica.name} responds again")  # fmt: skip
         self.router.wake()
 
-    async def _stop_replica(self, replica: ReplicaProcess, *, seconds: float | None = None) -> None:
-        """Drain a replica: send it no new requests, wait for those in flight until the deadline, end its process."""
+    async def _stop_replica(self, replica: ReplicaProcess, cause: str, *, seconds: float | None = None) -> None:
+        """Drain a replica: send it no new requests, wait for those in flight until the deadline, end its process.
+
+        `cause` is named in the errors of requests that do not finish in time.
+        """
         replica.stopping = replica.backend.draining = True
+        limit = f", and the request did not finish within {self._settings.drain_seconds:g} s (`drain_seconds`)"
+        replica.backend.stop_cause = cause + (limit if seconds is None else "")
         replica.state = "draining"
         self.router.wake()
         loop = asyncio.get_running_loop()
