@@ -180,6 +180,17 @@ def test_spans_of_a_web_archive_with_damaged_members_have_the_rows_of_the_whole(
     assert [second for _, second in whole].count("broken_record") == len(range(5, 99, 3))
 
 
+@pytest.mark.parametrize("removed", [4, 30])
+def test_spans_of_a_web_archive_with_wrong_lengths_have_the_rows_of_the_whole(tmp_path: Path, removed: int) -> None:
+    records = [b"WARC/" + record for record in WARC.split(b"WARC/") if record]
+    for number in range(3, 99, 2):
+        records[number] = records[number][: -40 - removed] + records[number][-40:]
+    (tmp_path / "a.warc").write_bytes(b"".join(records))
+    whole, sliced, count = pair(Source.model_validate({"path": str(tmp_path / "a.warc"), "on_bad_row": "drop"}))
+    assert sliced == whole and count > 5 and len(whole) == 100
+    assert [second for _, second in whole].count("broken_record") == len(range(3, 99, 2))
+
+
 @pytest.mark.parametrize(
     "data", [JSONL.replace(b"\n", b"\r"), b"\xef\xbb\xbf" + JSONL, JSONL.decode().encode("utf-16")]
 )

@@ -24,6 +24,7 @@ _MAX_LINE = 2**16
 _MAX_HEADERS = 200
 _CHUNK = 2**20
 _MAX_HEADER = 2**12
+_WRONG_LENGTH = "has a wrong length"
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,13 @@ _ARC_HEADER = re.compile(rb"^[a-z][a-z0-9+.-]{1,20}:\S* \S+ \d{8,14} [^\n]{1,200
 class _Reader:
     """A reader of a sequential stream that counts positions and can push back bytes."""
 
-    def __init__(self, stream: BinaryIO, start: int, header: re.Pattern[bytes]) -> None:
-        """Read from `stream`, which begins at position `start`; `header` matches the first lines of a record."""
+    def __init__(self, stream: BinaryIO, start: int, header: re.Pattern[bytes], *, path: str, is_part: bool) -> None:
+        """Read from `stream`, which begins at position `start`; `header` matches the first lines of a record.
+
+        A record follows the end of a part of a file.
+        """
         self._stream, self.position, self._header = stream, start, header
+        self._path, self._is_part = path, is_part
         self._returned = io.BytesIO()
         raw = getattr(stream, "raw", None)
         self._members = raw if isinstance(raw, StreamReader) else None
@@ -135,58 +140,63 @@ class _Reader:
         """Return the damaged member of the compressed file at which the stream ended."""
         return self._members.damage if self._members else None
 
-    def end(self, path: str, offset: int, place: str) -> BrokenRecord:
+    def end(self, offset: int, place: str) -> BrokenRecord:
         """Return the record at `offset` that a damaged member cuts off; raise `DamagedFile` at the end of the file."""
         damage = self._members.take_damage() if self._members else None
         if damage and damage.stop:
             return BrokenRecord(offset, f"is in {damage.place}; reading continues at byte {damage.stop:,}")
+        if self._is_part and not damage:
+            return self.skip_to_record(offset, _WRONG_LENGTH)
         problem = f"is cut off {place} the record at byte {offset:,}"
         if damage:
             problem = f"is damaged after {self.position:,} bytes of text, in {damage.place}"
-        raise DamagedFile(path, problem, hint="copy or download it again")
+        raise DamagedFile(self._path, problem, hint="copy or download it again")
 
-    def content(self, record: ArchiveRecord, path: str, limit: int) -> ArchiveRecord | BrokenRecord:
+    def content(self, record: ArchiveRecord, limit: int) -> ArchiveRecord | BrokenRecord:
         """Read the content of a record; content above `limit` bytes is not kept."""
         content, size = self.read(record.length, limit)
         line = self.line()
         self.push_back(line)
         if size < record.length:
             if not line:
-                return self.end(path, record.offset, "inside")
-            return self.skip_to_record(record.offset, "has a wrong length: the next record begins within it")
-        if line.strip() and not self._header.match(line):
+                return self.end(record.offset, "inside")
+            return self.skip_to_record(record.offset, _WRONG_LENGTH)
+        # Another record follows a part of a file. In ARC files, it can follow without a line end.
+        is_separated = not line.strip() if line or self.damage else not self._is_part
+        if not is_separated and not (self._header is _ARC_HEADER and (not line or self._header.match(line))):
             self.return_record(content)
-            return self.skip_to_record(record.offset, "has a wrong length: no line end follows its content")
+            return self.skip_to_record(record.offset, _WRONG_LENGTH)
         following = self.record_line()
         self.push_back(following)
         if not following and self.damage and self.damage.num_bytes:
-            return self.end(path, record.offset, "at the end of")
+            return self.end(record.offset, "at the end of")
         return replace(record, content=content)
 
 
 Records = Iterator[ArchiveRecord | BrokenRecord]
 
 
-def warc_records(stream: BinaryIO, *, path: str, limit: int, start: int = 0) -> Records:
+def warc_records(stream: BinaryIO, *, path: str, limit: int, start: int = 0, is_part: bool = False) -> Records:
     """Yield the records of a decompressed WARC file; the stream begins at position `start`.
 
     A record with a wrong length, bytes between records, and a damaged member of the compressed file are a
-    `BrokenRecord`. A record that ends with the file is a `DamagedFile`. Content above `limit` bytes is not kept.
+    `BrokenRecord`. A record that ends with the file is a `DamagedFile`; with `is_part`, the stream ends before a record
+    of the file. Content above `limit` bytes is not kept.
     """
-    reader = _Reader(stream, start, _WARC_HEADER)
+    reader = _Reader(stream, start, _WARC_HEADER, path=path, is_part=is_part)
     while (line := reader.record_line()) or reader.damage:
         offset = reader.position - len(line)
         if not line:
-            yield reader.end(path, offset, "before")
+            yield reader.end(offset, "before")
         elif not line.startswith(b"WARC/"):
             yield reader.skip_to_record(offset, "is no WARC record")
         elif (headers := _headers(reader)) is None:
-            yield reader.end(path, offset, "in the headers of")
+            yield reader.end(offset, "in the headers of")
         elif not (length := headers.get("content-length", "(none)")).isdecimal():
             yield reader.skip_to_record(offset, f"has the length {length}")
         else:
             record = ArchiveRecord(offset, headers.get("warc-type", "").lower(), headers, b"", int(length))
-            yield reader.content(record, path, limit)
+            yield reader.content(record, limit)
 
 
 def _headers(reader: _Reader) -> dict[str, str] | None:
@@ -209,19 +219,19 @@ def _headers(reader: _Reader) -> dict[str, str] | None:
     return headers
 
 
-def arc_records(stream: BinaryIO, *, path: str, limit: int, start: int = 0) -> Records:
+def arc_records(stream: BinaryIO, *, path: str, limit: int, start: int = 0, is_part: bool = False) -> Records:
     """Yield the records of a decompressed ARC file (version 1), without its version block; see `warc_records`."""
-    reader = _Reader(stream, start, _ARC_HEADER)
+    reader = _Reader(stream, start, _ARC_HEADER, path=path, is_part=is_part)
     while (line := reader.record_line()) or reader.damage:
         offset = reader.position - len(line)
         fields = line.decode("utf-8", "replace").split()
         if not line:
-            yield reader.end(path, offset, "before")
+            yield reader.end(offset, "before")
         elif len(fields) < 5 or not fields[-1].isdecimal():
             yield reader.skip_to_record(offset, "is no ARC record")
         else:
             headers = {"warc-target-uri": fields[0], "warc-date": fields[2], "content-type": "application/http"}
-            record = reader.content(ArchiveRecord(offset, "response", headers, b"", int(fields[-1])), path, limit)
+            record = reader.content(ArchiveRecord(offset, "response", headers, b"", int(fields[-1])), limit)
             if not fields[0].startswith("filedesc:") or isinstance(record, BrokenRecord):
                 yield record
 

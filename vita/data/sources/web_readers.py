@@ -14,7 +14,7 @@ from vita.data.extraction.extractor import Failure, extractor_for
 from vita.data.sources import streams
 from vita.data.sources.content_types import detect_format
 from vita.data.sources.encodings import detect_encoding
-from vita.data.sources.files import SourceFile
+from vita.data.sources.files import DAMAGED_END, SourceFile
 from vita.data.sources.page_rights import page_rights
 from vita.data.sources.readers import READERS, ReadOptions, Row, RowProblem
 from vita.data.sources.web_archives import (
@@ -102,7 +102,9 @@ def _read_archive(file: SourceFile, wishes: ReadOptions, parse: Any) -> Iterator
     first, start = (file.span.first_row, file.span.start) if file.span else (1, 0)
     stream = cast(BinaryIO, streams.open_sequential(file, is_member=begins_with_record))
     limit = wishes.extraction.megabytes * 2**20
-    for number, record in enumerate(parse(stream, path=file.path, limit=limit, start=start), first):
+    is_part = file.span is not None and file.span.stop < DAMAGED_END
+    records = parse(stream, path=file.path, limit=limit, start=start, is_part=is_part)
+    for number, record in enumerate(records, first):
         row = Row(printable(file.path), file.name, number, None)
         if isinstance(record, BrokenRecord):
             got = f"a part at byte {record.offset:,} that {record.problem}"
