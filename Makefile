@@ -44,7 +44,7 @@ test-slow: $(VENV)/.everything
 	@$(PIP) "lm_eval[hf,api]" >/dev/null 2>&1 || echo "lm-evaluation-harness could not be installed; its tests will skip"
 	@$(PIP) -e ".[ray]" >/dev/null 2>&1 || echo "ray could not be installed; its tests will skip"
 	@$(PIP) mlcroissant >/dev/null 2>&1 || echo "mlcroissant could not be installed; its test will skip"
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not gpu"
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not gpu"
 
 # Needs a CUDA device and PyTorch's CUDA build; without a device every test skips and says so.
 test-gpu: $(VENV)/.everything
