@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ import zstandard
 from tests.cli.test_cli import Vita, vita
 from tests.cli.test_curate_folder import rows
 from tests.data.sources.document_files import zip_file
+from vita.data.sources.files import find_files
 from vita.spine import retried_http
+from vita.spine.errors import DataError
 from vita.spine.url_secrets import mask_url_secrets, without_user_and_query
 
 __all__ = ["vita"]
@@ -122,6 +125,36 @@ def test_a_page_with_links_is_one_document_and_a_folder_its_files(vita: Vita, se
         code, _, err = vita("curate", f"http://{server.host}/{address}", *OPTIONS)
         assert code == 0, err
         assert ids() == [f"a.jsonl:{number}" for number in range(1, 10)]
+
+
+def test_a_folder_with_a_query_is_refused_and_another_page_with_one_is_a_document(vita: Vita, server: Server) -> None:
+    for address in ("dir/?x=1", "custom/?token=t0p", "dir/?x=a/"):
+        code, _, err = vita("curate", f"http://{server.host}/{address}", *OPTIONS)
+        assert code == 3 and "its page lists files, and a folder has no query; give the address without" in err, err
+        assert err.count("\n") == 1 and "t0p" not in err
+    code, _, err = vita("curate", f"http://{server.host}/blog/?p=1", *OPTIONS)
+    assert code == 0 and len(ids()) == 1, err
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://bob:pw77@[::1/a.jsonl", "http://***@[::1/a.jsonl: is not an address that can be opened: its host or"),
+        ("http://bob:pw77/x#y@host/a.jsonl", "http://***@host/a.jsonl: is not an address that can be opened: its host"),
+        ("http://host:99999/a.jsonl", "its host or its port is malformed"),
+        ("http://host:pw77/a.jsonl", "its host or its port is malformed"),
+        ("http:///a.jsonl", "it has no host"),
+        ("https://bob:pw77@:80/a.jsonl", "it has no host"),
+        ("http://a b/c.jsonl", "its host contains a space"),
+        ("zip://a::http://[::1/a.zip", "its host or its port is malformed"),
+        ("http://[::1]:9/a.jsonl", "cannot be reached: Cannot connect to host ::1:9"),
+    ],
+)
+def test_a_malformed_address_is_a_one_line_error_without_the_password(url: str, message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)) as error:
+        find_files(url, where="curate")
+    text = str(error.value)
+    assert "\n" not in text and ("pw77" not in text or url == "http://host:pw77/a.jsonl")
 
 
 def test_a_password_in_an_address_is_written_nowhere(vita: Vita, server: Server, tmp_path: Path) -> None:

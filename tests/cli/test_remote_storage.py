@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.cli.models import Vita, command_runner
+from vita.data.sources.files import find_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 STORE_ERROR, DATA_ERROR = 4, 3
@@ -125,6 +126,18 @@ def test_empty_objects_that_stand_for_folders_are_no_files(vita: Vita, endpoint:
         code, _, err = vita("curate", f"s3://texts/{path}", "--set", "filters=[]", "--held-out", "0")
         assert code == 0, (path, err)
     check(vita, "curate", "s3://texts/empty/", code=DATA_ERROR, message="there is no such file")
+    for key in ("glob[1]/x.jsonl", "glob1/y.jsonl", "glob2/y.jsonl"):
+        client.put_object(Bucket="texts", Key=key, Body=row)
+    names = {
+        "glob[1]/x.jsonl": ["x.jsonl"],
+        "glob[1]": ["x.jsonl"],
+        "glob[2]/*": ["glob2/y.jsonl"],
+        "glob[12]/y.jsonl": ["glob1/y.jsonl", "glob2/y.jsonl"],
+    }
+    for path, expected in names.items():
+        assert [file.name for file in find_files(f"s3://texts/{path}", where="curate")] == expected
+    code, _, err = vita("curate", "s3://texts/glob[1]/x.jsonl", "--set", "filters=[]", "--held-out", "0")
+    assert code == 0, err
 
 
 def test_wrong_and_missing_credentials_are_a_one_line_error(

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from vita.spine.errors import DataError, MissingExtra, StoreError, VitaError
 from vita.spine.retried_http import ATTEMPTS, TRANSIENT_STATUSES, retry_reads, retry_requests
@@ -39,26 +40,52 @@ class _MissingBucketError(Exception):
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL and the path in it, after the bucket was reached."""
+    """Return the fsspec file system of a URL and the path in it, after the bucket was reached.
+
+    Raises `ValueError` for a malformed HTTP address.
+    """
     import fsspec
 
+    links = _links(url)
+    for link in filter(_is_http, links):
+        _check_host(link)
     over_http = {"client_kwargs": {"middlewares": (retry_requests,)}}
-    options = {link.partition("://")[0]: over_http for link in url.split("::") if _is_http(link)}
-    files, path = retry_reads(lambda: fsspec.core.url_to_fs(url, **options))
+    options = {link.partition("://")[0]: over_http for link in links if _is_http(link)}
+    if links == [url] and _is_http(url):  # `url_to_fs` takes `::` in an IPv6 address for the end of a link
+        files, path = fsspec.filesystem(url.partition("://")[0], **over_http), url
+    else:
+        files, path = retry_reads(lambda: fsspec.core.url_to_fs(url, **options))
     if url.split("://")[0] in _EXTRAS:
         _reach_bucket(files, path.split("/")[0])
     return files, path
 
 
+def _links(url: str) -> list[str]:
+    """Return the links of a chain, such as `zip://member::https://host/a.zip`; an address is a chain of one link."""
+    return re.split(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))", url)
+
+
+def _check_host(url: str) -> None:
+    """Raise `ValueError` for a malformed HTTP address; its text does not quote what may be a password."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        text = "its host or its port is malformed; in a password, write `/` as %2F, `#` as %23 and `[` as %5B"
+        raise ValueError(text) from None
+    if not host or re.search(r"\s", host):
+        raise ValueError("it has no host" if not host else "its host contains a space")
+
+
 def is_over_http(url: str) -> bool:
     """Return True for an HTTP address, and for a file inside an archive at one (`zip://member::https://host/a.zip`)."""
-    return any(_is_http(link) for link in url.split("::"))
+    return any(map(_is_http, _links(url)))
 
 
 def address_of(files: Any, name: str, url: str) -> str:
     """Return the address of a file that was found at `url`, with the address of the archive around it."""
     address = str(files.unstrip_protocol(name))
-    links = url.split("::")
+    links = _links(url)
     protocols = [link.partition("://")[0] for link in links]
     protocol = address.partition("://")[0]
     following = links[protocols.index(protocol) + 1 :] if protocol in protocols else []
@@ -75,29 +102,33 @@ def list_files_below(files: Any, path: str) -> dict[str, Any]:
     """
     infos, cause = _matches(files, path)
     if cause is None and not infos:  # the host may be unreachable, or the page has no links
-        info, cause = _info(files, folder_of(path))
-        infos = {} if info is None or is_pattern(path) else {path: info}
+        info, cause = _info(files, folder_of(files, path))
+        infos = {} if info is None or is_glob(files, path) else {path: info}
     # Raised outside of a handler: otherwise the two exceptions would be each other's context.
     if cause is not None:
         raise cause
     entries = {name: info if "type" in info else files.info(name) for name, info in infos.items()}
     folders = {name.rpartition("/")[0] for name in entries}
     return {
-        name: info for name, info in entries.items() if info["type"] == "file" and not _is_marker(name, info, folders)
+        name: info
+        for name, info in entries.items()
+        if info["type"] == "file" and (name == path or not _is_marker(name, info, folders))
     }
 
 
 def _matches(files: Any, path: str) -> tuple[dict[str, Any], BaseException | None]:
     """Return (information on the files, the error of a host that is unreachable or refuses)."""
     try:
-        if is_pattern(path):
+        if is_glob(files, path):
             return retry_reads(lambda: files.glob(path, detail=True)), None
-        if _is_http(path) and not path.endswith("/"):
+        if _is_http(path) and not without_user_and_query(path).endswith("/"):
             info = files.info(path)
             if not without_user_and_query(str(info.get("url", ""))).endswith("/"):
                 return {path: info}, None
         if _is_http(path) and not _is_listing(files, path):
             return {path: files.info(path)}, None
+        if _is_http(path) and "?" in path:
+            raise ValueError("its page lists files, and a folder has no query; give the address without the query")
         return retry_reads(lambda: files.find(path, detail=True)), None
     except FileNotFoundError as error:
         return {}, _cause_of(error)
@@ -105,6 +136,7 @@ def _matches(files: Any, path: str) -> tuple[dict[str, Any], BaseException | Non
 
 _LISTING = re.compile(rb"<(?:title|h1)[^>]*>\s*(?:index of|directory listing|directory:|files in)", re.I)
 _HTML = re.compile(rb"<(?:!doctype|html|head|body|a|pre)[\s>]", re.I)
+_LINK = re.compile(rb"<a[^>]*\shref=[\"']?([^\"'\s>?#]+)", re.I)
 _DATA_FILE = re.compile(
     r"\.(?:jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|txt|md|warc|wet|arc|pdf|epub|docx|zip|tar|tgz|mbox|eml|gz|zst|bz2|xz)$",
     re.IGNORECASE,
@@ -118,6 +150,9 @@ def _is_listing(files: Any, path: str) -> bool:
         return False
     if _LISTING.search(head):
         return True
+    if "?" in path:  # fsspec would add the names to the query
+        links = [link.decode("utf-8", "replace") for link in _LINK.findall(head)]
+        return any("/" not in link and _DATA_FILE.search(without_user_and_query(link)) for link in links)
     links = retry_reads(lambda: files.ls(path, detail=False))
     return any(_DATA_FILE.search(without_user_and_query(link)) for link in links)
 
@@ -160,17 +195,27 @@ def _is_http(path: str) -> bool:
     return path.startswith(("http://", "https://"))
 
 
-def is_pattern(path: str) -> bool:
-    """Return True for a glob; in an HTTP address, `?` begins the query."""
-    return glob.has_magic(re.split(r"[?#]", path, maxsplit=1)[0] if _is_http(path) else path)
+def is_glob(files: Any, path: str) -> bool:
+    """Return True for a pattern; a path with brackets or `?` that exists is literal, as on a local disk.
+
+    In an HTTP address, `?` begins the query.
+    """
+    pattern = re.split(r"[?#]", _below_host(path), maxsplit=1)[0] if _is_http(path) else path
+    return glob.has_magic(pattern) and ("*" in pattern or _info(files, path)[0] is None)
 
 
-def folder_of(path: str) -> str:
+def folder_of(files: Any, path: str) -> str:
     """Return the path up to the last slash before the first wildcard of a glob, or a path that is no glob itself."""
-    if not is_pattern(path):
+    if not is_glob(files, path):
         return path
-    literal = path[: next(index for index, character in enumerate(path) if character in "*?[")]
-    return literal.rpartition("/")[0]
+    pattern = _below_host(path)
+    literal = pattern[: next(index for index, character in enumerate(pattern) if character in "*?[")]
+    return (path.removesuffix(pattern) + literal).rpartition("/")[0]
+
+
+def _below_host(path: str) -> str:
+    """Return the part of an HTTP address after its host, which can contain brackets; any other path as it is."""
+    return path[path.find("/", path.find("://") + 3) :] if _is_http(path) and path.count("/") > 2 else path
 
 
 @contextmanager
@@ -285,7 +330,7 @@ def explain_remote(
     if isinstance(error, ValueError) and "range requests" in text:
         hint = "download the archive, or give its own address, which reads all members"
         return _error(family, where, url, "the server sends no part of a file, which this address needs", hint=hint)
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError | NotImplementedError):
         return _error(family, where, url, f"is not an address that can be opened: {text}", hint=address)
     if explain_disk(error, url):
         return None

@@ -159,7 +159,7 @@ def _find_remote(url: str, where: str) -> list[SourceFile]:
     with remote_errors(url, where=where, family=DataError), missing_files(url, where=where):
         filesystem, base = open_filesystem(url)
         entries = list_files_below(filesystem, base)
-    root = folder_of(base)
+        root = folder_of(filesystem, base)
     expected = expected_files(url)
     known = {file.path: file for file in expected or ()}
     if expected is not None:
