@@ -15,8 +15,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)((?:(?!(?<!\w)[A-Za-z][A-Za-z0-9+.-]+://)[^\s\"'`<>])*)")
-_END = re.compile(r"[.,:;!?)\]}|]*\Z")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)((?:(?!(?<!\w)[A-Za-z][A-Za-z0-9+.-]{1,30}://)[^\s\"'`<>])*)")
+_END = ".,:;!?)]}|"
 """Characters at the end of a URL in a sentence that belong to the sentence."""
 _PORT = re.compile(r"[0-9]{1,5}")
 _PARAMETER = re.compile(r"([?&;#])([^?&;#=]*)(=?)([^&;#]*)")
@@ -82,8 +82,7 @@ def _masked(text: str, is_secret: Callable[[str], bool]) -> str:
 
     def masked_url(match: re.Match[str]) -> str:
         scheme, rest = match.groups()
-        end = _END.search(rest)
-        tail = end[0] if end else ""
+        tail = rest[len(rest.rstrip(_END)) :]
         rest = rest.removesuffix(tail)
         if user := _user_end(rest):
             rest = f"***@{rest[user:]}"
