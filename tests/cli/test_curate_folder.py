@@ -67,6 +67,7 @@ def test_secrets_in_texts_maps_and_numbers_of_parquet_are_masked(vita: Vita, tmp
     )
     columns = {"text": [text], "login": login, "paid": [4111111111111111], "refund": [4111111111111111.0]}
     columns |= {"license": ["by ann@mail.net"], "url": ["https://bob:swordfish@a.net/?token=t0psecret&page=2"]}
+    columns |= {"source": ["https://a.net/feed?key=t0psecret"]}
     parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
     options = ("--set", "filters=[]", "--held-out", "0", "--workers", "1")
     assert vita("curate", "a.parquet", "--out", "clean", *options)[0] == 0
@@ -77,7 +78,8 @@ def test_secrets_in_texts_maps_and_numbers_of_parquet_are_masked(vita: Vita, tmp
         metadata["login"] == {"user": "bob", "password": "<KEY>"} and metadata["paid"] == metadata["refund"] == "<CARD>"
     )
     assert metadata["masked"] == {"key": 4, "card": 2}
-    assert row["licence"] == "by <EMAIL>" and metadata["url"] == "https://***@a.net/?token=***&page=2"
+    assert row["licence"] == "by <EMAIL>" and row["source"] == "https://a.net/feed?key=***"
+    assert metadata["url"] == "https://***@a.net/?token=***&page=2"
     secrets = (b"ann@mail", b"swordfish", b"t0psecret")
     files = [path for path in (tmp_path / "clean").rglob("*") if path.is_file()]
     contents = [b"".join(read_lines(path)) if path.suffix == ".zst" else path.read_bytes() for path in files]

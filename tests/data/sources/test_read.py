@@ -62,7 +62,15 @@ def test_the_name_of_the_source_replaces_that_of_the_row(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("books/a.txt", "a"), ("books", "books"), ("../books/*/x*.txt.gz", "books"), ("v1.2/", "v1.2"), ("*.txt", "text")],
+    [
+        ("books/a.txt", "a"),
+        ("books", "books"),
+        ("../books/*/x*.txt.gz", "books"),
+        ("v1.2/", "v1.2"),
+        ("*.txt", "text"),
+        ("http://bob:pw@host/*.jsonl", "host"),
+        ("http://bob:pw@host/d/a.jsonl?token=x", "a"),
+    ],
 )
 def test_documents_without_a_source_are_named_by_the_path(path: str, name: str) -> None:
     assert default_name(Source.model_validate(path)) == name

@@ -7,7 +7,7 @@ from dataclasses import replace
 from vita.data.curation.corpus import ZstdLineWriter, dump_drop
 from vita.data.curation.filter_stats import FilterStats
 from vita.data.curation.personal_data import PersonalDataScanner
-from vita.data.curation.references import masked_licence
+from vita.data.curation.references import masked_licence, masked_source
 from vita.data.records import DroppedRecord
 from vita.data.sources.readers import DAMAGED_FILE
 
@@ -49,8 +49,10 @@ class DropWriter:
         for index, (record, size, text) in enumerate(waiting):
             if (detail := scans.get(len(texts) + index)) is not None:
                 record = replace(record, detail=detail.text)
-            if (licence := masked_licence(record.licence, self._scanner.actions)) != record.licence:
-                record = replace(record, licence=licence)
+            actions = self._scanner.actions
+            rights = masked_source(record.source, actions), masked_licence(record.licence, actions)
+            if rights != (record.source, record.licence):
+                record = replace(record, source=rights[0], licence=rights[1])
             if record.reason == DAMAGED_FILE:
                 self._stats.damaged.append(f"{record.id.rpartition(':')[0]}: {record.detail}")
             text = scans[index].text if index in scans else text

@@ -1,4 +1,4 @@
-"""Masking in references: fields of metadata that identify or locate a document, such as `url`, and its licence.
+"""Masking in references: fields of metadata that identify or locate a document, such as `url`, its licence and source.
 
     scan = scan_reference("https://bob:pw@host/a?email=ann%40mail.net", actions, is_id=False)
     scan.text, scan.counts                                    # "https://***@host/a?email=***", {"key": 1}
@@ -37,3 +37,9 @@ def masked_licence(licence: str | None, actions: Mapping[str, Action]) -> str | 
         return licence
     scan = scan_reference(licence, actions, is_id=False)
     return scan.text if scan else licence
+
+
+def masked_source(source: str, actions: Mapping[str, Action]) -> str:
+    """Return the source of a document without the secrets and e-mail addresses in it, if it is a URL."""
+    scan = scan_reference(source, actions, is_id=False) if "://" in source else None
+    return scan.text if scan else source

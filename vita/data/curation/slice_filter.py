@@ -27,7 +27,7 @@ from vita.data.curation.page_batch import PageBatch
 from vita.data.curation.page_features import PageFeatures
 from vita.data.curation.part_files import PartWriter
 from vita.data.curation.personal_data import PersonalData, PersonalDataScanner
-from vita.data.curation.references import masked_licence
+from vita.data.curation.references import masked_licence, masked_source
 from vita.data.curation.shingles import SketchOptions
 from vita.data.curation.word_batch import WordBatch
 from vita.data.record_rights import rights_of
@@ -101,9 +101,10 @@ class SliceFilter:
 
     def add(self, document: Document, row: Row | None = None) -> None:
         """Repair, normalize and filter a document; its row states what the reader has changed."""
-        licence = masked_licence(document.licence, self._scanner.actions)
-        if licence != document.licence:
-            document = replace(document, licence=licence)
+        actions = self._scanner.actions
+        rights = masked_source(document.source, actions), masked_licence(document.licence, actions)
+        if rights != (document.source, document.licence):
+            document = replace(document, source=rights[0], licence=rights[1])
         # The repair comes first, because wrong decodings contain characters that normalization replaces.
         repaired = repair_encoding(document.text) if self._steps.repair_encoding else document.text
         if repaired is not document.text:

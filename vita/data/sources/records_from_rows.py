@@ -28,6 +28,7 @@ from vita.data.sources.source import Source
 from vita.data.sources.tool_text import parse_tool_text
 from vita.spine.errors import DataError
 from vita.spine.file_listing import printable
+from vita.spine.url_secrets import without_user_and_query
 
 Dropped = Callable[[DroppedRecord], None]
 
@@ -277,7 +278,7 @@ def _parsed(metadata: Any) -> Any:
 
 def default_name(source: Source) -> str:
     """Return the default name of a source: that of its files, its data set, or the world."""
-    return _last_name(source.path or source.huggingface or "world")
+    return _last_name(without_user_and_query(source.path or source.huggingface or "world"))
 
 
 @lru_cache
