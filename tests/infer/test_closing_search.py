@@ -12,6 +12,7 @@ import pytest
 
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.closing_search import ClosingSearch
+from vita.infer.grammar_states import Effort
 from vita.infer.grammars import GrammarCompiler, GrammarError, json_grammar, lark_grammar, regex_grammar
 from vita.testing import byte_tokenizer
 
@@ -50,14 +51,14 @@ def compiler() -> GrammarCompiler:
 
 def random_answer(compiler: GrammarCompiler, grammar: str, *, limit: int, seed: int) -> str | None:
     """Return the text of an answer whose tokens are drawn uniformly; None if it does not end within the limit."""
-    chance, tokens = np.random.default_rng(seed), list[int]()
+    chance, text = np.random.default_rng(seed), b""
     constraint = compiler.compile(grammar)
     for count in range(limit):
         drawn = int(chance.choice(np.flatnonzero(constraint.allowed())))
         token = constraint.accept(drawn, remaining=limit - count)
         if constraint.is_stop(token):
-            return bytes(tokens).decode()
-        tokens.append(token)
+            return text.decode()
+        text += constraint._search.order.names[token]
     return None
 
 
@@ -191,7 +192,7 @@ def test_searches_that_find_nothing_take_a_bounded_effort(
     chance = np.random.default_rng(0)
     for count in range(200):
         constraint.accept(int(chance.choice(np.flatnonzero(constraint.allowed()))), remaining=200 - count)
-    assert shares == [1.0, 0.25, 0.0625, 0.015625]  # after 0, 4, 20 and 84 tokens
+    assert shares == [1.0, 1 / 16, 1 / 16, 1 / 16]  # after 0, 4, 20 and 84 tokens
 
 
 def random_schema(chance: random.Random, depth: int = 0) -> tuple[dict[str, Any], int]:
@@ -261,25 +262,111 @@ LONG_TEXTS = [
 """A grammar whose texts are long, and a limit of tokens."""
 
 
+@pytest.fixture
+def efforts(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The spent effort, in units; one value, which a test may set to 0."""
+    spent, spend = [0.0], Effort.spend
+
+    def counted(effort: Effort, units: float) -> None:
+        before = effort.units
+        try:
+            spend(effort, units)
+        finally:
+            spent[0] += before - effort.units
+
+    monkeypatch.setattr(Effort, "spend", counted)
+    return spent
+
+
 @pytest.mark.parametrize(("grammar", "limit"), LONG_TEXTS)
-def test_the_effort_of_long_texts_is_a_few_steps_for_each_token(
-    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch, grammar: str, limit: int
+def test_the_effort_of_long_texts_is_small_for_each_token(
+    compiler: GrammarCompiler, efforts: list[float], grammar: str, limit: int
 ) -> None:
-    steps, allowed = [0], ClosingSearch.allowed
-
-    def counted(search: ClosingSearch, matcher: Any) -> Any:
-        steps[0] += 1
-        return allowed(search, matcher)
-
-    monkeypatch.setattr(ClosingSearch, "allowed", counted)
     assert random_answer(compiler, grammar, limit=limit, seed=1) is not None
-    assert steps[0] < 400 * limit, "a search of each character for each token takes up to 30,000 steps"
+    assert efforts[0] < 1000 * limit, "a search of each character for each token takes 100 times as much"
 
 
-def test_a_long_text_is_completed_with_long_words() -> None:
-    tokenizer = Tokenizer.train(["".join(chr(ord("a") + (i * i) % 26) for i in range(40))] * 50, vocabulary=285)
-    longest = max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocabulary))
+def properties(**schemas: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": schemas, "required": list(schemas), "additionalProperties": False}
+
+
+WITHOUT_COMPLETION: list[tuple[dict[str, Any], int]] = [
+    (properties(t={"type": "string", "minLength": 1000}), 60),
+    (properties(t={"type": "array", "minItems": 300, "items": {"type": "integer"}}), 100),
+    (properties(**{f"p{number}": {"type": "string", "minLength": 5} for number in range(60)}), 300),
+    (properties(t={"type": "string", "pattern": "^([A-Z][0-9] ){300}$"}), 300),
+    (properties(t={"type": "array", "minItems": 25, "items": {"type": "string", "format": "uuid"}}), 300),
+]
+"""A schema whose texts need more tokens, and a limit."""
+
+
+@pytest.mark.parametrize(("schema", "limit"), WITHOUT_COMPLETION)
+def test_no_token_takes_more_than_the_effort_of_a_search(
+    compiler: GrammarCompiler, efforts: list[float], schema: dict[str, Any], limit: int
+) -> None:
+    """A unit is about a microsecond; the first token took up to 1.9 seconds."""
+    constraint, chance, largest, total = compiler.compile(json_grammar(schema)), np.random.default_rng(0), 0.0, 0.0
+    for count in range(limit):
+        efforts[0] = 0
+        constraint.accept(int(chance.choice(np.flatnonzero(constraint.allowed()))), remaining=limit - count)
+        largest, total = max(largest, efforts[0]), total + efforts[0]
+    assert 10_000 < largest < 90_000
+    assert total < 2000 * limit
+
+
+def test_the_answers_to_a_request_share_the_first_search(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constraint = compiler.compile(json_grammar({"type": "string", "minLength": 40}))
+    searches, find = [0], ClosingSearch.find
+
+    def counted(search: ClosingSearch, matcher: Any, limit: int, *, share: float = 1.0) -> list[int] | None:
+        searches[0] += 1
+        return find(search, matcher, limit, share=share)
+
+    monkeypatch.setattr(ClosingSearch, "find", counted)
+    answers = [constraint.copy() for _ in range(12)]
+    assert {answer.accept(ord('"'), remaining=50) for answer in answers} == {ord('"')}
+    assert searches == [1]
+    assert len({answer.completion for answer in answers}) == 1 and answers[0].completion
+    answers[0].accept(ord("x"), remaining=49)
+    assert answers[1].completion == answers[2].completion != answers[0].completion
+    assert constraint.copy().accept(ord('"'), remaining=48) == ord('"')
+    assert searches == [2], "another limit is another search"
+
+
+def test_a_search_without_effort_ends(compiler: GrammarCompiler) -> None:
+    constraint = compiler.compile(json_grammar(properties(t={"type": "string", "minLength": 300})))
+    for share in (0, 1e-6, 1e-3):
+        assert constraint._search.find(constraint._matcher, 400, share=share) is None
+
+
+@pytest.fixture(scope="module")
+def word_compiler() -> GrammarCompiler:
+    """A compiler for a tokenizer with words of several letters and with marks of several characters."""
+    text = "".join(chr(ord("a") + (i * i) % 26) for i in range(40))
+    return GrammarCompiler(Tokenizer.train([text, "]]]]", '"}]', "}}"] * 50, vocabulary=288))
+
+
+@pytest.mark.parametrize(
+    ("grammar", "characters"),
+    [
+        (regex_grammar("[a-z]{300,400}"), 300),
+        (string(minLength=300), 300),
+        (string(minLength=300, maxLength=300), 300),
+        (string(pattern="^[a-z]{300,}$"), 300),
+        (json_grammar({"type": "array", "minItems": 10, "items": {"type": "string", "minLength": 40}}), 400),
+        (json_grammar(properties(a={"type": "string", "minLength": 150}, b={"type": "string", "minLength": 200})), 350),
+    ],
+)
+def test_a_long_text_is_completed_with_long_words(
+    word_compiler: GrammarCompiler, grammar: str, characters: int
+) -> None:
+    """Within a string of JSON, `]` is a character as all others, and it is shorter than a word."""
+    constraint = word_compiler.compile(grammar)
+    longest = int(constraint._search.order.text_lengths.max())
     assert longest >= 8
-    constraint = GrammarCompiler(tokenizer).compile(regex_grammar("[a-z]{300,400}"))
-    completion = constraint._search.quick(constraint._matcher, 400)
-    assert completion is not None and len(completion) <= 300 // longest + 8
+    limit = characters // longest + 90
+    assert random_answer(word_compiler, grammar, limit=limit, seed=0) is not None
+    completion = constraint._search.find(constraint._matcher, limit)
+    assert completion is not None and len(completion) <= limit

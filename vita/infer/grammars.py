@@ -40,8 +40,10 @@ _SLACK = 64
 """Number of spare tokens below which every step looks for a completion."""
 _MOST_GROWTH = 16
 """Assumed largest number of tokens by which a token lengthens the completion."""
-_SHARE_OF_REPEATED_SEARCH, _DISTANCE_OF_REPEATED_SEARCH = 0.25, 4
-"""After each search without a completion, the effort of the next is this share, and the distance this multiple."""
+_SHARE_OF_REPEATED_SEARCH = 1 / 16
+"""Share of the effort of a search after one without a completion; all answers to a request may search at once."""
+_DISTANCE_OF_REPEATED_SEARCH = 4
+"""After each search without a completion, the distance to the next grows to this multiple."""
 _MOST_LITERALS = 32
 """Largest number of texts of a grammar that a completion tries."""
 
@@ -188,12 +190,14 @@ class Constraint:
         """Length of the first completion: about the largest part that one token can begin, such as a further call."""
         self._failures = 0
         """Number of searches without a completion since the last completion."""
+        self._is_start = True
+        """True before the first token that is not forced."""
 
     def copy(self) -> Constraint:
         """Return a constraint in the same state."""
         copy = Constraint(self._matcher.deep_copy(), self._search, self._stops, grammar=self.grammar)
         copy._completion, copy._next_search, copy._margin = self._completion, self._next_search, self._margin
-        copy._failures, copy.forced = self._failures, self.forced
+        copy._failures, copy.forced, copy._is_start = self._failures, self.forced, self._is_start
         return copy
 
     def take_forced(self, limit: int) -> list[int]:
@@ -247,9 +251,12 @@ class Constraint:
             self._matcher.consume_token(token)
             return token
         if self._completion is None:
-            self._completion = self._search.find(
-                self._matcher, remaining, share=_SHARE_OF_REPEATED_SEARCH**self._failures
-            )
+            if self._is_start:
+                self._completion = self._search.first(self._matcher, self.forced, remaining)
+            else:
+                share = _SHARE_OF_REPEATED_SEARCH if self._failures else 1.0
+                self._completion = self._search.find(self._matcher, remaining, share=share)
+            self._is_start = False
             if self._margin is None:
                 self._margin = len(self._completion or ())
         if self._completion is None:
@@ -262,8 +269,10 @@ class Constraint:
         advanced = self._matcher.deep_copy()
         advanced.consume_token(token)
         completion = rest if token == first else self._search.continued(advanced, self._completion, token)
-        if completion is None or len(completion) >= remaining:
+        if completion is None:
             completion = self._search.quick(advanced, remaining - 1)
+        if completion is not None and len(completion) >= remaining:
+            completion = None
         if completion is None and remaining - len(rest) > _SLACK + (self._margin or 0):
             # Many tokens are left, so that the next search may find a completion that a single path does not find.
             self._matcher, self._completion = advanced, None
