@@ -43,7 +43,7 @@ _MOST_BRANCHES = 24
 """Largest number of tokens that the thorough search tries after one path."""
 _FREE_TEXT = 64
 """Number of allowed bytes from which on a place belongs to a free text."""
-_SHORT_TEXT = 8
+_SHORT_TEXT = 16
 """Number of words that are tried in a free text before other tokens."""
 _MOST_QUICK_EFFORT, _MOST_EFFORT = 100_000, 55_000
 """Effort of the quick search, and of shortening its completion and the thorough search together (`Effort`).
@@ -167,7 +167,7 @@ class ClosingSearch:
                 for rest in (body[start:], body):
                     if state.completes(rest):
                         return [*junction, *rest, stop]
-                following = self._forced(state) or self.preferred_tokens(state)
+                following = self.preferred_tokens(state)
                 if not following:
                     return None
                 state = state.after(following)
