@@ -26,7 +26,8 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +154,22 @@ def stage(name: str) -> Stage:
     if name in own_stages():
         module = importlib.import_module(f"vita.stages.{name}")
     else:
-        points = [point for point in entry_points(group="vita.stages") if point.name == name]
-        if not points:
+        point = _stages_of_other_packages().get(name)
+        if point is None:
             raise unknown_name("stage", name, stages())
-        module = points[0].load()
+        module = point.load()
     return replace(read_stage(name, module), admit_path=require_valid_approval_of_path)
 
 
 def stages() -> list[str]:
     """Return all stages, including those of other packages."""
-    return sorted({*own_stages(), *(point.name for point in entry_points(group="vita.stages"))})
+    return sorted({*own_stages(), *_stages_of_other_packages()})
+
+
+@cache
+def _stages_of_other_packages() -> dict[str, EntryPoint]:
+    """The entry points by name; read once, because that takes the metadata of all installed packages."""
+    return {point.name: point for point in reversed(entry_points(group="vita.stages"))}
 
 
 def configure(

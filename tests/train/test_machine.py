@@ -34,6 +34,20 @@ def test_the_peak_speed_is_plausible():
     assert 1e9 < matmul_peak(torch.float32, seconds=0.01) < 1e15
 
 
+def test_the_peak_speed_is_measured_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[torch.dtype] = []
+
+    def count_call(dtype: torch.dtype, **settings: object) -> float:
+        calls.append(dtype)
+        return 2e9
+
+    monkeypatch.setattr(hardware, "matmul_peak", count_call)
+    hardware._measured_peak.cache_clear()
+    assert [hardware.measured_peak(dtype) for dtype in (torch.float32, torch.float32, torch.bfloat16)] == [2e9] * 3
+    assert calls == [torch.float32, torch.bfloat16]
+    hardware._measured_peak.cache_clear()
+
+
 def test_freed_memory_is_kept_with_glibc():
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 

@@ -17,7 +17,7 @@ from vita.design.scaling_rules import TrainingPlan
 from vita.nn.architecture import Architecture
 from vita.nn.init import initialize
 from vita.nn.transformer import Transformer
-from vita.train.hardware import choose_precision, matmul_peak
+from vita.train.hardware import choose_precision, measured_peak
 from vita.train.losses import language_modelling
 from vita.train.masked import masked_language_modelling
 from vita.train.optim import OptimizerConfig
@@ -99,7 +99,7 @@ def measure_speed(
         seconds_per_step=median_seconds,
         startup_seconds=max(0.0, first - WARM_STEPS * median_seconds),
         flops_per_second=flops * plan.tokens_per_step / median_seconds,
-        peak_flops_per_second=matmul_peak(precision.dtype, device=device),
+        peak_flops_per_second=measured_peak(precision.dtype, device=device),
         precision=precision.name,
         tokens_per_step=plan.tokens_per_step,
         compiled=trainer.compiled,

@@ -29,6 +29,7 @@ import textwrap
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -177,6 +178,7 @@ def _slots(name: str, inputs: Any) -> tuple[Slot, ...]:
     return tuple(slots)
 
 
+@cache
 def _field_docstrings(cls: Any) -> dict[str, str]:
     """Return the string literals below the fields of a class; none if its source is not available."""
     try:

@@ -279,10 +279,10 @@ def _usual_speed(context: Context) -> float:
 
 def usual_speed(device: str) -> float:
     """Estimate the operations per second of training on this machine, to a factor of two."""
-    from vita.train.hardware import choose_precision, matmul_peak
+    from vita.train.hardware import choose_precision, measured_peak
 
     share = USUAL_UTILISATION.get(device.partition(":")[0], min(USUAL_UTILISATION.values()))
-    return share * matmul_peak(choose_precision(device).dtype, device=device)
+    return share * measured_peak(choose_precision(device).dtype, device=device)
 
 
 USUAL_UTILISATION = {"cpu": 0.25, "cuda": 0.4}

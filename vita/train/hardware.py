@@ -20,6 +20,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -84,6 +85,16 @@ SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192), "mps": (2048, 4096)}
 2048 x 2048 gives 455 TFLOP/s and 8192 x 8192 gives 785."""
 LONGEST_PRODUCT = 0.5
 """Maximum seconds of a product; larger sizes are skipped on a slow device."""
+
+
+def measured_peak(dtype: torch.dtype, *, device: str = "cpu") -> float:
+    """Return `matmul_peak`, measured once in a process for a number of threads."""
+    return _measured_peak(dtype, device, torch.get_num_threads())
+
+
+@cache
+def _measured_peak(dtype: torch.dtype, device: str, threads: int) -> float:
+    return matmul_peak(dtype, device=device)
 
 
 def matmul_peak(dtype: torch.dtype, *, device: str = "cpu", seconds: float = 0.1) -> float:

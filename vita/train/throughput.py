@@ -7,7 +7,7 @@ from collections import deque
 from statistics import median
 from typing import Any
 
-from vita.train.hardware import matmul_peak, memory_in_use, peak_memory, reset_peak_memory
+from vita.train.hardware import measured_peak, memory_in_use, peak_memory, reset_peak_memory
 from vita.train.peaks import device_peak
 from vita.train.trainer import StepResult, Trainer
 
@@ -24,7 +24,7 @@ class Throughput:
         self.tokens, self.flops = tokens_per_step, tokens_per_step * flops_per_token / trainer.world.processes
         probes = self.flops > 0 and trainer.training.schedule.steps - trainer.done >= PROBE_STEPS
         self.device = trainer.world.device
-        self.peak = matmul_peak(trainer.precision.dtype, device=self.device) if probes else 0.0
+        self.peak = measured_peak(trainer.precision.dtype, device=self.device) if probes else 0.0
         self.datasheet = device_peak(self.device, trainer.precision.dtype)
         reset_peak_memory(self.device)  # after the measurement above, whose matrices do not belong to the training
         self._start = self._last = time.perf_counter()
