@@ -125,6 +125,8 @@ def test_secrets_and_addresses_in_references_are_masked() -> None:
     assert mask(metadata) == (expected, {"key": 3, "email": 1})
     url = "https://a.net/?token=abc&by=ann@mail.net"
     assert mask({"url": url}, key="keep") == ({"url": "https://a.net/?token=abc&by=<EMAIL>"}, {"email": 1})
+    licence = {"licence": "by ann@mail.net, see https://a.net/@bob@mail.net/?by=ann@mail.net"}
+    assert mask(licence) == ({"licence": "by <EMAIL>, see https://a.net/@bob@mail.net/?by=***"}, {"key": 1, "email": 1})
     assert mask({"url": url}, key="keep", email="keep") == ({"url": url}, {})
 
 

@@ -8,26 +8,34 @@ Numbers, names and hosts in references are not searched, because a reference mus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from vita.data.curation.personal_data import Action, Scan
 from vita.data.curation.personal_data_kinds import EMAIL_KINDS
 from vita.spine.url_secrets import mask_reference_secrets
 
+_SEARCHED = re.compile(r"(\S*://[^\s?#]*)")
+"""A URL up to its query, in which e-mail addresses are not searched."""
+
 
 def scan_reference(text: str, actions: Mapping[str, Action], *, is_id: bool) -> Scan | None:
     """Return the masked text of a reference, and the number of values by kind; None if nothing is masked.
 
-    Secrets in URLs become `***`, and e-mail addresses `<EMAIL>`; the latter stay in ids, because the id of a message
-    has the form of an address.
+    Secrets in URLs become `***`, and e-mail addresses `<EMAIL>`. The latter stay in ids, because the id of a message
+    has the form of an address, and in the path of a URL, where they are names of accounts and files.
     """
     counts: dict[str, int] = {}
     if actions["key"] != "keep" and "://" in text and (masked := mask_reference_secrets(text)) != text:
         text, counts = masked, {"key": 1}
-    for kind in EMAIL_KINDS if "@" in text and not is_id and actions["email"] != "keep" else ():
-        text, count = kind.mask(text)
-        if count:
-            counts["email"] = counts.get("email", 0) + count
+    if "@" in text and not is_id and actions["email"] != "keep":
+        parts = _SEARCHED.split(text) if "://" in text else [text]
+        for kind in EMAIL_KINDS:
+            results = [kind.mask(part) if index % 2 == 0 else (part, 0) for index, part in enumerate(parts)]
+            parts = [part for part, _ in results]
+            if count := sum(count for _, count in results):
+                counts["email"] = counts.get("email", 0) + count
+        text = "".join(parts)
     return Scan(text, counts) if counts else None
 
 
