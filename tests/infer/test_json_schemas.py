@@ -46,6 +46,11 @@ def required(name: str, schema: dict[str, Any]) -> dict[str, Any]:
         ({"type": "integer", "maximum": 2**53 + 3}, "`maximum` must be a number that float64 represents exactly"),
         ({"type": "string", "maxlength": 3}, "the keyword `maxlength` is unknown; did you mean `maxLength`? (at `#`)"),
         (required("a", {"nullable": True}), "the keyword `nullable` is unknown (at `#/properties/a`)"),
+        ({"type": "object", "minProperties": 2}, "`minProperties` 2 needs 1 or more names in `required`, got 0"),
+        (
+            {"items": {**required("a", {}), "minProperties": 3}},
+            "needs 2 or more names in `required`, got 1 (at `#/items`)",
+        ),
     ],
 )
 def test_a_schema_that_cannot_be_followed_is_refused(schema: Any, problem: str) -> None:
@@ -65,6 +70,9 @@ def test_a_schema_that_cannot_be_followed_is_refused(schema: Any, problem: str) 
         {"$ref": "#/x-parts/a", "x-parts": {"a": {"type": "null"}}},
         {"enum": [{"maxlength": 1}], "default": {"maxlength": 1}, "examples": [{"format": "date"}], "title": "A"},
         {"type": "object", "properties": {"maxlength": {"type": "null"}}, "x-order": 1, "deprecated": True},
+        {"type": "object", "minProperties": 1, "additionalProperties": {"type": "integer"}},
+        {**required("a", {"type": "null"}), "minProperties": 2},
+        {**required("a", {"type": "null"}), "additionalProperties": False, "minProperties": 1},
     ],
 )
 def test_a_schema_with_annotations_or_optional_recursion_is_compiled(compiler: GrammarCompiler, schema: Any) -> None:

@@ -85,6 +85,8 @@ def _supported(schema: Any, place: str) -> Any:
             result[name] = [_supported(part, f"{inner}/{index}") for index, part in enumerate(value)]
         elif name in _SCHEMAS:
             result[name] = _supported(value, inner)
+    if not _needs_minimum(schema, place):
+        result.pop("minProperties", None)
     if isinstance(schema.get("format"), str) and schema["format"] in _PATTERNS:
         pattern = {"pattern": f"^{_PATTERNS[result.pop('format')]}$"}
         if "pattern" in schema:
@@ -92,6 +94,21 @@ def _supported(schema: Any, place: str) -> Any:
         else:
             result.update(pattern)
     return result
+
+
+def _needs_minimum(schema: Mapping[str, Any], place: str) -> bool:
+    """Return True if `minProperties` requires more than `required`; raise `GrammarError` if it cannot be followed.
+
+    A grammar does not know the names that an object has, so that an answer could repeat a name. Repeated names count
+    once: of two properties that are not required, the second could be the first.
+    """
+    least, required = schema.get("minProperties"), schema.get("required")
+    if not isinstance(least, int) or isinstance(least, bool):
+        return True
+    names = len(set(map(str, required))) if isinstance(required, list) else 0
+    if least > names + 1:
+        raise _error(place, f"`minProperties` {least} needs {least - 1} or more names in `required`, got {names}")
+    return least > names
 
 
 def _check_keywords(schema: Mapping[str, Any], place: str) -> None:
