@@ -19,6 +19,7 @@ from tests.cli.test_cli import Vita, vita
 from tests.cli.test_curate_folder import rows
 from tests.data.sources.document_files import zip_file
 from vita.data.sources.files import find_files
+from vita.data.sources.source import Source
 from vita.spine import retried_http
 from vita.spine.errors import DataError
 from vita.spine.url_secrets import mask_url_secrets, without_user_and_query
@@ -203,6 +204,27 @@ def test_members_of_a_remote_archive_are_read_also_over_connections_that_break(v
     assert code == 3 and "the server sends no part of a file" in err and "give its own address" in err
 
 
+def test_an_archive_at_an_address_with_a_query_has_the_same_members(vita: Vita, server: Server, tmp_path: Path) -> None:
+    host = f"bob:{PASSWORD}@{server.host}"
+    code, _, err = vita("curate", f"http://{host}/private/a.zip", *OPTIONS)
+    assert code == 0, err
+    expected = ids()
+    assert any(".jsonl:" in name for name in expected)
+    address = f"http://{host}/private/a.zip?sig=a/{PASSWORD}#part"
+    code, out, err = vita("curate", address, *OPTIONS)
+    assert code == 0 and ids() == expected and PASSWORD not in out + err, err
+    code, out, err = vita("curate", f"zip://d/*.jsonl::{address}", *OPTIONS, "--json")
+    assert code == 0 and len(ids()) == 9 and PASSWORD not in out + err, err
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and PASSWORD.encode() in plain(file)]
+
+
+def test_a_chain_of_addresses_is_named_without_users_and_queries() -> None:
+    assert without_user_and_query("zip://d/*.jsonl::http://bob:pw@h/a.zip?sig=a/b") == "zip://d/*.jsonl::http://h/a.zip"
+    assert without_user_and_query("http://[::1]:9/a.zip?x=1") == "http://[::1]:9/a.zip"
+    assert without_user_and_query("simplecache::s3://key:s@b/a#1.txt") == "simplecache::s3://b/a#1.txt"
+    assert Source(path="zip://d/*.jsonl::http://bob:pw@h/a.zip?sig=a/b").origin() == "a.zip"
+
+
 def test_an_archive_that_cannot_be_opened_is_an_error_with_its_address(vita: Vita) -> None:
     code, _, err = vita("curate", "zip://x::http://127.0.0.1:1/a.zip", *OPTIONS)
     assert code == 3 and "zip://x::http://127.0.0.1:1/a.zip: cannot be read" in err and "check the address" in err
@@ -228,6 +250,8 @@ def test_secrets_of_urls_are_masked() -> None:
         "(https://h/a?token=x), or https://h/b?n=1;token=y.": "(https://h/a?token=***), or https://h/b?n=1;token=***.",
         "zip://x::http://bob:pw@h/a.zip?k=1": "zip://x::http://***@h/a.zip?k=***",
         "https://h/a?next=https://bob:pw@i/b&page=1": "https://h/a?next=https://***@i/b&page=1",
+        "https://h/?%74oken=x&a[token]=y&token%5B%5D=z&token[]=v": "https://h/?%74oken=***&a[token]=***&token%5B%5D=***"
+        "&token[]=***",
         "https://h/dir/?C=N;O=D and https://h/dir/?x": "https://h/dir/?C=N;O=D and https://h/dir/?***",
     }
     assert {text: mask_url_secrets(text) for text in masked} == masked

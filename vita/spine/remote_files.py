@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from vita.spine.errors import DataError, MissingExtra, StoreError, VitaError
 from vita.spine.retried_http import ATTEMPTS, TRANSIENT_STATUSES, retry_reads, retry_requests
-from vita.spine.url_secrets import without_user_and_query
+from vita.spine.url_secrets import links_of_chain, without_user_and_query
 
 FIRST_REQUEST_SECONDS = 10
 """Time limit of the first request to a bucket."""
@@ -46,7 +46,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     """
     import fsspec
 
-    links = _links(url)
+    links = links_of_chain(url)
     for link in filter(_is_http, links):
         _check_host(link)
     over_http = {"client_kwargs": {"middlewares": (retry_requests,)}}
@@ -58,11 +58,6 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     if url.split("://")[0] in _EXTRAS:
         _reach_bucket(files, path.split("/")[0])
     return files, path
-
-
-def _links(url: str) -> list[str]:
-    """Return the links of a chain, such as `zip://member::https://host/a.zip`; an address is a chain of one link."""
-    return re.split(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))", url)
 
 
 def _check_host(url: str) -> None:
@@ -79,13 +74,13 @@ def _check_host(url: str) -> None:
 
 def is_over_http(url: str) -> bool:
     """Return True for an HTTP address, and for a file inside an archive at one (`zip://member::https://host/a.zip`)."""
-    return any(map(_is_http, _links(url)))
+    return any(map(_is_http, links_of_chain(url)))
 
 
 def address_of(files: Any, name: str, url: str) -> str:
     """Return the address of a file that was found at `url`, with the address of the archive around it."""
     address = str(files.unstrip_protocol(name))
-    links = _links(url)
+    links = links_of_chain(url)
     protocols = [link.partition("://")[0] for link in links]
     protocol = address.partition("://")[0]
     following = links[protocols.index(protocol) + 1 :] if protocol in protocols else []

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)((?:(?!(?<!\w)[A-Za-z][A-Za-z0-9+.-]{1,30}://)[^\s\"'`<>])*)")
 _END = ".,:;!?)]}|"
@@ -37,8 +38,8 @@ _HARMLESS = frozenset(_HARMLESS_NAMES.split())
 _SECRET_NAME = re.compile(
     r"(?:token|secret|passw(?:or)?d|passphrase|passwd|credentials?|signature|jwt|bearer|api_?key|accesskeyid"
     r"|googleaccessid|session(?:_?id)?|sessid|e?mail)$"
-    r"|(?:^|[_.-])(?:access|auth|authorization|code|key|login|otp|pass|phone|pin|pw|pwd|sas|sid|sig|ticket|user"
-    r"|user_?name)$",
+    r"|(?:^|[_.-])(?:access|auth|authorization|key|login|otp|pass|phone|pin|pw|pwd|sas|sid|sig|ticket|user"
+    r"|user_?name)$|^(?:auth(?:orization)?_?)?code$",
     re.IGNORECASE,
 )
 """Names of parameters that state a secret or a person."""
@@ -65,8 +66,17 @@ def mask_secrets_in(value: Any) -> Any:
     return value
 
 
+def links_of_chain(url: str) -> list[str]:
+    """Return the links of a chain, such as `zip://member::https://host/a.zip`; an address is a chain of one link."""
+    return re.split(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))", url)
+
+
 def without_user_and_query(url: str) -> str:
-    """Return a URL without user and password; of an HTTP address also without query and fragment."""
+    """Return a URL, or each link of a chain, without user and password; HTTP addresses without query and fragment."""
+    return "::".join(map(_link_without_user_and_query, links_of_chain(url)))
+
+
+def _link_without_user_and_query(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url
@@ -113,7 +123,8 @@ def _parameter(part: re.Match[str], is_secret: Callable[[str], bool]) -> str:
     """Return a parameter with its value, or with `***`; a fragment without `=` is a place in the page and stays."""
     mark, name, equal, value = part.groups()
     if equal:
-        return f"{mark}{name}={'***' if value and (is_secret(name) or _ADDRESS.search(value)) else value}"
+        plain_name = re.sub(r".*\[(?=.)|\]|\[", "", unquote(name))  # `token` of `a[token]` and of `token[]`
+        return f"{mark}{name}={'***' if value and (is_secret(plain_name) or _ADDRESS.search(value)) else value}"
     if mark == "#" or not name:
         return part[0]
     return f"{mark}{'***' if is_secret(name) or _ADDRESS.search(name) else name}"

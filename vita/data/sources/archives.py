@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from vita.data.sources import streams
 from vita.data.sources.columnar_readers import open_seekable
@@ -22,6 +23,7 @@ from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.readers import DAMAGED_FILE, READERS, ReadOptions, Row, RowProblem, empty_file, format_of
 from vita.spine.file_listing import printable
 from vita.spine.plain_text import counted
+from vita.spine.url_secrets import without_user_and_query
 
 MAX_RATIO = 200
 """Largest ratio of the content of an archive to its size; text seldom has more than 20."""
@@ -121,7 +123,10 @@ def _member_rows(
     """Yield the rows of a member; its ids begin with the name of the archive."""
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
     inner = printable("/".join(parts))
-    member = SourceFile(f"{file.path}/{inner}", f"{file.name}/{inner}", size, opener=opener)
+    path = f"{file.path}/{inner}"
+    if "://" in file.path:  # the name of the member belongs before the query of an address
+        path = f"{without_user_and_query(file.path)}/{quote(inner)}"
+    member = SourceFile(path, f"{file.name}/{inner}", size, opener=opener)
     rows = 0
     try:
         member, head = _peek(member)

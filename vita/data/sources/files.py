@@ -29,7 +29,7 @@ from vita.spine.remote_files import (
     remote_errors,
 )
 from vita.spine.retried_http import RetriedFile
-from vita.spine.url_secrets import without_user_and_query
+from vita.spine.url_secrets import links_of_chain, without_user_and_query
 
 COMPRESSED_SUFFIXES = frozenset({".gz", ".zst", ".bz2", ".xz"})
 """Suffixes that hide the suffix of the format; compression itself is detected by content."""
@@ -100,7 +100,7 @@ class SourceFile(NamedTuple):
 def _ending(path: str) -> str:
     """Return the suffix of a path with its dot; several times as fast as `pathlib`, for many small files."""
     if "://" in path:
-        path = without_user_and_query(path.partition("::")[0])
+        path = without_user_and_query(links_of_chain(path)[0])
     name = path.rpartition("/")[2]
     dot = name.rfind(".")
     return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
