@@ -73,6 +73,7 @@ def test_a_schema_that_cannot_be_followed_is_refused(schema: Any, problem: str) 
         {"type": "object", "minProperties": 1, "additionalProperties": {"type": "integer"}},
         {**required("a", {"type": "null"}), "minProperties": 2},
         {**required("a", {"type": "null"}), "additionalProperties": False, "minProperties": 1},
+        {"allOf": [required("a", {"type": "null"}), {"type": "object", "minProperties": 2}]},
     ],
 )
 def test_a_schema_with_annotations_or_optional_recursion_is_compiled(compiler: GrammarCompiler, schema: Any) -> None:

@@ -67,25 +67,28 @@ def supported_schema(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
         return {}
     try:
         _check_ends(schema)
-        return _supported(schema, "#")
+        return _supported(schema, "#", frozenset())
     except RecursionError:
         raise _error("#", "the schema is nested too deeply") from None
 
 
-def _supported(schema: Any, place: str) -> Any:
+def _supported(schema: Any, place: str, required: frozenset[str] = frozenset()) -> Any:
+    """Return a supported part at `place`; `required` are the names that parts beside it in `allOf` require."""
     if not isinstance(schema, Mapping):
         return schema
     _check_keywords(schema, place)
     result = dict(schema)
+    required |= _required(schema)
     for name, value in schema.items():
         inner = f"{place}/{name}"
         if name in _MAPS and isinstance(value, Mapping):
             result[name] = {key: _supported(part, f"{inner}/{key}") for key, part in value.items()}
         elif name in _LISTS and isinstance(value, list):
-            result[name] = [_supported(part, f"{inner}/{index}") for index, part in enumerate(value)]
+            names = required if name == "allOf" else frozenset[str]()
+            result[name] = [_supported(part, f"{inner}/{index}", names) for index, part in enumerate(value)]
         elif name in _SCHEMAS:
             result[name] = _supported(value, inner)
-    if not _needs_minimum(schema, place):
+    if not _needs_minimum(schema, len(required), place):
         result.pop("minProperties", None)
     if isinstance(schema.get("format"), str) and schema["format"] in _PATTERNS:
         pattern = {"pattern": f"^{_PATTERNS[result.pop('format')]}$"}
@@ -96,16 +99,24 @@ def _supported(schema: Any, place: str) -> Any:
     return result
 
 
-def _needs_minimum(schema: Mapping[str, Any], place: str) -> bool:
-    """Return True if `minProperties` requires more than `required`; raise `GrammarError` if it cannot be followed.
+def _required(schema: Any) -> frozenset[str]:
+    """Return the names that a schema or a part of its `allOf` requires."""
+    if not isinstance(schema, Mapping):
+        return frozenset()
+    names, parts = schema.get("required"), schema.get("allOf")
+    own = frozenset(map(str, names)) if isinstance(names, list) else frozenset[str]()
+    return own.union(*map(_required, parts)) if isinstance(parts, list) else own
+
+
+def _needs_minimum(schema: Mapping[str, Any], names: int, place: str) -> bool:
+    """Return True if `minProperties` is more than the number of required names; raise `GrammarError` if it is too much.
 
     A grammar does not know the names that an object has, so that an answer could repeat a name. Repeated names count
     once: of two properties that are not required, the second could be the first.
     """
-    least, required = schema.get("minProperties"), schema.get("required")
+    least = schema.get("minProperties")
     if not isinstance(least, int) or isinstance(least, bool):
         return True
-    names = len(set(map(str, required))) if isinstance(required, list) else 0
     if least > names + 1:
         raise _error(place, f"`minProperties` {least} needs {least - 1} or more names in `required`, got {names}")
     return least > names
