@@ -62,6 +62,30 @@ def test_reading_continues_at_the_member_after_a_damaged_one(
         assert f"reading continues at byte {following:,}" in drops[0].detail and drops[0].id == "a.warc.gz:3"
 
 
+def test_zeros_between_members_are_damage_and_at_the_end_are_not(tmp_path: Path) -> None:
+    members = [gzip.compress(record(number)) for number in range(6)]
+    starts = [sum(map(len, members[:number])) for number in range(7)]
+    zeros = [bytes(len(member)) for member in members]
+    whole = b"".join(members)
+    for size in (0, 100, 100_000):
+        assert numbers_and_drops(tmp_path / "a.warc.gz", whole + bytes(size)) == ("012345", [])
+    begin = bytes(50) + members[2][50:]
+    for broken, found, stop in (
+        ([*members[:2], zeros[2], *members[3:]], "01345", starts[3]),
+        ([*members[:2], zeros[2], zeros[3], *members[4:]], "0145", starts[4]),
+        ([*members[:2], begin, *members[3:]], "01345", starts[3]),
+    ):
+        numbers, (drop,) = numbers_and_drops(tmp_path / "a.warc.gz", b"".join(broken))
+        assert (numbers, drop.reason, drop.id) == (found, "broken_record", "a.warc.gz:3")
+        assert f"member at byte {starts[2]:,} of the file (" in drop.detail and "bytes of it are zero" in drop.detail
+        assert f"reading continues at byte {stop:,}" in drop.detail
+    large = [*members[:2], bytes(17 * 2**20), *members[2:]]
+    numbers, (drop,) = numbers_and_drops(tmp_path / "a.warc.gz", b"".join(large))
+    assert (numbers, drop.reason) == ("012345", "broken_record")
+    numbers, (drop,) = numbers_and_drops(tmp_path / "a.warc.gz", whole + bytes(90) + begin[60:])
+    assert (numbers, drop.reason) == ("012345", "damaged_file")
+
+
 def test_several_damaged_members_are_counted_and_a_damaged_last_one_ends_the_file(tmp_path: Path) -> None:
     members = [gzip.compress(record(number)) for number in range(8)]
     for number in (1, 2, 5, 7):

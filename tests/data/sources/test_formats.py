@@ -91,6 +91,10 @@ def test_rows_of_json_are_found_under_every_name(tmp_path: Path, name: str) -> N
         data = gzip.compress(data) if name.endswith(".gz") else data
         found = texts(tmp_path / name, data)
         assert found[:2] == ["one", "two"] and len(found) == 3
+    for codec in ("utf-16", "utf-16-le", "utf-32"):
+        found = texts(tmp_path / name, lines.replace(b"one", "größer 河".encode()).decode().encode(codec))
+        assert found == ["größer 河", "two", "three"]
+        assert len(texts(tmp_path / name, array.decode().encode(codec))) == 3
     named = lines.replace(b'"text"', b'"story"')
     assert len(texts(tmp_path / name, gzip.compress(named) if ".gz" in name else named, text_field="story")) == 3
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
+import random
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -279,11 +282,14 @@ ARRAY = b'[{"text": "a"}, {"text": "b\\u00e9, ]"}, {"text": "c"}, {"text": "d"}]
         (ARRAY[:-5], 3),
         (ARRAY.replace(b'"d"', b'"d'), 3),
         (ARRAY.replace(b'"c"', b"c"), 2),
-        (ARRAY.replace(b'}, {"text": "c"', b'} {"text": "c"'), 1),
+        (ARRAY.replace(b'}, {"text": "c"', b'} {"text": "c"'), 2),
         (ARRAY.replace(b'"c"', b'"\xff"'), 2),
         (ARRAY.replace(b'"c"', b"[" * 200_000 + b"]" * 200_000), 2),
         (ARRAY[:-1] + b",]", 4),
-        (ARRAY + ARRAY, 3),
+        (ARRAY + ARRAY, 4),
+        (ARRAY + b"\n" + ARRAY, 4),
+        (ARRAY + b"\ngarbage", 4),
+        (ARRAY + b"\n\xff{", 4),
         (b'"a" ' + ARRAY, 0),
     ],
 )
@@ -295,6 +301,23 @@ def test_rows_before_the_damage_of_an_array_are_kept(tmp_path: Path, data: bytes
     assert texts == ["a", "b\u00e9, ]", "c", "d"][:expected]
     assert [(drop.reason, f"after {expected} row" in drop.detail) for drop in dropped] == [("damaged_file", True)]
     assert "a.json: is not JSON" in error_message(create_source(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize(("name", "compress"), [("a.json.gz", gzip.compress), ("a.json.xz", lzma.compress)])
+def test_rows_before_the_end_of_a_truncated_compressed_array_are_kept(
+    tmp_path: Path, name: str, compress: Callable[[bytes], bytes]
+) -> None:
+    generator = random.Random(1)
+    rows = [f"{number} {generator.randbytes(20).hex()}" for number in range(3000)]
+    data = compress(json.dumps([{"text": text} for text in rows]).encode())
+    for stop, smallest, largest in ((len(data) * 2 // 3, 1900, 2100), (len(data) - 4, 3000, 3000)):
+        (tmp_path / name).write_bytes(data[:stop])
+        dropped: list[DroppedRecord] = []
+        source = create_source(tmp_path / name, on_bad_row="drop")
+        texts = [document.text for document in documents(source, dropped=dropped.append)]
+        assert smallest <= len(texts) <= largest and texts == rows[: len(texts)]
+        assert [drop.reason for drop in dropped] == ["damaged_file"] and "is cut off after" in dropped[0].detail
+        assert "is cut off after" in error_message(create_source(tmp_path / name))
 
 
 def test_ids_that_are_numbers_keep_all_digits(tmp_path: Path) -> None:

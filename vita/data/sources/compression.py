@@ -113,6 +113,12 @@ def decompress_members(
     compressed, num_bytes = _Compressed(chain([head], remaining), kind, max_held=_HELD_BYTES if is_member else 0), 0
     while step := compressed.begin_member():
         start, member, length, error = compressed.position - len(step), _DECOMPRESSORS[kind](), 0, None
+        if is_member and (num_zeros := compressed.num_zeros):
+            stop = compressed.position if compressed.find_member(start, is_member) else None
+            yield DamagedMember(kind, start - num_zeros, stop, 0, f"{num_zeros:,} bytes of it are zero")
+            yield b"\n"
+            num_bytes += 1
+            continue
         while step and not member.eof:
             try:
                 out = member.decompress(step)
@@ -149,6 +155,8 @@ class _Compressed:
         self._num_held = 0
         self.position = 0
         """Position of the next byte in the file."""
+        self.num_zeros = 0
+        """Number of zero bytes before the current member."""
 
     def next(self) -> bytes:
         """Return the bytes of the next step; none at the end of the file."""
@@ -163,10 +171,12 @@ class _Compressed:
     def begin_member(self) -> bytes:
         """Return the first step of a member without zeros before it, which gzip allows; none at the end of the file."""
         self._held.clear()
-        self._num_held = 0
+        self._num_held = self.num_zeros = 0
         while step := self.next():
-            if step := step.lstrip(b"\0"):
-                break
+            stripped = step.lstrip(b"\0")
+            self.num_zeros += len(step) - len(stripped)
+            if stripped:
+                return stripped
         return step
 
     def push_back(self, data: bytes) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from vita.data.sources.encodings import is_wide_text, wide_text
 from vita.data.sources.fields import TEXT_FIELDS
 from vita.data.sources.json_detection import named_rows_format, rows_format
 
@@ -65,8 +66,9 @@ def detect_format(head: bytes, *, suffix: str, text_fields: Sequence[str] = TEXT
     if binary_type(head) or (b"\0" in head and not is_wide_text(head)):
         return named
     text = head.removeprefix(b"\xef\xbb\xbf")
-    if named and b"\0" not in head:
-        named = named_rows_format(text, named, text_fields=text_fields)
+    rows = wide_text(head) if is_wide_text(head) else text
+    if named:
+        named = named_rows_format(rows, named, text_fields=text_fields)
     if named in _ROWS:
         return named
     if _HTML.match(text[:4096]):
@@ -75,7 +77,7 @@ def detect_format(head: bytes, *, suffix: str, text_fields: Sequence[str] = TEXT
         return named
     if _MAIL_HEADER.match(text):
         return "mbox"
-    return rows_format(text) or (None if suffix else "text")
+    return rows_format(rows) or (None if suffix else "text")
 
 
 def binary_type(head: bytes) -> str | None:
@@ -83,17 +85,3 @@ def binary_type(head: bytes) -> str | None:
     if not head.startswith(_BINARY_SIGNATURES):
         return None
     return next(meaning for signature, meaning in _BINARY.items() if head.startswith(signature))
-
-
-def is_wide_text(head: bytes) -> bool:
-    """Return True if the content begins like UTF-16 or UTF-32."""
-    return head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) or utf16_byte_order(head) is not None
-
-
-def utf16_byte_order(head: bytes) -> str | None:
-    """Return `le` or `be` if every other byte is mostly zero, as in UTF-16 of Latin text without a byte-order mark."""
-    even, odd = head[:4096:2], head[1:4096:2]
-    for order, zeros, letters in (("le", odd, even), ("be", even, odd)):
-        if zeros.count(0) > 0.7 * len(zeros) and letters.count(0) < 0.05 * max(1, len(letters)):
-            return order
-    return None

@@ -13,7 +13,6 @@ import codecs
 import importlib.util
 from collections.abc import Iterable, Iterator
 
-from vita.data.sources.content_types import utf16_byte_order
 from vita.data.sources.files import DamagedFile
 
 UTF8 = "utf-8"
@@ -42,6 +41,29 @@ def detect_encoding(head: bytes) -> str:
     if len(sample.translate(None, _ASCII)) < MIN_EVIDENCE:
         return UTF8
     return _detect_legacy(sample) or UTF8
+
+
+def is_wide_text(head: bytes) -> bool:
+    """Return True if the content begins like UTF-16 or UTF-32."""
+    return head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) or utf16_byte_order(head) is not None
+
+
+def utf16_byte_order(head: bytes) -> str | None:
+    """Return `le` or `be` if every other byte is mostly zero, as in UTF-16 of Latin text without a byte-order mark."""
+    even, odd = head[:4096:2], head[1:4096:2]
+    for order, zeros, letters in (("le", odd, even), ("be", even, odd)):
+        if zeros.count(0) > 0.7 * len(zeros) and letters.count(0) < 0.05 * max(1, len(letters)):
+            return order
+    return None
+
+
+def wide_text(head: bytes) -> bytes:
+    """Return the beginning of a text in UTF-16 or UTF-32 in UTF-8, without a byte-order mark.
+
+    Characters that cannot be decoded are left out.
+    """
+    decoder = codecs.getincrementaldecoder(detect_encoding(head))("ignore")
+    return decoder.decode(head).removeprefix("\ufeff").encode("utf-8", "ignore")
 
 
 _ASCII = bytes(range(128))

@@ -80,7 +80,7 @@ def array_problem(data: bytes, error: ValueError, message: str, *, start: int, f
 
 
 def elements_before_damage(data: bytes, is_json: Callable[[bytes], bool]) -> Iterator[bytes]:
-    """Yield the elements of a damaged array before the first one that is not JSON; none for text that is no array."""
+    """Yield the elements of a damaged array before the damage; none for text that is no array."""
     begin = len(data) - len(data.lstrip(_WHITE_SPACE)) + 1
     if data[begin - 1 : begin] != b"[":
         return
@@ -89,6 +89,7 @@ def elements_before_damage(data: bytes, is_json: Callable[[bytes], bool]) -> Ite
         for comma in scanner.commas(data[position : position + _SCAN_BYTES]).tolist():
             element = data[begin : position + comma]
             if not is_json(element):
+                yield from _complete_element(element, is_json)
                 return
             yield element
             begin = position + comma + 1
@@ -96,6 +97,21 @@ def elements_before_damage(data: bytes, is_json: Callable[[bytes], bool]) -> Ite
         if is_json(element):
             yield element
             return
+    yield from _complete_element(data[begin:], is_json)
+
+
+def _complete_element(data: bytes, is_json: Callable[[bytes], bool]) -> Iterator[bytes]:
+    """Yield the object, array or string with which `data` begins, if it is complete; its end is certain."""
+    text = data.lstrip(_WHITE_SPACE).decode("utf-8", "surrogateescape")
+    if not text.startswith(("{", "[", '"')):
+        return
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return
+    element = text[:end].encode("utf-8", "surrogateescape")
+    if is_json(element):
+        yield element
 
 
 class _ArrayScanner:

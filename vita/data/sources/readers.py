@@ -154,7 +154,7 @@ def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read one JSON array of objects, or one object, which is a single row; rows before a damaged one are read."""
     hint = "write one JSON object a line and name the file .jsonl"
     stream = SourceText(file, wishes.encoding)
-    data = streams.read_text(stream, hint=hint)
+    data, damage = streams.read_text(stream, hint=hint)
     start = stream.start
     if file.span:
         data = array_of_span(data, file.span)
@@ -176,11 +176,15 @@ def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
                     repaired = repaired or is_repaired
     if isinstance(values, dict):
         values = [exact_id(values, data)]
+    if damage and not isinstance(values, list):
+        raise damage
     if not isinstance(values, list):
         expected = "a JSON array of objects, or one object"
         raise DamagedFile(file.path, expected=expected, got=json_type(values), hint=hint)
     for number, value in enumerate(values, stream.first_row):
         yield _object_row(file, number, value)._replace(repaired=repaired, encoding=stream.converted_from)
+    if damage:
+        raise damage
     if problem:
         raise DamagedFile(file.path, f"is not JSON: {problem}", hint=hint)
 

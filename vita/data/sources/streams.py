@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from vita.data.content import normalize_line_ends
 from vita.data.sources.compression import DamagedMember, compression_of, decompress, decompress_members
-from vita.data.sources.content_types import binary_type, is_wide_text
-from vita.data.sources.encodings import UTF8, detect_encoding, to_utf8
+from vita.data.sources.content_types import binary_type
+from vita.data.sources.encodings import UTF8, detect_encoding, is_wide_text, to_utf8
 from vita.data.sources.files import DamagedFile, FileSpan, SourceFile, open_binary, read_and_verify, read_small, verify
 
 MAX_BYTES = 256 * 2**20
@@ -134,15 +134,18 @@ def close_spans() -> None:
 def with_head(file: SourceFile) -> tuple[SourceFile, bytes]:
     """Return (the file, its first decompressed bytes); a small file is read only once and held in memory.
 
-    A file that is damaged within these bytes is returned without an error, which its reader raises.
+    A file that is damaged within these bytes is returned without an error, which its reader raises. Its reader also
+    finds the damaged members of a compressed file, so such a file is not held in memory.
     """
     data = read_small(file, HEAD_BYTES)
     if data is not None and not file.is_named_compressed and compression_of(data) is None:
         return _in_memory(file, data), data
-    pieces = chunks(file)
+    pieces = _pieces(file, lambda data: True)
     head = b""
     try:
         while len(head) < HEAD_BYTES and (piece := next(pieces, None)) is not None:
+            if isinstance(piece, DamagedMember):
+                return file, head
             head += piece
     except DamagedFile:
         return file, head
@@ -252,9 +255,20 @@ def read_bytes(file: SourceFile, *, limit: int, hint: str) -> bytes:
     return _joined(file, chunks(file), limit, hint)
 
 
-def read_text(stream: SourceText, *, hint: str) -> bytes:
-    """Return the whole text of a file in UTF-8."""
-    return _joined(stream.file, stream.pieces(), MAX_BYTES, hint)
+def read_text(stream: SourceText, *, hint: str) -> tuple[bytes, DamagedFile | None]:
+    """Return (text, damage): the text of a file in UTF-8, up to the damage for a file that cannot be read to the end.
+
+    `hint` is added to the error for a file above `MAX_BYTES`.
+    """
+    damages: list[DamagedFile] = []
+
+    def pieces_before_damage() -> Iterator[bytes]:
+        try:
+            yield from stream.pieces()
+        except DamagedFile as error:
+            damages.append(error)
+
+    return _joined(stream.file, pieces_before_damage(), MAX_BYTES, hint), damages[0] if damages else None
 
 
 def _joined(file: SourceFile, pieces: Iterable[bytes], limit: int, hint: str) -> bytes:
