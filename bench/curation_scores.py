@@ -75,8 +75,8 @@ def _duplicates(truth: Mapping[str, Mapping[str, Any]], drops: Mapping[str, Any]
             # Below the threshold, only a drop for the other document of the pair is a wrong one.
             merged = any(drops[one].get("repeats", {}).get("id") in pair for one in pair if one in drops)
             bins[name].append(merged if name == "below 0.70" else any(one in drops for one in pair))
-    for name, found in sorted(bins.items()):
-        yield _share(f"copies dropped, Jaccard index {name}", found)
+    for name, records in sorted(bins.items()):
+        yield _share(f"copies dropped, Jaccard index {name}", records)
     halves = [id not in drops for id, row in truth.items() if row["kind"] == "half" and id in passed]
     yield _share("texts that share half of their words kept", halves)
 
@@ -87,11 +87,11 @@ def _personal_data(
     original: Mapping[str, Any],
 ) -> Iterator[Figure]:
     """Yield the share of planted values that were masked, and of clean documents that contain a mask."""
-    found: dict[str, list[bool]] = defaultdict(list)
+    records: dict[str, list[bool]] = defaultdict(list)
     for id, row in truth.items():
         for kind, value in row.get("pii", []) if id in kept else ():
-            found[kind].append(value not in kept[id]["text"])
-    for kind, values in sorted(found.items()):
+            records[kind].append(value not in kept[id]["text"])
+    for kind, values in sorted(records.items()):
         yield _share(f"personal data masked, {kind}", values)
     masks = (
         "<EMAIL>",

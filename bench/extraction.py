@@ -89,9 +89,9 @@ Counts = tuple[float, float, float]
 
 def article_counts(page: dict[str, Any], text: str) -> Counts:
     """Return the counts of shingles of a page, as shares of their sum."""
-    reference, found = _shingles(page["articleBody"]), _shingles(text)
-    common = sum((reference & found).values())
-    extra, missing = found.total() - common, reference.total() - common
+    reference, records = _shingles(page["articleBody"]), _shingles(text)
+    common = sum((reference & records).values())
+    extra, missing = records.total() - common, reference.total() - common
     total = common + extra + missing or 1
     return common / total, extra / total, missing / total
 

@@ -36,8 +36,8 @@ class Reader:
         answers = []
         for text in texts:
             city = re.findall(r"secret number of (\w+) is$", text)[0]
-            found = re.findall(rf"secret number of {city} is (\d+)", text[-self.sight :])
-            answers.append(SimpleNamespace(text=f" {found[0]}." if found else " 12."))
+            matches = re.findall(rf"secret number of {city} is (\d+)", text[-self.sight :])
+            answers.append(SimpleNamespace(text=f" {matches[0]}." if matches else " 12."))
         return answers
 
 
@@ -52,7 +52,7 @@ def test_needles_are_placed_at_every_depth_of_every_length() -> None:
     assert len(results) == 2 * 5 * 2 and all(result.correct for result in results)
     depths = [text.index("secret number") / len(text) for text in reader.prompts[10:]]
     for index, depth in enumerate((0, 0.25, 0.5, 0.75, 1)):
-        assert all(abs(found - depth * 0.93) < 0.07 for found in depths[2 * index : 2 * index + 2])
+        assert all(abs(matches - depth * 0.93) < 0.07 for matches in depths[2 * index : 2 * index + 2])
     assert all(900 < len(text) <= 1024 - 24 for text in reader.prompts[10:])
 
 

@@ -175,14 +175,14 @@ def _show_neighbours(
 
     references = {"model": model} | ({"before": before} if before is not None else {})
     opened = {name: _open(workspace, reference) for name, reference in references.items()}
-    found = {name: nearest_tokens(text.model, text.tokenizer, word, top=top) for name, text in opened.items()}
+    neighbors = {name: nearest_tokens(text.model, text.tokenizer, word, top=top) for name, text in opened.items()}
     if as_json:
-        values = {name: [neighbour._asdict() for neighbour in neighbours] for name, neighbours in found.items()}
+        values = {name: [neighbour._asdict() for neighbour in neighbours] for name, neighbours in neighbors.items()}
         print_json({**DOCUMENT, "word": word, "neighbors": values})
         return
-    columns = [column for name in found for column in (f"{name}: token", "cosine")]
+    columns = [column for name in neighbors for column in (f"{name}: token", "cosine")]
     table = Table(*columns, box=None, pad_edge=False)
-    for row in zip(*found.values(), strict=False):
+    for row in zip(*neighbors.values(), strict=False):
         table.add_row(*(cell for neighbour in row for cell in (neighbour.token.strip(), f"{neighbour.cosine:.3f}")))
     print_table(workspace.console, table)
 

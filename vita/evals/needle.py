@@ -132,8 +132,8 @@ def figures(results: Sequence[NeedleResult]) -> dict[str, dict[str, Interval]]:
         of_length = [result for result in results if result.length == length]
         row = {"accuracy": share([result.correct for result in of_length])}
         for depth in dict.fromkeys(result.depth for result in of_length):
-            found = [result.correct for result in of_length if result.depth == depth]
-            row[f"accuracy/depth {depth:.0%}"] = share(found)
+            correct = [result.correct for result in of_length if result.depth == depth]
+            row[f"accuracy/depth {depth:.0%}"] = share(correct)
         rows[f"{length} tokens"] = row
     return rows
 

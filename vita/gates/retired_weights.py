@@ -69,8 +69,8 @@ class RetiredWeights:
     def complete(self, match: ModelMatch) -> ModelMatch:
         """Return a match with the models that have the same weights and are retired or have a sunset date."""
         if match not in self._matches:
-            same = {model: found for model, found in self._identities.items() if match.identity.holds(found)}
-            exact = [model for model, found in same.items() if found.files == match.identity.files]
+            same = {model: weights for model, weights in self._identities.items() if match.identity.holds(weights)}
+            exact = [model for model, weights in same.items() if weights.files == match.identity.files]
             self._matches[match] = replace(
                 match,
                 exact=tuple(dict.fromkeys([*match.exact, *exact])),

@@ -35,8 +35,8 @@ def numbers_and_drops(path: Path, data: bytes) -> tuple[str, list[DroppedRecord]
     path.write_bytes(data)
     drops: list[DroppedRecord] = []
     source = Source.model_validate({"path": str(path), "on_bad_row": "drop"})
-    found = documents(source, dropped=drops.append)
-    return "".join(document.metadata["url"].rpartition("/")[2] for document in found), drops
+    results = documents(source, dropped=drops.append)
+    return "".join(document.metadata["url"].rpartition("/")[2] for document in results), drops
 
 
 def flip(data: bytes, position: int) -> bytes:
@@ -55,8 +55,8 @@ def test_reading_continues_at_the_member_after_a_damaged_one(
     starts = [sum(map(len, members[:number])) for number in range(5)]
     damaged = members[2]
     for broken in (flip(damaged, 1), flip(damaged, len(damaged) // 2), flip(damaged, -5 + len(damaged)), damaged[:-90]):
-        found, drops = numbers_and_drops(tmp_path / "a.warc.gz", b"".join([*members[:2], broken, *members[3:]]))
-        assert found == "0134" and [drop.reason for drop in drops] == ["broken_record"]
+        results, drops = numbers_and_drops(tmp_path / "a.warc.gz", b"".join([*members[:2], broken, *members[3:]]))
+        assert results == "0134" and [drop.reason for drop in drops] == ["broken_record"]
         following = starts[2] + len(broken)
         assert f"member at byte {starts[2]:,} of the file (" in drops[0].detail
         assert f"reading continues at byte {following:,}" in drops[0].detail and drops[0].id == "a.warc.gz:3"
@@ -70,13 +70,13 @@ def test_zeros_between_members_are_damage_and_at_the_end_are_not(tmp_path: Path)
     for size in (0, 100, 100_000):
         assert numbers_and_drops(tmp_path / "a.warc.gz", whole + bytes(size)) == ("012345", [])
     begin = bytes(50) + members[2][50:]
-    for broken, found, stop in (
+    for broken, results, stop in (
         ([*members[:2], zeros[2], *members[3:]], "01345", starts[3]),
         ([*members[:2], zeros[2], zeros[3], *members[4:]], "0145", starts[4]),
         ([*members[:2], begin, *members[3:]], "01345", starts[3]),
     ):
         numbers, (drop,) = numbers_and_drops(tmp_path / "a.warc.gz", b"".join(broken))
-        assert (numbers, drop.reason, drop.id) == (found, "broken_record", "a.warc.gz:3")
+        assert (numbers, drop.reason, drop.id) == (results, "broken_record", "a.warc.gz:3")
         assert f"member at byte {starts[2]:,} of the file (" in drop.detail and "bytes of it are zero" in drop.detail
         assert f"reading continues at byte {stop:,}" in drop.detail
     large = [*members[:2], bytes(17 * 2**20), *members[2:]]
@@ -90,8 +90,8 @@ def test_several_damaged_members_are_counted_and_a_damaged_last_one_ends_the_fil
     members = [gzip.compress(record(number)) for number in range(8)]
     for number in (1, 2, 5, 7):
         members[number] = flip(members[number], 60)
-    found, drops = numbers_and_drops(tmp_path / "a.warc.gz", b"".join(members))
-    assert found == "0346"
+    results, drops = numbers_and_drops(tmp_path / "a.warc.gz", b"".join(members))
+    assert results == "0346"
     assert [drop.reason for drop in drops] == ["broken_record", "broken_record", "damaged_file"]
     assert f"reading continues at byte {sum(map(len, members[:3])):,}" in drops[0].detail  # two members
     assert f"in the damaged gzip member at byte {sum(map(len, members[:7])):,} of the file" in drops[-1].detail
@@ -100,31 +100,33 @@ def test_several_damaged_members_are_counted_and_a_damaged_last_one_ends_the_fil
 def test_a_page_compressed_inside_a_record_is_not_taken_for_the_next_member(tmp_path: Path) -> None:
     stored = gzip.compress(page_record(gzip.compress(b"<html>inner"), type="text/plain"), compresslevel=0)
     data = gzip.compress(record(0)) + flip(stored, 12) + gzip.compress(record(2))
-    found, drops = numbers_and_drops(tmp_path / "a.warc.gz", data)
-    assert found == "02" and [drop.reason for drop in drops] == ["broken_record"]
+    results, drops = numbers_and_drops(tmp_path / "a.warc.gz", data)
+    assert results == "02" and [drop.reason for drop in drops] == ["broken_record"]
 
 
 def test_reading_continues_in_an_arc_file(tmp_path: Path) -> None:
     records = [arc_record(number) for number in range(4)]
     wrong = records[1].replace(b"text/plain ", b"text/plain 9", 1)
     for broken in (b"no record\n", wrong, records[1].replace(b"text/plain 6", b"text/plain ", 1)):
-        found, drops = numbers_and_drops(tmp_path / "a.arc", b"".join([records[0], broken, *records[2:]]))
-        assert found == "023" and [drop.reason for drop in drops] == ["broken_record"]
+        results, drops = numbers_and_drops(tmp_path / "a.arc", b"".join([records[0], broken, *records[2:]]))
+        assert results == "023" and [drop.reason for drop in drops] == ["broken_record"]
     members = [*map(gzip.compress, records)]
-    found, drops = numbers_and_drops(tmp_path / "a.arc.gz", b"".join([members[0], flip(members[1], 40), *members[2:]]))
-    assert found == "023" and [drop.reason for drop in drops] == ["broken_record"]
+    results, drops = numbers_and_drops(
+        tmp_path / "a.arc.gz", b"".join([members[0], flip(members[1], 40), *members[2:]])
+    )
+    assert results == "023" and [drop.reason for drop in drops] == ["broken_record"]
 
 
 @pytest.mark.parametrize("digits", [b"9", b"99999999"])
 def test_records_within_the_wrong_length_of_another_one_are_read(tmp_path: Path, digits: bytes) -> None:
     records = [record(number) for number in range(5)]
     records[1] = records[1].replace(b"Content-Length: ", b"Content-Length: " + digits)
-    found, drops = numbers_and_drops(tmp_path / "a.warc", b"".join(records))
-    assert found == "0234" and [drop.reason for drop in drops] == ["broken_record"]
+    results, drops = numbers_and_drops(tmp_path / "a.warc", b"".join(records))
+    assert results == "0234" and [drop.reason for drop in drops] == ["broken_record"]
     assert "has a wrong length" in drops[0].detail and f"byte {len(records[0]):,}" in drops[0].detail
 
 
 def test_an_archive_inside_a_record_is_content(tmp_path: Path) -> None:
     inner = b"".join(record(number) for number in range(3))
-    found, drops = numbers_and_drops(tmp_path / "a.warc", page_record(inner, type="text/plain") + record(4))
-    assert found == "4" and drops == []
+    results, drops = numbers_and_drops(tmp_path / "a.warc", page_record(inner, type="text/plain") + record(4))
+    assert results == "4" and drops == []

@@ -89,11 +89,11 @@ def test_rows_of_json_are_found_under_every_name(tmp_path: Path, name: str) -> N
     long = b'{"text": "one"}\n{"text": "two"}\n{"text": "' + b"x" * 100_000 + b'"}\n'
     for data in (lines, array, b"\xef\xbb\xbf" + lines, array.replace(b"\n", b"").strip(), long):
         data = gzip.compress(data) if name.endswith(".gz") else data
-        found = texts(tmp_path / name, data)
-        assert found[:2] == ["one", "two"] and len(found) == 3
+        results = texts(tmp_path / name, data)
+        assert results[:2] == ["one", "two"] and len(results) == 3
     for codec in ("utf-16", "utf-16-le", "utf-32"):
-        found = texts(tmp_path / name, lines.replace(b"one", "größer 河".encode()).decode().encode(codec))
-        assert found == ["größer 河", "two", "three"]
+        results = texts(tmp_path / name, lines.replace(b"one", "größer 河".encode()).decode().encode(codec))
+        assert results == ["größer 河", "two", "three"]
         assert len(texts(tmp_path / name, array.decode().encode(codec))) == 3
     named = lines.replace(b'"text"', b'"story"')
     assert len(texts(tmp_path / name, gzip.compress(named) if ".gz" in name else named, text_field="story")) == 3
@@ -120,8 +120,8 @@ def test_a_json_file_with_one_object_is_a_document(tmp_path: Path) -> None:
     rows = {"one.json": b'{"text": "one", "page": {"n": 1}}', "two.json": b'{\n "text": "two",\n "page": {"n": 2}\n}\n'}
     for name, data in rows.items():
         (tmp_path / name).write_bytes(data)
-    found, _ = read(tmp_path)
-    assert [(document.id, document.text, document.metadata) for document in found] == [
+    results, _ = read(tmp_path)
+    assert [(document.id, document.text, document.metadata) for document in results] == [
         ("one.json:1", "one", {"page": {"n": 1}}),
         ("two.json:1", "two", {"page": {"n": 2}}),
     ]
@@ -151,8 +151,8 @@ def test_notes_of_a_word_document_are_read_and_other_parts_are_named(tmp_path: P
 
 
 def test_an_error_page_saved_as_rows_is_no_document(tmp_path: Path) -> None:
-    found, drops = read(tmp_path / "rows.jsonl", PAGE.replace("\n", " ").encode())
-    assert not found and [drop.reason for drop in drops] == ["not_json"]
+    results, drops = read(tmp_path / "rows.jsonl", PAGE.replace("\n", " ").encode())
+    assert not results and [drop.reason for drop in drops] == ["not_json"]
 
 
 def test_the_format_can_be_named(tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_the_format_can_be_named(tmp_path: Path) -> None:
 
 def test_tables_are_documents_if_a_column_is_named(tmp_path: Path) -> None:
     table = b'text,year\n"one, quoted",1999\nshort\ntwo,2000\n'
-    found, drops = read(tmp_path / "a.csv", table)
-    assert [(document.text, document.metadata) for document in found] == [
+    results, drops = read(tmp_path / "a.csv", table)
+    assert [(document.text, document.metadata) for document in results] == [
         ("one, quoted", {"year": "1999"}),
         ("two", {"year": "2000"}),
     ]
@@ -227,9 +227,9 @@ def test_columns_of_bytes_are_text_in_utf_8(tmp_path: Path, kind: str) -> None:
     binary = pyarrow.table({name: pyarrow.array(values, getattr(pyarrow, kind)()) for name, values in rows.items()})
     table = binary.append_column("tags", pyarrow.array([[{"name": b"a"}]] * 4))
     parquet.write_table(table, tmp_path / "a.parquet")
-    found, drops = read(tmp_path / "a.parquet")
-    assert [document.text for document in found] == ["Größe", "form\0feed"]
-    assert found[0].metadata == {"url": "http://a.example", "tags": [{"name": "a"}]}
+    results, drops = read(tmp_path / "a.parquet")
+    assert [document.text for document in results] == ["Größe", "form\0feed"]
+    assert results[0].metadata == {"url": "http://a.example", "tags": [{"name": "a"}]}
     assert [(drop.id, drop.reason) for drop in drops] == [("a.parquet:2", "not_utf8"), ("a.parquet:4", "no_text")]
     with pytest.raises(
         DataError, match=r"row 2: expected text in UTF-8 in the field `text`, got the byte 0xff.*convert"
@@ -245,16 +245,16 @@ def test_messages_of_a_mailbox_are_documents(tmp_path: Path) -> None:
         b"From c@d.example Mon Jan  1 00:00:00 2024\r\nSubject: page\r\nContent-Type: text/html\r\n\r\n"
         b"<p>A page.</p>\r\n\r\n"
     )
-    found, _ = read(tmp_path / "a.mbox", mail)
-    assert [(document.id, document.text.strip()) for document in found] == [
+    results, _ = read(tmp_path / "a.mbox", mail)
+    assert [(document.id, document.text.strip()) for document in results] == [
         ("1@b.example", "Grüße aus Köln.\nFrom here on."), ("a.mbox:2", "A page."),
     ]  # fmt: skip
-    assert found[0].metadata["title"] == "Grüße"
+    assert results[0].metadata["title"] == "Grüße"
 
 
 def test_a_file_with_a_message_is_a_document(tmp_path: Path) -> None:
-    found, _ = read(tmp_path / "a.eml", b"From: a@b.example\r\nSubject: page\r\n\r\nA text.\r\nFrom here on.\r\n")
-    assert [(document.id, document.text) for document in found] == [("a.eml", "A text.\nFrom here on.")]
+    results, _ = read(tmp_path / "a.eml", b"From: a@b.example\r\nSubject: page\r\n\r\nA text.\r\nFrom here on.\r\n")
+    assert [(document.id, document.text) for document in results] == [("a.eml", "A text.\nFrom here on.")]
 
 
 def test_attachments_of_messages_are_counted(tmp_path: Path) -> None:
@@ -314,11 +314,11 @@ def test_pages_of_a_web_archive_are_documents(tmp_path: Path) -> None:
         warc_record(b"Extracted text.", type="conversion", url="http://a.example/7", Content_Type="text/plain"),
     ]
     for name, data in (("a.warc", b"".join(archive)), ("a.warc.gz", b"".join(map(gzip.compress, archive)))):
-        found, drops = read(tmp_path / name, data, on_bad_row="error")
-        assert [document.metadata["url"][-1] for document in found] == ["1", "2", "3", "6", "7"]
-        assert len({document.text for document in found[:3]}) == 1 and SENTENCE in found[0].text
-        assert [document.text for document in found[3:]] == ["Größe", "Extracted text."]
-        assert found[0].metadata["date"] == "2024-05-06T07:08:09Z"
+        results, drops = read(tmp_path / name, data, on_bad_row="error")
+        assert [document.metadata["url"][-1] for document in results] == ["1", "2", "3", "6", "7"]
+        assert len({document.text for document in results[:3]}) == 1 and SENTENCE in results[0].text
+        assert [document.text for document in results[3:]] == ["Größe", "Extracted text."]
+        assert results[0].metadata["date"] == "2024-05-06T07:08:09Z"
         assert [(drop.id, drop.reason) for drop in drops] == [
             (f"{name}:5", "content_type"),
             (f"{name}:6", "http_status"),
@@ -331,12 +331,12 @@ def test_broken_records_are_named_and_the_next_record_is_read(tmp_path: Path) ->
     short = re.sub(rb"Content-Length: \d", b"Content-Length: ", pages[1])
     unnumbered = pages[1].replace(b"Content-Length: ", b"Content-Length: many")
     for broken in (short, unnumbered, b"no record at all\r\n"):
-        found, drops = read(tmp_path / "a.warc", pages[0] + broken + pages[2] + pages[3])
-        assert [document.metadata["url"][-1] for document in found] == ["0", "2", "3"]
+        results, drops = read(tmp_path / "a.warc", pages[0] + broken + pages[2] + pages[3])
+        assert [document.metadata["url"][-1] for document in results] == ["0", "2", "3"]
         assert [drop.reason for drop in drops] == ["broken_record"] and f"byte {len(pages[0]):,}" in drops[0].detail
-    found, drops = read(tmp_path / "a.warc", pages[0] + wrong)
-    assert len(found) == 1 and [drop.reason for drop in drops] == ["damaged_file"]
-    found, drops = read(tmp_path / "a.warc.gz", gzip.compress(pages[0] + pages[1])[:-30])
+    results, drops = read(tmp_path / "a.warc", pages[0] + wrong)
+    assert len(results) == 1 and [drop.reason for drop in drops] == ["damaged_file"]
+    results, drops = read(tmp_path / "a.warc.gz", gzip.compress(pages[0] + pages[1])[:-30])
     assert [drop.reason for drop in drops] == ["damaged_file"]
     with pytest.raises(DataError, match=r"a\.warc, row 2: expected a valid record"):
         read(tmp_path / "a.warc", pages[0] + b"no record\r\n" + pages[1], on_bad_row="error")
@@ -374,8 +374,8 @@ def _gzip_members(data: bytes) -> list[bytes]:
 def test_real_web_archives_are_read_or_reported() -> None:
     counts = {}
     for path in sorted(WARCS.iterdir()):
-        found, drops = read(path, format="arc" if ".arc" in path.name else "warc")
-        counts[path.name] = (len(found), [drop.reason for drop in drops if drop.reason not in ("content_type",)])
+        results, drops = read(path, format="arc" if ".arc" in path.name else "warc")
+        counts[path.name] = (len(results), [drop.reason for drop in drops if drop.reason not in ("content_type",)])
     assert counts["dolma-sample-0000.warc.gz"][0] >= 10
     assert counts["warcio-example.arc.gz"] == (1, []) and counts["warcio-example.warc.gz"] == (1, [])
     assert counts["warcio-example-trunc.warc"] == (0, ["broken_record"])
@@ -392,8 +392,8 @@ def test_pages_above_the_limits_are_skipped_and_named(tmp_path: Path) -> None:
         page_record(b"<html>" + b"x" * 2**20, url="http://a.example/large"),
         page_record(b"<html><body><p>Short.</p></body></html>", url="http://a.example/short"),
     ]
-    found, drops = read(tmp_path / "a.warc", b"".join(archive), extraction=limits, on_bad_row="error")
-    assert [document.metadata["url"] for document in found] == ["http://a.example/short"]
+    results, drops = read(tmp_path / "a.warc", b"".join(archive), extraction=limits, on_bad_row="error")
+    assert [document.metadata["url"] for document in results] == ["http://a.example/short"]
     assert [drop.reason for drop in drops] == ["extraction_timeout", "too_large"]
     assert "0.5 s" in drops[0].detail and "http://a.example/large" in drops[1].detail
 
@@ -401,12 +401,12 @@ def test_pages_above_the_limits_are_skipped_and_named(tmp_path: Path) -> None:
 def test_a_large_text_is_cut_at_blank_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "PART_BYTES", 100)
     paragraphs = [f"Paragraph {number:03d} of the long text.\nIts second line.\n\n" for number in range(20)]
-    found, _ = read(tmp_path / "a.txt", "".join(paragraphs).encode())
-    assert "".join(document.text for document in found) == "".join(paragraphs)
-    assert [document.id for document in found][:3] == ["a.txt:1", "a.txt:10", "a.txt:19"]
-    assert all(document.text.endswith("\n\n") and len(document.text) < 200 for document in found)
-    found, _ = read(tmp_path / "b.txt", "ä".encode() * 400)
-    assert "".join(document.text for document in found) == "ä" * 400, "no character is cut"
+    results, _ = read(tmp_path / "a.txt", "".join(paragraphs).encode())
+    assert "".join(document.text for document in results) == "".join(paragraphs)
+    assert [document.id for document in results][:3] == ["a.txt:1", "a.txt:10", "a.txt:19"]
+    assert all(document.text.endswith("\n\n") and len(document.text) < 200 for document in results)
+    results, _ = read(tmp_path / "b.txt", "ä".encode() * 400)
+    assert "".join(document.text for document in results) == "ä" * 400, "no character is cut"
     assert texts(tmp_path / "c.txt", b"x" * 199) == ["x" * 199]
 
 
@@ -441,24 +441,24 @@ MEMBERS = [
 @pytest.mark.parametrize(("name", "pack"), [("a.zip", zip_file), ("a.tar", tar_file), ("a.tgz", tar_file)])
 def test_members_of_archives_are_read_and_the_others_are_named(tmp_path: Path, name: str, pack: Any) -> None:
     data = pack(MEMBERS)
-    found, drops = read(tmp_path / name, gzip.compress(data) if name.endswith("tgz") else data)
-    assert [(document.id, document.text) for document in found[:3]] == [
+    results, drops = read(tmp_path / name, gzip.compress(data) if name.endswith("tgz") else data)
+    assert [(document.id, document.text) for document in results[:3]] == [
         (f"{name}/a.txt", "one"), (f"{name}/b.jsonl.gz:1", "two"), (f"{name}/large.jsonl:1", "large"),
     ]  # fmt: skip
-    assert len(found) == 100_002
+    assert len(results) == 100_002
     reasons = [drop.reason for drop in drops]
     skipped = ["no_reader", "hidden_member", "hidden_member", "damaged_file", "nested_archive"]
     assert reasons == skipped + (["not_a_file"] if pack is tar_file else [])
     assert drops[2].detail.endswith("the hidden member __MACOSX/a.txt")
-    assert not any("passwd" in document.text for document in found)
+    assert not any("passwd" in document.text for document in results)
 
 
 def test_damaged_and_encrypted_archives_are_reported(tmp_path: Path) -> None:
     data = bytearray(zip_file([("a.txt", b"first" * 100), ("b.txt", b"second" * 100)]))
     start = data.index(b"a.txt") + 10
     data[start : start + 4] = b"\xff\xff\xff\xff"
-    found, drops = read(tmp_path / "a.zip", bytes(data))
-    assert [document.text for document in found] == ["second" * 100]
+    results, drops = read(tmp_path / "a.zip", bytes(data))
+    assert [document.text for document in results] == ["second" * 100]
     assert [drop.reason for drop in drops] == ["damaged_file"] and "a.txt" in drops[0].detail
     assert [drop.reason for drop in read(tmp_path / "b.zip", bytes(data[:-30]))[1]] == ["damaged_file"]
     data = bytearray(zip_file([("a.txt", b"secret")]))

@@ -326,11 +326,11 @@ def test_ids_that_are_numbers_keep_all_digits(tmp_path: Path) -> None:
     rows = [f'{{"id": {number}, "text": "a"}}' for number in [*numbers, "9007199254740993.5"]]
     for name, data in (("a.jsonl", "\n".join(rows)), ("a.json", f"[{','.join(rows)}]"), ("b.json", rows[0])):
         (tmp_path / name).write_text(data)
-        *found, last = documents(create_source(tmp_path / name))
+        *results, last = documents(create_source(tmp_path / name))
         if name == "b.json":
             assert last.id == expected[0]
             continue
-        assert [document.id for document in found] == [*expected, f"{name}:6"]
+        assert [document.id for document in results] == [*expected, f"{name}:6"]
         assert last.id == f"{name}:7" and str(last.metadata["stated_id"]) == "9007199254740993.5"
 
 

@@ -48,8 +48,8 @@ def client_python(package: str) -> str:
     candidates = [*os.environ.get("VITA_CLIENTS", "").split(":"), str(CHECKOUT / ".clients/bin/python"), sys.executable]
     for python in candidates:
         if python and Path(python).exists():
-            found = subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False)
-            if found.returncode == 0:
+            records = subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False)
+            if records.returncode == 0:
                 return python
     pytest.skip(f"needs {package}: `make clients`, or VITA_CLIENTS=PYTHON")
 

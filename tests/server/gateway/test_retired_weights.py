@@ -43,8 +43,8 @@ class Registry:
     def retired(self, match: ModelMatch) -> str | None:
         """Return the retired model that the catalog finds for a match after a refresh."""
         self.catalog.refresh()
-        found = self.catalog.retirement(match)
-        return found[0] if found else None
+        records = self.catalog.retirement(match)
+        return records[0] if records else None
 
 
 def scale_weights(model: Transformer) -> None:
@@ -67,8 +67,8 @@ def test_a_copy_in_other_files_that_is_added_and_retired_later_is_recognized(tmp
     assert registry.retired(match) is None
     index_weights(registry.ledger, registry.store, copy)
     assert registry.retired(match) == copy
-    found = registry.catalog.retirement(match)
-    assert found is not None and not found[1].for_research, "the files are not those that are kept"
+    records = registry.catalog.retirement(match)
+    assert records is not None and not records[1].for_research, "the files are not those that are kept"
 
 
 def test_a_model_with_the_same_files_that_is_kept_for_research_permits_research(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_a_model_with_the_same_files_that_is_kept_for_research_permits_research(
     index_weights(registry.ledger, registry.store, model)
     registry.ledger.move(model, "retired", who="ann", why="old", research=True)
     assert registry.retired(match) == model
-    found = registry.catalog.retirement(match)
-    assert found is not None and found[1].for_research
+    records = registry.catalog.retirement(match)
+    assert records is not None and records[1].for_research
 
 
 def test_the_comparison_reads_no_weight_file(tmp_path: Path) -> None:

@@ -72,10 +72,12 @@ class LabelColumns:
         label = self.label or next((name for name in LABELS if name in values), None)
         text, pair = self.text, self.pair
         if text is None:
-            found = (
-                next((names for names in PAIRS if set(names) <= values.keys() - {label}), None) if not pair else None
+            names = (
+                next((columns for columns in PAIRS if set(columns) <= values.keys() - {label}), None)
+                if not pair
+                else None
             )
-            text, pair = found or (next((name for name in TEXTS if name in values.keys() - {label, pair}), None), pair)
+            text, pair = names or (next((name for name in TEXTS if name in values.keys() - {label, pair}), None), pair)
         missing = [name for name, column in (("text_column", text), ("label_column", label)) if column is None]
         missing += [
             setting

@@ -195,11 +195,11 @@ class _Compressed:
             while not is_end and len(data) - place < _TRIAL_BYTES:
                 following = b"".join(islice(iter(self.next, b""), 64))
                 data, place, is_end = data[place:] + following, 0, not following
-            found = data.find(magic, place)
-            if found < 0 and is_end:
+            position = data.find(magic, place)
+            if position < 0 and is_end:
                 return False
-            place = found if found >= 0 else max(0, len(data) - len(magic) + 1)
-            if found < 0 or (not is_end and len(data) - place < _TRIAL_BYTES):
+            place = position if position >= 0 else max(0, len(data) - len(magic) + 1)
+            if position < 0 or (not is_end and len(data) - place < _TRIAL_BYTES):
                 continue
             if is_member(_first_output(data[place : place + _TRIAL_BYTES], self._kind)):
                 self.push_back(data[place:])

@@ -19,8 +19,8 @@ def read_deepseek_experts(config: ConfigReader, *, layers: int, **defaults: Any)
     """
 
     def value(key: str) -> Any:
-        found = config.get(key, defaults.get(key))
-        return config.required(key) if found is None else found
+        setting = config.get(key, defaults.get(key))
+        return config.required(key) if setting is None else setting
 
     count = config.get("n_routed_experts", config.get("num_local_experts", defaults.get("n_routed_experts")))
     feedforward = value("moe_intermediate_size")

@@ -87,10 +87,10 @@ class ModelDirectory:
         retirements = [model_state] if model_state.state == "retired" else []
         base = self._router.versions.get(version.base) if version.base is not None else None
         for number, match in enumerate((*version.weights, *(base.weights if base else ()))):
-            found = catalog.retirement(match)
-            if found is None or (number == 0 and retirements):
+            retirement = catalog.retirement(match)
+            if retirement is None or (number == 0 and retirements):
                 continue
-            digest, state = found
+            digest, state = retirement
             if digest != version.model:
                 why = f"its weights include those of the model {digest[:12]}, which was retired: {state.why}"
                 state = replace(state, why=why, successor=state.successor if number == 0 else None)
