@@ -185,7 +185,10 @@ def test_the_events_of_a_stream_give_the_response(client: openai.OpenAI) -> None
     ("options", "param"),
     [
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0]"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "input[0].content[0].type",
+        ),
         ({"input": [{"type": "web_search_call"}]}, "input[0].type"),
         ({"temperature": 3}, "temperature"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
@@ -304,6 +307,13 @@ def test_an_output_format_constrains_the_message(claude: anthropic.Anthropic) ->
     config: Any = {"format": {"type": "json_schema", "schema": SCHEMA}}
     answer = message(claude, {"role": "user", "content": "Hi"}, output_config=config)
     assert json.loads(answer.content[0].text)["n"] in range(10)
+
+
+def test_the_error_of_a_field_with_two_forms_names_both(claude: anthropic.Anthropic) -> None:
+    with pytest.raises(
+        anthropic.BadRequestError, match="Invalid `system`: input should be a valid string or list, got 5"
+    ):
+        message(claude, {"role": "user", "content": "Hi"}, system=5)
 
 
 def test_a_prefill_beside_a_constraint_is_refused_with_the_fields_of_the_messages_api(
@@ -620,7 +630,7 @@ def test_unknown_fields_of_messages_and_of_the_system_are_refused() -> None:
     [
         ({"role": "user", "content": "x", "mood": 1}, "mood"),
         ({"role": "user", "content": [{"type": "input_text", "text": "x", "bold": 1}]}, "content[0].bold"),
-        ({"role": "user", "content": [{"type": "refusal", "refusal": "x"}]}, "content[0]"),
+        ({"role": "user", "content": [{"type": "refusal", "refusal": "x"}]}, "content[0].type"),
         ({"type": "reasoning", "content": "x", "mood": 1}, "mood"),
         ({"type": "reasoning", "summary": [], "encrypted_content": "x"}, "encrypted_content"),
         ({"type": "function_call", "call_id": "c2", "name": "f", "arguments": {}}, "arguments"),

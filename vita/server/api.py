@@ -10,7 +10,6 @@ not import torch: the gateway uses the same models.
 from __future__ import annotations
 
 import base64
-import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -19,11 +18,12 @@ import orjson
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from vita.data.records import Message
-from vita.server.errors import ApiError, invalid
-from vita.server.request_body import DialogueBody, InvalidPlace, Misplaced, UnsupportedRequestField
+from vita.server.errors import invalid
+from vita.server.request_body import DialogueBody, InvalidPlace, Misplaced
 from vita.server.request_body import RequestBody as RequestBody
 from vita.server.structured_outputs import ResponseFormat, StructuredOutputs
 from vita.server.tool_api import MessageToolCall, NamedToolChoice, ToolFields, with_allowed_tools
+from vita.server.validation_errors import request_error
 
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
 """Validation stops at the first error, so that a body with a million wrong ids does not take seconds."""
@@ -447,7 +447,7 @@ def read(model: type[R], values: Mapping[str, Any], *, where: str = "") -> R:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise _explained(error, prefix) from None
+        raise request_error(error, prefix) from None
 
 
 def _supported_fields(model: type[RequestBody], values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -499,46 +499,6 @@ def _is_bias(token: Any, bias: Any) -> bool:
 
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) and value and isinstance(value[0], (str, list)) else [value]
-
-
-def _explained(error: ValidationError, prefix: str) -> ApiError:
-    problems = error.errors(include_url=False)
-    # Report the branch of a union that the client meant: a list of ids is not reported as "not a string".
-    relevant = [problem for problem in problems if problem["type"] not in ("string_type", "list_type")]
-    first_field = problems[0]["loc"][:1]
-    first = max(relevant or problems, key=lambda problem: (problem["loc"][:1] == first_field, len(problem["loc"])))
-    raised = first.get("ctx", {}).get("error")
-    if isinstance(raised, Misplaced):
-        return invalid(str(raised), raised.param, code=raised.code, fields=raised.fields)
-    if isinstance(raised, UnsupportedRequestField):
-        name = prefix + _path((*first["loc"], raised.name))
-        return invalid(f"`{name}` is not supported by this server", name, code="unsupported_parameter")
-    if isinstance(raised, InvalidPlace):
-        place = prefix + _path((*first["loc"], *raised.place))
-        return invalid(f"`{place}` {raised}", place, code=raised.code)
-    param = prefix + _path(first["loc"])
-    if first["type"] == "missing":
-        return invalid(f"You must provide `{param}`", param, code="missing_required_parameter")
-    if first["type"] == "extra_forbidden":
-        return invalid(f"Unrecognized request argument supplied: {param}", param, code="unknown_parameter")
-    problem = str(raised) if raised else f"{first['msg'][:1].lower()}{first['msg'][1:]}"
-    if not isinstance(first["input"], (dict, list)) and not raised:
-        input_text = repr(first["input"])
-        problem += f", got {input_text if len(input_text) <= 80 else input_text[:77] + '...'}"
-    return invalid(f"Invalid `{param}`: {problem}", param, code="invalid_value")
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """Format a location as `messages[0].content`, without the names that pydantic gives to branches of a union."""
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif path and (re.search(r"[\[(-]|^[A-Z]", part) or part in ("str", "int", "list", "constrained-str")):
-            continue
-        else:
-            path += f".{part}" if path else part
-    return path
 
 
 def _kind(value: Any) -> str:

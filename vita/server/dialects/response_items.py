@@ -197,7 +197,7 @@ def _text(content: str | list[Any], where: str, *, has_refusals: bool = False) -
                 texts.append(read(RefusalPart, part, where=at).refusal)
             case str():
                 message = f"`{at}.type` `{kind[:64]}` is not supported here: only texts are"
-                raise invalid(message, at, code="unsupported_parameter")
+                raise invalid(message, f"{at}.type", code="unsupported_parameter")
             case _:
                 raise invalid(f"`{at}` must be a part with a text", at, code="invalid_value")
     return "".join(texts)
