@@ -50,7 +50,7 @@ def _json_format(text: bytes, named: str) -> str:
     """Return `json` for an array of objects and for an object of several lines, else `jsonl`.
 
     A single line with one object is JSON Lines with one row, which is the same document as in JSON. The second line
-    shows JSON Lines whose first line is damaged.
+    shows JSON Lines whose first line is damaged. If both are damaged, the name decides.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if not text.startswith(b"{"):
@@ -58,7 +58,19 @@ def _json_format(text: bytes, named: str) -> str:
         return "json" if _ARRAY.match(text) and len(rows) < 2 else named
     if len(lines) < 2 or any(_parse_object(line) is not None for line in lines[:2]):
         return "jsonl"
-    return "json"
+    return "json" if _is_beginning(lines[0]) else named
+
+
+def _is_beginning(line: bytes) -> bool:
+    """Return True if a line can be the beginning of an object of several lines: only its end is missing."""
+    text = line.decode("utf-8", "ignore").rstrip()
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(text)
+    except RecursionError:
+        return True
+    return False
 
 
 def _are_texts(text: bytes, text_fields: Sequence[str]) -> bool:
