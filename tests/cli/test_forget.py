@@ -137,6 +137,17 @@ def test_a_model_with_random_weights_is_not_retired(vita: Vita, sources: Path) -
     assert plan["not_searched"] == [f"x/curate read {sources / 'letters'}: it has changed since"]
 
 
+def test_a_licence_with_a_secret_is_named_as_in_the_data_or_as_it_is_masked(vita: Vita, tmp_path: Path) -> None:
+    licence = "https://l.example/terms?token=t0psecret"
+    write(tmp_path / "a.jsonl", *({"id": f"a{n}", "text": _text(n), "license": licence} for n in range(3)))
+    code, _, err = vita("curate", "a.jsonl", "--set", "filters=[]", "--held-out", "0")
+    assert code == 0, err
+    for name in (licence, licence.replace("t0psecret", "***")):
+        code, out, err = vita("forget", "--licence", name, "--plan")
+        assert code == 0 and "t0psecret" not in out + err, out + err
+        assert "t0psecret" not in Path("erasure-plan/plan.json").read_text()
+
+
 def test_an_id_of_a_kept_and_of_a_dropped_document_needs_a_source(vita: Vita, tmp_path: Path) -> None:
     write(tmp_path / "wiki.jsonl", {"id": "w3", "text": _text(3), "license": "CC0"}, {"id": "w4", "text": _text(4)})
     dropped = {"id": "r5", "text": _text(4), "license": "MIT"}

@@ -15,6 +15,7 @@ from vita.rights.query import RightsQuery
 from vita.spine.erasures import add_erasure, licence_key
 from vita.spine.errors import DataError
 from vita.spine.ledger import Ledger
+from vita.spine.url_secrets import mask_reference_secrets
 
 _MAX_NAMES = 12
 
@@ -31,7 +32,7 @@ def request_of(document: str | None, source: str | None, licence: str | None) ->
     if document is not None and licence is not None:
         hint = "name the document alone, or its source with --source"
         raise DataError(where, "a document and --licence cannot be combined", hint=hint)
-    return RightsQuery(document, source, licence)
+    return RightsQuery(document, source, licence and mask_reference_secrets(licence))
 
 
 def check_request(trace: DocumentTrace, *, allow_absent: bool = False) -> None:

@@ -25,6 +25,7 @@ from vita.spine.errors import GateError
 from vita.spine.ledger import Ledger, add_event
 from vita.spine.store import canonical_json
 from vita.spine.tables import table
+from vita.spine.url_secrets import mask_reference_secrets
 
 NOT_STATED = "not stated"
 """The name of the licence of records without a licence."""
@@ -39,8 +40,11 @@ _table = table(
 
 
 def licence_key(licence: str | None) -> str:
-    """Return a form of a licence that is equal for equal licences: without case and repeated spaces."""
-    return " ".join((licence or NOT_STATED).split()).casefold()
+    """Return a form of a licence that is equal for equal licences: without case, repeated spaces and secrets of URLs.
+
+    Curation masks the secrets of a licence that is a URL; an erasure can name it as it is in the data.
+    """
+    return " ".join(mask_reference_secrets(licence or NOT_STATED).split()).casefold()
 
 
 @dataclass(frozen=True, slots=True)
