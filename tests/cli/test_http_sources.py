@@ -22,7 +22,7 @@ from vita.data.sources.files import find_files
 from vita.data.sources.source import Source
 from vita.spine import retried_http
 from vita.spine.errors import DataError
-from vita.spine.url_secrets import mask_url_secrets, without_user_and_query
+from vita.spine.url_secrets import mask_reference_secrets, mask_url_secrets, without_user_and_query
 
 __all__ = ["vita"]
 ROWS = b"".join(
@@ -257,6 +257,16 @@ def test_secrets_of_urls_are_masked() -> None:
     }
     assert {text: mask_url_secrets(text) for text in masked} == masked
     assert {text: mask_url_secrets(text) for text in masked.values()} == {text: text for text in masked.values()}
+    references = {
+        "https://h/?%74oken=x&a[token]=y&token%5B%5D=z&token[]=v": "https://h/?%74oken=***&a[token]=***&token%5B%5D=***"
+        "&token[]=***",
+        "https://h/?next=https%3A%2F%2Fi%2F%3Ftoken%3Dx&n=1": "https://h/?next=***&n=1",
+        "https://h/?next=https%3A%2F%2Fi%2F%3Fpage%3D2&country_code=de&zip_code=12345&a[b]=c": None,
+        "https://h/?code=x&auth_code=y": "https://h/?code=***&auth_code=***",
+    }
+    assert {text: mask_reference_secrets(text) for text in references} == {
+        text: masked_text or text for text, masked_text in references.items()
+    }
     for hostile in (
         "http://h/" + ")" * 80_000 + "x",
         "a" * 80_000 + " http://h/x",

@@ -22,7 +22,6 @@ _END = ".,:;!?)]}|"
 _PORT = re.compile(r"[0-9]{1,5}")
 _PARAMETER = re.compile(r"([?&;#])([^?&;#=]*)(=?)([^&;#]*)")
 _PATH_PARAMETER = re.compile(r"(;[\w.-]+=)[^/;]+")
-_ADDRESS = re.compile(r"@|%40", re.IGNORECASE)
 _HARMLESS_NAMES = (
     "action alt branch c category charset config count curid dataset date day delimiter dir direction dl download"
     " encoding end expires export ext file filename folder format from generation height id ids index lang language"
@@ -123,8 +122,14 @@ def _parameter(part: re.Match[str], is_secret: Callable[[str], bool]) -> str:
     """Return a parameter with its value, or with `***`; a fragment without `=` is a place in the page and stays."""
     mark, name, equal, value = part.groups()
     if equal:
-        plain_name = re.sub(r".*\[(?=.)|\]|\[", "", unquote(name))  # `token` of `a[token]` and of `token[]`
-        return f"{mark}{name}={'***' if value and (is_secret(plain_name) or _ADDRESS.search(value)) else value}"
+        names = re.findall(r"[^\[\]]+", unquote(name))  # `a` and `token` of `a[token]`
+        is_masked = any(map(is_secret, names)) or _holds_secret(unquote(value), is_secret)
+        return f"{mark}{name}={'***' if value and is_masked else value}"
     if mark == "#" or not name:
         return part[0]
-    return f"{mark}{'***' if is_secret(name) or _ADDRESS.search(name) else name}"
+    return f"{mark}{'***' if is_secret(name) or _holds_secret(unquote(name), is_secret) else name}"
+
+
+def _holds_secret(value: str, is_secret: Callable[[str], bool]) -> bool:
+    """Return True for a value that contains an e-mail address, or a URL with secrets."""
+    return "@" in value or _masked(value, is_secret) != value
