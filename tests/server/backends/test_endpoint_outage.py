@@ -237,7 +237,9 @@ def test_an_answer_whose_connection_breaks_is_not_repeated(served: Chain) -> Non
     lines = [line for line in served.ask(stream=True).text.split("\n\n") if line]
     assert lines[-1].startswith('data: {"error":') and "backend_unavailable" in lines[-1]
     complete = served.ask()
-    assert complete.status_code == 503 and "RemoteProtocolError" in complete.text
+    assert complete.status_code == 503 and "backend_unavailable" in complete.text
+    # The client sees the end of the connection as a close or as a reset, whichever packet arrives first.
+    assert "RemoteProtocolError" in complete.text or "ReadError" in complete.text
     assert served.endpoint.num_requests == 2
     assert served.recovers()
 
