@@ -16,7 +16,7 @@ from vita.nn import hf
 from vita.nn.adapters.attach import attach
 from vita.nn.adapters.config import LoraConfig
 from vita.nn.adapters.layers import AdaptedLinear
-from vita.nn.packed import can_pack, dense, packed, product
+from vita.nn.packed import FASTEST_ROWS, can_pack, dense, packed, product
 from vita.testing import byte_tokenizer, tiny_model
 
 needs_packing = pytest.mark.skipif(not can_pack(torch.zeros(1, 1)), reason="this build of torch has no oneDNN")
@@ -56,12 +56,17 @@ def test_a_packed_model_has_the_logits_of_the_model(tied: bool) -> None:
 
 
 @needs_packing
-def test_packed_models_need_no_padding_for_few_rows() -> None:
+def test_steps_of_packed_models_have_at_least_the_fastest_number_of_rows() -> None:
     model = tiny_model()
+    assert decoding_widths(model, 1).smallest(1) == 1
     model.pack()
     widths = decoding_widths(model, 16)
     assert widths.invariant
-    assert widths.smallest(1) == 2
+    assert widths.smallest(1) == FASTEST_ROWS
+    assert widths.smallest(FASTEST_ROWS) == FASTEST_ROWS
+    assert decoding_widths(model, 1).smallest(1) == FASTEST_ROWS
+    not_invariant = decoding_widths(model, 16, invariant=False)
+    assert [not_invariant.smallest(rows) for rows in (1, 7)] == [FASTEST_ROWS, 7]
 
 
 def test_an_answer_that_is_alone_for_a_step_has_the_bits_of_a_batch(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from vita.nn.adapters.pass_rows import BASE, PassRows, adapters_of, one_adapter
 from vita.nn.architecture import Architecture
 from vita.nn.cache import TextStates
 from vita.nn.feedforward import VECTOR
+from vita.nn.packed import FASTEST_ROWS
 from vita.nn.transformer import Transformer
 
 # B computed row, N row up to the last taken one, D width, K key head, H query head, S slot, T query,
@@ -34,6 +35,8 @@ M = TypeVar("M", bound=nn.Module)
 
 TILE = 16
 """The reference width is a multiple of it. Kernels process rows in tiles, and round the remainder differently."""
+NARROWEST = 2
+"""Fewest rows: sums over a matrix with a single row, as for log-probabilities, are computed as those of a vector."""
 LONG_TEXTS = (200, 300, 640)
 """Tokens of the long texts beside a short one: their slots are rounded differently, and the last has more than a kernel
 takes at a time."""
@@ -56,9 +59,14 @@ class BatchWidths:
     required = True
     """True if the bits of a row must not depend on the pass."""
 
-    def __init__(self, measure: Callable[[int], Tensor | None], references: Sequence[int]) -> None:
-        """The reference width is the first of `references` that is invariant, or the first if none is."""
-        self._measure, self._usable = measure, dict[int, bool]()
+    def __init__(
+        self, measure: Callable[[int], Tensor | None], references: Sequence[int], *, narrowest: int = NARROWEST
+    ) -> None:
+        """The reference width is the first of `references` that is invariant, or the first if none is.
+
+        No width is smaller than `narrowest`.
+        """
+        self._measure, self._usable, self._narrowest = measure, dict[int, bool](), narrowest
         self.reference = references[0]
         self._numbers: Tensor | None = None
         for width in references:
@@ -74,13 +82,13 @@ class BatchWidths:
 
     def smallest(self, rows: int) -> int | None:
         """Return the smallest usable width that holds `rows` rows, or None."""
-        return next((width for width in _candidates(rows) if self._is_usable(width)), None)
+        return next((width for width in self._candidates(rows) if self._is_usable(width)), None)
 
     def most_rows(self, rows: int) -> int:
         """Return `rows` if a usable width holds them, otherwise the largest usable width below."""
         if self.smallest(rows) is not None:
             return rows
-        return max(width for width in _candidates(1) if width < rows and self._is_usable(width))
+        return max(width for width in self._candidates(1) if width < rows and self._is_usable(width))
 
     def _is_usable(self, width: int) -> bool:
         if self._numbers is None:
@@ -91,28 +99,24 @@ class BatchWidths:
             self._usable[width] = numbers is not None and torch.equal(numbers[:rows], self._numbers[:rows])
         return self._usable[width]
 
-
-def _candidates(rows: int) -> list[int]:
-    """Widths to try for `rows` rows, in ascending order.
-
-    Not 1: sums over a matrix with a single row, as for log-probabilities, are computed as those of a vector.
-    """
-    small = [2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384]
-    large = -(-rows // 512) * 512
-    return [*(width for width in small if width >= rows), large]
+    def _candidates(self, rows: int) -> list[int]:
+        """Widths to try for `rows` rows, in ascending order."""
+        small = [2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384]
+        large = -(-rows // 512) * 512
+        return [*(width for width in small if width >= max(rows, self._narrowest)), large]
 
 
 class ExactWidths(BatchWidths):
-    """Widths without padding: a pass computes the rows that it needs, and the bits of a row may depend on others."""
+    """Widths without padding, or the fastest ones: the bits of a row may depend on the other rows."""
 
     padded = False
     required = False
 
-    def __init__(self) -> None:
-        super().__init__(lambda width: None, [1])
+    def __init__(self, *, narrowest: int = 1) -> None:
+        super().__init__(lambda width: None, [1], narrowest=narrowest)
 
     def smallest(self, rows: int) -> int:
-        return rows
+        return max(rows, self._narrowest)
 
 
 def decoding_widths(
@@ -122,13 +126,15 @@ def decoding_widths(
 
     They are measured with an adapter of the model, in the first `layers` layers. Without `invariant` they are exact.
     """
+    is_packed = model.packed_head is not None
     if not invariant:
-        return ExactWidths()
+        return ExactWidths(narrowest=FASTEST_ROWS if is_packed else 1)
     if rows == 1 or model.architecture.context < 2:  # a text that is always alone; a prompt that fills the context
-        return _SingleRow()
+        return _SingleRow(narrowest=FASTEST_ROWS if is_packed else 1)
     measure = partial(_step_numbers, first_layers(model, layers))
     measure = measured_with(adapter, measure, device=model.head_weight.device)
-    return BatchWidths(measure, [TILE, 2 * TILE, 3 * TILE, 4 * TILE])
+    narrowest = FASTEST_ROWS if is_packed else NARROWEST
+    return BatchWidths(measure, [TILE, 2 * TILE, 3 * TILE, 4 * TILE], narrowest=narrowest)
 
 
 def measured_with(
@@ -176,15 +182,15 @@ def _with_modules_of_its_own(module: M) -> M:
 
 
 class _SingleRow(BatchWidths):
-    """The width of passes with one row, whose bits cannot depend on others."""
+    """The width of passes with one text, whose bits cannot depend on others."""
 
     padded = False
 
-    def __init__(self) -> None:
-        super().__init__(lambda width: torch.zeros(1), [1])
+    def __init__(self, *, narrowest: int = 1) -> None:
+        super().__init__(lambda width: torch.zeros(1), [1], narrowest=narrowest)
 
     def smallest(self, rows: int) -> int:
-        return rows
+        return max(rows, self._narrowest)
 
 
 @torch.inference_mode()

@@ -75,8 +75,8 @@ class Engine(AnswerEngine[Transformer]):
     ) -> None:
         """At most `rows` answers advance together, and about `tokens_at_once` tokens are scored together.
 
-        With `rows=1` steps are not padded, which is faster for small models; the last bits of an answer then differ
-        from those in a batch.
+        With `rows=1` steps need no batch-invariant width, which is faster for small models; the last bits of an
+        answer then differ from those in a batch.
         """
         if not model.architecture.causal:
             hint = "test it with `vita test`, or fill masks with `fill-mask` of transformers"

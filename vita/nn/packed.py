@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 ROWS = 512
 """Number of rows for which oneDNN selects the layout. With this number a single row also has the same bits."""
+FASTEST_ROWS = 4
+"""Number of rows whose product takes the least time: the kernels read the weights faster than for fewer rows."""
 
 
 def product(
