@@ -1,11 +1,11 @@
-# make life    sets up a virtual environment and carries the embedded `cat` model through its life
-# make test    the gate: format, lint, types, tests, docs
+# make life    set up a virtual environment and run the life of the embedded `cat` model
+# make test    set up, then check format, lint and types, run the default tests and build the docs
 #
 # make test-slow, test-gpu, clients, bench, docs, serve-docs, format, pins, clean
 #
-# PYTHON=python3.12      another interpreter for the virtual environment
-# PIP_EXTRA="..."        more words for pip, such as the index of PyTorch's CPU-only or CUDA builds
-# WORKERS=4              processes for the tests
+# PYTHON=python3.12      the interpreter of the virtual environment
+# PIP_EXTRA="..."        additional options of pip, such as the index of PyTorch's CPU-only or CUDA builds
+# WORKERS=4              number of test processes
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -33,7 +33,7 @@ check: $(VENV)/.everything
 	$(VENV)/bin/ruff check $(SOURCES)
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
-# PostgreSQL is installed where that takes no question: Debian or Ubuntu, as root. A peer that cannot be had is skipped by name.
+# PostgreSQL is installed without a prompt on Debian and Ubuntu, as root. Tests of a peer that cannot be installed are skipped.
 test-slow: $(VENV)/.everything
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
 		echo "installing postgresql"; \
@@ -46,7 +46,7 @@ test-slow: $(VENV)/.everything
 	@$(PIP) mlcroissant >/dev/null 2>&1 || echo "mlcroissant could not be installed; its test will skip"
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not gpu"
 
-# Needs a CUDA device and PyTorch's CUDA build; without a device every test skips and says so.
+# Needs a CUDA device and PyTorch's CUDA build; without a device every test is skipped with this reason.
 test-gpu: $(VENV)/.everything
 	$(VENV)/bin/python -m pytest -m gpu
 
@@ -63,13 +63,13 @@ format: $(VENV)/.everything
 	$(VENV)/bin/ruff format $(SOURCES)
 	$(VENV)/bin/ruff check --fix $(SOURCES)
 
-# After a dependency changed: an upgrade of everything, and what came of it written down.
+# Upgrade all dependencies and write their versions to constraints.txt; run it after a dependency has changed.
 pins: $(VENV)/.everything
 	$(VENV)/bin/python -m pip install -qq --upgrade --upgrade-strategy eager $(PIP_EXTRA) -e ".[test,dev,docs,bench]"
 	{ sed -n '/^#/p' constraints.txt; $(VENV)/bin/python -m pip freeze --exclude-editable | sed 's/+.*//'; } > constraints.new
 	mv constraints.new constraints.txt
 
-# The clients of other projects that the tests of the server run, in an environment of their own.
+# Client libraries of other projects for the tests of the server, in a separate environment.
 clients: .clients/.complete
 
 .clients/.complete: pyproject.toml
@@ -82,16 +82,16 @@ clean:
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Vita needs Python 3.11 or later; name one with make PYTHON=python3.12"; exit 1; }
+		|| { echo "Vita needs Python 3.11 or later; select it with make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
 		|| { rm -rf $(VENV); echo "Python's venv is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing Vita into $(VENV) (once; some minutes on a slow line)"
+	@echo "installing Vita into $(VENV) (only at the first call; some minutes with a slow connection)"
 	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing Vita and its tools into $(VENV) (once; some minutes on a slow line)"
+	@echo "installing Vita and its tools into $(VENV) (only at the first call; some minutes with a slow connection)"
 	@$(PIP) -e ".[test,dev,docs,bench]"
 	@touch $(VENV)/.runtime $@
