@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import zstandard
 
 from tests.cli.test_cli import Vita, vita
 from tests.cli.test_curate_folder import rows
-from tests.data.sources.document_files import zip_file
+from tests.data.sources.document_files import tar_file, zip_file
 from vita.data.sources.files import find_files
 from vita.data.sources.source import Source
 from vita.spine import retried_http
@@ -36,6 +37,7 @@ LISTING = (
     b'<html><title>Index of /dir</title><a href="?C=N">Name</a><a href="../">Up</a><a href="a.jsonl">a.jsonl</a></html>'
 )
 ARCHIVE = zip_file([("d/a.jsonl", ROWS), ("d/b.txt", b"A text of some words."), ("c.bin", os.urandom(300_000))])
+TAR = tar_file(("d/a.jsonl", ROWS))
 PASSWORD = "hunter22pass"
 OPTIONS = ("--set", "filters=[]", "--held-out", "0", "--out", "o")
 
@@ -65,7 +67,12 @@ def server(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             path = self.path.partition("?")[0]
             pages = {"/links.html": PAGE, "/dir/": LISTING, "/dir/a.jsonl": ROWS, "/private/": LISTING}
             pages |= {"/private/a.jsonl": ROWS, "/blog/": BLOG, "/custom/": LISTING.replace(b"Index of", b"Data of")}
-            pages |= {"/custom/a.jsonl": ROWS, "/private/a.zip": ARCHIVE, "/a.zip": ARCHIVE}
+            pages |= {
+                "/custom/a.jsonl": ROWS,
+                "/private/a.zip": ARCHIVE,
+                "/a.zip": ARCHIVE,
+                "/a.tar.gz": gzip.compress(TAR),
+            }
             content = pages.get(path, b"")
             expected = "Basic " + base64.b64encode(f"bob:{PASSWORD}".encode()).decode()
             is_refused = path.startswith("/private") and self.headers.get("authorization") != expected
@@ -73,7 +80,7 @@ def server(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             state.responses += status == 200 and self.command == "GET"
             is_cut = status == 200 and self.command == "GET" and state.cuts > 0 and not state.responses % state.every
             state.cuts -= is_cut
-            if status == 200 and content is ARCHIVE and state.has_ranges:
+            if status == 200 and path.endswith((".zip", ".gz")) and state.has_ranges:
                 first, _, last = self.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")
                 part = content[int(first) : int(last) + 1 if last else None]
                 self.send_response(206 if "range" in self.headers else 200)
@@ -167,6 +174,9 @@ def test_a_password_in_an_address_is_written_nowhere(vita: Vita, server: Server,
         assert ids() == [f"a.jsonl:{number}" for number in range(1, 10)]
     code, out, err = vita("curate", f"http://bob:{PASSWORD}@{server.host}/none.jsonl", *OPTIONS)
     assert code == 3 and PASSWORD not in out + err
+    code, _, err = vita("forget", "a.jsonl:1", "--plan", "--output", "plan")
+    plan = Path("plan/plan.md").read_text()
+    assert code == 0 and "HTTP status 401; the ledger records the address without its secrets (`***`)" in plan, err
     leaks = [file for file in tmp_path.rglob("*") if file.is_file() and PASSWORD.encode() in plain(file)]
     assert not leaks
 
@@ -215,6 +225,11 @@ def test_an_archive_at_an_address_with_a_query_has_the_same_members(vita: Vita, 
     assert code == 0 and ids() == expected and PASSWORD not in out + err, err
     code, out, err = vita("curate", f"zip://d/*.jsonl::{address}", *OPTIONS, "--json")
     assert code == 0 and len(ids()) == 9 and PASSWORD not in out + err, err
+    address = f"http://{server.host}/a.tar.gz?sig={PASSWORD}"
+    code, out, err = vita("curate", f"tar://d/*.jsonl::{address}", *OPTIONS)
+    assert code == 0 and len(ids()) == 9, err
+    code, out, err = vita("curate", f"zip://d/*.jsonl::{address}", *OPTIONS)
+    assert code == 3 and "the archive cannot be opened: File is not a zip file" in err and PASSWORD not in err
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and PASSWORD.encode() in plain(file)]
 
 
@@ -235,7 +250,7 @@ def test_secrets_of_urls_are_masked() -> None:
     masked = {
         "http://bob:pw@host/a": "http://***@host/a",
         "see s3://key:s@bucket/a, then": "see s3://***@bucket/a, then",
-        "https://h/a?page=2&X-Amz-Signature=ab1&token=x#y": "https://h/a?page=2&X-Amz-Signature=***&token=***#y",
+        "https://h/a?page=2&X-Amz-Signature=ab1&token=x#y": "https://h/a?page=2&X-Amz-Signature=***&token=***#***",
         "https://h/a?sv=1&sig=a%2Fb": "https://h/a?sv=1&sig=***",
         "https://h/a@b:c?lang=en": "https://h/a@b:c?lang=en",
         "https://ghp_0123abc@github.com/a/b": "https://***@github.com/a/b",
@@ -253,6 +268,13 @@ def test_secrets_of_urls_are_masked() -> None:
         "https://h/a?next=https://bob:pw@i/b&page=1": "https://h/a?next=https://***@i/b&page=1",
         "https://h/?%74oken=x&a[token]=y&token%5B%5D=z&token[]=v": "https://h/?%74oken=***&a[token]=***&token%5B%5D=***"
         "&token[]=***",
+        "https://h/a#4f8a, https://h/a#part2, s3://b/a#1.txt": "https://h/a#***, https://h/a#part2, s3://b/a#1.txt",
+        "https://h/a?path=https%253A%252F%252Fi%252F%253Fk%253D1&page=2%26k%3D3": "https://h/a?path=***&page=***",
+        "https://h/a?page=2?k=1&title=%3Flang%3Dde": "https://h/a?page=***&title=%3Flang%3Dde",
+        "https://h/my file.csv?sig=a b and https://h/'x'?n=1&token=y.": "https://h/my file.csv?sig=*** b and "
+        "https://h/'x'?n=1&token=***.",
+        "https://h/a?response-content-disposition=attachment%3B%20filename%3Da.csv": "https://h/a?"
+        "response-content-disposition=attachment%3B%20filename%3Da.csv",
         "https://h/dir/?C=N;O=D and https://h/dir/?x": "https://h/dir/?C=N;O=D and https://h/dir/?***",
     }
     assert {text: mask_url_secrets(text) for text in masked} == masked
@@ -263,6 +285,13 @@ def test_secrets_of_urls_are_masked() -> None:
         "https://h/?next=https%3A%2F%2Fi%2F%3Ftoken%3Dx&n=1": "https://h/?next=***&n=1",
         "https://h/?next=https%3A%2F%2Fi%2F%3Fpage%3D2&country_code=de&zip_code=12345&a[b]=c": None,
         "https://h/?code=x&auth_code=y": "https://h/?code=***&auth_code=***",
+        "/a?token=x&n=1": "/a?token=***&n=1",
+        "//h/a?sig=x": "//h/a?sig=***",
+        "https%3A%2F%2Fh%2Fa%3Ftoken%3Dx": "https://h/a?token=***",
+        "https%3A%2F%2Fh%2Fa%3Fn%3D1": None,
+        "https://h/a#/back?access_token=x": "https://h/a#/back?access_token=***",
+        'https://h/a?q="b c"&token=x&monkey=1#token': 'https://h/a?q="b c"&token=***&monkey=1#token',
+        "https://h/a?accessKey=x&passcode=y&u=%252Fb%253Ftoken%253Dz": "https://h/a?accessKey=***&passcode=***&u=***",
     }
     assert {text: mask_reference_secrets(text) for text in references} == {
         text: masked_text or text for text, masked_text in references.items()

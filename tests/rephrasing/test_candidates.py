@@ -143,6 +143,8 @@ def test_reasoning_before_a_rewrite_is_removed_and_line_ends_are_normalized() ->
         "<Thinking>\nHow?\n</Thinking>\nA\nB",
         "How?</reasoning> A\nB",
         "[THINK]How?[/THINK]A\nB",
+        "<|START_THINKING|>How?<|END_THINKING|><|START_RESPONSE|>A\nB<|END_RESPONSE|>",
+        "How?<|END_THINKING|>A\nB",
         "<|channel>thought\nHow?<channel|>A\nB",
         f"{analysis}{final}",
         f"<|start|>assistant{analysis}{final}<|return|>",

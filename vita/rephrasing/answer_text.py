@@ -17,13 +17,17 @@ _TEXT_TYPES = ("text", "output_text")
 _REASONING_TYPES = ("thinking", "redacted_thinking", "reasoning", "reasoning_text")
 _TAGS = r"(?:seed:)?think|thinking|thought|reasoning"
 _REASONING = re.compile(
-    rf"\A\s*(?:<({_TAGS})>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)|<\|channel>thought.*?(?:<channel\|>|\Z))\s*",
+    rf"\A\s*(?:<({_TAGS})>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)|<\|channel>thought.*?(?:<channel\|>|\Z)"
+    r"|<\|START_THINKING\|>.*?(?:<\|END_THINKING\|>|\Z))\s*",
     re.DOTALL | re.IGNORECASE,
 )
 _REASONING_END = re.compile(
-    rf"\A(?:(?!<(?:{_TAGS})>|\[THINK\]).)*?(</(?:{_TAGS})>|\[/THINK\])\s*", re.DOTALL | re.IGNORECASE
+    rf"\A(?:(?!<(?:{_TAGS})>|\[THINK\]|<\|START_THINKING\|>).)*?(</(?:{_TAGS})>|\[/THINK\]|<\|END_THINKING\|>)\s*",
+    re.DOTALL | re.IGNORECASE,
 )
 """Reasoning without its opening tag: templates of DeepSeek-R1, Qwen3 and others write `<think>` into the prompt."""
+_RESPONSE_MARKS = re.compile(r"\A\s*<\|START_(?:RESPONSE|TEXT)\|>|<\|END_(?:RESPONSE|TEXT)\|>\s*\Z")
+"""Marks of Cohere's models around the answer."""
 _HARMONY = re.compile(rf"\A\s*(?:{re.escape(START)}assistant)?(?={re.escape(CHANNEL)})")
 _PLAIN_HARMONY = re.compile(r"\Aanalysis\S.*?assistantfinal", re.DOTALL)
 """Channels of GPT-OSS in a text whose special tokens an endpoint has removed."""
@@ -67,5 +71,5 @@ def without_reasoning(text: str, passage: str = "") -> str:
     while match := _REASONING.match(text):
         text, has_begin = text[match.end() :], True
     if not has_begin and (end := _REASONING_END.match(text)) and end[1] not in passage:
-        return text[end.end() :]
-    return text
+        text = text[end.end() :]
+    return _RESPONSE_MARKS.sub("", text)

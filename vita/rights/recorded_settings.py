@@ -58,6 +58,15 @@ def location_of(content: str, run: Run, ledger: Ledger) -> str | None:
     return next(iter([*paths, *ledger.paths_of(content)]), None)
 
 
+def masked_address_note(location: str) -> str:
+    """Return the reason why a recorded address with masked values may not lead to its file; else an empty text."""
+    return (
+        "; the ledger records the address without its secrets (`***`)"
+        if "://" in location and "***" in location
+        else ""
+    )
+
+
 def _names_files(value: Any) -> bool:
     if isinstance(value, Mapping):
         return _is_content(value) or any(map(_names_files, value.values()))
@@ -74,8 +83,14 @@ def _with_locations(value: Any, where: str, run: Run, ledger: Ledger) -> Any:
         path = location_of(content, run, ledger)
         if path is None:
             raise DataError(where, f"the path of the file with the content {content[:12]} was not recorded")
-        if content_digest(path, ledger, where=where) != content:
-            raise DataError(where, f"{path} has changed since")
+        try:
+            is_same = content_digest(path, ledger, where=where) == content
+        except DataError as error:
+            if note := masked_address_note(path):
+                raise DataError(where, f"{error.problem}{note}") from None
+            raise
+        if not is_same:
+            raise DataError(where, f"{path} has changed since{masked_address_note(path)}")
         return path
     if isinstance(value, Mapping):
         return {name: _with_locations(below, f"{where}.{name}", run, ledger) for name, below in value.items()}

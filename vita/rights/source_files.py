@@ -13,7 +13,7 @@ from vita.data.records import Document
 from vita.data.sources.erased import content_hash
 from vita.data.sources.read import Source, SourceSlice, documents, readable_files
 from vita.rights.document_trace import DocumentTrace
-from vita.rights.recorded_settings import location_of
+from vita.rights.recorded_settings import location_of, masked_address_note
 from vita.spine.config import build
 from vita.spine.contents import content_digest
 from vita.spine.errors import VitaError
@@ -65,9 +65,10 @@ def _search(
             if any(_is_requested(document, trace) for document in _read(SourceSlice(source, (file,))))
         ]
         if content and not files and content_digest(location, ledger, where=run.step) != content:
-            return [], f"{location}: it has changed since"
+            return [], f"{location}: it has changed since{masked_address_note(location)}"
     except (VitaError, OSError) as error:
-        return [], f"{location}: {error.problem or error if isinstance(error, VitaError) else error}"
+        problem = str((error.problem or error) if isinstance(error, VitaError) else error)
+        return [], f"{location}: {problem.removeprefix(f'{location}: ')}{masked_address_note(location)}"
     return files, None
 
 

@@ -56,6 +56,17 @@ def list_files(path: str, *, where: str) -> list[ListedFile]:
     return [ListedFile(file, name, states[file]) for name, file in sorted(names)]
 
 
+def hidden_names(path: str) -> list[str]:
+    """Return the names of the hidden files and folders (`.git/`) below a folder, sorted; they are not read."""
+    base = str(Path(path).expanduser())
+    names: list[str] = []
+    for folder, folders, files in os.walk(base):
+        entries = [f"{name}/" for name in folders] + files
+        names += [os.path.relpath(folder, base) + f"/{name}" for name in entries if name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return sorted(printable(name.removeprefix("./")) for name in names)
+
+
 def printable(name: str) -> str:
     r"""Return a name as valid UTF-8 text; bytes that are not UTF-8 are escaped as `\xe9`, secrets in URLs masked."""
     text = name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")

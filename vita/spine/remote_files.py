@@ -11,9 +11,14 @@ timeouts and without retries. Later requests use the timeouts and retries of the
 from __future__ import annotations
 
 import glob
+import lzma
 import re
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,12 +50,18 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     Raises `ValueError` for a malformed HTTP address.
     """
     import fsspec
+    from fsspec.utils import infer_compression
 
     links = links_of_chain(url)
     for link in filter(_is_http, links):
         _check_host(link)
     over_http = {"client_kwargs": {"middlewares": (retry_requests,)}}
-    options = {link.partition("://")[0]: over_http for link in links if _is_http(link)}
+    options: dict[str, Any] = {link.partition("://")[0]: over_http for link in links if _is_http(link)}
+    for link, archive in pairwise(links):
+        if link.startswith("tar://"):  # fsspec would infer it from the name with its query
+            name = without_user_and_query(archive)
+            compression = "gzip" if name.endswith(".tgz") else infer_compression(name)
+            options["tar"] = {"compression": compression}
     if links == [url] and _is_http(url):  # `url_to_fs` takes `::` in an IPv6 address for the end of a link
         files, path = fsspec.filesystem(url.partition("://")[0], **over_http), url
     else:
@@ -325,6 +336,9 @@ def explain_remote(
     if isinstance(error, ValueError) and "range requests" in text:
         hint = "download the archive, or give its own address, which reads all members"
         return _error(family, where, url, "the server sends no part of a file, which this address needs", hint=hint)
+    if isinstance(error, tarfile.TarError | zipfile.BadZipFile | zlib.error | lzma.LZMAError | EOFError):
+        hint = "check the address and the name of the archive, which states its compression"
+        return _error(family, where, url, f"the archive cannot be opened: {text or type(error).__name__}", hint=hint)
     if isinstance(error, ValueError | NotImplementedError):
         return _error(family, where, url, f"is not an address that can be opened: {text}", hint=address)
     if explain_disk(error, url):

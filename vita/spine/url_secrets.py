@@ -20,7 +20,16 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)((?:(?!(?<!\w)[A-Za-z][A-Za
 _END = ".,:;!?)]}|"
 """Characters at the end of a URL in a sentence that belong to the sentence."""
 _PORT = re.compile(r"[0-9]{1,5}")
-_PARAMETER = re.compile(r"([?&;#])([^?&;#=]*)(=?)([^&;#]*)")
+_PARAMETER = re.compile(r"([?&;#])([^?&;#=]*)(?:(=)([^&;#]*))?")
+_INNER_PARAMETER = re.compile(r"[?&;#]\s?([^?&;#=\s]{1,60})=[^&;#\s]")
+"""A parameter in the decoded value of another one."""
+_LOOSE_PARAMETER = re.compile(r"([?&;#])([^?&;#=\s]{1,60})(=)(?!\*\*\*)([^&;#\s\"'`<>]+(?<![.,:!?)\]}|]))")
+"""A parameter outside of what is recognized as a URL: after a space or a quote in a URL, or without a scheme."""
+_ENCODED_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}%3A%2F%2F", re.IGNORECASE)
+_PART = re.compile(r"#(?:part)?[0-9]{1,9}")
+"""The fragment that the id of a part of a document ends with."""
+_MAX_DECODINGS = 4
+"""Number of times a value is decoded: a URL in a parameter of a URL in a parameter has `%25` for `%`."""
 _PATH_PARAMETER = re.compile(r"(;[\w.-]+=)[^/;]+")
 _HARMLESS_NAMES = (
     "action alt branch c category charset config count curid dataset date day delimiter dir direction dl download"
@@ -35,9 +44,10 @@ _HARMLESS_NAMES = (
 """Names of parameters in lower case whose values are shown: of listings, pages, versions, files and signed URLs."""
 _HARMLESS = frozenset(_HARMLESS_NAMES.split())
 _SECRET_NAME = re.compile(
-    r"(?:token|secret|passw(?:or)?d|passphrase|passwd|credentials?|signature|jwt|bearer|api_?key|accesskeyid"
+    r"(?:token|secret|passw(?:or)?d|passphrase|passcode|passwd|credentials?|signature|jwt|bearer|api_?key|accesskeyid"
+    r"|(?:access|account|auth|private|secret|shared|signing|subscription)key|oauth_verifier|saml(?:request|response)"
     r"|googleaccessid|session(?:_?id)?|sessid|e?mail)$"
-    r"|(?:^|[_.-])(?:access|auth|authorization|key|login|otp|pass|phone|pin|pw|pwd|sas|sid|sig|ticket|user"
+    r"|(?:^|[_.-])(?:access|auth|authorization|hmac|key|login|otp|pass|phone|pin|psw|pw|pwd|sas|sess|sid|sig|ticket|user"
     r"|user_?name)$|^(?:auth(?:orization)?_?)?code$",
     re.IGNORECASE,
 )
@@ -45,13 +55,24 @@ _SECRET_NAME = re.compile(
 
 
 def mask_url_secrets(text: str) -> str:
-    """Return a text with `***` in place of users and passwords, and of unknown parameters, of each URL."""
-    return _masked(text, lambda name: name.lower() not in _HARMLESS)
+    """Return a text with `***` in place of users and passwords, and of unknown parameters, of each URL.
+
+    A text without a URL stays. A fragment of an HTTP address is masked, too: it can be a key.
+    """
+    if "://" not in text:
+        return text
+    return _LOOSE_PARAMETER.sub(_loose_parameter, _masked(text, _is_unknown, masks_fragments=True))
 
 
 def mask_reference_secrets(text: str) -> str:
-    """Return the URL of a document with `***` in place of its user and password, secrets and e-mail addresses."""
-    return _masked(text, lambda name: _SECRET_NAME.search(name) is not None)
+    """Return the URL of a document with `***` in place of its user and password, secrets and e-mail addresses.
+
+    The URL can have no scheme (`/a?token=x`), and unencoded spaces and quotes. One whose scheme is encoded is decoded
+    if it holds a secret.
+    """
+    if _ENCODED_SCHEME.match(text) and (decoded := unquote(text)) != (masked := mask_reference_secrets(decoded)):
+        return masked
+    return _LOOSE_PARAMETER.sub(_loose_parameter, _masked(text, _is_secret))
 
 
 def mask_secrets_in(value: Any) -> Any:
@@ -85,7 +106,15 @@ def _link_without_user_and_query(url: str) -> str:
     return f"{scheme}://{rest}"
 
 
-def _masked(text: str, is_secret: Callable[[str], bool]) -> str:
+def _is_unknown(name: str) -> bool:
+    return name.lower() not in _HARMLESS
+
+
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
+
+
+def _masked(text: str, is_secret: Callable[[str], bool], *, masks_fragments: bool = False) -> str:
     if "://" not in text:
         return text
 
@@ -97,7 +126,8 @@ def _masked(text: str, is_secret: Callable[[str], bool]) -> str:
             rest = f"***@{rest[user:]}"
         start = next((index for index, character in enumerate(rest) if character in "?#"), len(rest))
         path = _PATH_PARAMETER.sub(lambda part: f"{part[1]}***" if is_secret(part[1][1:-1]) else part[0], rest[:start])
-        query = _PARAMETER.sub(lambda part: _parameter(part, is_secret), rest[start:])
+        masks_fragment = masks_fragments and scheme.lower() in ("http://", "https://")
+        query = _PARAMETER.sub(lambda part: _parameter(part, is_secret, masks_fragment), rest[start:])
         return f"{scheme}{path}{query}{tail}"
 
     return _URL.sub(masked_url, text)
@@ -118,18 +148,39 @@ def _user_end(rest: str) -> int:
     return 0
 
 
-def _parameter(part: re.Match[str], is_secret: Callable[[str], bool]) -> str:
-    """Return a parameter with its value, or with `***`; a fragment without `=` is a place in the page and stays."""
+def _parameter(part: re.Match[str], is_secret: Callable[[str], bool], masks_fragment: bool) -> str:
+    """Return a parameter with its value, or with `***`; `masks_fragment` applies to a fragment without `=`."""
     mark, name, equal, value = part.groups()
     if equal:
-        names = re.findall(r"[^\[\]]+", unquote(name))  # `a` and `token` of `a[token]`
-        is_masked = any(map(is_secret, names)) or _holds_secret(unquote(value), is_secret)
+        is_masked = _is_name_of(name, is_secret) or _holds_secret(value, is_secret)
         return f"{mark}{name}={'***' if value and is_masked else value}"
-    if mark == "#" or not name:
+    if not name or (mark == "#" and not masks_fragment) or _PART.fullmatch(part[0]):
         return part[0]
-    return f"{mark}{'***' if is_secret(name) or _holds_secret(unquote(name), is_secret) else name}"
+    return f"{mark}{'***' if is_secret(name) or _holds_secret(name, is_secret) else name}"
+
+
+def _loose_parameter(part: re.Match[str]) -> str:
+    mark, name, equal, _ = part.groups()
+    return f"{mark}{name}{equal}***" if _is_name_of(name, _is_secret) else part[0]
+
+
+def _is_name_of(name: str, is_secret: Callable[[str], bool]) -> bool:
+    """Return True if a name, or a part of it between brackets (`token` of `a[token]`), is that of a secret."""
+    return any(map(is_secret, re.findall(r"[^\[\]]+", unquote(name))))
 
 
 def _holds_secret(value: str, is_secret: Callable[[str], bool]) -> bool:
-    """Return True for a value that contains an e-mail address, or a URL with secrets."""
-    return "@" in value or _masked(value, is_secret) != value
+    """Return True for an encoded value that contains an e-mail address, a URL with secrets, or such parameters."""
+    for _ in range(_MAX_DECODINGS):
+        decoded = unquote(value)
+        names = (name.strip("*") for name in _INNER_PARAMETER.findall(decoded))
+        if (
+            "@" in decoded
+            or _masked(decoded, is_secret) != decoded
+            or any(_is_name_of(name, is_secret) for name in names)
+        ):
+            return True
+        if decoded == value:
+            return False
+        value = decoded
+    return True

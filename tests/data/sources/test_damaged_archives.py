@@ -1,18 +1,23 @@
-"""Damaged web archives: every record beside the damage is read, and the damage is named with its position."""
+"""Damaged archives: every record and member beside the damage is read, and the damage is named."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
+import io
+import json
 import lzma
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import zstandard
+from pyarrow import parquet
 
-from tests.data.sources.document_files import page_record
+from tests.data.sources.document_files import docx_file, page_record, tar_file, zip_file
 from vita.data.records import DroppedRecord
 from vita.data.sources.read import Source, documents
 
@@ -130,3 +135,79 @@ def test_an_archive_inside_a_record_is_content(tmp_path: Path) -> None:
     inner = b"".join(record(number) for number in range(3))
     results, drops = numbers_and_drops(tmp_path / "a.warc", page_record(inner, type="text/plain") + record(4))
     assert results == "4" and drops == []
+
+
+def texts_and_drops(path: Path, data: bytes) -> tuple[list[str], list[DroppedRecord]]:
+    path.write_bytes(data)
+    drops: list[DroppedRecord] = []
+    source = Source.model_validate({"path": str(path), "on_bad_row": "drop"})
+    return [document.text for document in documents(source, dropped=drops.append)], drops
+
+
+def test_members_after_a_damaged_header_of_a_tar_archive_are_read(tmp_path: Path) -> None:
+    members = [(f"{number}.txt", f"Member {number}.".encode() * 90) for number in range(4)]
+    data = tar_file(*members)
+    starts = [1536 * number for number in range(4)]  # a header and two blocks of text
+    texts = [content.decode() for _, content in members]
+    for first, last, content in (
+        (starts[1], starts[1] + 512, b"\0"),
+        (starts[1], starts[1] + 512, b"X"),
+        (starts[1], starts[2], b"\0"),
+        (starts[1] + 200, starts[1] + 201, b"Y"),
+    ):
+        damaged = data[:first] + content * (last - first) + data[last:]
+        results, drops = texts_and_drops(tmp_path / "a.tar", damaged)
+        assert results == [texts[0], *texts[2:]] and [drop.reason for drop in drops] == ["damaged_file"]
+        assert "3 blocks of 512 bytes without the header of a member" in drops[0].detail
+    results, drops = texts_and_drops(tmp_path / "a.tar", data[: starts[3] + 100])
+    assert results == texts[:3] and "1 block of 512 bytes without the header of a member at its end" in drops[0].detail
+    end = data[: starts[3] + 1536]
+    for whole in (data, data + data, end + bytes(1024) + data, end + bytes(1024) + b"X" * 2048, end):
+        results, drops = texts_and_drops(tmp_path / "a.tar", whole)
+        assert results[:4] == texts and not drops
+        assert len(results) == (8 if whole.endswith(data) and whole != data else 4)
+
+
+def test_members_with_a_damaged_header_or_an_unknown_compression_in_a_zip_archive_are_named(tmp_path: Path) -> None:
+    data = bytearray(zip_file([("a.txt", b"first" * 100), ("b.txt", b"second" * 100)]))
+    for change in (data[:4], data[4:10]):
+        broken = bytearray(data)
+        if change == data[:4]:
+            broken[:4] = bytes(4)
+        else:
+            broken[data.index(b"PK\x01\x02") + 10] = broken[8] = 93  # zstd
+        results, drops = texts_and_drops(tmp_path / "a.zip", bytes(broken))
+        assert results == ["second" * 100]
+        assert [drop.reason for drop in drops] == ["damaged_file"] and "a.txt" in drops[0].detail
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.zip", lambda *members: zip_file(members)), ("a.tar", tar_file)])
+def test_large_members_of_formats_with_random_access_are_read(
+    tmp_path: Path, name: str, pack: Callable[..., bytes]
+) -> None:
+    table = io.BytesIO()
+    noise = [random.Random(number).randbytes(700).hex() for number in range(1000)]
+    parquet.write_table(pa.table({"text": noise}), table, compression="none")
+    book = docx_file("A river carries water from its spring to the sea.")
+    padded = io.BytesIO(book)
+    with zipfile.ZipFile(padded, "a") as archive:
+        archive.writestr("word/media/a.png", random.Random(1).randbytes(1_100_000))
+    assert min(len(table.getvalue()), len(padded.getvalue())) > 2**20
+    results, drops = texts_and_drops(
+        tmp_path / name, pack(("a.parquet", table.getvalue()), ("b.docx", padded.getvalue()))
+    )
+    assert results[:-1] == noise and results[-1].startswith("A river carries water") and not drops
+
+
+def test_rows_before_the_damage_of_a_member_are_read(tmp_path: Path) -> None:
+    rows = [f'{{"text": "Row {number}: {random.Random(number).randbytes(40).hex()}"}}\n' for number in range(4000)]
+    member = "".join(rows).encode()
+    data = tar_file(("a.jsonl", member))
+    for name, content in (("a.tar", data[:300_000]), ("a.tar.gz", gzip.compress(data)[:150_000])):
+        results, drops = texts_and_drops(tmp_path / name, content)
+        assert results[:1500] == [json.loads(row)["text"] for row in rows[:1500]]
+        assert {drop.reason for drop in drops} == {"damaged_file"}
+    archive = bytearray(zip_file([("a.jsonl", member)]))
+    archive[150_000:150_100] = bytes(100)
+    results, drops = texts_and_drops(tmp_path / "a.zip", bytes(archive))
+    assert len(results) > 1000 and drops[-1].reason == "damaged_file"

@@ -120,6 +120,26 @@ def test_a_folder_is_read_in_order_and_skips_unknown_formats(tmp_path: Path) -> 
     source = create_source(tmp_path)
     assert [document.text for document in documents(source)] == ["a/z.txt", "b.txt"]
     assert skipped_files(source) == ["a/picture.png"]
+    for name in (".hidden.txt", "a/.x.jsonl", ".git/config.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert skipped_files(source) == ["a/picture.png", ".git/", ".hidden.txt", "a/.x.jsonl"]
+    assert len([*documents(source)]) == 2
+
+
+def test_zero_bytes_in_rows_of_json_are_damage_of_these_rows(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"The text of row {number}."}) for number in range(5)]
+    damaged = rows[2][:9] + "\0" * 9 + rows[2][18:]
+    for name, content, expected in (
+        ("a.jsonl", "\n".join([*rows[:2], damaged, *rows[3:]]), [0, 1, 3, 4]),
+        ("a.jsonl", "\n".join(rows) + "\n" + "\0" * 4096, [0, 1, 2, 3, 4]),
+        ("a.json", f"[{', '.join([*rows[:2], damaged, *rows[3:]])}]", [0, 1]),
+    ):
+        (tmp_path / name).write_text(content)
+        drops: list[DroppedRecord] = []
+        source = Source.model_validate({"path": str(tmp_path / name), "on_bad_row": "drop"})
+        texts = [document.text for document in documents(source, dropped=drops.append)]
+        assert texts == [f"The text of row {number}." for number in expected] and len(drops) == 1
 
 
 def test_files_without_rows_are_reported(tmp_path: Path) -> None:

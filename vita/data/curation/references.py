@@ -15,6 +15,8 @@ from vita.data.curation.personal_data import Action, Scan
 from vita.data.curation.personal_data_kinds import EMAIL_KINDS
 from vita.spine.url_secrets import mask_reference_secrets
 
+_URL_MARK = re.compile(r"://|=|%3A%2F%2F", re.IGNORECASE)
+"""A part of every URL with secrets: of its scheme, which can be encoded, or of a parameter."""
 _SEARCHED = re.compile(r"(\S*://[^\s?#]*)")
 """A URL up to its query, in which e-mail addresses are not searched."""
 
@@ -26,7 +28,7 @@ def scan_reference(text: str, actions: Mapping[str, Action], *, is_id: bool) -> 
     has the form of an address, and in the path of a URL, where they are names of accounts and files.
     """
     counts: dict[str, int] = {}
-    if actions["key"] != "keep" and "://" in text and (masked := mask_reference_secrets(text)) != text:
+    if actions["key"] != "keep" and _URL_MARK.search(text) and (masked := mask_reference_secrets(text)) != text:
         text, counts = masked, {"key": 1}
     if "@" in text and not is_id and actions["email"] != "keep":
         parts = _SEARCHED.split(text) if "://" in text else [text]
@@ -41,7 +43,7 @@ def scan_reference(text: str, actions: Mapping[str, Action], *, is_id: bool) -> 
 
 def masked_licence(licence: str | None, actions: Mapping[str, Action]) -> str | None:
     """Return a licence without the secrets and e-mail addresses in it."""
-    if not licence or ("@" not in licence and "://" not in licence):
+    if not licence or ("@" not in licence and not _URL_MARK.search(licence)):
         return licence
     scan = scan_reference(licence, actions, is_id=False)
     return scan.text if scan else licence
@@ -49,5 +51,5 @@ def masked_licence(licence: str | None, actions: Mapping[str, Action]) -> str | 
 
 def masked_source(source: str, actions: Mapping[str, Action]) -> str:
     """Return the source of a document without the secrets and e-mail addresses in it, if it is a URL."""
-    scan = scan_reference(source, actions, is_id=False) if "://" in source else None
+    scan = scan_reference(source, actions, is_id=False) if _URL_MARK.search(source) else None
     return scan.text if scan else source

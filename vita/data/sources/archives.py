@@ -12,9 +12,8 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 from vita.data.sources import streams
@@ -31,6 +30,9 @@ MIN_LIMIT_BYTES = 2**30
 """Content in bytes that is read in every case."""
 _HELD_BYTES = 2**20
 """Members up to this size are held in memory while they are read."""
+_PIECE_BYTES = 2**15
+"""Bytes of a member that are read at once; the bytes before damage in them are lost."""
+_RECORD_BLOCKS = tarfile.RECORDSIZE // tarfile.BLOCKSIZE
 _ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -53,6 +55,9 @@ def read_zip(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
             raise DamagedFile(file.path, problem, hint="copy or download it again") from None
         with archive:
             if format := _office_format(archive):
+                if file.opener:  # a member of an archive is read only once
+                    handle.seek(0)
+                    file = file._replace(opener=lambda: handle)
                 yield from READERS[format](file, wishes)
                 return
             budget = _Budget(file)
@@ -71,7 +76,13 @@ def read_zip(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
 
 
 def _member_opener(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: _Budget) -> Callable[[], Any]:
-    return lambda: io.BufferedReader(_Member(archive.open(info), budget))
+    def open_member() -> io.BufferedReader:
+        try:
+            return io.BufferedReader(_Member(archive.open(info), budget))
+        except _ERRORS as error:  # a damaged header, or a compression that Python lacks
+            raise _damaged_member(error) from None
+
+    return open_member
 
 
 def _office_format(archive: zipfile.ZipFile) -> str | None:
@@ -83,12 +94,20 @@ def _office_format(archive: zipfile.ZipFile) -> str | None:
 
 @READERS.add("tar")
 def read_tar(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
-    """Read the regular files of a tar archive; links and devices are not read."""
+    """Read the regular files of a tar archive; links and devices are not read.
+
+    After a damaged header, reading continues at the next valid one.
+    """
     budget = _Budget(file)
+    gap = _Gap(budget)
     with streams.open_sequential(file) as stream:
         try:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_headers(gap), ignore_zeros=True) as archive:
                 for number, info in enumerate(archive, 1):
+                    if gap.take() and not gap.is_end_of_archive(info.offset):
+                        yield _problem_row(
+                            file, number, RowProblem(DAMAGED_FILE, "headers of members", gap.description)
+                        )
                     if info.isdir():
                         continue
                     if _is_hidden(info.name):
@@ -103,8 +122,69 @@ def read_tar(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
                     # A tar stream has one position: a member is read only once.
                     handle = io.BufferedReader(_Member(content, budget))
                     yield from _member_rows(file, number, info.name, info.size, lambda handle=handle: handle, wishes)
+                if gap.take() and gap.num_damaged and not gap.is_padding:
+                    raise DamagedFile(file.path, f"has {gap.description} at its end", hint="copy or download it again")
         except tarfile.TarError as error:
             raise DamagedFile(file.path, f"cannot be read as tar: {error}", hint="copy or download it again") from None
+
+
+class _Gap:
+    """The blocks of a tar archive between two members that are no headers.
+
+    An archive ends with two or more blocks of zeros and padding. Another archive can follow, whose members are read.
+    """
+
+    def __init__(self, budget: _Budget) -> None:
+        self._budget = budget
+        self._blocks: list[int] = [0, 0, 0]
+        self.num_zeros = self.num_damaged = self.num_after_zeros = 0
+        """Blocks of zeros, other blocks, and those of the latter after two or more blocks of zeros."""
+
+    def add(self, block: bytes) -> None:
+        """Count a block; an archive can expand to zeros without an end."""
+        self._budget.spend(len(block))
+        if block.strip(b"\0"):
+            self._blocks[1] += 1
+            self._blocks[2] += self._blocks[0] >= 2
+        elif block:
+            self._blocks[0] += 1
+
+    def take(self) -> bool:
+        """Take the blocks since the last member; return False if there are none."""
+        self.num_zeros, self.num_damaged, self.num_after_zeros = self._blocks
+        self._blocks = [0, 0, 0]
+        return self.num_zeros + self.num_damaged > 0
+
+    @property
+    def is_padding(self) -> bool:
+        """Return True for blocks after the end of the archive that fill its last record, which some programs do."""
+        return self.num_after_zeros == self.num_damaged and self.num_zeros + self.num_damaged <= _RECORD_BLOCKS
+
+    def is_end_of_archive(self, offset: int) -> bool:
+        """Return True for the end of an archive to which another one was appended, which begins at `offset`."""
+        is_aligned = offset % tarfile.RECORDSIZE == 0 and self.num_zeros < _RECORD_BLOCKS + 2
+        return not self.num_damaged and (self.num_zeros == 2 or (self.num_zeros > 2 and is_aligned))
+
+    @property
+    def description(self) -> str:
+        """Return the size of the gap, for messages."""
+        blocks = counted(self.num_damaged + self.num_zeros, "block")
+        return f"{blocks} of {tarfile.BLOCKSIZE} bytes without the header of a member"
+
+
+def _headers(gap: _Gap) -> type[tarfile.TarInfo]:
+    """Return the type of the headers of an archive, which counts the blocks that are none."""
+
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+            try:
+                return super().frombuf(buf, encoding, errors)
+            except tarfile.HeaderError:
+                gap.add(bytes(buf))
+                raise
+
+    return Header
 
 
 def _is_hidden(name: str) -> bool:
@@ -153,12 +233,25 @@ def _member_rows(
 
 def _peek(member: SourceFile) -> tuple[SourceFile, bytes]:
     """Return (the member, its first decompressed bytes); the content of a tar archive can be read only once."""
-    handle = streams.open_binary(member)
-    data = handle.read(_HELD_BYTES)
-    if len(data) < _HELD_BYTES:
-        return member._replace(opener=lambda: io.BytesIO(data)), streams.decompressed_head(member, data)
-    rest = io.BufferedReader(streams.StreamReader(chain([data], iter(lambda: handle.read(2**20), b""))))
-    return member._replace(opener=lambda: rest), streams.decompressed_head(member, data)
+    handle, data, damage = streams.open_binary(member), bytearray(), None
+    try:
+        while len(data) < _HELD_BYTES and (piece := handle.read1(_PIECE_BYTES)):
+            data += piece
+    except DamagedFile as error:
+        damage = error  # raised after the bytes before it
+    content = bytes(data)
+    if len(content) < _HELD_BYTES and not damage:
+        return member._replace(opener=lambda: io.BytesIO(content)), streams.decompressed_head(member, content)
+
+    def rest() -> Iterator[bytes]:
+        yield content
+        if damage:
+            raise damage
+        yield from iter(lambda: handle.read(2**20), b"")
+
+    stream = streams.StreamReader(rest())
+    reader = stream if damage else io.BufferedReader(stream)  # a buffer would lose the bytes before the damage
+    return member._replace(opener=lambda: reader), streams.decompressed_head(member, content)
 
 
 def _problem_row(file: SourceFile, number: int, problem: RowProblem, *, skipped: bool = False) -> Row:
@@ -180,6 +273,10 @@ class _Budget:
             raise DamagedFile(self._file.path, problem, hint="unpack it, if its source is trusted")
 
 
+def _damaged_member(error: Exception) -> DamagedFile:
+    return DamagedFile("member", f"is damaged ({error or type(error).__name__})")
+
+
 class _Member(io.RawIOBase):
     """The content of a member; errors of the archive libraries become `DamagedFile`."""
 
@@ -193,7 +290,7 @@ class _Member(io.RawIOBase):
         try:
             data = self._content.read(len(buffer))
         except _ERRORS as error:
-            raise DamagedFile("member", f"is damaged ({error or type(error).__name__})") from None
+            raise _damaged_member(error) from None
         self._budget.spend(len(data))
         buffer[: len(data)] = data
         return len(data)

@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from vita.data.sources import files, streams
@@ -160,14 +160,20 @@ def _arrow_errors(file: SourceFile, kind: str) -> Iterator[None]:
 def open_seekable(file: SourceFile) -> Iterator[Any]:
     """Open the decompressed content of a file with random access; content without it is copied to a temporary file."""
     handle = files.open_binary(file)
-    with handle:
-        is_plain = file.is_decompressed or not streams.compression_of(handle.read(16))
+    with handle, tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as copy:
+        head = handle.read(16)
+        is_plain = file.is_decompressed or not streams.compression_of(head)
         if is_plain and handle.seekable():
             handle.seek(0)
             yield handle
             return
-    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as copy:
-        for piece in streams.chunks(SourceFile(file.path, file.name, file.size, file.known, file.opener)):
+        opener = file.opener and (lambda: _whole(head, handle))  # a member of an archive is opened only once
+        for piece in streams.chunks(SourceFile(file.path, file.name, file.size, file.known, opener)):
             copy.write(piece)
         copy.seek(0)
         yield copy
+
+
+def _whole(head: bytes, handle: Any) -> streams.StreamReader:
+    """Return the content of a handle from which `head` was read."""
+    return streams.StreamReader(chain([head], iter(lambda: handle.read(2**20), b"")))

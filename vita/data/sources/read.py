@@ -42,7 +42,7 @@ from vita.spine.config import unknown_name
 from vita.spine.contents import current_erasures
 from vita.spine.erasures import Erasure
 from vita.spine.errors import DataError, MissingExtra
-from vita.spine.file_listing import printable
+from vita.spine.file_listing import hidden_names, printable
 from vita.spine.plain_text import counted
 from vita.spine.url_secrets import mask_url_secrets, without_user_and_query
 
@@ -211,12 +211,16 @@ def listing_note(source: Source) -> str | None:
 
 
 def skipped_files(source: Source) -> list[str]:
-    """Return the names of files without a reader, and of those of a curated folder beside its training documents."""
+    """Return the names of the files that are not read: without a reader, hidden, or beside the documents of a corpus.
+
+    A hidden folder is one name. Only local folders are searched for hidden files.
+    """
     if source.path is None:
         return []
     candidates = _list_files(source)
     readable = {file.name for file in training_files(candidates) if is_readable(file, source)}
-    return [file.name for file in candidates if file.name not in readable]
+    hidden = [] if "://" in source.path else hidden_names(source.path)
+    return [file.name for file in candidates if file.name not in readable] + hidden
 
 
 _ARTIFACT_FILES: Mapping[type[Any], tuple[str, ...]] = {

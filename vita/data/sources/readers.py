@@ -125,7 +125,7 @@ def empty_file(file: SourceFile) -> Row:
 @READERS.add("jsonl")
 def read_jsonl(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read JSON objects, one per line; blank lines are skipped."""
-    stream = SourceText(file, wishes.encoding)
+    stream = SourceText(file, wishes.encoding, is_json=True)
     for number, line in enumerate(stream.lines(skip_long=True), stream.first_row):
         if line is LONG_LINE:
             problem = RowProblem("too_large", f"a row of at most {MAX_BYTES >> 20} MiB", "a longer line")
@@ -153,7 +153,7 @@ def read_jsonl(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
 def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read one JSON array of objects, or one object, which is a single row; rows before a damaged one are read."""
     hint = "write one JSON object a line and name the file .jsonl"
-    stream = SourceText(file, wishes.encoding)
+    stream = SourceText(file, wishes.encoding, is_json=True)
     data, damage = streams.read_text(stream, hint=hint)
     start = stream.start
     if file.span:

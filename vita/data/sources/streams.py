@@ -181,15 +181,18 @@ def decompressed_head(file: SourceFile, data: bytes) -> bytes:
 class SourceText:
     """The text of a file in UTF-8, with the encoding of the file."""
 
-    def __init__(self, file: SourceFile, encoding: str | None = None) -> None:
-        """Open a file; `encoding` is a codec, or None to detect it."""
+    def __init__(self, file: SourceFile, encoding: str | None = None, *, is_json: bool = False) -> None:
+        """Open a file; `encoding` is a codec, or None to detect it.
+
+        In JSON, zero bytes are damage of a row. Other text with zero bytes at its beginning is refused.
+        """
         self.file = file
         self.first_row = file.span.first_row if file.span else 1
         pieces = chunks(file)
         head = next(pieces, b"")
         self.encoding = encoding or (UTF8 if file.span else detect_encoding(head))
         if self.encoding in (UTF8, "utf8") or not is_wide_text(head):
-            _refuse_binary(file, head)
+            _refuse_binary(file, head, is_json=is_json)
         self.start = file.span.start if file.span else len(_UTF8_MARK) if head.startswith(_UTF8_MARK) else 0
         """The position of the text in the file, if it is in UTF-8."""
         self._pieces: Iterator[bytes] = chain([head], pieces)
@@ -298,9 +301,10 @@ def _with_line_feeds(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield b"\n"
 
 
-def _refuse_binary(file: SourceFile, head: bytes) -> None:
+def _refuse_binary(file: SourceFile, head: bytes, *, is_json: bool) -> None:
     meaning = binary_type(head)
-    if meaning is None and b"\0" in head[:HEAD_BYTES]:
+    has_damaged_rows = is_json and (file.span or (head.lstrip()[:1] in (b"{", b"[") and b"\0" not in head[:16]))
+    if meaning is None and b"\0" in head[:HEAD_BYTES] and not has_damaged_rows:
         meaning = "a binary file (it holds zero bytes)"
     if meaning:
         got = meaning if meaning.startswith("a binary") else f"bytes that look like {meaning}"
