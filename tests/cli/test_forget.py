@@ -148,6 +148,21 @@ def test_a_licence_with_a_secret_is_named_as_in_the_data_or_as_it_is_masked(vita
         assert "t0psecret" not in Path("erasure-plan/plan.json").read_text()
 
 
+def test_a_source_is_named_as_in_the_data_or_as_it_is_masked(vita: Vita, tmp_path: Path) -> None:
+    sources = ("https://l.example/feed?token=t0psecret", "/feed?token=t0psecret", "https://l.example/a#ann@mail.net")
+    documents = [{"id": f"a{n}", "text": _text(n), "source": sources[n % 3]} for n in range(6)]
+    write(tmp_path / "a.jsonl", *documents, {"id": "a6", "text": _text(6)})
+    words = ("curate", "a.jsonl", "--set", "filters=[]", "--held-out", "0")
+    assert vita(*words)[0] == 0
+    for name in (sources[0], "/feed?token=***", "https://l.example/a#<EMAIL>"):
+        code, out, err = vita("forget", "--source", name, "--by", "A")
+        assert code == 0 and "2 documents in the training text" in out and "t0psecret" not in out + err, out + err
+    code, out, err = vita(*words)
+    assert code == 0 and 'dropped: {"erased": 6}' in out, out + err
+    files = [file for file in Path("vita-store").rglob("*") if file.is_file() and file.suffix != ".zst"]
+    assert not [file for file in files if b"t0psecret" in file.read_bytes() or b"ann@mail" in file.read_bytes()]
+
+
 def test_an_id_of_a_kept_and_of_a_dropped_document_needs_a_source(vita: Vita, tmp_path: Path) -> None:
     write(tmp_path / "wiki.jsonl", {"id": "w3", "text": _text(3), "license": "CC0"}, {"id": "w4", "text": _text(4)})
     dropped = {"id": "r5", "text": _text(4), "license": "MIT"}

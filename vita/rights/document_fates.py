@@ -18,6 +18,7 @@ from vita.data.curation.corpus import parse_document, read_lines
 from vita.data.records import Document
 from vita.data.sources.erased import text_hash
 from vita.rights.query import RightsQuery
+from vita.spine.erasures import is_source
 from vita.spine.plain_text import counted
 
 Use = Literal["trained on", "held out", "not used"]
@@ -54,17 +55,17 @@ class DocumentMatch:
 
 def document_matches(folder: Path, document: str, *, source: str | None = None) -> list[DocumentMatch]:
     """Return the use of every document with this id (only of `source`, if given), and of their dropped copies."""
-    dropped = [row for row in _drops(folder) if row["id"] == document and source in (None, row["source"])]
+    dropped = [row for row in _drops(folder) if row["id"] == document and is_source(source, row["source"])]
     originals = {_original(row) for row in dropped if row["reason"] in _COPIES}
 
     def fits(row: Document) -> bool:
-        by_id = (row.id == document or _is_renamed(row.id, document)) and source in (None, row.source)
+        by_id = (row.id == document or _is_renamed(row.id, document)) and is_source(source, row.source)
         return by_id or (row.source, row.id) in originals or (None, row.id) in originals
 
     kept = _kept(folder, fits)
     answers = [
         replace(fate, sibling=_is_renamed(fate.id, document)) for fate in kept
-        if (fate.id == document or _is_renamed(fate.id, document)) and source in (None, fate.source)
+        if (fate.id == document or _is_renamed(fate.id, document)) and is_source(source, fate.source)
     ]  # fmt: skip
     answers += [_of_drop(row, kept) for row in dropped]
     requested = {(fate.source, fate.id) for fate in answers if fate.id == document and not fate.sibling}

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 
 from vita.rights.document_trace import DocumentTrace
 from vita.rights.query import RightsQuery
-from vita.spine.erasures import add_erasure, licence_key
+from vita.spine.erasures import add_erasure, licence_key, source_key
 from vita.spine.errors import DataError
 from vita.spine.ledger import Ledger
 from vita.spine.url_secrets import mask_reference_secrets
@@ -32,7 +32,7 @@ def request_of(document: str | None, source: str | None, licence: str | None) ->
     if document is not None and licence is not None:
         hint = "name the document alone, or its source with --source"
         raise DataError(where, "a document and --licence cannot be combined", hint=hint)
-    return RightsQuery(document, source, licence and mask_reference_secrets(licence))
+    return RightsQuery(document, source and source_key(source), licence and mask_reference_secrets(licence))
 
 
 def check_request(trace: DocumentTrace, *, allow_absent: bool = False) -> None:
@@ -54,9 +54,8 @@ def check_request(trace: DocumentTrace, *, allow_absent: bool = False) -> None:
         return
     known = {"--source": (query.source, trace.sources), "--licence": (query.licence, trace.licences)}
     for option, (name, names) in known.items():
-        keys = {licence_key(known_name) for known_name in names} if option == "--licence" else names
-        key = licence_key(name) if option == "--licence" else name
-        if name is not None and key not in keys and not allow_absent:
+        key_of = licence_key if option == "--licence" else source_key
+        if name is not None and key_of(name) not in map(key_of, names) and not allow_absent:
             close = get_close_matches(name, names, 1)
             hint = f"did you mean `{close[0]}`? " if close else ""
             hint += "--allow-absent excludes it although no corpus or source contains it"

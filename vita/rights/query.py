@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vita.spine.erasures import licence_key
+from vita.spine.erasures import is_source, licence_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class RightsQuery:
 
     def includes(self, source: str, licence: str | None) -> bool:
         """Return True if records of this source and licence can be among the requested ones."""
-        if self.source not in (None, source):
+        if not is_source(self.source, source):
             return False
         return self.licence is None or licence_key(self.licence) == licence_key(licence)
 

@@ -17,6 +17,7 @@ from vita.data.records import Document
 from vita.data.rewrites import REPHRASING, RewriteOrigin, origin_of
 from vita.rights.document_fates import DocumentMatch, Use
 from vita.rights.query import RightsQuery
+from vita.spine.erasures import is_source
 from vita.spine.plain_text import counted
 
 _PARTS: tuple[tuple[Literal["train", "heldout"], Use, str], ...] = (
@@ -34,7 +35,7 @@ def rewrite_matches(
     """
     matches: dict[tuple[str, str, str], DocumentMatch] = {}
     for use, place, row, origin in _rewrites(folder):
-        by_id = origin.id == document and source in (None, origin.source)
+        by_id = origin.id == document and is_source(source, origin.source)
         if row.id != document and (by_id or origin.content in contents):
             style = (row.metadata.get(REPHRASING) or {}).get("style", "unknown")
             detail = f"`{row.id}`, a rewrite of it in the style {style}, is {place}"

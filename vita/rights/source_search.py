@@ -20,14 +20,15 @@ from vita.data.sources.erased import content_hash
 from vita.data.sources.prompts import prompts
 from vita.data.sources.read import Source, dialogues, documents, labelled_texts, preferences_and_ratings, text_pairs
 from vita.rights.query import RightsQuery
-from vita.rights.recorded_settings import location_of
+from vita.rights.recorded_settings import location_of, masked_address_note
 from vita.spine.config import build
 from vita.spine.contents import content_digest
-from vita.spine.erasures import NOT_STATED, Erasure, all_erasures
+from vita.spine.erasures import NOT_STATED, Erasure, all_erasures, source_key
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.renamed_settings import recorded_value
 from vita.spine.store import canonical_json
+from vita.spine.url_secrets import mask_reference_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +117,8 @@ class _RecordFilter:
     result: SourceSearchResult
 
     def fits(self, record: SourceRecord) -> bool:
-        self.result.sources.add(record.source)
-        self.result.licences.add(record.licence or NOT_STATED)
+        self.result.sources.add(source_key(record.source))
+        self.result.licences.add(mask_reference_secrets(record.licence or NOT_STATED))
         is_included = self.query.includes(record.source, record.licence)
         is_requested = is_included and self.query.document in (None, *record.ids)
         return is_requested or record.content in self.contents
@@ -132,7 +133,9 @@ def _hit(run: Run, label: str, record: SourceRecord, query: RightsQuery, *, repe
     share, seed = recorded_value(run.config, "eval_fraction") or 0, run.config.get("seed", 0)
     held_out = isinstance(share, float) and bool(record.lot) and hash_fraction(record.lot, f"{seed}/held out") < share
     is_copy = query.document not in (None, *record.ids)
-    return SourceHit(run, label, record.source, record.content, record.ids, held_out, is_copy, record.dialogue, repeat)
+    return SourceHit(
+        run, label, source_key(record.source), record.content, record.ids, held_out, is_copy, record.dialogue, repeat
+    )
 
 
 def _search(
@@ -158,7 +161,7 @@ def _search(
         if records:
             return label, records, None
         if content and location and content_digest(location, ledger, where=run.step) != content:
-            return label, [], "it has changed since"
+            return label, [], f"it has changed since{masked_address_note(location)}"
     except (VitaError, OSError) as error:
         return label, [], error.problem or str(error) if isinstance(error, VitaError) else str(error)
     return label, [], None

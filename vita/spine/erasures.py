@@ -16,6 +16,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -45,6 +46,17 @@ def licence_key(licence: str | None) -> str:
     Curation masks the secrets of a licence that is a URL; an erasure can name it as it is in the data.
     """
     return " ".join(mask_reference_secrets(licence or NOT_STATED).split()).casefold()
+
+
+@lru_cache(maxsize=1024)
+def source_key(source: str) -> str:
+    """Return the name of a source without the secrets of URLs, as curation records it."""
+    return mask_reference_secrets(source)
+
+
+def is_source(named: str | None, source: str) -> bool:
+    """Return True if a request names this source, as it is in the data or without its secrets; None names each one."""
+    return named is None or named == source or source_key(named) == source_key(source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,7 @@ class Erasure:
         """Return True if a record with these ids and this content must not be read."""
         if content is not None and content in self.contents:
             return True
-        if self.source not in (None, source):
+        if not is_source(self.source, source):
             return False
         if self.licence is not None and licence_key(self.licence) != licence_key(licence):
             return False

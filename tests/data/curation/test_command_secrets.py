@@ -99,6 +99,7 @@ def test_the_whole_password_is_masked(marked: str) -> None:
         "password: !Ref DbPassword1",
         "password: !secret db1",
         "https://user:password@host/x",
+        '{"url":"https://a.net","logo":{"@type":"ImageObject"}}',
         "https://user:${PASS}@host/x",
         "https://user:<password>@host/x",
         "password = $(cat /run/secret1)",

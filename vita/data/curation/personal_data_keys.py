@@ -78,7 +78,7 @@ def _token(patterns: tuple[str, ...]) -> str:
 KEY = PersonalDataKind(
     "key",
     "<KEY>",
-    rf"{KEY_PREFIXES}|PRIVATE KEY|[0-9]{{8}}:AA|://[^\s/:@]*:[^\s/@]+@",
+    rf"{KEY_PREFIXES}|PRIVATE KEY|[0-9]{{8}}:AA|://[^\s/:@\"'`]*:[^\s/@]+@",
     (
         form(_PRIVATE_KEY),
         form(_PUTTY_KEY),
@@ -91,7 +91,7 @@ KEY = PersonalDataKind(
             r"hooks\.slack\.com/services/(?P<value>T[A-Z0-9]{6,12}/B[A-Z0-9]{6,12}/[A-Za-z0-9]{20,32})(?![A-Za-z0-9])"
         ),
         form(
-            r"(?<=://)[^\s/:@<>]{0,64}:(?P<value>[^\s/@<>]{1,128}(?:@[^\s/@<>,;\"'`]{1,64}){0,2})(?=@)",
+            r"(?<=://)[^\s/:@<>\"'`]{0,64}:(?P<value>[^\s/@<>]{1,128}(?:@[^\s/@<>,;\"'`]{1,64}){0,2})(?=@)",
             _is_url_password,
         ),
     ),

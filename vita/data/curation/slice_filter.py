@@ -32,6 +32,7 @@ from vita.data.curation.shingles import SketchOptions
 from vita.data.curation.word_batch import WordBatch
 from vita.data.record_rights import rights_of
 from vita.data.records import Document, DroppedRecord
+from vita.data.sources.erased import ErasureIndex, erased_record
 from vita.data.sources.readers import Row
 from vita.data.sources.row_ids import is_unusable_id
 from vita.spine.erasures import NOT_STATED, Erasure
@@ -78,6 +79,7 @@ class SliceFilter:
     ) -> None:
         self._steps, self._stats, self._parts = steps, stats, parts
         self._erased = {content: erasure for erasure in erasures for content in erasure.contents}
+        self._erased_names = ErasureIndex([erasure for erasure in erasures if erasure.source or erasure.licence])
         self._filters = FilterChain(steps.filters)
         self._scanner = PersonalDataScanner(steps.personal_data)
         self._drops = DropWriter(drops, stats, self._scanner, with_text=steps.dropped_text)
@@ -90,6 +92,9 @@ class SliceFilter:
     def drop_row(self, record: DroppedRecord, size: int = 0, text: str = "") -> None:
         """Count and record a row that could not be read or must not be used, after the documents before it."""
         self._filter_read()
+        rights = self._masked_rights(record)
+        if rights != (record.source, record.licence):
+            record = replace(record, source=rights[0], licence=rights[1])
         size = size or record.size
         if is_excluded(record.reason):
             count_document(self._stats.read, record.source, size)
@@ -101,10 +106,12 @@ class SliceFilter:
 
     def add(self, document: Document, row: Row | None = None) -> None:
         """Repair, normalize and filter a document; its row states what the reader has changed."""
-        actions = self._scanner.actions
-        rights = masked_source(document.source, actions), masked_licence(document.licence, actions)
+        rights = self._masked_rights(document)
         if rights != (document.source, document.licence):
             document = replace(document, source=rights[0], licence=rights[1])
+            if erasure := self._erased_names.find(document):
+                self.drop_row(erased_record(document, erasure))
+                return
         # The repair comes first, because wrong decodings contain characters that normalization replaces.
         repaired = repair_encoding(document.text) if self._steps.repair_encoding else document.text
         if repaired is not document.text:
@@ -131,6 +138,11 @@ class SliceFilter:
         self._read_bytes += len(data)
         if self._read_bytes >= PAGE_BYTES:
             self._filter_read()
+
+    def _masked_rights(self, record: Document | DroppedRecord) -> tuple[str, str | None]:
+        """Return (source, licence) without secrets and e-mail addresses."""
+        actions = self._scanner.actions
+        return masked_source(record.source, actions), masked_licence(record.licence, actions)
 
     def _filter_read(self) -> None:
         """Filter the documents that were read."""

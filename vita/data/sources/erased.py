@@ -46,9 +46,14 @@ def without_erased(
         if erasure is None:
             yield record
         elif dropped:
-            detail = f"erasure {erasure.id}, requested by {erasure.who}"
-            licence = record.licence or NOT_STATED
-            dropped(DroppedRecord(record.id, record.source, "erased", detail, size=text_size(record), licence=licence))
+            dropped(erased_record(record, erasure))
+
+
+def erased_record(record: Record, erasure: Erasure) -> DroppedRecord:
+    """Return the drop of a record that an erasure covers."""
+    detail = f"erasure {erasure.id}, requested by {erasure.who}"
+    licence = record.licence or NOT_STATED
+    return DroppedRecord(record.id, record.source, "erased", detail, size=text_size(record), licence=licence)
 
 
 class ErasureIndex:
