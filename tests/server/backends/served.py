@@ -77,8 +77,8 @@ class ServiceCommands:
                 processes.append(int(process.name))
         return processes
 
-    def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, headers=headers, timeout=90, trust_env=False)
+    def post(self, path: str, body: dict[str, Any], *, timeout: float = 90, **headers: str) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, headers=headers, timeout=timeout, trust_env=False)
 
     def models(self) -> dict[str, Any]:
         """Return the descriptions of `/v1/models` by id."""

@@ -27,6 +27,10 @@ CHAT: dict[str, Any] = {
 }  # fmt: skip
 
 
+SECONDS_TO_START = 300
+"""Limit for the start of vLLM."""
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -79,7 +83,8 @@ def test_vllm_answers_like_vita_and_starts_again_when_it_is_killed(tmp_path: Pat
     save_model(tmp_path / "a", width=64, head_dim=32)
     service = ServiceCommands(tmp_path)
     service.environment["VLLM_CPU_KVCACHE_SPACE"] = "1"
-    with service.serving("a", "--name", "x", "--ungated", "a test"):
+    # vLLM starts within a minute only on a machine without other work.
+    with service.serving("a", "--name", "x", "--ungated", "a test", "--set", f"patience_again={SECONDS_TO_START}"):
         expected = service.post("/v1/chat/completions", CHAT).json()
         service.expect("fleet", "roll", "a", "--share", "0.5", "--ungated", "a canary", *VLLM_OPTIONS)
         (version,) = (row["version"] for row in service.status()["versions"] if row["backend"] == "vllm")
@@ -88,6 +93,9 @@ def test_vllm_answers_like_vita_and_starts_again_when_it_is_killed(tmp_path: Pat
         assert service.models()[version]["backend_details"]["golden"]["difference"] < 0.001
         (server,) = service.engine_processes("vllm.entrypoints.openai.api_server")
         os.kill(server, signal.SIGKILL)
-        assert service.post("/v1/chat/completions", {**CHAT, "model": version, "max_tokens": 100}).status_code == 200
+        again = service.post(
+            "/v1/chat/completions", {**CHAT, "model": version, "max_tokens": 100}, timeout=SECONDS_TO_START
+        )
+        assert again.status_code == 200
         assert re.search(r"vllm has ended unexpectedly: by signal 9", service.log.read_text())
     assert not service.engine_processes("vllm.entrypoints.openai.api_server")
