@@ -34,6 +34,7 @@ from vita.server.service.deploy_checks import ledger_clearance
 from vita.server.service.replica_process import Command, replica_command
 from vita.server.service.service import RunningService, Service
 from vita.server.settings import ServiceSettings
+from vita.spine.errors import exception_text
 from vita.spine.ledger import Ledger
 from vita.spine.store import Store
 
@@ -68,7 +69,7 @@ async def client(http: httpx.AsyncClient, number: int, tally: Tally, until: floa
         try:
             status, problem = await (_stream if stream else _complete)(http, body, tally, start)
         except httpx.HTTPError as error:
-            status, problem = 0, f"{type(error).__name__}: {error}"
+            status, problem = 0, exception_text(error)
         tally.statuses[status] += 1
         if problem:
             tally.lost_requests.append(f"{'stream' if stream else 'whole'} {status}: {problem}"[:200])

@@ -14,7 +14,7 @@ from vita.cli.folders import with_user_paths
 from vita.spine import machine
 from vita.spine.console import line, one_line
 from vita.spine.disk import explain_disk
-from vita.spine.errors import ConfigError, StoreError, VitaError
+from vita.spine.errors import ConfigError, StoreError, VitaError, exception_text
 from vita.spine.remote_files import REMOTE_LIBRARIES
 
 INTERNAL_ERROR = 70
@@ -49,7 +49,8 @@ def explain(error: Exception) -> VitaError | None:
         name = error.object if isinstance(error.object, str) else "a name"
         return ConfigError(name, expected="a name in UTF-8", got="bytes that are not", hint="rename the file or folder")
     if type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
-        return StoreError("remote storage", f"cannot be reached: {error}", hint="check the address and the credentials")
+        problem = f"cannot be reached: {exception_text(error)}"
+        return StoreError("remote storage", problem, hint="check the address and the credentials")
     if isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
         return VitaError(_file_of(error) or "operating system", reason[:1].lower() + reason[1:])
@@ -58,7 +59,7 @@ def explain(error: Exception) -> VitaError | None:
 
 def report(error: Exception) -> tuple[str, int]:
     """Write the traceback to a log file; return the message and the exit code."""
-    kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    kind = exception_text(error)
     text = kind if len(kind) <= 300 else kind[:297] + "..."
     log = _write_log(error)
     location = f"the traceback is in {log}" if log else "the traceback could not be written"

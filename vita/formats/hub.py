@@ -270,7 +270,7 @@ def explain_error(error: Exception, reference: HubReference | str) -> VitaError:
         return ModelError(where, expected="an id of the form owner/name", got=str(model))
     causes = [str(cause) for cause in (error, error.__cause__) if cause is not None]
     text = re.sub(r"hf_\w+|Bearer \S+", "...", " ".join(" ".join(causes).split()))[:300]  # never a token
-    return ModelError(where, f"failed with {type(error).__name__}: {text}")
+    return ModelError(where, f"failed with {type(error).__name__}" + (f": {text}" if text else ""))
 
 
 def _unreachable_text(error: Exception) -> str:

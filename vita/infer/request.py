@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -93,7 +94,8 @@ class TokenEvent:
     score: TokenScore
     text: str
     """The text that became final; it may be empty."""
-    finish: Finish | None
+    finish: Finish | Literal["content_filter"] | None
+    """`content_filter` if another program computes the answer and withholds the rest."""
     stop: str | None = None
     """The stop text that ended the answer."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import httpx
 
 from vita.data.world.users import Reaction, UserSession, UserSimulator
+from vita.spine.errors import exception_text
 
 TRIES = 5
 _COME_AGAIN = (429, 503)
@@ -115,7 +116,7 @@ async def _post(client: httpx.AsyncClient, path: str, body: object) -> tuple[htt
         try:
             reply = await client.post(path, json=body)
         except httpx.HTTPError as error:
-            return None, f"{path}: {type(error).__name__}"
+            return None, f"{path}: {exception_text(error)}"
         if reply.is_success:
             return reply, ""
         problem = f"{path}: {reply.status_code} {reply.text[:200]}"

@@ -24,7 +24,7 @@ from vita.rephrasing.result_log import ResultLog, RewriteResult
 from vita.rephrasing.rewriter import Results
 from vita.spine.config import Settings, operational
 from vita.spine.endpoints import http_url
-from vita.spine.errors import ModelError
+from vita.spine.errors import ModelError, exception_text
 
 if TYPE_CHECKING:
     import httpx
@@ -139,7 +139,7 @@ class EndpointRewriter:
             try:
                 response = await client.post(f"{self._endpoint.url}/chat/completions", json=body)
             except httpx.HTTPError as error:
-                problem = f"{type(error).__name__}: {self._without_key(str(error))}"
+                problem = self._without_key(exception_text(error))
             else:
                 status = response.status_code
                 if status in _REFUSED or (status == 200 and not _is_error(response)):

@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 from vita.data.records import Message
 from vita.data.world import World, WorldSettings
 from vita.spine.config import InputPath, Settings, nearest
-from vita.spine.errors import ConfigError, DataError, VitaError
+from vita.spine.errors import ConfigError, DataError, VitaError, exception_text
 from vita.spine.file_listing import RELATIVE_PATHS
 from vita.spine.registry import Registry
 
@@ -139,7 +139,7 @@ class Rewards:
         except VitaError:
             raise
         except Exception as error:  # a user's function may raise anything, and is named with it
-            problem = f"raised {type(error).__name__}: {error}"
+            problem = f"raised {exception_text(error)}"
             hint = "a reward takes (prompts, completions, **columns)" if isinstance(error, TypeError) else None
             raise DataError(where, problem, hint=hint) from error
         if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != len(completions):
@@ -227,7 +227,7 @@ def _load_module(path: Path, where: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # a user's file may raise anything, and is named with it
         del sys.modules[name]
-        raise ConfigError(where, f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise ConfigError(where, f"{path} cannot be loaded: {exception_text(error)}") from error
     return module
 
 

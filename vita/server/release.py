@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from vita.data.tokens.generation_settings import sampling_defaults
 from vita.gates.weights import Files, hidden, model_digest, regular_files
 from vita.spine.disk import confined, file_sha256
-from vita.spine.errors import ModelError, StoreError
+from vita.spine.errors import ModelError, StoreError, exception_text
 from vita.spine.model_files import BASE, ModelFiles, base_reference
 
 FORMAT = 1
@@ -145,7 +145,7 @@ def read_release(folder: Path) -> ReleaseInfo:
             str(content["model"]), content["limits"], content.get("created"), files, content,
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(str(path), f"is not a release: {type(error).__name__} {error}") from None
+        raise ModelError(str(path), f"is not a release: {exception_text(error)}") from None
     if form != FORMAT:
         raise ModelError(str(path), expected=f"format {FORMAT}", got=form, hint="update vita-lm")
     return release

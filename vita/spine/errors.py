@@ -84,6 +84,15 @@ def _format_value(value: Any) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def exception_text(error: BaseException) -> str:
+    """Return the type of an exception and its text; the type alone for an exception without a text.
+
+    Such exceptions are common in networks: `httpx.ReadError` has no text where the operating system states none.
+    """
+    text, name = str(error).strip(), type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
 class ConfigError(VitaError):
     exit_code = 2
 

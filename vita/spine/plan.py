@@ -25,7 +25,7 @@ from vita.spine.config import Settings, canonical, input_paths
 from vita.spine.contents import Contents, content_digests, reading
 from vita.spine.disk import explain_disk
 from vita.spine.erasures import Erasure, active_erasures, key_with
-from vita.spine.errors import DataError, PlanError, VitaError
+from vita.spine.errors import DataError, PlanError, VitaError, exception_text
 from vita.spine.events import Events
 from vita.spine.interrupts import termination_interrupts
 from vita.spine.ledger import BEAT_SECONDS, Ledger
@@ -353,7 +353,7 @@ def _failure_recorded(claim: int, ledger: Ledger, context: Context, store: Store
         _try_to_record(claim, ledger, error.recorded, context)
         raise
     except Exception as error:
-        _try_to_record(claim, ledger, f"{type(error).__name__}: {error}", context)
+        _try_to_record(claim, ledger, exception_text(error), context)
         if explained := explain_disk(error, store.root):
             raise explained from None
         raise

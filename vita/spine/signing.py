@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vita.spine.disk import confined
-from vita.spine.errors import StoreError
+from vita.spine.errors import StoreError, exception_text
 from vita.spine.store import canonical_json
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -186,7 +186,7 @@ def _signed_predicate(bundle: Mapping[str, Any], public: Any, *, where: str) -> 
         signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
         kind = str(envelope["payloadType"])
     except (KeyError, TypeError, IndexError, AttributeError, binascii.Error) as error:
-        raise StoreError(where, f"its signature cannot be read: {type(error).__name__} {error}") from None
+        raise StoreError(where, f"its signature cannot be read: {exception_text(error)}") from None
     if key_hint and key_hint != key_id(public):
         raise StoreError(where, expected=f"a signature by the key {key_id(public)[:12]}", got=f"one by {key_hint[:12]}")
     if not verifies(_envelope_bytes(kind, payload), signature, public):
@@ -202,7 +202,7 @@ def _signed_predicate(bundle: Mapping[str, Any], public: Any, *, where: str) -> 
         if kind != PAYLOAD or subject["digest"]["sha256"] != _root_digest(digests):
             raise StoreError(where, "its signature is inconsistent: the subject is not the digest of the files")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(where, f"its signature cannot be read: {type(error).__name__} {error}") from None
+        raise StoreError(where, f"its signature cannot be read: {exception_text(error)}") from None
     return predicate
 
 
@@ -227,7 +227,7 @@ def _resources(predicate: Mapping[str, Any], *, where: str) -> tuple[str, list[s
         entries = predicate["resources"]
         expected = {str(entry["name"]): (str(entry["algorithm"]), str(entry["digest"])) for entry in entries}
     except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(where, f"its signature cannot be read: {type(error).__name__} {error}") from None
+        raise StoreError(where, f"its signature cannot be read: {exception_text(error)}") from None
     if method not in ("files", "shards"):
         raise StoreError(where, expected="a signature over files or shards", got=str(method))
     expected = {name: (used.partition("-sharded-")[0], digest) for name, (used, digest) in expected.items()}

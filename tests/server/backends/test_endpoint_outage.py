@@ -49,7 +49,7 @@ class FaultyEndpoint:
     num_requests: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_answer = scope["type"] == "http" and scope["path"].endswith("/completions")
+        is_answer = scope["type"] == "http" and scope["path"].endswith(("/completions", "/embeddings"))
         self.num_requests += is_answer
         is_faulty = self.num_faulty is None or self.num_requests <= self.num_faulty
         if not is_answer or self.fault is None or not is_faulty:
@@ -181,6 +181,7 @@ def test_a_fault_of_the_endpoint_is_a_defined_error_and_the_next_request_is_answ
             response = served.ask(stream=stream)
         error = response.json()["error"]
         assert response.status_code == status and message in error["message"]
+        assert not error["message"].rstrip().endswith(":"), "an error without a text is named by its type alone"
         assert error["code"] == ("internal_error" if status == 500 else "backend_unavailable")
         is_repeated = isinstance(fault, Response) and fault.status_code == 503 and "retry-after" not in fault.headers
         assert served.endpoint.num_requests == (2 if is_repeated else 1)
@@ -211,14 +212,51 @@ def test_a_response_of_another_form_is_a_defined_error(served: Chain) -> None:
                 "x", [None], [{"text": "a", "logprobs": 5}], [{"text": "a", "logprobs": {"tokens": [1]}}],
                 [{"text": "a", "logprobs": {"content": [{"bytes": [300]}]}}],
                 [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": [-1], "top_logprobs": [7]}}],
+                {}, 0, [TOKEN, {**TOKEN, "index": 1}], [{**TOKEN, "index": 1}], [{**TOKEN, "index": False}],
+                [{**TOKEN, "text": 5}], *([{**TOKEN, "finish_reason": reason}] for reason in (0, True, ["stop"], {})),
+                *(
+                    [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": values}}]
+                    for values in (["-1"], [True], [[]], [-1, -1], -1)
+                ),
+                [{"text": "a", "logprobs": {"tokens": ["a"], "top_logprobs": [{"a": "x"}]}}],
+                *(
+                    [{"text": "a", "logprobs": {"content": [entry]}}]
+                    for entry in (
+                        {}, {"id": True}, {"id": -1}, {"id": 1.0}, {"id": "1"}, {"token": 5}, {"bytes": "a"},
+                        {"id": 97, "logprob": "-1"}, {"id": 97, "top_logprobs": [{"id": False}]},
+                    )
+                ),
             )
         ],
+        "which the model does not have": [
+            events({"choices": [{"text": "a", "logprobs": {"content": [entry]}}]})
+            for entry in ({"id": 10**9}, {"id": 97, "top_logprobs": [{"id": 10**9}]})
+        ],
+        "the unknown reason 'abort'": [events({"choices": [{**TOKEN, "finish_reason": "abort"}]})],
     }  # fmt: skip
     for message, responses in faults.items():
         for served.endpoint.fault in responses:
-            response = served.ask()
+            response = served.ask(logprobs=True, top_logprobs=1)
             assert response.status_code == 500 and message in response.json()["error"]["message"]
     assert served.recovers()
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [("stop", "stop"), ("eos", "stop"), ("length", "length"), ("content_filter", "content_filter")],
+)
+def test_the_reason_for_the_end_of_an_answer_is_that_of_the_endpoint(served: Chain, reason: str, finish: str) -> None:
+    served.endpoint.fault = events({"choices": [TOKEN]}, {"choices": [{"text": "", "finish_reason": reason}]})
+    for stream in (False, True):
+        assert f'"finish_reason":"{finish}"' in served.ask(stream=stream).text.replace(" ", "")
+
+
+def test_an_embedding_of_another_form_is_a_defined_error(served: Chain) -> None:
+    for row in ({"embedding": ["1"]}, {"embedding": [True]}, {"embedding": []}, {"embedding": [1], "index": 1}, {}):
+        served.endpoint.fault = Response(json.dumps({"data": [row]}))
+        body = {"model": "cat", "input": "a"}
+        response = httpx.post(f"{served.url}/v1/embeddings", json=body, timeout=30, trust_env=False)
+        assert response.status_code == 500 and "of another form than its API states" in response.text
 
 
 def test_a_stream_of_the_endpoint_that_breaks_ends_with_an_error_event(served: Chain) -> None:

@@ -19,7 +19,7 @@ from vita.reporting.page import Details, blocks
 from vita.reporting.render import render
 from vita.reporting.wording import capitalized
 from vita.spine.disk import write_atomically
-from vita.spine.errors import LedgerError
+from vita.spine.errors import LedgerError, exception_text
 
 __all__ = ["write_life_page"]
 
@@ -61,7 +61,7 @@ def write_life_page(record: LifeRecord, path: Path) -> Path:
         try:
             return list(read(record))
         except UNREADABLE as error:
-            gaps.append(f"{capitalized(name)} cannot be read: {type(error).__name__}: {error}")
+            gaps.append(f"{capitalized(name)} cannot be read: {exception_text(error)}")
             return []
 
     parts: dict[str, Any] = {name: content(name, read) for name, read in _SUMMARY.items()}

@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from vita.data.extraction.formats import EXTRACTORS, LIBRARIES, Options, Unextractable
+from vita.spine.errors import exception_text
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def _answer(request: dict[str, Any], data: bytes) -> dict[str, Any]:
     except MemoryError:
         return {"error": "needs more memory than allowed"}
     except Exception as error:  # noqa: BLE001 (libraries raise any error for a damaged document, which is reported)
-        return {"error": f"cannot be extracted ({type(error).__name__}: {str(error)[:200]})"}
+        return {"error": f"cannot be extracted ({exception_text(error)[:200]})"}
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
 

@@ -20,6 +20,7 @@ from vita.data.sources import streams
 from vita.data.sources.columnar_readers import open_seekable
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.readers import DAMAGED_FILE, READERS, ReadOptions, Row, RowProblem, empty_file, format_of
+from vita.spine.errors import exception_text
 from vita.spine.file_listing import printable
 from vita.spine.plain_text import counted
 from vita.spine.url_secrets import without_user_and_query
@@ -274,7 +275,7 @@ class _Budget:
 
 
 def _damaged_member(error: Exception) -> DamagedFile:
-    return DamagedFile("member", f"is damaged ({error or type(error).__name__})")
+    return DamagedFile("member", f"is damaged ({exception_text(error)})")
 
 
 class _Member(io.RawIOBase):

@@ -25,7 +25,7 @@ from vita.data.tokens.jinja_environment import has_generation_block, template_en
 from vita.data.tokens.template_features import TemplateFeatures, check_variables
 from vita.data.tokens.template_messages import TemplateInputs, TemplateMessage
 from vita.data.tokens.tokenizer import read_settings
-from vita.spine.errors import DataError, ModelError
+from vita.spine.errors import DataError, ModelError, exception_text
 from vita.spine.model_files import ModelFiles, ModelFolder
 
 FILE = "chat_template.jinja"
@@ -154,7 +154,7 @@ class ChatTemplate:
         except TemplateError as error:
             raise DataError("chat template", f"refuses the dialogue ({error})") from None
         except Exception as error:  # noqa: BLE001 - a template is a program and may raise anything
-            raise DataError("chat template", f"cannot write the dialogue ({type(error).__name__}: {error})") from None
+            raise DataError("chat template", f"cannot write the dialogue ({exception_text(error)})") from None
 
     @cached_property
     def marks_answers(self) -> bool:

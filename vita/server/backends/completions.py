@@ -18,10 +18,19 @@ from jaxtyping import Bool
 
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.request import TokenScore
+from vita.server.backends.completion_events import (
+    CompletionChoice,
+    EmbeddingResponse,
+    Logprobs,
+    TokenCandidate,
+    TokenEntry,
+    single_choice,
+)
 from vita.server.backends.engine_client import (
     AnswerRequest,
     EngineClient,
     EngineEnd,
+    EngineFinish,
     EngineMisconfigured,
     EngineRefusal,
     EngineToken,
@@ -35,6 +44,11 @@ from vita.spine.errors import ModelError
 
 PROBE_STATUSES = (200, 404, 405, 429, 501)
 """Statuses of GET /models of an endpoint that responds: it may not have the route, or limit its requests."""
+_FINISH_REASONS: Mapping[str, EngineFinish] = {
+    "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop",
+    "length": "length", "content_filter": "content_filter",
+}  # fmt: skip
+"""`finish_reason` of an endpoint -> the end of the answer; some endpoints name the token or the text that ends it."""
 _ID_PREFIX = "token_id:"
 _BYTES_PREFIX = "bytes:"
 
@@ -77,11 +91,9 @@ class CompletionsClient(EngineClient):
             if error.status in (404, 405):
                 raise EngineRefusal("backend", f"the endpoint computes no embeddings: status {error.status}") from None
             raise
-        try:
-            (row,) = value["data"]
-            numbers = [float(number) for number in row["embedding"]]
-        except (KeyError, TypeError, ValueError):
-            raise ModelError("backend", "the endpoint returns no embedding") from None
+        with reading_response():
+            (row,) = EmbeddingResponse.model_validate(value).data
+        numbers = row.embedding
         length = math.hypot(*numbers)
         return [number / length for number in numbers] if length else numbers
 
@@ -99,11 +111,14 @@ class CompletionsClient(EngineClient):
     def _parts(self, event: Mapping[str, Any], *, top: int) -> list[EngineToken | EngineEnd]:
         """Return the tokens of an event, and the end if the event states it."""
         parts: list[EngineToken | EngineEnd] = []
-        for choice in event.get("choices") or ():
-            if choice.get("text") or choice.get("logprobs"):
-                parts += [EngineToken(score) for score in self._scores(choice, top=top)]
-            if finish := choice.get("finish_reason"):
-                parts.append(EngineEnd("length" if finish == "length" else "stop"))
+        if (choice := single_choice(event)) is None:
+            return parts
+        if choice.text or choice.logprobs:
+            parts += [EngineToken(score) for score in self._scores(choice, top=top)]
+        if reason := choice.finish_reason:
+            if reason not in _FINISH_REASONS:
+                raise ModelError("backend", f"the program ends the answer with the unknown reason {reason[:80]!r}")
+            parts.append(EngineEnd(_FINISH_REASONS[reason]))
         return parts
 
     def _body(self, request: AnswerRequest) -> dict[str, Any]:
@@ -124,35 +139,32 @@ class CompletionsClient(EngineClient):
             body["logit_bias"] = {str(token): bias for token, bias in request.biases.items()}
         return body
 
-    def _scores(self, choice: Mapping[str, Any], *, top: int) -> list[TokenScore]:
+    def _scores(self, choice: CompletionChoice, *, top: int) -> list[TokenScore]:
         """Return the tokens of an event; the two formats are those of OpenAI and of llama.cpp."""
-        lists = choice.get("logprobs") or {}
-        if content := lists.get("content"):
-            return [self._score(entry, top) for entry in content]
-        tokens = lists.get("tokens")
+        lists = choice.logprobs or Logprobs()
+        if lists.content:
+            return [self._score(entry, top) for entry in lists.content]
+        tokens = lists.tokens
         if not tokens:
             raise ModelError("backend", "the endpoint states no tokens with log-probabilities for a text")
-        logprobs, most_likely = lists.get("token_logprobs") or (), lists.get("top_logprobs") or ()
+        logprobs, most_likely = lists.token_logprobs or [None] * len(tokens), lists.top_logprobs or [None] * len(tokens)
         scores = []
-        for index, token in enumerate(tokens):
-            logprob = _number(logprobs[index] if index < len(logprobs) else None)
-            row = (most_likely[index] if index < len(most_likely) else None) or {}
-            candidates = sorted(row.items(), key=lambda item: -_number(item[1]))
+        for token, logprob, row in zip(tokens, logprobs, most_likely, strict=True):
+            candidates = sorted((row or {}).items(), key=lambda item: -_number(item[1]))
             pairs = tuple((self._id(name), _number(value)) for name, value in candidates)
-            scores.append(TokenScore(self._id(token), logprob, pairs[:top]))
+            scores.append(TokenScore(self._id(token), _number(logprob), pairs[:top]))
         return scores
 
-    def _score(self, entry: Mapping[str, Any], top: int) -> TokenScore:
-        rows = entry.get("top_logprobs") or ()
-        pairs = tuple((self._entry_id(row), _number(row.get("logprob"))) for row in rows)
-        return TokenScore(self._entry_id(entry), _number(entry.get("logprob")), pairs[:top])
+    def _score(self, entry: TokenEntry, top: int) -> TokenScore:
+        pairs = tuple((self._entry_id(row), _number(row.logprob)) for row in entry.top_logprobs or ())
+        return TokenScore(self._entry_id(entry), _number(entry.logprob), pairs[:top])
 
-    def _entry_id(self, entry: Mapping[str, Any]) -> int:
-        if isinstance(entry.get("id"), int):
-            return int(entry["id"])
-        if entry.get("bytes"):
-            return self._id_of_bytes(bytes(entry["bytes"]))
-        return self._id(str(entry.get("token", "")))
+    def _entry_id(self, entry: TokenCandidate) -> int:
+        if entry.id is not None:
+            return entry.id
+        if entry.bytes:
+            return self._id_of_bytes(bytes(entry.bytes))
+        return self._id(entry.token or "")
 
     def _id(self, token: str) -> int:
         """Return the id of a token as an endpoint writes it."""
@@ -196,7 +208,8 @@ class VllmClient(CompletionsClient):
         limits = {"allowed_token_ids": np.flatnonzero(allowed).tolist(), "max_tokens": 1, "stream": False}
         value = await self.post("completions", self._body(request) | limits)
         with reading_response():
-            (score,) = self._scores(value["choices"][0], top=request.top)
+            choice = single_choice(value)
+            (score,) = self._scores(choice or CompletionChoice(), top=request.top)
         return EngineToken(score)
 
     async def probe(self) -> None:
@@ -219,5 +232,5 @@ class VllmClient(CompletionsClient):
         }
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

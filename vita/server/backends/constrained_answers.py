@@ -91,7 +91,7 @@ class ConstrainedAnswer:
                             return  # other tokens of the same text
                         continue
                     if isinstance(token, EngineEnd):
-                        if token.finish == "length" or self._constraint.can_end:
+                        if token.finish != "stop" or self._constraint.can_end:
                             self._ended = True
                             yield token
                         return

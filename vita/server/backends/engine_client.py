@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import httpx
 import numpy as np
@@ -18,7 +18,7 @@ from jaxtyping import Bool
 
 from vita.infer.request import GenerationRequest, QueueFull, TokenScore
 from vita.infer.sampling import Sampling
-from vita.spine.errors import ModelError
+from vita.spine.errors import ModelError, exception_text
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ OUTAGES = frozenset({408, 502, 503, 504})
 """Statuses of a program, or of a proxy in front of it, that cannot answer now."""
 MISCONFIGURATIONS = frozenset({401, 402, 403, 404, 405, 407, 410})
 """Statuses that do not depend on the content of a request, and stay until the settings are changed."""
+EngineFinish = Literal["stop", "length", "content_filter"]
 _OTHER_FIELDS = (b":", b"event:", b"id:", b"retry:", b"\xef\xbb\xbf")
 """Beginnings of lines of an event stream other than its data: comments, fields and a byte order mark."""
 
@@ -78,8 +79,8 @@ class EngineToken:
 class EngineEnd:
     """The end of an answer."""
 
-    finish: str
-    """`stop` or `length`."""
+    finish: EngineFinish
+    """`content_filter` if the program withholds the rest of the answer."""
 
 
 class EngineUnavailable(Exception):
@@ -189,7 +190,7 @@ class EngineClient(ABC):
         try:
             response = await self.http.post(path, json=body)
         except httpx.HTTPError as error:
-            raise EngineUnavailable(f"{type(error).__name__}: {error}") from None
+            raise EngineUnavailable(exception_text(error)) from None
         if response.status_code != 200:
             raise self.refusal(response)
         try:
@@ -209,7 +210,7 @@ class EngineClient(ABC):
                     raise self.refusal(response)
                 yield self._objects(response)
             except httpx.HTTPError as error:
-                raise EngineUnavailable(f"{type(error).__name__}: {error}") from None
+                raise EngineUnavailable(exception_text(error)) from None
 
     async def _objects(self, response: httpx.Response) -> AsyncGenerator[dict[str, Any]]:
         other_text, count = "", 0
@@ -268,7 +269,7 @@ def reading_response() -> Iterator[None]:
     try:
         yield
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-        log.warning("a response of the backend cannot be read: %s: %s", type(error).__name__, error)
+        log.warning("a response of the backend cannot be read: %s", " ".join(exception_text(error).split()))
         raise ModelError("backend", "the program sends a response of another form than its API states") from None
 
 

@@ -33,7 +33,7 @@ from vita.server.backends.remote_engine import RemoteEngine
 from vita.server.release import GGUF, MODEL, ReleaseInfo
 from vita.spine import machine
 from vita.spine.endpoints import api_key
-from vita.spine.errors import ConfigError, MissingExtra, ModelError, VitaError
+from vita.spine.errors import ConfigError, MissingExtra, ModelError, VitaError, exception_text
 
 log = logging.getLogger(__name__)
 START_SECONDS = 280.0
@@ -83,7 +83,7 @@ class RunningProgram:
             self.process.end_replica(str(error))
             return str(error)
         except httpx.HTTPError as error:
-            return str(error) or type(error).__name__
+            return exception_text(error)
         return ""
 
     async def watch_endpoint(self, golden: Sequence[Mapping[str, Any]]) -> None:
@@ -100,8 +100,10 @@ class RunningProgram:
                     self.problem, self.is_suspect = "", False
             except QueueFull as error:  # it responds, and can be compared later
                 self.problem = str(error) if self.problem else ""
-            except (httpx.HTTPError, EngineUnavailable, VitaError) as error:
-                self.problem = str(error) or type(error).__name__
+            except httpx.HTTPError as error:
+                self.problem = exception_text(error)
+            except (EngineUnavailable, VitaError) as error:
+                self.problem = str(error)
             except Exception as error:  # the watch must go on, or the replica would never be ready again
                 log.exception("the endpoint could not be checked")
                 self.problem = f"it could not be checked: {type(error).__name__}"
@@ -278,10 +280,13 @@ def _listed_models(url: str, key: str, *, required: bool) -> list[dict[str, Any]
     try:
         response = httpx.get(f"{url}/models", headers=headers, timeout=30.0, trust_env=False)
         if response.status_code == 200:
-            return [{**row, "id": str(row["id"])} for row in response.json()["data"]]
+            rows = [dict(row) for row in response.json()["data"]]
+            if all(isinstance(row["id"], str) for row in rows):
+                return rows
+            raise TypeError("the id of a model is not a text")
         problem = f"GET /models has status {response.status_code}"
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        problem = f"lists no models: {type(error).__name__} {error}"
+        problem = f"lists no models: {exception_text(error)}"
     if required:
         raise ModelError(f"backend openai at {url}", problem)
     return []

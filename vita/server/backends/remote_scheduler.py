@@ -303,13 +303,13 @@ class RemoteScheduler(RequestQueue):
         """Report an end that no token states: the program does not return the token that ended the answer."""
         builder = job.builders[index]
         builder.append(self.engine.tokenizer.end_of_turn, float("nan"), data=b"")
-        finish = "length" if end.finish == "length" else "stop"
         score = TokenScore(self.engine.tokenizer.end_of_turn, float("nan"))
-        job.report(TokenEvent(self.clock(), index, score, builder.new_text, finish, builder.stop))
+        job.report(TokenEvent(self.clock(), index, score, builder.new_text, end.finish, builder.stop))
 
     def _check(self, score: TokenScore) -> None:
-        if not 0 <= score.id < self.engine.model.architecture.vocabulary:
-            raise ModelError("backend", f"the program returns the token id {score.id}, which the model does not have")
+        for token in (score.id, *(candidate for candidate, _ in score.top)):
+            if not 0 <= token < self.engine.model.architecture.vocabulary:
+                raise ModelError("backend", f"the program returns the token id {token}, which the model does not have")
 
 
 def _failure(error: BaseException) -> Exception:

@@ -30,7 +30,7 @@ from vita.server.middleware import standard_middleware
 from vita.server.release import read_release
 from vita.server.service.supervisor import Supervisor
 from vita.spine import machine
-from vita.spine.errors import ConfigError, VitaError
+from vita.spine.errors import ConfigError, VitaError, exception_text
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class ServiceHandle:
             with httpx.Client(timeout=httpx.Timeout(900, connect=5), trust_env=False) as client:
                 answer = client.request(method, self.admin + path, json=body, headers=headers)
         except httpx.HTTPError as error:
-            raise ConfigError(f"service {self.service}", f"does not respond: {error or type(error).__name__}") from None
+            raise ConfigError(f"service {self.service}", f"does not respond: {exception_text(error)}") from None
         if answer.status_code >= 400:
             raise _refused(answer)
         return answer

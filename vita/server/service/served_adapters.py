@@ -19,7 +19,7 @@ from vita.server.release import MODEL, ReleaseInfo, files_below
 from vita.server.service.deploy_checks import ClearRelease
 from vita.server.service.replica_process import ReplicaProcess
 from vita.spine.config import unknown_name
-from vita.spine.errors import ConfigError, ModelError, VitaError
+from vita.spine.errors import ConfigError, ModelError, VitaError, exception_text
 from vita.spine.model_files import BASE
 
 LOAD_SECONDS = 600.0
@@ -164,7 +164,7 @@ class ServedAdapters:
                 backend.url + path, json=body, headers=backend.auth_headers, timeout=LOAD_SECONDS
             )
         except httpx.HTTPError as error:
-            raise ModelError(f"replica {replica.name}", f"does not respond: {error or type(error).__name__}") from None
+            raise ModelError(f"replica {replica.name}", f"does not respond: {exception_text(error)}") from None
         if answer.status_code != 200:
             try:
                 problem = str(answer.json()["error"]["message"])
