@@ -11,8 +11,10 @@ import jsonschema
 import pytest
 
 from tests.infer.test_closing_search import random_answer
-from vita.infer.grammars import GrammarCompiler, GrammarError, json_grammar
-from vita.infer.json_schemas import _KEYWORDS, supported_schema
+from vita.infer.grammar_problems import schema_problem, stop_problem
+from vita.infer.grammars import Constraint, GrammarCompiler, GrammarError, json_grammar
+from vita.infer.json_schemas import supported_schema
+from vita.infer.schema_keywords import KEYWORDS
 from vita.testing import byte_tokenizer
 
 FORMATS = jsonschema.Draft202012Validator.FORMAT_CHECKER
@@ -78,6 +80,119 @@ def test_a_schema_that_cannot_be_followed_is_refused(schema: Any, problem: str) 
 )
 def test_a_schema_with_annotations_or_optional_recursion_is_compiled(compiler: GrammarCompiler, schema: Any) -> None:
     assert compiler.compile(json_grammar(schema)).allowed().any()
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ({"not": {}}, "`not` is not supported; leave it out, and check the answer for it in the client (at `#`)"),
+        ({"items": {"if": {}, "then": {}}}, "`if`, `then` are not supported; leave them out, and check"),
+        ({"items": {"uniqueItems": True}}, "(at `#/items`)"),
+        (
+            required("a", required("b", {"type": "integer", "minimum": 4, "maximum": 3})),
+            "(at `#/properties/a/properties/b`)",
+        ),
+        ({"allOf": [{"const": 1}, {"const": 2}]}, "no value satisfies the schema: its limits and constants exclude"),
+        ({"type": "integer", "minimum": 1.5, "maximum": 1.7}, "there is no integer between its limits"),
+        ({"type": "integer", "multipleOf": 7, "minimum": 1, "maximum": 6}, "no multiple of 7 between its limits"),
+        ({"type": "string", "minLength": 5, "maxLength": 3}, "`minLength` (5) and `maxLength` (3) exclude each other"),
+        ({"type": "string", "pattern": "a", "maxLength": 0}, "no text satisfies its pattern, format, limits"),
+        ({"type": "array", "minItems": 1, "items": {"enum": [1], "type": "string"}}, "types or constants exclude each"),
+        ({"required": ["a"], "additionalProperties": False, "type": "object"}, "for the required property `a`"),
+        ({"type": "string", "pattern": "(?!a)b"}, "the regular expression is not supported: look-around"),
+        ({"type": "string", "pattern": r"\bfoo"}, r"the regular expression has `^`, `$` or `\b` within the text"),
+        ({"type": "number", "minimum": 1e-300}, "the limits of the numbers have too many digits (at `#`)"),
+        ({"items": {"format": "regex"}}, "the format `regex` is not supported, but date, time"),
+        ({"$ref": "other.json"}, "`$ref` or `$schema` refers to `other.json`, which is not in the schema"),
+        ({"$ref": "#nope"}, "`$ref` refers to `#nope`, which does not exist"),
+        ({"minLength": -1}, "`minLength` must be an integer from 0 to 2**53, got -1 (at `#`)"),
+        ({"multipleOf": 0}, "`multipleOf` must be a number above 0, got 0"),
+        ({"exclusiveMinimum": True}, "`exclusiveMinimum` must be a number, got true"),
+        ({"type": "text"}, 'object, got "text"'),
+        ({"enum": []}, "`enum` must be a list of at least one value, got []"),
+        ({"const": "\x1b[0m"}, "has a control character that an answer cannot contain"),
+        ({"x-guidance": {"coerce_one_of": True}, "oneOf": [{"type": "string"}, {"minLength": 2}]}, "`oneOf` needs"),
+    ],
+)
+def test_a_refused_schema_is_explained_with_its_place_and_without_words_of_the_compiler(
+    compiler: GrammarCompiler, schema: Any, problem: str
+) -> None:
+    with pytest.raises(GrammarError, match=re.escape(problem)) as error:
+        compiler.compile(json_grammar(schema))
+    assert not re.search(r"Unimpl|Unsatisf|Regex|And \(|Literal|coerce|json-schema:|f64|^$", str(error.value))
+
+
+def test_an_unknown_message_of_the_compiler_is_not_shown() -> None:
+    def check(_: object) -> str:
+        return "thread 'main' panicked at LexerSpec"
+
+    expected = "#", "it cannot be compiled to a grammar; simplify it"
+    assert schema_problem("thread 'main' panicked at LexerSpec", {}, check=check) == expected
+    assert "too complex" in stop_problem("LexerTooComplex") and "Lexer" not in stop_problem("LexerTooComplex")
+
+
+@pytest.mark.parametrize(
+    ("name", "escape"),
+    [("a", r"\u0061"), ("é", r"\u00e9"), ("a\nb", r"a\u000ab"), ('"', r"\u0022"), ("/", r"\/"),
+     ("\\", r"\u005C"), ("😀", r"\ud83d\ude00")],
+)  # fmt: skip
+def test_an_escape_does_not_repeat_the_name_of_a_property(compiler: GrammarCompiler, name: str, escape: str) -> None:
+    """The value of the repeated name would replace a valid one in the parsed answer."""
+    schema = {"type": "object", "properties": {name: {"type": "integer"}}, "additionalProperties": {"type": "string"}}
+    constraint = compiler.compile(json_grammar(schema))
+    assert accepts(constraint, written({name: 1}))
+    assert accepts(constraint, '{"b\\n": "x"}') and accepts(constraint, written({name: 1, "b": ""}))
+    for text in (
+        f'{{"{escape}": "x"}}',
+        f'{{"b": "x", "{escape}": "x"}}',
+        written({name: "x"}),
+    ):
+        assert json.loads(text)[name] == "x" and not accepts(constraint, text)
+
+
+def written(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def accepts(constraint: Constraint, text: str) -> bool:
+    """Return True if a grammar accepts a text, whose bytes are the tokens."""
+    state = constraint.copy()
+    for byte in text.encode():
+        if not state.allows(byte):
+            return False
+        state.accept(byte, remaining=1000)
+    return state.can_end
+
+
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+@pytest.mark.parametrize(
+    ("pattern", "texts", "others"),
+    [
+        (r"^\d$", "07", "٣a"),
+        (r"^\w$", "aZ_9", "é-"),
+        (r"^[\w.]$", "a.", "é["),
+        (r"^[^\w]$", "-[", "aé٣"),
+        (r"^[^\d]$", "aé", "5٣"),
+        (r"^\W$", "-[", "aé٣"),
+        (r"^[\D]$", "aé", "5٣"),
+        (r"^[^\]\d[]$", "aé", "5٣[]"),
+        (r"^[[ab]$", "[ab", "c]"),
+        (r"^[^[]$", "a]", "["),
+        (r"^[a&&b]$", "a&b", "c"),
+        (r"^\\d$", [r"\d"], ["5"]),
+    ],
+)
+def test_a_pattern_has_the_texts_on_which_ecma_262_and_python_agree(
+    compiler: GrammarCompiler, pattern: str, texts: Any, others: Any
+) -> None:
+    constraint = compiler.compile(json_grammar({"type": "string", "pattern": pattern}))
+    assert all(re.search(pattern, text) and accepts(constraint, written(text)) for text in texts)
+    assert not any(accepts(constraint, written(text)) for text in others)
+
+
+def test_a_keyword_without_effect_is_left_out(compiler: GrammarCompiler) -> None:
+    schema = {"type": "array", "uniqueItems": False, "x-guidance": {"whitespace_flexible": True}}
+    assert supported_schema(schema) == {"type": "array"} and compiler.compile(json_grammar(schema)).allowed().any()
 
 
 def test_a_refused_oneof_names_what_a_client_can_change(compiler: GrammarCompiler) -> None:
@@ -151,7 +266,7 @@ JUNK = [
 def test_keywords_with_values_of_any_type_are_refused_or_left_to_the_compiler(type: Any) -> None:
     """A malformed schema of a client must not be a fault of the server."""
     base = {"type": type, "properties": {"a": {}}, "items": {"type": "string"}}
-    for keyword in [*_KEYWORDS, "unknown", ""]:
+    for keyword in [*KEYWORDS, "unknown", ""]:
         for value in JUNK:
             for schema in ({**base, keyword: value}, {keyword: value}, {"properties": {"a": {**base, keyword: value}}}):
                 with contextlib.suppress(GrammarError):

@@ -334,17 +334,59 @@ def test_a_prefill_beside_a_constraint_is_refused_with_the_fields_of_the_message
         assert error.value.body["error"]["message"] == expected  # type: ignore[index]
 
 
-def test_the_schema_of_a_strict_function_is_refused_with_its_field(
-    client: openai.OpenAI, claude: anthropic.Anthropic
+def schema_requests(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
+    """Return (route, body, field) of all requests with a schema of an answer, or of the arguments of a function."""
+    dialogue: Any = {"messages": [{"role": "user", "content": "Hi"}]}
+    named = {"type": "json_schema", "name": "n", "schema": schema}
+    strict = {"name": "f", "strict": True}
+    arguments = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    arguments |= {name: schema[name] for name in ("$defs",) if name in schema}
+    function = {**strict, "parameters": arguments}
+    outputs = {"structured_outputs": {"json": schema}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    return [
+        ("chat/completions", {**dialogue, "response_format": response_format}, "response_format.json_schema.schema"),
+        ("chat/completions", {**dialogue, **outputs}, "structured_outputs.json"),
+        ("completions", {"prompt": "Hi", **outputs}, "structured_outputs.json"),
+        ("responses", {"input": "Hi", "text": {"format": named}}, "text.format.schema"),
+        (
+            "messages",
+            {**dialogue, "output_config": {"format": {"type": "json_schema", "schema": schema}}},
+            "output_config.format.schema",
+        ),
+        (
+            "chat/completions",
+            {**dialogue, "tools": [{"type": "function", "function": function}]},
+            "tools[0].function.parameters",
+        ),
+        ("responses", {"input": "Hi", "tools": [{"type": "function", **function}]}, "tools[0].parameters"),
+        ("messages", {**dialogue, "tools": [{**strict, "input_schema": arguments}]}, "tools[0].input_schema"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ({"$ref": "#/$defs/a"}, "`$ref` refers to `#/$defs/a`, which does not exist"),
+        ({"$ref": "https://example.com/a"}, "`https://example.com/a`, which is not in the schema; other addresses"),
+        ({"allOf": [{"type": "string"}, {"type": "null"}]}, "its types or constants exclude each other"),
+        ({"type": "integer", "minimum": 5, "maximum": 3}, "`minimum` (5) and `maximum` (3) exclude each other"),
+        ({"type": "string", "pattern": "^a$", "minLength": 2}, "no text satisfies its pattern, format, limits"),
+        ({"type": "array", "uniqueItems": True}, "`uniqueItems` is not supported; leave it out, and check the answer"),
+        ({"enum": []}, "`enum` must be a list of at least one value, got []"),
+    ],
+)
+def test_a_refused_schema_is_an_error_of_its_field_in_the_words_of_the_schema(
+    url: str, schema: dict[str, Any], problem: str
 ) -> None:
-    schema: Any = {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}
-    problem = r": Pointer '/\$defs/a' does not exist"
-    with pytest.raises(openai.BadRequestError, match=r"Invalid `tools\[0\]\.parameters`" + problem) as error:
-        respond(client, "Hi", tools=[{"type": "function", "name": "f", "parameters": schema, "strict": True}])
-    assert error.value.param == "tools[0].parameters"
-    with pytest.raises(anthropic.BadRequestError, match=r"Invalid `tools\[0\]\.input_schema`" + problem):
-        tool: Any = {"name": "f", "input_schema": schema, "strict": True}
-        message(claude, {"role": "user", "content": "Hi"}, tools=[tool])
+    for path, body, field in schema_requests(schema):
+        limit = "max_output_tokens" if path == "responses" else "max_tokens"
+        response = httpx.post(f"{url}/v1/{path}", json={"model": "cat", limit: 16, **body}, timeout=30, trust_env=False)
+        error = response.json()["error"]
+        assert response.status_code == 400 and error["message"].startswith(f"Invalid `{field}`: ")
+        assert problem in error["message"]
+        if path != "messages":  # its errors have no field of their own
+            assert error["param"] == field and error["code"] == "unsupported_grammar"
 
 
 def test_the_schema_true_is_any_json_and_false_is_refused_by_name(

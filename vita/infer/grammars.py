@@ -24,8 +24,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from vita.infer.closing_search import ClosingOrder, ClosingSearch
-from vita.infer.json_schemas import GrammarError, supported_schema
+from vita.infer.grammar_problems import regex_problem, schema_problem, stop_problem
+from vita.infer.json_schemas import supported_schema
 from vita.infer.lark_rules import endless_rule
+from vita.infer.schema_keywords import GrammarError, keyword_error
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -34,8 +36,13 @@ if TYPE_CHECKING:
 
 # V tokens of the tokenizer
 
-JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""Options of a JSON grammar: the separators of templates, and no other white space, which a model could repeat."""
+JSON_OPTIONS = {
+    "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "json_allowed_escapes": 'nrbtf\\"',
+}  # fmt: skip
+"""Options of a JSON grammar: the separators of templates, and no other white space, which a model could repeat.
+
+Escapes by number such as `\\u0061` are excluded: with them, an additional property could have a declared name.
+"""
 _SLACK = 64
 """Number of spare tokens below which every step looks for a completion."""
 _MOST_GROWTH = 16
@@ -58,7 +65,7 @@ def json_grammar(schema: Mapping[str, Any] | bool) -> str:
     supported = supported_schema(schema)
     try:
         with _panics_explained():
-            return LLMatcher.grammar_from_json_schema(json.dumps(supported), overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+            return LLMatcher.grammar_from_json_schema(json.dumps(supported, allow_nan=False), overrides=JSON_OPTIONS)  # type: ignore[arg-type]
     except ValueError as error:
         raise GrammarError("schema", _one_line(error)) from None
 
@@ -80,11 +87,17 @@ def lark_grammar(text: str) -> str:
 
 
 def regex_grammar(pattern: str) -> str:
-    """Return the grammar of the texts that a regular expression matches as a whole."""
+    """Return the grammar of the texts that a regular expression matches as a whole.
+
+    Raises `GrammarError` for an expression that is wrong or that needs an unsupported feature.
+    """
     from llguidance import LLMatcher
 
     with _panics_explained():
-        return LLMatcher.grammar_from_regex(pattern)
+        grammar = LLMatcher.grammar_from_regex(pattern)
+        if problem := LLMatcher.validate_grammar(grammar):
+            raise GrammarError("regex", regex_problem(problem))
+        return grammar
 
 
 def choice_grammar(choices: Sequence[str]) -> str:
@@ -101,10 +114,12 @@ def check_grammar(grammar: str, *, tokens: LLTokenizer | None = None) -> None:
 
     with _panics_explained():
         problem = LLMatcher.validate_grammar(grammar, tokens)
-    if "coerce_one_of" in problem:
-        raise GrammarError("grammar", "`oneOf` needs schemas of disjoint types or constants; use `anyOf`")
-    if problem and not problem.startswith("WARNING"):
+    if not problem or problem.startswith("WARNING"):
+        return
+    if (schema := _single_schema(grammar)) is None:
         raise GrammarError("grammar", _one_line(problem))
+    place, problem = schema_problem(problem, schema, check=_schema_problem)
+    raise keyword_error(place, problem)
 
 
 class GrammarCompiler:
@@ -113,8 +128,10 @@ class GrammarCompiler:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._lock = tokenizer, threading.Lock()
 
-    def compile(self, grammar: str, *, closings: Sequence[str] = ()) -> Constraint:
+    def compile(self, grammar: str, *, closings: Sequence[str] = (), where: str = "grammar") -> Constraint:
         """Compile a grammar; raises `GrammarError` for one that is wrong or that needs an unsupported feature.
+
+        `where` is the place of the errors that occur while an answer follows the grammar.
 
         `closings` are texts, or names of special tokens, that a completion prefers to all others where the grammar
         allows them: such as the end of the reasoning, or of a text of any length.
@@ -131,7 +148,8 @@ class GrammarCompiler:
             self._tokenizer.stops,
         )
         with _panics_explained():
-            constraint = Constraint(LLMatcher(tokens, grammar), search, self._tokenizer.stops, grammar=grammar)
+            matcher = LLMatcher(tokens, grammar)
+        constraint = Constraint(matcher, search, self._tokenizer.stops, grammar=grammar, where=where)
         start = constraint.copy()
         if not start.allowed().any():
             raise start.failure or GrammarError("grammar", "accepts no text")
@@ -178,8 +196,11 @@ class _TokenSource:
 class Constraint:
     """The state of a grammar in one answer."""
 
-    def __init__(self, matcher: LLMatcher, search: ClosingSearch, stops: frozenset[int], *, grammar: str) -> None:
-        self._matcher, self._search, self._stops, self.grammar = matcher, search, stops, grammar
+    def __init__(
+        self, matcher: LLMatcher, search: ClosingSearch, stops: frozenset[int], *, grammar: str, where: str
+    ) -> None:
+        self._matcher, self._search, self._stops = matcher, search, stops
+        self.grammar, self._where = grammar, where
         self.forced: tuple[int, ...] = ()
         """The tokens of `take_forced`."""
         self._completion: list[int] | None = None
@@ -195,7 +216,8 @@ class Constraint:
 
     def copy(self) -> Constraint:
         """Return a constraint in the same state."""
-        copy = Constraint(self._matcher.deep_copy(), self._search, self._stops, grammar=self.grammar)
+        matcher = self._matcher.deep_copy()
+        copy = Constraint(matcher, self._search, self._stops, grammar=self.grammar, where=self._where)
         copy._completion, copy._next_search, copy._margin = self._completion, self._next_search, self._margin
         copy._failures, copy.forced, copy._is_start = self._failures, self.forced, self._is_start
         return copy
@@ -214,7 +236,7 @@ class Constraint:
         """Return the error that ended the grammar, such as rules without an end; no token is allowed after it."""
         if not self._matcher.is_error():
             return None
-        return GrammarError("grammar", f"cannot be followed: {self._matcher.get_error().partition(chr(10))[0]}")
+        return GrammarError(self._where, stop_problem(self._matcher.get_error().partition("\n")[0]))
 
     @property
     def can_end(self) -> bool:
@@ -300,6 +322,20 @@ def _panics_explained() -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise GrammarError("grammar", "the grammar could not be compiled") from None
+
+
+def _single_schema(grammar: str) -> Mapping[str, Any] | None:
+    """Return the JSON schema of a grammar that consists of one; None for another grammar."""
+    parts = json.loads(grammar)["grammars"] if grammar.lstrip().startswith("{") else ()
+    return parts[0].get("json_schema") if len(parts) == 1 else None
+
+
+def _schema_problem(schema: Mapping[str, Any]) -> str:
+    """Return the message of the compiler about a schema, "" without one."""
+    from llguidance import LLMatcher
+
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+    return LLMatcher.validate_grammar(grammar)
 
 
 def _literals(grammar: str) -> list[str]:

@@ -9,36 +9,15 @@ annotations, each of its parts accepts a finite value, and formats of dates and 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from vita.spine.errors import DataError
+from vita.infer.schema_keywords import LISTS, MAPS, SCHEMAS, check_keywords, keyword_error
+from vita.infer.schema_patterns import compiled_pattern
 
-_MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
-"""Keywords whose value has a schema for each name."""
-_LISTS = {"allOf", "anyOf", "oneOf", "prefixItems", "items"}
-"""Keywords whose value is a list of schemas."""
-_SCHEMAS = {
-    "additionalProperties", "items", "additionalItems", "contains", "not", "if", "then", "else", "propertyNames",
-    "unevaluatedItems", "unevaluatedProperties", "contentSchema",
-}  # fmt: skip
-"""Keywords whose value is a schema."""
-_ASSERTIONS = {
-    "$ref", "$dynamicRef", "$recursiveRef", "type", "enum", "const", "minLength", "maxLength", "pattern", "format",
-    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems", "maxItems", "uniqueItems",
-    "minContains", "maxContains", "required", "minProperties", "maxProperties", "dependentRequired", "dependencies",
-}  # fmt: skip
-_ANNOTATIONS = {
-    "$id", "id", "$schema", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "$comment", "title",
-    "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "contentMediaType",
-    "contentEncoding",
-    "discriminator", "example", "externalDocs", "xml",  # of OpenAPI
-}  # fmt: skip
-_KEYWORDS = _MAPS | _LISTS | _SCHEMAS | _ASSERTIONS | _ANNOTATIONS
-_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-
+_IGNORED = {"x-guidance"}
+"""An annotation that would change the options of the compiler."""
 _YEAR = "[1-9][0-9]{3}"
 _LEAP_YEAR = "(?:[1-9][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|[13579][26])00)"
 _DATE = (
@@ -51,10 +30,6 @@ _PATTERNS = {"date": _DATE, "time": _TIME, "date-time": f"{_DATE}T{_TIME}"}
 """Patterns of formats (RFC 3339) without leap seconds; years have four digits and begin at 1000."""
 
 
-class GrammarError(DataError):
-    """An error in a grammar or a JSON schema."""
-
-
 def supported_schema(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
     """Return an equivalent schema that the grammar compiler follows; raises `GrammarError`.
 
@@ -63,31 +38,35 @@ def supported_schema(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
     """
     if isinstance(schema, bool):
         if not schema:
-            raise _error("#", "the schema `false` accepts no value")
+            raise keyword_error("#", "the schema `false` accepts no value")
         return {}
     try:
         _check_ends(schema)
         return _supported(schema, "#", frozenset())
     except RecursionError:
-        raise _error("#", "the schema is nested too deeply") from None
+        raise keyword_error("#", "the schema is nested too deeply") from None
 
 
 def _supported(schema: Any, place: str, required: frozenset[str] = frozenset()) -> Any:
     """Return a supported part at `place`; `required` are the names that parts beside it in `allOf` require."""
     if not isinstance(schema, Mapping):
         return schema
-    _check_keywords(schema, place)
-    result = dict(schema)
+    check_keywords(schema, place)
+    result = {name: value for name, value in schema.items() if name not in _IGNORED}
+    if schema.get("uniqueItems") is False:
+        del result["uniqueItems"]
     required |= _required(schema)
-    for name, value in schema.items():
+    for name, value in [*result.items()]:
         inner = f"{place}/{name}"
-        if name in _MAPS and isinstance(value, Mapping):
+        if name in MAPS and isinstance(value, Mapping):
             result[name] = {key: _supported(part, f"{inner}/{key}") for key, part in value.items()}
-        elif name in _LISTS and isinstance(value, list):
+        elif name in LISTS and isinstance(value, list):
             names = required if name == "allOf" else frozenset[str]()
             result[name] = [_supported(part, f"{inner}/{index}", names) for index, part in enumerate(value)]
-        elif name in _SCHEMAS:
+        elif name in SCHEMAS:
             result[name] = _supported(value, inner)
+    if "pattern" in result:
+        result["pattern"] = compiled_pattern(schema["pattern"])
     if not _needs_minimum(schema, len(required), place):
         result.pop("minProperties", None)
     if isinstance(schema.get("format"), str) and schema["format"] in _PATTERNS:
@@ -118,28 +97,9 @@ def _needs_minimum(schema: Mapping[str, Any], names: int, place: str) -> bool:
     if not isinstance(least, int) or isinstance(least, bool):
         return True
     if least > names + 1:
-        raise _error(place, f"`minProperties` {least} needs {least - 1} or more names in `required`, got {names}")
+        problem = f"`minProperties` {least} needs {least - 1} or more names in `required`, got {names}"
+        raise keyword_error(place, problem)
     return least > names
-
-
-def _check_keywords(schema: Mapping[str, Any], place: str) -> None:
-    for name in schema:
-        if name not in _KEYWORDS and not name.startswith("x-"):
-            close = difflib.get_close_matches(name, _KEYWORDS, n=1, cutoff=0.8)
-            hint = f"; did you mean `{close[0]}`?" if close else ""
-            raise _error(place, f"the keyword `{name}` is unknown{hint}")
-    for name in _LIMITS:
-        limit = schema.get(name)
-        if isinstance(limit, int | float) and not isinstance(limit, bool):
-            _check_limit(name, limit, place)
-
-
-def _check_limit(name: str, limit: float, place: str) -> None:
-    """Raise `GrammarError` for a limit that the compiler, which computes with float64 and int64, would change."""
-    if not -(2**63) < limit < 2**63 or float(limit) <= -(2**63):
-        raise _error(place, f"`{name}` must be greater than -2**63 and less than 2**63, got {limit}")
-    if float(limit) != limit and limit != 2**63 - 1:
-        raise _error(place, f"`{name}` must be a number that float64 represents exactly, got {limit}")
 
 
 # -- values without an end
@@ -150,7 +110,7 @@ def _check_ends(root: Mapping[str, Any]) -> None:
 
     The parts that accept a finite value are the least fixed point of `_can_end`: at first, no part is known to.
     """
-    parts = list(_parts(root, "#"))
+    parts = list(schema_parts(root, "#"))
     endless = {id(part) for _, part in parts}
     changed = True
     while changed:
@@ -163,24 +123,24 @@ def _check_ends(root: Mapping[str, Any]) -> None:
     for place, part in sorted(parts, key=lambda entry: len(entry[0])):
         if id(part) in endless:
             if _contains_reference(part):
-                raise _error(place, "the schema requires itself by `$ref`, so that no value of it ends")
-            raise _error(place, "the schema accepts no value")
+                raise keyword_error(place, "the schema requires itself by `$ref`, so that no value of it ends")
+            raise keyword_error(place, "the schema accepts no value")
 
 
-def _parts(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def schema_parts(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield a schema and the schemas in it with their places."""
     if not isinstance(schema, Mapping):
         return
     yield place, schema
     for name, value in schema.items():
-        if name in _MAPS and isinstance(value, Mapping):
+        if name in MAPS and isinstance(value, Mapping):
             for key, part in value.items():
-                yield from _parts(part, f"{place}/{name}/{key}")
-        elif name in _LISTS and isinstance(value, list):
+                yield from schema_parts(part, f"{place}/{name}/{key}")
+        elif name in LISTS and isinstance(value, list):
             for index, part in enumerate(value):
-                yield from _parts(part, f"{place}/{name}/{index}")
-        elif name in _SCHEMAS:
-            yield from _parts(value, f"{place}/{name}")
+                yield from schema_parts(part, f"{place}/{name}/{index}")
+        elif name in SCHEMAS:
+            yield from schema_parts(value, f"{place}/{name}")
 
 
 def _can_end(schema: Mapping[str, Any], *, root: Mapping[str, Any], endless: set[int]) -> bool:
@@ -213,7 +173,7 @@ def referenced_part(reference: str, root: Mapping[str, Any]) -> Any:
     """Return the part of a schema that a `$ref` names by a pointer, an anchor or an `$id`; None for another text."""
     if reference != "#" and not reference.startswith("#/"):
         names = {"$anchor": reference.removeprefix("#"), "$id": reference}
-        parts = (part for _, part in _parts(root, "#"))
+        parts = (part for _, part in schema_parts(root, "#"))
         return next((part for part in parts if any(part.get(key) == name for key, name in names.items())), None)
     value: Any = root
     for step in unquote(reference).split("/")[1:]:
@@ -228,8 +188,4 @@ def referenced_part(reference: str, root: Mapping[str, Any]) -> Any:
 
 
 def _contains_reference(schema: Mapping[str, Any]) -> bool:
-    return any("$ref" in part for _, part in _parts(schema, ""))
-
-
-def _error(place: str, problem: str) -> GrammarError:
-    return GrammarError("schema", f"{problem} (at `{place}`)")
+    return any("$ref" in part for _, part in schema_parts(schema, ""))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import numpy as np
 
+from vita.infer.answer_formats.call_source import arguments_rule
 from vita.infer.grammars import GrammarCompiler, json_grammar
 from vita.infer.request import TokenScore
 from vita.infer.sampling import Sampling
 from vita.server.backends.constrained_answers import ConstrainedAnswer
 from vita.server.backends.engine_client import AnswerRequest, EngineClient, EngineEnd, EngineToken
+from vita.server.backends.program_grammars import single_lark
 from vita.testing import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -125,3 +128,20 @@ def test_the_tokens_that_complete_an_answer_have_log_probabilities_although_they
     first, end = asyncio.run(scores())
     assert first == TokenScore(quote, -float(quote), top)
     assert end.id in TOKENIZER.stops and end == TokenScore(end.id, -float(end.id), top)
+
+
+def test_a_program_gets_only_options_of_grammars_that_its_version_knows() -> None:
+    """The llguidance of llama.cpp refuses a grammar with an option that it does not know."""
+    calls = "start: calls\n" + arguments_rule(0, {"name": "f", "parameters": SCHEMA})
+    for grammar in (
+        GRAMMAR,
+        calls,
+        json.dumps({"grammars": [{"lark_grammar": "start: @a"}, {"name": "a", **schema_part()}]}),
+    ):
+        lark = single_lark(grammar)
+        assert lark is not None and "key_separator" in lark and "json_allowed_escapes" not in lark
+
+
+def schema_part() -> dict[str, object]:
+    """Return the JSON schema of a grammar beside others."""
+    return {"json_schema": json.loads(GRAMMAR)["grammars"][0]["json_schema"]}

@@ -106,3 +106,4 @@ def test_a_drain_ends_while_constrained_answers_are_cancelled(service: ServiceCo
     (replica,) = service.status()["replicas"]
     service.expect("fleet", "drain", replica["replica"])
     assert service.post("/v1/chat/completions", {**body, "stream": False, "max_tokens": 30}).status_code == 200
+    assert "llg error" not in service.log.read_text(), "llama.cpp refuses a grammar of Vita"

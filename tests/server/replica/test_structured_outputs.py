@@ -140,7 +140,13 @@ def test_structured_outputs_constrain_chats_and_completions(
         ({"response_format": schema_format({"allOf": [{"$ref": "#"}]})}, "json_schema.schema", "requires itself"),
         ({"response_format": schema_format({"type": "string", "maxlength": 3})}, "json_schema.schema", "maxLength"),
         ({"extra_body": {"structured_outputs": {"json": {"maximum": 1e300}}}}, "outputs.json", "`maximum` must be"),
-        ({"extra_body": {"structured_outputs": {"regex": "(a"}}}, "structured_outputs.regex", "regex"),
+        ({"extra_body": {"structured_outputs": {"regex": "(a"}}}, "structured_outputs.regex", "regex`: the regular"),
+        ({"extra_body": {"structured_outputs": {"regex": r"\bx"}}}, "structured_outputs.regex", r"`^`, `$` or `\b`"),
+        (
+            {"extra_body": {"structured_outputs": {"json": {"pattern": r"^\x1b$", "type": "string"}}}},
+            "structured_outputs.json",
+            "no text satisfies it, because its rules or patterns exclude each other",
+        ),
         ({"extra_body": {"structured_outputs": {"grammar": "start: x"}}}, "structured_outputs.grammar", "unknown name"),
     ],
 )  # fmt: skip
@@ -167,8 +173,14 @@ def test_a_grammar_without_an_end_is_refused_and_the_server_answers_on(caller: o
     ("schema", "problem"),
     [
         ({"$ref": "#"}, "the schema requires itself by `$ref`, so that no value of it ends (at `#`)"),
-        ({"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}, "Pointer '/$defs/a' does not exist"),
-        ({"type": "object", "dependentRequired": {"a": ["b"]}}, 'Unimplemented keys: ["dependentRequired"]'),
+        (
+            {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}},
+            "`$ref` refers to `#/$defs/a`, which does not exist (at `#/properties/a`)",
+        ),
+        (
+            {"type": "object", "dependentRequired": {"a": ["b"]}},
+            "`dependentRequired` is not supported; leave it out, and check the answer for it in the client (at `#`)",
+        ),
     ],
 )
 def test_the_schema_of_a_strict_function_is_refused_as_that_of_a_format(

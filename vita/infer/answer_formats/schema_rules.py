@@ -19,6 +19,7 @@ from typing import Any
 from vita.infer.grammars import GrammarError
 from vita.infer.json_schemas import referenced_part
 from vita.infer.object_schemas import accepts_objects, object_part
+from vita.infer.schema_patterns import compiled_pattern
 
 Schema = Mapping[str, Any]
 
@@ -302,7 +303,7 @@ def string_terminal(schema: Schema, *, character: str, forbidden: Sequence[str] 
     least, most = schema.get("minLength", 0), schema.get("maxLength", "")
     parts = [f"/{character}{{{least},{most}}}/"]
     if "pattern" in schema:
-        parts.append(f"/{_whole_pattern(schema['pattern'])}/")
+        parts.append(f"/{_whole_pattern(compiled_pattern(schema['pattern']))}/")
     if "format" in schema:
         if schema["format"] not in _FORMATS:
             raise GrammarError("schema", f"`format` is not supported in the call format: {schema['format']!r}")

@@ -20,9 +20,7 @@ TokenId = Annotated[int, Field(ge=0)]
 class ResponsePart(BaseModel):
     """A part of a response of an endpoint. Errors do not quote its values, which can be texts of users."""
 
-    model_config = ConfigDict(
-        strict=True, extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class TokenCandidate(ResponsePart):

@@ -10,17 +10,22 @@ from __future__ import annotations
 import json
 import re
 
+from vita.infer.grammars import JSON_OPTIONS
+
 _LARK_HEADER = "%llguidance"
 """First word of a grammar that llama.cpp gives to llguidance."""
+_ALLOWED_ESCAPES = ", " + json.dumps({"json_allowed_escapes": JSON_OPTIONS["json_allowed_escapes"]})[1:-1]
 
 
 def single_lark(grammar: str) -> str | None:
     """Return a grammar of `vita.infer.grammars` as one text in Lark's notation; None if it cannot be one.
 
-    JSON schemas become inline rules. The names of other grammars could collide, so those are not joined.
+    JSON schemas become inline rules. The names of other grammars could collide, so those are not joined. Escapes by
+    number are left to the check of each token, because llama.cpp has a version of llguidance without their option.
     """
     if not grammar.lstrip().startswith("{"):
-        return grammar if grammar.startswith(_LARK_HEADER) else f"{_LARK_HEADER} {{}}\n{grammar}"
+        rules = grammar.replace(_ALLOWED_ESCAPES, "")
+        return rules if rules.startswith(_LARK_HEADER) else f"{_LARK_HEADER} {{}}\n{rules}"
     first, *others = json.loads(grammar)["grammars"]
     if first.get("json_schema") is not None:
         rules, others = "start: @json", [{**first, "name": "json"}]
@@ -32,7 +37,7 @@ def single_lark(grammar: str) -> str | None:
             return None
         rules = re.sub(rf"@{name}\b", f"json_of_{name}", rules)
         rules += f"\njson_of_{name}: %json {json.dumps(schema)}\n"
-    return f"{_LARK_HEADER} {{}}\n{rules}"
+    return f"{_LARK_HEADER} {{}}\n{rules.replace(_ALLOWED_ESCAPES, '')}"
 
 
 def single_schema(grammar: str) -> str | None:

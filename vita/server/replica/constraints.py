@@ -49,7 +49,7 @@ async def chat_constraint(engine: Engine, params: api.ChatRequest, *, prompt_end
             content=content() if content else None,
             calls=calls,
         )
-        return engine.grammars.compile(grammar, closings=engine.answer_format.closings)
+        return engine.grammars.compile(grammar, closings=engine.answer_format.closings, where=field)
 
     return await _compiled(compiled, field)
 
@@ -59,7 +59,7 @@ async def completion_constraint(engine: Engine, params: api.CompletionRequest) -
     if params.structured_outputs is None:
         return None
     content, field = _form(params.structured_outputs)
-    return await _compiled(lambda: engine.grammars.compile(content()), field)
+    return await _compiled(lambda: engine.grammars.compile(content(), where=field), field)
 
 
 def _content(params: api.ChatRequest) -> tuple[Callable[[], str] | None, str]:

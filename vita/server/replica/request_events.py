@@ -8,7 +8,6 @@ from contextlib import suppress
 
 from starlette.types import Message
 
-from vita.infer.grammars import GrammarError
 from vita.infer.request import (
     Event,
     FailedEvent,
@@ -21,6 +20,7 @@ from vita.infer.request import (
     TokenEvent,
 )
 from vita.infer.scheduler import Scheduler
+from vita.infer.schema_keywords import GrammarError
 from vita.server.backends.engine_client import EngineRefusal, EngineUnavailable, PromptTooLong
 from vita.server.errors import (
     ApiError,
@@ -148,7 +148,8 @@ def _fault(event: FailedEvent) -> ApiError:
     if isinstance(event.error, QueueFull):
         return too_busy(f"The server is busy: {event.error}")
     if isinstance(event.error, GrammarError):
-        return invalid(f"The grammar of the request fails: {event.error.problem}", code="unsupported_grammar")
+        field = event.error.where
+        return invalid(f"Invalid `{field}`: {event.error.problem}", field, code="unsupported_grammar")
     if isinstance(event.error, PromptTooLong):
         return invalid(str(event.error), code="context_length_exceeded")
     if isinstance(event.error, EngineRefusal):
