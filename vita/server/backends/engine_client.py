@@ -243,7 +243,8 @@ class EngineClient(ABC):
         except ValueError:
             message = response.text[:200]
         status = response.status_code
-        text = f"status {status}: {self.without_secret(message)}"
+        content = self.without_secret(message).strip()
+        text = f"status {status}" + (f": {content}" if content else "")
         if status == 429:
             return QueueFull("backend", f"the backend has no capacity: {text}")
         if status in OUTAGES:
