@@ -8,6 +8,7 @@ import json
 import os
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,9 @@ from tests.data.sources.document_files import tar_file, zip_file
 from vita.data.sources.files import find_files
 from vita.data.sources.source import Source
 from vita.spine import retried_http
+from vita.spine.contents import content_digest
 from vita.spine.errors import DataError
+from vita.spine.ledger import Ledger
 from vita.spine.url_secrets import mask_reference_secrets, mask_url_secrets, without_user_and_query
 
 __all__ = ["vita"]
@@ -53,6 +56,8 @@ class Server:
     """The distance between such responses."""
     has_ranges: bool = True
     """True if the server sends parts of archives."""
+    has_validators: bool = False
+    """True if the server sends an `ETag`."""
     responses: int = 0
 
 
@@ -91,6 +96,8 @@ def server(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 self.send_response(status)
             self.send_header("content-type", "text/html" if content.startswith(b"<") else "application/json")
             self.send_header("content-length", str(len(content)))
+            if state.has_validators:
+                self.send_header("etag", f'"{zlib.crc32(pages.get(path, b""))}"')
             if is_cut:
                 self.send_header("connection", "close")
             self.end_headers()
@@ -233,6 +240,15 @@ def test_an_archive_at_an_address_with_a_query_has_the_same_members(vita: Vita, 
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and PASSWORD.encode() in plain(file)]
 
 
+def test_another_signature_in_the_address_of_a_file_is_the_same_source(vita: Vita, server: Server) -> None:
+    def digest(address: str) -> str:
+        return content_digest(f"http://{server.host}/{address}", Ledger("ledger.db"), where="curate")
+
+    assert digest("a.zip?sig=1") != digest("a.zip?sig=2")
+    server.has_validators = True
+    assert digest("a.zip?sig=1") == digest("a.zip?sig=2") != digest("dir/a.jsonl?sig=1")
+
+
 def test_a_chain_of_addresses_is_named_without_users_and_queries() -> None:
     assert without_user_and_query("zip://d/*.jsonl::http://bob:pw@h/a.zip?sig=a/b") == "zip://d/*.jsonl::http://h/a.zip"
     assert without_user_and_query("http://[::1]:9/a.zip?x=1") == "http://[::1]:9/a.zip"
@@ -271,6 +287,7 @@ def test_secrets_of_urls_are_masked() -> None:
         "https://h/a#4f8a, https://h/a#part2, s3://b/a#1.txt": "https://h/a#***, https://h/a#part2, s3://b/a#1.txt",
         "https://h/a?path=https%253A%252F%252Fi%252F%253Fk%253D1&page=2%26k%3D3": "https://h/a?path=***&page=***",
         "https://h/a?page=2?k=1&title=%3Flang%3Dde": "https://h/a?page=***&title=%3Flang%3Dde",
+        "https://bob:p w@h/a and http://h:80: see @b": "https://***@h/a and http://h:80: see @b",
         "https://h/my file.csv?sig=a b and https://h/'x'?n=1&token=y.": "https://h/my file.csv?sig=*** b and "
         "https://h/'x'?n=1&token=***.",
         "https://h/a?response-content-disposition=attachment%3B%20filename%3Da.csv": "https://h/a?"

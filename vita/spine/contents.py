@@ -28,7 +28,14 @@ from vita.spine.errors import DataError
 from vita.spine.file_listing import ListedFile, list_files, printable
 from vita.spine.garbage_collection import rare_garbage_collection
 from vita.spine.ledger import Fingerprint, Ledger
-from vita.spine.remote_files import address_of, list_files_below, missing_files, open_filesystem, remote_errors
+from vita.spine.remote_files import (
+    address_of,
+    checksum_of,
+    list_files_below,
+    missing_files,
+    open_filesystem,
+    remote_errors,
+)
 from vita.spine.store import canonical_json
 from vita.spine.url_secrets import without_user_and_query
 
@@ -242,7 +249,7 @@ def _remote_files(url: str, where: str) -> tuple[KnownFile, ...]:
         infos = list_files_below(files, base)
         known_files = [
             KnownFile(
-                address_of(files, name, url), _name_below(name, base), info.get("size") or 0, str(files.checksum(name))
+                address_of(files, name, url), _name_below(name, base), info.get("size") or 0, checksum_of(files, name)
             )
             for name, info in sorted(infos.items())
         ]
@@ -261,6 +268,6 @@ def _remote_checksum(url: str) -> str:
         with remote_errors(url, family=DataError):
             files, path = open_filesystem(url)
             files.invalidate_cache()
-            return str(files.checksum(path))
+            return checksum_of(files, path)
     except FileNotFoundError:
         raise DataError(url, "vanished during the run", hint=_AGAIN) from None

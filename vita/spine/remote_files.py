@@ -11,6 +11,8 @@ timeouts and without retries. Later requests use the timeouts and retries of the
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 import lzma
 import re
 import tarfile
@@ -96,6 +98,22 @@ def address_of(files: Any, name: str, url: str) -> str:
     protocol = address.partition("://")[0]
     following = links[protocols.index(protocol) + 1 :] if protocol in protocols else []
     return "::".join([address, *following])
+
+
+_VALIDATORS = ("ETag", "Content-MD5", "Digest")
+"""Headers of HTTP that change with the content of a file."""
+
+
+def checksum_of(files: Any, name: str) -> str:
+    """Return a checksum that changes with the content of a remote file, as far as its server tells.
+
+    Over HTTP it does not depend on the address, which a new signature changes, if the server sends a validator.
+    """
+    if _is_http(name):
+        info = files.info(name)
+        if validators := {header: info[header] for header in _VALIDATORS if info.get(header)}:
+            return hashlib.sha256(json.dumps([info.get("size"), validators]).encode()).hexdigest()
+    return str(files.checksum(name))
 
 
 def list_files_below(files: Any, path: str) -> dict[str, Any]:

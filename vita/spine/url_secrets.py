@@ -19,6 +19,10 @@ from urllib.parse import unquote
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)((?:(?!(?<!\w)[A-Za-z][A-Za-z0-9+.-]{1,30}://)[^\s\"'`<>])*)")
 _END = ".,:;!?)]}|"
 """Characters at the end of a URL in a sentence that belong to the sentence."""
+_SPACED_PASSWORD = re.compile(
+    r"(?<=://)[^\s/?#@:]{0,64}:(?![0-9]{1,5}(?:[^\w%-]|\Z))(?=\S)[^\n@/]{1,64}[ \t][^\n@/]{0,64}@"
+)
+"""A user and a password with a space that is not encoded."""
 _PORT = re.compile(r"[0-9]{1,5}")
 _PARAMETER = re.compile(r"([?&;#])([^?&;#=]*)(?:(=)([^&;#]*))?")
 _INNER_PARAMETER = re.compile(r"[?&;#]\s?([^?&;#=\s]{1,60})=[^&;#\s]")
@@ -61,6 +65,7 @@ def mask_url_secrets(text: str) -> str:
     """
     if "://" not in text:
         return text
+    text = _SPACED_PASSWORD.sub("***@", text)
     return _LOOSE_PARAMETER.sub(_loose_parameter, _masked(text, _is_unknown, masks_fragments=True))
 
 
