@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,9 @@ class ServiceCommands:
                 processes.append(int(process.name))
         return processes
 
-    def post(self, path: str, body: dict[str, Any], *, timeout: float = 90, **headers: str) -> httpx.Response:
+    def post(
+        self, path: str, body: dict[str, Any], *, headers: Mapping[str, str] | None = None, timeout: float = 90
+    ) -> httpx.Response:
         return httpx.post(self.url + path, json=body, headers=headers, timeout=timeout, trust_env=False)
 
     def models(self) -> dict[str, Any]:

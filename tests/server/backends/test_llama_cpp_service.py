@@ -49,28 +49,28 @@ def test_a_canary_of_llama_cpp_is_served_like_every_version(service: ServiceComm
         assert set(versions) == {"vita", "llama.cpp"}
         answers, request_id = {}, ""
         for backend, version in versions.items():
-            response = service.post("/v1/chat/completions", {**CHAT, "model": version, "n": 2}, **headers)
+            response = service.post("/v1/chat/completions", {**CHAT, "model": version, "n": 2}, headers=headers)
             assert response.status_code == 200, response.text
             request_id = response.headers["x-request-id"]
             answers[backend] = [choice["message"]["content"] for choice in response.json()["choices"]]
         assert answers["vita"] == answers["llama.cpp"] and answers["vita"][0]
         canary = {**CHAT, "model": versions["llama.cpp"]}
-        streamed = service.post("/v1/chat/completions", {**canary, "stream": True}, **headers)
+        streamed = service.post("/v1/chat/completions", {**canary, "stream": True}, headers=headers)
         deltas = [choice["delta"] for event in stream_events(streamed.text) for choice in event["choices"]]
         assert "".join(delta.get("content") or "" for delta in deltas) == answers["vita"][0]
         tool = {"type": "function", "function": {"name": "f"}}
-        assert service.post("/v1/chat/completions", {**canary, "tools": [tool]}, **headers).status_code == 200
+        assert service.post("/v1/chat/completions", {**canary, "tools": [tool]}, headers=headers).status_code == 200
         refused = service.post(
             "/v1/completions", {"model": canary["model"], "prompt": "a", "echo": True, "logprobs": 1}, **headers
         )
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "echo"
         thumb = {"kind": "thumb", "request_id": request_id, "value": 1}
-        assert service.post("/v1/feedback", thumb, **headers).status_code == 201
+        assert service.post("/v1/feedback", thumb, headers=headers).status_code == 201
         service.expect("fleet", "promote", "--ungated", "it is as good")
         assert "llama.cpp" in service.expect("fleet", "status")
         (replica,) = service.status()["replicas"]
         service.expect("fleet", "drain", replica["replica"])
-        assert service.post("/v1/chat/completions", CHAT, **headers).status_code == 200
+        assert service.post("/v1/chat/completions", CHAT, headers=headers).status_code == 200
         (version,) = service.status()["versions"]
         details = version["backend_details"]
         assert details["golden"]["difference"] < 0.001 and details["golden"]["tolerance"] == 0.01
@@ -78,7 +78,7 @@ def test_a_canary_of_llama_cpp_is_served_like_every_version(service: ServiceComm
         with closing(Ledger(service.folder / "store" / "ledger.db")) as ledger:
             ledger.move(version["model"], "retired", who="Ada", why="a test")
         deadline = time.monotonic() + 60
-        while (response := service.post("/v1/chat/completions", CHAT, **headers)).status_code == 200:
+        while (response := service.post("/v1/chat/completions", CHAT, headers=headers)).status_code == 200:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         assert response.status_code == 404 and response.json()["error"]["code"] == "model_retired"
