@@ -61,7 +61,7 @@ def test_a_canary_of_llama_cpp_is_served_like_every_version(service: ServiceComm
         tool = {"type": "function", "function": {"name": "f"}}
         assert service.post("/v1/chat/completions", {**canary, "tools": [tool]}, headers=headers).status_code == 200
         refused = service.post(
-            "/v1/completions", {"model": canary["model"], "prompt": "a", "echo": True, "logprobs": 1}, **headers
+            "/v1/completions", {"model": canary["model"], "prompt": "a", "echo": True, "logprobs": 1}, headers=headers
         )
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "echo"
         thumb = {"kind": "thumb", "request_id": request_id, "value": 1}
