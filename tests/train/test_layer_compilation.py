@@ -9,7 +9,6 @@ from torch._dynamo.utils import counters
 from tests.train.runs import batch
 from vita.testing import tiny_model
 from vita.train import compilation
-from vita.train import trainer as trainer_module
 from vita.train.compilation import compiles_by_layer, should_compile
 from vita.train.losses import language_modelling
 from vita.train.statistics import observed_activations
@@ -41,8 +40,7 @@ def test_equal_layers_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None
 
     Losses are those without compilation.
     """
-    for module in (compilation, trainer_module):
-        monkeypatch.setattr(module, "compiles_by_layer", lambda device: True)
+    monkeypatch.setattr(compilation, "WIDTH_BY_LAYER", tiny_model().architecture.width)
     expected = trainer().step(batch(0)).loss
     compiled = trainer(compile="yes")
     counters.clear()
@@ -56,9 +54,13 @@ def test_equal_layers_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None
     torch.compiler.reset()
 
 
-def test_a_gpu_compiles_by_layer_and_permits_recomputation() -> None:
+def test_wide_models_and_those_on_a_gpu_are_compiled_by_layer() -> None:
+    assert compiles_by_layer(256, device="cuda:0") and compiles_by_layer(512, device="cpu")
+    assert not compiles_by_layer(511, device="cpu")
+
+
+def test_a_gpu_permits_recomputation_in_compiled_layers() -> None:
     model, config = tiny_model(), trainer(recompute_activations=True, compile="auto").training
-    assert compiles_by_layer("cuda:0") and not compiles_by_layer("cpu")
     assert compilation.obstacle(model, config, "cuda") is None
     assert compilation.obstacle(model, config, "cpu") == "cannot be combined with `recompute_activations`"
     assert not should_compile(model, config, device="cpu", flops=1e30)

@@ -113,7 +113,8 @@ class Trainer:
             torch.set_num_threads(threads)
         self.precision = choose_precision(self.world.device, training.precision)
         self.compiled = should_compile(model, training, device=self.world.device, flops=flops)
-        by_layer = self.compiled and (self.world.uses_fsdp or compiles_by_layer(self.world.device))
+        compiles_loss = compiles_by_layer(model.architecture.width, device=self.world.device)
+        by_layer = self.compiled and (self.world.uses_fsdp or compiles_loss)
         blocks = self.compiled and torch.device(self.world.device).type == "cpu"
         by_expert, by_tensor = divide_experts(model, self.world), divide_tensors(model, self.world)
         self.layouts = parameter_layouts(model, by_expert.joined(by_tensor).slices, self.world)
@@ -130,7 +131,7 @@ class Trainer:
         learner = LossModule(rounded, loss)
         if by_layer:
             compile_layers(rounded)
-            rounded.compiles_loss = compiles_by_layer(self.world.device)
+            rounded.compiles_loss = compiles_loss
         shard(learner, rounded, self.world, dtype=self.precision.dtype)
         if pending and self.world.uses_fsdp:
             materialize(learner, model, self.layouts, self.world, source=pending)
