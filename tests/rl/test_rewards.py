@@ -160,7 +160,7 @@ def test_unknown_rewards_are_refused(tmp_path: Path) -> None:
         compute_values(["no_such_module:score"], create_prompts("a"), ["x"])
     with pytest.raises(ConfigError, match="needs the built-in world, and no source is one"):
         Rewards.open([RewardChoice(use="world_correctness")], where="r")
-    with pytest.raises(ConfigError, match="is no regular expression"):
+    with pytest.raises(ConfigError, match="is not a valid regular expression"):
         compute_values([{"use": "matches", "options": {"pattern": "("}}], create_prompts("a"), ["x"])
 
 

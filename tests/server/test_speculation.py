@@ -77,7 +77,7 @@ def test_impossible_settings_are_refused(folders: Path, tmp_path: Path) -> None:
         check_speculation(SpeculationSettings(method="ngram"), model, draft, program="vita")
     with pytest.raises(ConfigError, match="`draft_model` needs a draft model"):
         check_speculation(SpeculationSettings(method="draft_model"), model, None, program="vita")
-    with pytest.raises(ConfigError, match="the backend `vllm` has settings of its own"):
+    with pytest.raises(ConfigError, match="the backend `vllm` does not support this setting"):
         check_speculation(SpeculationSettings(method="ngram"), model, None, program="vllm")
     other = model_folder(tmp_path / "other")
     Tokenizer.train(["a b c d e f"] * 20, vocabulary=262).save(other)

@@ -32,7 +32,7 @@ def as_json(store: Store, digest: str, name: str) -> Any:
     try:
         return json.loads(store.read(digest, name))
     except ValueError as error:
-        raise DataError(f"{digest[:12]}, file {name}", f"is no JSON: {error}") from None
+        raise DataError(f"{digest[:12]}, file {name}", f"is not valid JSON: {error}") from None
 
 
 def model_config(store: Store, digest: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def chat(
     An empty line or Ctrl-D ends the chat, `/new` starts a new one, Ctrl-C stops an answer. When the context is full,
     the oldest turns are dropped, with a notice.
 
-    Calls of functions are shown. The built-in functions `lookup` (a thing of the built-in world) and `calculator` run;
+    Tool calls are shown. The built-in functions `lookup` (a thing of the built-in world) and `calculator` run;
     the result of another function is read from the next line.
     """
     workspace = open_workspace(ctx)

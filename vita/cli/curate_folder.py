@@ -37,7 +37,7 @@ FOLDER_OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
     "shards": (
         str | None,
-        typer.Option("--shards", metavar="FORM", help="With --out: jsonl (compressed with zstd) or parquet."),
+        typer.Option("--shards", metavar="FORMAT", help="With --out: jsonl (compressed with zstd) or parquet."),
     ),
     "workers": (
         int | None,
@@ -48,7 +48,7 @@ FOLDER_OPTIONS: dict[str, tuple[Any, Any]] = {
         typer.Option(
             "--ray",
             metavar="ADDRESS",
-            help="Run on a Ray cluster: `local` for one of this machine alone, or HOST:PORT of a running one, whose "
+            help="Run on a Ray cluster: `local` to start one on this machine, or HOST:PORT of a running one, whose "
             "nodes share the folder. The output has the same bytes.",
         ),
     ),

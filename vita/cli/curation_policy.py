@@ -63,7 +63,7 @@ def propose(
     """Measure what the rules of curation drop in a corpus, and write them as a policy for exactly this corpus.
 
     The rules are those of --config, by default those of `curate`. With --reference, thresholds of filters that drop
-    more of this text than permitted are relaxed. Documents of an erasure in force are not read.
+    more of this text than permitted are relaxed. Documents of an active erasure are not read.
     """
     from vita.data.curation.filter_profile import FilterProfile, changed_settings, relax_filter, sample_pages
     from vita.data.curation.policy import FORMAT, CurationPolicy, fingerprint_corpus, write_policy

@@ -28,7 +28,7 @@ ModelArgument = Annotated[
 ]
 UngatedOption = Annotated[
     str | None,
-    typer.Option(metavar="REASON", help="Give away a model that no gate has approved. The ledger records REASON."),
+    typer.Option(metavar="REASON", help="Release a model that no gate has approved. The ledger records REASON."),
 ]
 
 

@@ -61,7 +61,10 @@ def forget(
     ] = None,
     licence: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="All documents with this licence, or `not stated`; with --source, of it."),
+        typer.Option(
+            metavar="NAME",
+            help="All documents with this licence, or `not stated`; with --source, only those of the source.",
+        ),
     ] = None,
     by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Your name, for the record.")] = None,
     reason: Annotated[str, typer.Option(help="The reason, for the record.")] = "",

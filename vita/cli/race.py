@@ -59,7 +59,7 @@ def race(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare data settings of a life by short training runs of equal tokens with several seeds.
+    """Compare data settings of a life by short training runs with equal numbers of tokens and several seeds.
 
     The best candidate wins if the 95% interval of its difference from every other one does not contain 0. Otherwise no
     life is written. Finished runs are not repeated.

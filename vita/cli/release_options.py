@@ -18,7 +18,9 @@ GOLDEN_TOKENS = 32
 """Maximum tokens of a golden answer of a model that is served without a release."""
 BackendOption = Annotated[
     str | None,
-    typer.Option(help="Program that computes the answers: vita, vllm, llama.cpp or openai. Default: as the release."),
+    typer.Option(
+        help="Engine that computes completions: vita, vllm, llama.cpp or openai. Default: that of the release."
+    ),
 ]
 BackendSetOption = Annotated[
     list[str] | None,
@@ -30,16 +32,16 @@ SpeculationOption = Annotated[
     str | None,
     typer.Option(
         metavar="METHOD",
-        help="Speculative decoding, which changes the speed and not the answers: none, ngram or draft_model. "
-        "Default: as the release.",
+        help="Speculative decoding, which changes the speed but not the completions: none, ngram or draft_model. "
+        "Default: the setting of the release.",
     ),
 ]
 BatchInvarianceOption = Annotated[
     bool | None,
     typer.Option(
         "--batch-invariance/--no-batch-invariance",
-        help="Compute answers whose bits do not depend on the other requests; without, a few concurrent requests are "
-        "answered faster. Default: as the release.",
+        help="Make completions bitwise independent of concurrent requests; without it, small batches are faster. "
+        "Default: the setting of the release.",
         show_default=False,
     ),
 ]

@@ -23,7 +23,7 @@ _AGAIN_SECONDS = 300.0
 def retest(
     ctx: typer.Context,
     service: Annotated[str, typer.Argument(help="A running service, by name or address.")],
-    test: Annotated[str, typer.Argument(metavar="LIFE/STEP", help="The test that approved the release.")],
+    test: Annotated[str, typer.Argument(metavar="LIFE/STEP", help="The recorded test to repeat.")],
     every: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Repeat the test at this interval: 6 h, 1 d, ... Default: test once."),

@@ -34,7 +34,9 @@ def scaling(
     ],
     ladder: Annotated[
         str | None,
-        typer.Option(metavar="FLOPS,...", help="Budgets of the ladder. Default: 1/100, 1/40 and 1/16 of --budget."),
+        typer.Option(
+            metavar="FLOPS,...", help="Compute budgets of the small runs. Default: 1/100, 1/40 and 1/16 of --budget."
+        ),
     ] = None,
     sizes: Annotated[int, typer.Option(min=2, max=12, help="Model sizes per budget of the ladder.")] = 4,
     vocabulary: Annotated[int, typer.Option(min=259, help="Size of the vocabulary.")] = 4096,

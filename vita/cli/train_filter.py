@@ -49,7 +49,7 @@ def train_filter(
     """Train a classifier of text quality from labels, or from good text against raw text.
 
     The result is the model of the filter `classifier` of the stage `curate`. Its agreement with the labels is measured
-    by cross-validation. Documents of an erasure in force are not read.
+    by cross-validation. Documents of an active erasure are not read.
     """
     from vita.data.curation.classifier_examples import labelled_examples, reference_examples
     from vita.data.curation.classifier_training import FOLDS, cross_validated_scores, train_classifier

@@ -170,7 +170,7 @@ class EndpointRewriter:
             message, finish = choice["message"], choice.get("finish_reason")
             refusal = message.get("refusal")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise ModelError(self._where, "the response is no chat completion of the OpenAI API") from None
+            raise ModelError(self._where, "the response is not an OpenAI chat completion") from None
         if refusal or finish == "content_filter":
             detail = str(refusal or "stopped by the content filter of the endpoint")
             return RewriteResult("", "refused", self._without_key(detail)[:200], size)

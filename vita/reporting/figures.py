@@ -214,7 +214,7 @@ def parse_report(content: bytes, *, where: str) -> ReportContent:
         values = json.loads(content, parse_constant=_refuse_constant)
         _refuse_non_finite(values, where)
     except (ValueError, RecursionError) as error:
-        raise DataError(where, f"is no JSON: {error}", hint=_run_again({})) from None
+        raise DataError(where, f"is not valid JSON: {error}", hint=_run_again({})) from None
     if not isinstance(values, dict):
         got = type(values).__name__
         raise DataError(where, expected="a report, which is a JSON object", got=got, hint=_run_again({}))

@@ -294,7 +294,7 @@ def matches(prompts: Prompts, completions: Sequence[str], *, pattern: str, **col
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise ConfigError("reward matches.pattern", f"is no regular expression: {error}") from None
+        raise ConfigError("reward matches.pattern", f"is not a valid regular expression: {error}") from None
     return [float(expression.search(text) is not None) for text in completions]
 
 

@@ -59,7 +59,7 @@ def check_speculation(settings: SpeculationSettings, model: Path, draft: Path | 
     if settings.method == "none":
         return
     if program != "vita":
-        raise ConfigError(where, f"the backend `{program}` has settings of its own", hint="use `none`")
+        raise ConfigError(where, f"the backend `{program}` does not support this setting", hint="use `none`")
     if (task := model_task(model)) is not None:
         raise ConfigError(where, f"a model for {task} generates no tokens", hint="use `none`")
     if settings.method == "draft_model":

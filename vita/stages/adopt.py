@@ -203,7 +203,7 @@ def _remote_code_hint(folder: Path) -> str | None:
     except (OSError, ValueError):
         return None
     if isinstance(config, dict) and config.get("auto_map"):
-        return "the model brings code of its own (auto_map), which Vita does not run"
+        return "the model contains custom code (auto_map), which Vita does not run"
     return None
 
 

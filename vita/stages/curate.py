@@ -71,8 +71,8 @@ class Config(CurationRules):
     `{benchmarks: {name: file}}`. Documents with a passage are dropped."""
     held_out: float = Field(0.01, ge=0)
     """Documents held out for evaluation: a share below 1 (at least one document, and not all), a whole number from 1,
-    or 0 for none. Of a single text, a share is its end, in up to 20 pieces. Confidence intervals need two held-out
-    documents."""
+    or 0 for none. For a single text, a share of its end is held out, in up to 20 pieces. Confidence
+    intervals need two held-out documents."""
     held_out_sources: tuple[str, ...] = ()
     """Names of sources that are held out as a whole, without filters; documents equal to theirs are dropped from
     training."""

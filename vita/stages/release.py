@@ -94,7 +94,7 @@ class Inputs:
 def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None:
     """Return the reason why the backend cannot serve the model; raises a `VitaError` for a program that is missing."""
     if config.backend.program != "vita" and config.speculation.method != "none":
-        where, problem = "release.speculation", f"the backend `{config.backend.program}` has settings of its own"
+        where, problem = "release.speculation", f"the backend `{config.backend.program}` does not support this setting"
         raise ConfigError(where, problem, hint="use `none`")
     return why_unsupported(config.backend, traits.get("model"))
 

@@ -111,7 +111,7 @@ class Config(Settings):
     """Window in tokens for scoring text; by default the model's context."""
     stride: int | None = Field(None, ge=1)
     """New tokens per window of a long document; by default `context`, as in lm-evaluation-harness. A smaller stride
-    gives each token more preceding text, and takes longer."""
+    gives each token more context, and takes longer."""
     mask_rate: float = neutral(0.15, gt=0, lt=1)
     """Share of the tokens that are masked for the masked accuracy of an encoder; the masks are fixed."""
     pseudo_documents: int = neutral(100, ge=1)

@@ -17,8 +17,8 @@ class CurationRules(Settings):
     repair_encoding: bool = True
     """Revert wrong decodings, such as `rÃ´le` for `rôle`."""
     languages: Languages = "all"
-    """`all` to identify the language of each document, `none` not to, or the codes of the languages to keep, such as
-    `[en, de]`."""
+    """`all` to identify the language of each document, `none` to skip it, or the codes of the languages to keep, such
+    as `[en, de]`."""
     filters: tuple[FilterUse, ...] = Field(DEFAULT_FILTERS, validate_default=True)
     """Quality filters in order, by name or as `{name: {setting: value}}`; `[]` keeps all documents."""
     deduplicate: Deduplication = Deduplication()
