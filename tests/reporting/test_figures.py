@@ -87,7 +87,7 @@ def test_the_error_for_another_schema_version_names_the_command_that_rebuilds_th
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{no json", "is no JSON"),
+        ("{no json", "is not valid JSON"),
         ("[1]", "expected a report, which is a JSON object, got 'list'"),
         ("{}", "expected a report with schema_version 1, got 'none'; run the stage that wrote it again"),
         ('{"figures": {"a": {"b": {"c": {"value": NaN, "low": 0, "high": 1, "n": 1}}}}}', "NaN is not a finite number"),
