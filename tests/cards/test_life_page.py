@@ -85,7 +85,10 @@ def test_unreadable_records_are_listed_and_the_rest_is_shown(life: Life, tmp_pat
     lost_digest = life.step("lost", "report", stage="test", files={"x": "y"})
     (life.store.root / "artifacts" / f"{lost_digest}.json").unlink()
     text = _page_text(life, tmp_path)
-    assert f"The report of the step broken cannot be read: {broken_digest[:12]}, file report.json: is not valid JSON" in text
+    assert (
+        f"The report of the step broken cannot be read: {broken_digest[:12]}, file report.json: is not valid JSON"
+        in text
+    )
     assert "The report of the step odd cannot be read" in text
     assert "The artifact of the step lost is no longer in the store." in text
     assert "98% of" not in text and "accuracy on unseen questions" in text
