@@ -159,7 +159,7 @@ def test_code_of_a_repository_is_never_run(vita: Vita, hub: HubServer, source: P
         json.dumps({**config, "model_type": "strange", "auto_map": {"AutoModel": "modeling_tiny.Tiny"}})
     )
     hub.add_model("acme/strange", source, extra=UNSAFE)
-    assert "code of its own (auto_map), which Vita does not run" in vita("adopt", "acme/strange", code=6)
+    assert "custom code (auto_map), which Vita does not run" in vita("adopt", "acme/strange", code=6)
 
 
 def test_every_end_token_of_the_files_stops_generation(source: Path):
