@@ -113,9 +113,10 @@ def test_ctrl_c_stops_an_answer_and_not_the_session(tmp_path: Path) -> None:
 
 def _read_until(terminal: int, text: str, *, seconds: float) -> str:
     output, deadline = "", time.monotonic() + seconds
+    poll = select.poll()  # `select.select` refuses descriptors from 1024 on
+    poll.register(terminal, select.POLLIN)
     while text not in output:
-        ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, f"nothing more came after: {output[-500:]}"
+        assert poll.poll(1000 * max(0.0, deadline - time.monotonic())), f"nothing more came after: {output[-500:]}"
         try:
             output += os.read(terminal, 65536).decode(errors="replace")
         except OSError:

@@ -115,6 +115,17 @@ def test_ls_shows_the_present_state_of_each_model(vita: Vita, tmp_path: Path) ->
     ledger.close()
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="lists open files in /proc")
+def test_a_command_closes_its_ledger(vita: Vita, tmp_path: Path) -> None:
+    ledger = str(tmp_path / "vita-store" / "ledger.db")
+    Store(tmp_path / "vita-store")
+    vita("ls")
+    assert vita("show", "missing")[0] == 4
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]  # without that of the listing
+    open_files = [str(link.readlink()) for link in links]
+    assert Path(ledger).is_file() and not [path for path in open_files if path.startswith(ledger)]
+
+
 def test_an_error_about_a_folder_of_the_user_names_that_folder(vita: Vita, tmp_path: Path) -> None:
     save_chat_model(tmp_path / "mine")
     (tmp_path / "mine" / "tokenizer.json").write_text("{")

@@ -100,4 +100,5 @@ def options(
     ] = False,
 ) -> None:
     """Options that all commands share."""
-    ctx.obj = Workspace.of(store, ledger)
+    ctx.obj = workspace = Workspace.of(store, ledger)
+    ctx.call_on_close(workspace.close)

@@ -171,7 +171,7 @@ def write_folder(workspace: Workspace, artifact: Artifact, out: Path, shards: st
             if target.is_dir():
                 shutil.rmtree(target)
             path.replace(target)
-    workspace.ledger.close()
+    workspace.close()
     shutil.rmtree(out / WORK)
     counts = artifact.facts["documents"]
     text = f"{counts['train']:,} training, {counts['held_out']:,} held-out, {counts['dropped']:,} dropped documents"

@@ -249,7 +249,7 @@ def _curated(workspace: Workspace, settings: Any) -> dict[str, Any]:
             plan, trial_workspace.store, trial_workspace.ledger, machine=workspace.machine, events=Events([])
         )["curate"]
         report = read_report(artifact.path).details
-        trial_workspace.ledger.close()
+        trial_workspace.close()
     documents = report["documents"]["read"]
     dropped = {
         reason: {**row, "share": round(row["documents"] / max(documents, 1), 6)}

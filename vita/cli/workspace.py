@@ -69,6 +69,11 @@ class Workspace:
 
         return Ledger(self._ledger or self.store.root / "ledger.db")
 
+    def close(self) -> None:
+        """Close the ledger if it is open."""
+        if "ledger" in vars(self):
+            self.ledger.close()
+
     def child_environment(self) -> dict[str, str]:
         """Return the environment of another `vita` process with this store and this ledger."""
         return machine.environment_of_vita(store=self._store, ledger=self._ledger)

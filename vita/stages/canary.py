@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -121,35 +122,36 @@ async def _run_canary(config: Config, old: ReleaseInfo, new: ReleaseInfo, contex
     folder = context.scratch / "service"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    ledger, crowd = Ledger(folder / "ledger.db"), config.crowd(new.folder / "model", where="canary")
-    service = Service(
-        name=old.name, release=old, ledger=ledger, controls=folder, clear=context_clearance(context),
-        ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="canary",
-    )  # fmt: skip
-    sessions = list(crowd.sessions(config.sessions + config.sessions // 2, seed=config.seed))
-    async with service.served() as running:
-        terms = ServingRequest(config.ungated)
-        await running.fleet.roll(new, share=config.share, terms=terms)
-        models = {version.id: version.model for version in running.fleet.router.versions.values()}
-        context.emit("note", text=f"{config.share:.0%} of the users get {new.id}, the others {old.id}")
-
-        async def report_progress(done: int) -> None:
-            context.emit("progress", done=done, total=len(sessions), unit="sessions")
-            if config.inject_failure and done == config.sessions // 4:
-                _kill_replica(running, old)
-
-        run_part = partial(
-            run_sessions, f"{running.url}/v1", crowd=crowd, model=old.name, seed=config.seed,
-            concurrency=config.concurrency, max_tokens=config.max_tokens,
+    crowd = config.crowd(new.folder / "model", where="canary")
+    with closing(Ledger(folder / "ledger.db")) as ledger:
+        service = Service(
+            name=old.name, release=old, ledger=ledger, controls=folder, clear=context_clearance(context),
+            ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="canary",
         )  # fmt: skip
-        canary = await run_part(sessions[: config.sessions], on_session=report_progress)
-        complaint_rates = {release.id: share(_complaints(release, canary)) for release in (old, new)}
-        change = difference(complaint_rates[new.id], complaint_rates[old.id])
-        promoted = complaint_rates[new.id].n > 0 and change.value <= config.max_regression
-        transition = asyncio.create_task(running.fleet.promote(terms=terms) if promoted else running.fleet.roll_back())
-        shift = await run_part(sessions[config.sessions :])
-        await transition
-    ledger.close()
+        sessions = list(crowd.sessions(config.sessions + config.sessions // 2, seed=config.seed))
+        async with service.served() as running:
+            terms = ServingRequest(config.ungated)
+            await running.fleet.roll(new, share=config.share, terms=terms)
+            models = {version.id: version.model for version in running.fleet.router.versions.values()}
+            context.emit("note", text=f"{config.share:.0%} of the users get {new.id}, the others {old.id}")
+
+            async def report_progress(done: int) -> None:
+                context.emit("progress", done=done, total=len(sessions), unit="sessions")
+                if config.inject_failure and done == config.sessions // 4:
+                    _kill_replica(running, old)
+
+            run_part = partial(
+                run_sessions, f"{running.url}/v1", crowd=crowd, model=old.name, seed=config.seed,
+                concurrency=config.concurrency, max_tokens=config.max_tokens,
+            )  # fmt: skip
+            canary = await run_part(sessions[: config.sessions], on_session=report_progress)
+            complaint_rates = {release.id: share(_complaints(release, canary)) for release in (old, new)}
+            change = difference(complaint_rates[new.id], complaint_rates[old.id])
+            promoted = complaint_rates[new.id].n > 0 and change.value <= config.max_regression
+            outcome = running.fleet.promote(terms=terms) if promoted else running.fleet.roll_back()
+            transition = asyncio.create_task(outcome)
+            shift = await run_part(sessions[config.sessions :])
+            await transition
     return CanaryOutcome(canary, shift, promoted, complaint_rates, change, models)
 
 

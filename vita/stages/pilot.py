@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,25 +85,26 @@ async def _serve_users(
     folder = context.scratch / "service"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    ledger, release_info = Ledger(folder / "ledger.db"), read_release(release)
-    service = Service(
-        name=release_info.name, release=release_info, ledger=ledger, controls=folder, clear=context_clearance(context),
-        ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="pilot",
-    )  # fmt: skip
-    sessions = list(crowd.sessions(config.sessions, seed=config.seed))
-
-    async def report_progress(done: int) -> None:
-        context.emit("progress", done=done, total=len(sessions), unit="sessions")
-
-    async with service.served() as running:
-        context.emit("note", text=f"{release_info.id} is served by {config.replicas} replicas")
-        session_results = await run_sessions(
-            f"{running.url}/v1", sessions, crowd, model=release_info.name, seed=config.seed,
-            concurrency=config.concurrency, max_tokens=config.max_tokens, on_session=report_progress,
+    release_info = read_release(release)
+    with closing(Ledger(folder / "ledger.db")) as ledger:
+        service = Service(
+            name=release_info.name, release=release_info, ledger=ledger, controls=folder,
+            clear=context_clearance(context), ungated=config.ungated, port=0, replicas=config.replicas,
+            threads=context.machine.threads, who="pilot",
         )  # fmt: skip
-        await running.flush_log()
-    records = _with_stable_names(list(collect(ledger)), session_results)
-    ledger.close()
+        sessions = list(crowd.sessions(config.sessions, seed=config.seed))
+
+        async def report_progress(done: int) -> None:
+            context.emit("progress", done=done, total=len(sessions), unit="sessions")
+
+        async with service.served() as running:
+            context.emit("note", text=f"{release_info.id} is served by {config.replicas} replicas")
+            session_results = await run_sessions(
+                f"{running.url}/v1", sessions, crowd, model=release_info.name, seed=config.seed,
+                concurrency=config.concurrency, max_tokens=config.max_tokens, on_session=report_progress,
+            )  # fmt: skip
+            await running.flush_log()
+        records = _with_stable_names(list(collect(ledger)), session_results)
     return session_results, records
 
 

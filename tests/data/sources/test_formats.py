@@ -300,6 +300,17 @@ def test_the_encoding_of_a_page_is_that_of_its_bytes(tmp_path: Path) -> None:
 # -- web archives
 
 
+def test_a_list_that_other_extractors_leave_out_is_not_in_the_text_of_a_page(tmp_path: Path) -> None:
+    sentence = (
+        "The committee met on Tuesday and discussed the new library, which opens in spring with forty thousand books. "
+    )
+    article = f"<p>{3 * sentence}</p>" * 3
+    names = "".join(f"<li>Name {number} of a country with a long name</li>" for number in range(100))
+    page = f"<html><body><div>{article}</div><div><ul>{names}</ul></div></body></html>"
+    (text,) = texts(tmp_path / "list.html", page.encode())
+    assert text.count("The committee") == 9 and "Name 7" not in text
+
+
 def test_pages_of_a_web_archive_are_documents(tmp_path: Path) -> None:
     page = PAGE.encode()
     chunked = b"5\r\n" + page[:5] + b"\r\n" + f"{len(page) - 5:x}".encode() + b"\r\n" + page[5:] + b"\r\n0\r\n\r\n"
