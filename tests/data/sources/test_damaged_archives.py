@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import random
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import zstandard
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from tests.data.sources.document_files import docx_file, page_record, tar_file, zip_file
 from vita.data.records import DroppedRecord
@@ -162,10 +163,110 @@ def test_members_after_a_damaged_header_of_a_tar_archive_are_read(tmp_path: Path
     results, drops = texts_and_drops(tmp_path / "a.tar", data[: starts[3] + 100])
     assert results == texts[:3] and "1 block of 512 bytes without the header of a member at its end" in drops[0].detail
     end = data[: starts[3] + 1536]
-    for whole in (data, data + data, end + bytes(1024) + data, end + bytes(1024) + b"X" * 2048, end):
+    for doubtful, detail in ((end, "0 blocks"), (end + bytes(512), "1 block"), (data + bytes(10240), "28 blocks")):
+        results, (drop,) = texts_and_drops(tmp_path / "a.tar", doubtful)
+        assert results == texts and drop.reason == "damaged_file" and f"{detail}: members may be missing" in drop.detail
+    for whole in (data, data + data, end + bytes(1024) + data, end + bytes(1024) + b"X" * 2048):
         results, drops = texts_and_drops(tmp_path / "a.tar", whole)
         assert results[:4] == texts and not drops
         assert len(results) == (8 if whole.endswith(data) and whole != data else 4)
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_members_after_a_damaged_header_with_a_long_name_are_read(tmp_path: Path, form: int) -> None:
+    target = io.BytesIO()
+    starts = []
+    with tarfile.open(fileobj=target, mode="w", format=form) as archive:
+        for number in range(4):
+            starts.append(archive.offset)
+            info = tarfile.TarInfo(f"{number}{'x' * 200}.txt")
+            info.size = 600
+            archive.addfile(info, io.BytesIO(f"{number}".encode() * 600))
+    data = target.getvalue()
+    blocks = range(starts[1], starts[2] - 1024, 512)  # of both headers
+    assert len(blocks) == 3
+    for block in blocks:
+        for damage in (b"X" * 20, bytes(512)):
+            damaged = data[:block] + damage + data[block + len(damage) :]
+            results, drops = texts_and_drops(tmp_path / "a.tar", damaged)
+            assert {"0" * 600, "2" * 600, "3" * 600} <= {*results}
+            assert len(results) == 4 or [drop.reason for drop in drops] == ["damaged_file"]
+        results, drops = texts_and_drops(tmp_path / "a.tar", data[:block] + data[block : block + 100])
+        assert results == ["0" * 600] and [drop.reason for drop in drops] == ["damaged_file"]
+
+
+class _Stream(io.BytesIO):
+    """A target without positions, to which sizes are written after the content."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        raise OSError
+
+    def tell(self) -> int:
+        raise OSError
+
+
+MEMBERS = [(f"{number}.txt", random.Random(number).randbytes(500 + number).hex()) for number in range(4)]
+BOOK = docx_file("A river carries water from its spring to the sea.")
+
+
+@pytest.mark.parametrize("target", [io.BytesIO, _Stream])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("is_large", [False, True])
+def test_members_of_a_zip_archive_without_its_directory_are_read(
+    tmp_path: Path, target: type[io.BytesIO], method: int, is_large: bool
+) -> None:
+    handle = target()
+    with zipfile.ZipFile(handle, "w", method) as archive:
+        for name, content in [*MEMBERS, ("book.docx", BOOK.decode("latin-1"))]:
+            with archive.open(zipfile.ZipInfo(name), "w", force_zip64=is_large) as member:
+                member.write(content.encode("latin-1"))
+        starts, directory = [info.header_offset for info in archive.infolist()], archive.start_dir
+    data, texts = handle.getvalue(), [content for _, content in MEMBERS]
+    for cut in (data[:-30], data[:-1], data[:directory], data[: starts[4]], data[: starts[3]], data[: starts[1] + 80]):
+        results, drops = texts_and_drops(tmp_path / "a.zip", cut)
+        expected = texts if len(cut) >= starts[4] else texts[:3] if len(cut) == starts[3] else texts[:1]
+        assert results[: len(expected)] == expected and len(results) - len(expected) == (len(cut) > starts[4])
+        assert drops[0].id == "a.zip" and {drop.reason for drop in drops} == {"damaged_file"}
+    for broken in (
+        data[: starts[4] + 40] + data[directory:],  # bytes of the last member are missing
+        data[: starts[2] + 60] + data[starts[2] + 80 :],
+    ):
+        results, drops = texts_and_drops(tmp_path / "a.zip", broken)
+        assert {*texts[:2], texts[3]} <= {*results} and {drop.reason for drop in drops} == {"damaged_file"}
+
+
+def test_a_damaged_directory_of_a_zip_archive_is_not_used(tmp_path: Path) -> None:
+    data = zip_file([(name, content.encode()) for name, content in MEMBERS])
+    directory, texts = data.index(b"PK\x01\x02"), [content for _, content in MEMBERS]
+    for position, value in ((directory + 32, 60), (directory + 44, 1), (len(data) - 6, 1), (len(data) - 10, 1)):
+        results, drops = texts_and_drops(tmp_path / "a.zip", data[:position] + bytes([value]) + data[position + 1 :])
+        assert results == texts and [(drop.id, drop.reason) for drop in drops] == [("a.zip", "damaged_file")]
+    results, drops = texts_and_drops(tmp_path / "a.zip", data[:300] + bytes([data[300] ^ 1]) + data[301:])
+    assert results == texts[1:] and [drop.id for drop in drops] == ["a.zip:1"]
+    for book in (BOOK[:-30], BOOK[:200]):
+        assert [drop.reason for drop in texts_and_drops(tmp_path / "a.docx", book)[1]] == ["damaged_file"]
+
+
+def test_links_in_zip_archives_are_not_read(tmp_path: Path) -> None:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        link = zipfile.ZipInfo("link.txt")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("a.txt", "A text.")
+    results, (drop,) = texts_and_drops(tmp_path / "a.zip", target.getvalue())
+    assert results == ["A text."] and drop.reason == "not_a_file" and "the member link.txt, a link" in drop.detail
+
+
+def test_rows_of_a_table_beside_one_that_is_not_utf8_are_read(tmp_path: Path) -> None:
+    for name, write in (("a.parquet", parquet.write_table), ("a.arrow", feather.write_feather)):
+        values = pa.array([b"one", b"t\xffo", b"three"], pa.binary()).view(pa.string())
+        write(pa.table({"text": values}), tmp_path / name)
+        results, (drop,) = texts_and_drops(tmp_path / name, (tmp_path / name).read_bytes())
+        assert results == ["one", "three"] and (drop.id, drop.reason) == (f"{name}:2", "not_utf8")
 
 
 def test_members_with_a_damaged_header_or_an_unknown_compression_in_a_zip_archive_are_named(tmp_path: Path) -> None:

@@ -133,6 +133,8 @@ def test_zero_bytes_in_rows_of_json_are_damage_of_these_rows(tmp_path: Path) -> 
     for name, content, expected in (
         ("a.jsonl", "\n".join([*rows[:2], damaged, *rows[3:]]), [0, 1, 3, 4]),
         ("a.jsonl", "\n".join(rows) + "\n" + "\0" * 4096, [0, 1, 2, 3, 4]),
+        ("a.jsonl", "\n".join([rows[0][:5] + "\0" + rows[0][6:], *rows[1:]]), [1, 2, 3, 4]),
+        ("a.jsonl", "\0" * 4096 + "\n".join([rows[0][9:], *rows[1:]]), [1, 2, 3, 4]),
         ("a.json", f"[{', '.join([*rows[:2], damaged, *rows[3:]])}]", [0, 1]),
     ):
         (tmp_path / name).write_text(content)

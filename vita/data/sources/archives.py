@@ -7,10 +7,9 @@ expands beyond `MAX_RATIO` times its size is refused, and an archive inside an a
 from __future__ import annotations
 
 import io
-import lzma
+import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, Self
@@ -20,6 +19,7 @@ from vita.data.sources import streams
 from vita.data.sources.columnar_readers import open_seekable
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.readers import DAMAGED_FILE, READERS, ReadOptions, Row, RowProblem, empty_file, format_of
+from vita.data.sources.zip_directories import ZIP_ERRORS, is_zip_error, open_zip
 from vita.spine.errors import exception_text
 from vita.spine.file_listing import printable
 from vita.spine.plain_text import counted
@@ -34,15 +34,10 @@ _HELD_BYTES = 2**20
 _PIECE_BYTES = 2**15
 """Bytes of a member that are read at once; the bytes before damage in them are lost."""
 _RECORD_BLOCKS = tarfile.RECORDSIZE // tarfile.BLOCKSIZE
-_ERRORS = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-)
+_SubsequentHeaderError: type[tarfile.HeaderError] = vars(tarfile)["SubsequentHeaderError"]
+"""Raised for a block that is no header after one with a long name or with PAX fields, and ends the reading."""
+_InvalidHeaderError: type[tarfile.HeaderError] = vars(tarfile)["InvalidHeaderError"]
+_ERRORS = (tarfile.TarError, *ZIP_ERRORS)
 
 
 @READERS.add("zip")
@@ -50,20 +45,26 @@ def read_zip(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read the members of a zip archive; an EPUB or Word file, which is a zip archive, is one document."""
     with open_seekable(file) as handle:
         try:
-            archive = zipfile.ZipFile(handle)
-        except _ERRORS as error:
+            archive, problem = open_zip(handle)
+            format = _office_format(archive)
+            if format and problem and archive.infolist()[0].filename.startswith(_OFFICE_NAMES):
+                raise zipfile.BadZipFile(problem)  # such a file is one document, which is not whole
+        except zipfile.BadZipFile as error:
             problem = f"cannot be read as zip: {error}"
             raise DamagedFile(file.path, problem, hint="copy or download it again") from None
         with archive:
-            if format := _office_format(archive):
+            if format and not problem:
                 if file.opener:  # a member of an archive is read only once
                     handle.seek(0)
                     file = file._replace(opener=lambda: handle)
                 yield from READERS[format](file, wishes)
                 return
             budget = _Budget(file)
+            if problem:
+                got = f"no usable directory ({problem}); the members that were found by their headers are read"
+                yield _problem_row(file, 0, RowProblem(DAMAGED_FILE, "a directory at the end of the archive", got))
             for number, info in enumerate(archive.infolist(), 1):
-                if info.is_dir():
+                if info.filename.endswith("/"):
                     continue
                 if _is_hidden(info.filename):
                     yield _hidden_row(file, number, info.filename)
@@ -71,6 +72,9 @@ def read_zip(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
                 if info.flag_bits & 1:
                     got = f"the encrypted member {printable(info.filename)}"
                     yield _problem_row(file, number, RowProblem("encrypted", "members without a password", got))
+                    continue
+                if stat.S_ISLNK(info.external_attr >> 16):
+                    yield _link_row(file, number, info.filename)
                     continue
                 open_member = _member_opener(archive, info, budget)
                 yield from _member_rows(file, number, info.filename, info.file_size, open_member, wishes)
@@ -80,10 +84,16 @@ def _member_opener(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: _Bud
     def open_member() -> io.BufferedReader:
         try:
             return io.BufferedReader(_Member(archive.open(info), budget))
-        except _ERRORS as error:  # a damaged header, or a compression that Python lacks
+        except (*_ERRORS, OSError) as error:  # a damaged header, or a compression that Python lacks
+            if not is_zip_error(error):
+                raise
             raise _damaged_member(error) from None
 
     return open_member
+
+
+_OFFICE_NAMES = ("[Content_Types].xml", "_rels/", "docProps/", "word/", "mimetype", "META-INF/")
+"""Beginnings of the names of the first member of an EPUB or Word file."""
 
 
 def _office_format(archive: zipfile.ZipFile) -> str | None:
@@ -100,7 +110,7 @@ def read_tar(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     After a damaged header, reading continues at the next valid one.
     """
     budget = _Budget(file)
-    gap = _Gap(budget)
+    gap, number = _Gap(budget), 0
     with streams.open_sequential(file) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=_headers(gap), ignore_zeros=True) as archive:
@@ -115,15 +125,18 @@ def read_tar(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
                         yield _hidden_row(file, number, info.name)
                         continue
                     if not info.isreg():
-                        got = f"the member {printable(info.name)}, a link or device"
-                        yield _problem_row(file, number, RowProblem("not_a_file", "regular files", got), skipped=True)
+                        yield _link_row(file, number, info.name)
                         continue
                     content = archive.extractfile(info)
                     assert content is not None
                     # A tar stream has one position: a member is read only once.
                     handle = io.BufferedReader(_Member(content, budget))
                     yield from _member_rows(file, number, info.name, info.size, lambda handle=handle: handle, wishes)
-                if gap.take() and gap.num_damaged and not gap.is_padding:
+                gap.take()
+                if end := gap.doubtful_end:
+                    problem = RowProblem(DAMAGED_FILE, f"2 to {_RECORD_BLOCKS + 1} blocks of zeros at the end", end)
+                    yield _problem_row(file, number + 1, problem, skipped=True)
+                elif gap.num_damaged and not gap.is_padding:
                     raise DamagedFile(file.path, f"has {gap.description} at its end", hint="copy or download it again")
         except tarfile.TarError as error:
             raise DamagedFile(file.path, f"cannot be read as tar: {error}", hint="copy or download it again") from None
@@ -138,12 +151,15 @@ class _Gap:
     def __init__(self, budget: _Budget) -> None:
         self._budget = budget
         self._blocks: list[int] = [0, 0, 0]
+        self.is_cut_off = False
+        """True if the last block was not whole: the archive ends in it."""
         self.num_zeros = self.num_damaged = self.num_after_zeros = 0
         """Blocks of zeros, other blocks, and those of the latter after two or more blocks of zeros."""
 
     def add(self, block: bytes) -> None:
         """Count a block; an archive can expand to zeros without an end."""
         self._budget.spend(len(block))
+        self.is_cut_off = len(block) < tarfile.BLOCKSIZE
         if block.strip(b"\0"):
             self._blocks[1] += 1
             self._blocks[2] += self._blocks[0] >= 2
@@ -160,6 +176,13 @@ class _Gap:
     def is_padding(self) -> bool:
         """Return True for blocks after the end of the archive that fill its last record, which some programs do."""
         return self.num_after_zeros == self.num_damaged and self.num_zeros + self.num_damaged <= _RECORD_BLOCKS
+
+    @property
+    def doubtful_end(self) -> str | None:
+        """Return the end of an archive that has no mark of its end, or zeros in place of members, for messages."""
+        if self.num_damaged or 2 <= self.num_zeros <= _RECORD_BLOCKS + 1:
+            return None
+        return f"{counted(self.num_zeros, 'block')}: members may be missing"
 
     def is_end_of_archive(self, offset: int) -> bool:
         """Return True for the end of an archive to which another one was appended, which begins at `offset`."""
@@ -185,6 +208,15 @@ def _headers(gap: _Gap) -> type[tarfile.TarInfo]:
                 gap.add(bytes(buf))
                 raise
 
+        @classmethod
+        def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+            try:
+                return super().fromtarfile(tarfile)
+            except _SubsequentHeaderError as error:
+                if gap.is_cut_off:
+                    raise
+                raise _InvalidHeaderError(str(error)) from None
+
     return Header
 
 
@@ -195,6 +227,11 @@ def _is_hidden(name: str) -> bool:
 
 def _hidden_row(file: SourceFile, number: int, name: str) -> Row:
     problem = RowProblem("hidden_member", "members that are not hidden", f"the hidden member {printable(name)}")
+    return _problem_row(file, number, problem, skipped=True)
+
+
+def _link_row(file: SourceFile, number: int, name: str) -> Row:
+    problem = RowProblem("not_a_file", "regular files", f"the member {printable(name)}, a link or device")
     return _problem_row(file, number, problem, skipped=True)
 
 
@@ -290,7 +327,9 @@ class _Member(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._content.read(len(buffer))
-        except _ERRORS as error:
+        except (*_ERRORS, OSError) as error:
+            if isinstance(error, OSError) and not is_zip_error(error):
+                raise
             raise _damaged_member(error) from None
         self._budget.spend(len(data))
         buffer[: len(data)] = data

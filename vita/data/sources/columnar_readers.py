@@ -11,7 +11,7 @@ from typing import Any
 
 from vita.data.sources import files, streams
 from vita.data.sources.files import DamagedFile, SourceFile
-from vita.data.sources.readers import READERS, ReadOptions, Row
+from vita.data.sources.readers import READERS, ReadOptions, Row, RowProblem
 from vita.spine.file_listing import printable
 
 BATCH_ROWS = 512
@@ -90,13 +90,29 @@ def _rows(file: SourceFile, batches: Iterator[Any]) -> Iterator[Row]:
         maps = [field.name for field in batch.schema if _contains(field.type, types.is_map)]
         # The bytes of an id can have any form (see `row_ids`).
         binaries = [field.name for field in batch.schema if field.name != "id" and _contains(field.type, _is_binary)]
-        for values in batch.to_pylist():
+        for values in _values_of(batch):
             number += 1
+            if values is None:
+                problem = RowProblem("not_utf8", "text in UTF-8", "a text column with other bytes")
+                yield Row(path, file.name, number, None, problem)
+                continue
             for name in maps:
                 values[name] = _with_maps(values[name], batch.schema.field(name).type)
             for name in binaries:
                 values[name] = _with_text(values[name])
             yield Row(path, file.name, number, values)
+
+
+def _values_of(batch: Any) -> Iterator[dict[str, Any] | None]:
+    """Yield the values of each row of a batch; None for a row with a text that is not UTF-8, which Arrow permits."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for number in range(batch.num_rows):
+            try:
+                yield from batch.slice(number, 1).to_pylist()
+            except UnicodeDecodeError:
+                yield None
 
 
 def _contains(kind: Any, predicate: Callable[[Any], bool]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, cast
@@ -301,9 +302,13 @@ def _with_line_feeds(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield b"\n"
 
 
+_JSON_LINE = re.compile(rb"(?:\A|[\r\n])[ \t]*(?:\{[ \t]*\"[^\0\r\n]*\}[ \t]*[\r\n]|[{\[](?=[^\0]{15}))")
+"""A whole object in a line, or the beginning of a line or array of JSON without zero bytes."""
+
+
 def _refuse_binary(file: SourceFile, head: bytes, *, is_json: bool) -> None:
     meaning = binary_type(head)
-    has_damaged_rows = is_json and (file.span or (head.lstrip()[:1] in (b"{", b"[") and b"\0" not in head[:16]))
+    has_damaged_rows = is_json and (file.span or _JSON_LINE.search(head))
     if meaning is None and b"\0" in head[:HEAD_BYTES] and not has_damaged_rows:
         meaning = "a binary file (it holds zero bytes)"
     if meaning:
