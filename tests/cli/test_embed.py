@@ -62,7 +62,7 @@ def test_mistakes_are_refused_with_the_reason(vita: Vita) -> None:
         ("text", "--pooling", "max"): "--pooling: expected one of cls, mean, last",
         ("text", "--dimensions", "64"): "dimensions: expected 1 to 32",
         ("no such word", "--word", "cat"): "sentences that contain `cat`",
-        ("text", "--before", "other"): "--before: is shown beside",
+        ("text", "--before", "other"): "--before: requires `--neighbors`",
     }.items():
         code, out, err = vita("embed", "model", *words)
         assert code in (2, 3) and message in " ".join(err.split()) and not out, (words, err)

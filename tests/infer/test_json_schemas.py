@@ -33,13 +33,16 @@ def required(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("schema", "problem"),
     [
-        ({"$ref": "#"}, "requires itself by `$ref`, so that no value of it ends (at `#`)"),
-        ({"allOf": [{"$ref": "#"}]}, "requires itself by `$ref`"),
-        ({**LOOP, "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "requires itself"),
-        (required("a", {"$ref": "#"}), "requires itself by `$ref`, so that no value of it ends (at `#`)"),
+        ({"$ref": "#"}, "is infinitely recursive through `$ref`, so no finite value matches it (at `#`)"),
+        ({"allOf": [{"$ref": "#"}]}, "is infinitely recursive through `$ref`"),
+        ({**LOOP, "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "is infinitely recursive"),
+        (
+            required("a", {"$ref": "#"}),
+            "is infinitely recursive through `$ref`, so no finite value matches it (at `#`)",
+        ),
         ({**LOOP, "$defs": {"a": required("b", {"$ref": "#/$defs/a"})}}, "(at `#/$defs/a`)"),
-        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "requires itself"),
-        ({**required("a", {"$ref": "#r"}), "$anchor": "r"}, "requires itself by `$ref`"),
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "is infinitely recursive"),
+        ({**required("a", {"$ref": "#r"}), "$anchor": "r"}, "is infinitely recursive through `$ref`"),
         ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "accepts no value (at `#`)"),
         (False, "accepts no value"),
         ({"type": "integer", "minimum": -(2**63)}, "`minimum` must be greater than -2**63"),

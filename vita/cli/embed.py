@@ -91,7 +91,7 @@ def _check(output: Path | None, neighbors: str | None, before: str | None, word:
     if output is not None and output.suffix not in SUFFIXES:
         raise ConfigError("--output", expected=f"a file ending in {', '.join(SUFFIXES)}", got=output.name)
     if before is not None and neighbors is None:
-        raise ConfigError("--before", "is shown beside `--neighbors`, which is not set")
+        raise ConfigError("--before", "requires `--neighbors`")
     if output is not None and (neighbors or word):
         raise ConfigError("--output", "stores embeddings of texts; leave out `--neighbors` and `--word`")
 

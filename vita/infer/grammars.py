@@ -82,7 +82,7 @@ def lark_grammar(text: str) -> str:
     except (GbnfToLarkError, ValueError, RecursionError) as error:
         raise GrammarError("grammar", _one_line(error)) from None
     if endless is not None:
-        raise GrammarError("grammar", f"the rule `{endless}` requires itself, so that no text of it ends")
+        raise GrammarError("grammar", f"the rule `{endless}` is infinitely recursive, so no finite text matches it")
     return json.dumps({"grammars": [{"lark_grammar": rules}]})
 
 

@@ -123,7 +123,9 @@ def _check_ends(root: Mapping[str, Any]) -> None:
     for place, part in sorted(parts, key=lambda entry: len(entry[0])):
         if id(part) in endless:
             if _contains_reference(part):
-                raise keyword_error(place, "the schema requires itself by `$ref`, so that no value of it ends")
+                raise keyword_error(
+                    place, "the schema is infinitely recursive through `$ref`, so no finite value matches it"
+                )
             raise keyword_error(place, "the schema accepts no value")
 
 

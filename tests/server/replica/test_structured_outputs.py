@@ -137,7 +137,7 @@ def test_structured_outputs_constrain_chats_and_completions(
         ({"response_format": schema_format({"type": "string", "pattern": "(?=a)b"})}, "json_schema.schema", "look-a"),
         ({"response_format": schema_format({"$ref": "#/definitions/x"})}, "json_schema.schema", "definitions/x"),
         ({"response_format": schema_format({"type": "object", "required": "é" * 300})}, "json_schema.schema", ""),
-        ({"response_format": schema_format({"allOf": [{"$ref": "#"}]})}, "json_schema.schema", "requires itself"),
+        ({"response_format": schema_format({"allOf": [{"$ref": "#"}]})}, "json_schema.schema", "recursive"),
         ({"response_format": schema_format({"type": "string", "maxlength": 3})}, "json_schema.schema", "maxLength"),
         ({"extra_body": {"structured_outputs": {"json": {"maximum": 1e300}}}}, "outputs.json", "`maximum` must be"),
         ({"extra_body": {"structured_outputs": {"regex": "(a"}}}, "structured_outputs.regex", "regex`: the regular"),
@@ -161,7 +161,7 @@ def test_an_unsupported_grammar_is_refused_with_the_reason(
 
 def test_a_grammar_without_an_end_is_refused_and_the_server_answers_on(caller: openai.OpenAI) -> None:
     question: Any = [{"role": "user", "content": "Hi"}]
-    with pytest.raises(openai.BadRequestError, match="the rule `x` requires itself") as error:
+    with pytest.raises(openai.BadRequestError, match="the rule `x` is infinitely recursive") as error:
         chat(caller, messages=question, extra_body={"structured_outputs": {"grammar": 'start: "a" x\nx: x'}})
     assert error.value.code == "unsupported_grammar"
     completion = chat(caller, messages=question, tools=[WEATHER], tool_choice="required", seed=1)
@@ -172,7 +172,7 @@ def test_a_grammar_without_an_end_is_refused_and_the_server_answers_on(caller: o
 @pytest.mark.parametrize(
     ("schema", "problem"),
     [
-        ({"$ref": "#"}, "the schema requires itself by `$ref`, so that no value of it ends (at `#`)"),
+        ({"$ref": "#"}, "the schema is infinitely recursive through `$ref`, so no finite value matches it (at `#`)"),
         (
             {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}},
             "`$ref` refers to `#/$defs/a`, which does not exist (at `#/properties/a`)",
