@@ -30,7 +30,14 @@ def test_the_content_of_a_request_is_removed_before_its_figures(any_ledger: Ledg
     feedback_rows = [feedback_row(n, kind="edit", value=None, content={"better": "secret"}, at=NOW - n * 50 * DAY)
             for n in range(10)]  # fmt: skip
     write_log(any_ledger, request_rows, feedback_rows)
-    expected = {"contents of requests": 8, "words of users": 8, "feedback": 1, "requests": 1, "events": 0}
+    expected = {
+        "contents of requests": 8,
+        "words of users": 8,
+        "feedback": 1,
+        "requests": 1,
+        "replica time": 0,
+        "events": 0,
+    }
     assert outdated(any_ledger, Retention(), now=NOW) == expected
     _prune(any_ledger)
     rows = requests_since(any_ledger)

@@ -42,12 +42,27 @@ def monitor(
     every: Annotated[
         str, typer.Option(metavar="TIME", help="Refresh interval of --watch, for example 2 s or 1 min.")
     ] = "2 s",
+    write: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write Prometheus rules and a Grafana dashboard instead."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Address for Prometheus, with --write. Default: the running service."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show load, latency, errors and feedback for each version of a service."""
+    """Show load, latency, errors, feedback and cost for each version of a service."""
     from vita.monitoring.alerts import read_rules
 
     workspace = open_workspace(ctx)
+    if write is not None:
+        from vita.cli.monitoring_files import write_files
+
+        write_files(workspace, service, write, target=target, alerts=alerts, as_json=as_json)
+        return
+    if target is not None:
+        raise ConfigError("--target", "belongs to --write, which is not set")
     if watch and as_json:
         raise ConfigError("--watch", "cannot be combined with --json", hint="call `vita monitor --json` repeatedly")
     rules = read_rules(alerts) if alerts else ()
@@ -131,6 +146,9 @@ _FIGURES = {
     "tokens_per_second": ("tokens/s", "{:.1f}"),
     "length": ("length", "{:.1f}"), "refusal_rate": ("refusals", "{:.1%}"), "logprob": ("logprob", "{:.3f}"),
     "thumbs_up_rate": ("thumbs up", "{:.0%}"), "flags": ("flags", "{:.0f}"), "edits": ("edits", "{:.0f}"),
+    "prompt_tokens": ("prompt tokens", "{:,.0f}"), "completion_tokens": ("completion tokens", "{:,.0f}"),
+    "cost": ("cost", "{:.4g}"), "cost_per_1000_tokens": ("cost per 1,000 tokens", "{:.4g}"),
+    "cost_per_1000_completion_tokens": ("cost per 1,000 completion tokens", "{:.4g}"),
 }  # fmt: skip
 
 

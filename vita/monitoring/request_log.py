@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from vita.monitoring.replica_cost import COST_FIGURES, cost_figures, replica_costs
 from vita.spine.ledger import Ledger
 from vita.spine.tables import table
 
@@ -23,12 +24,12 @@ deployments = table("deployments", string="service version model release action 
 requests = table(
     "requests",
     string="request response service version model release key route",
-    integer="status completion_tokens",
+    integer="status prompt_tokens completion_tokens",
     real="at seconds ttft logprob",
     boolean="consent refused has_content",
     json="asked answered figures",
 )
-MONITORED = ("seconds", "ttft", "completion_tokens", "refused", "logprob")
+MONITORED = ("seconds", "ttft", "prompt_tokens", "completion_tokens", "refused", "logprob")
 """The figures that are columns, too: an index over them answers `vita monitor` without reading any content."""
 feedback = table(
     "feedback", string="request model kind who", real="value at replaced", boolean="consent", json="content"
@@ -62,6 +63,7 @@ def feedback_since(ledger: Ledger, *, since: float = 0.0) -> list[dict[str, Any]
 FIGURES = (
     "requests", "error_rate", "failure_rate", "shed_rate", "ttft_p50", "ttft_p95", "latency_p50", "latency_p95",
     "tokens_per_second", "length", "refusal_rate", "logprob", "thumbs_up_rate", "flags", "edits", "votes_won",
+    "prompt_tokens", "completion_tokens", *COST_FIGURES,
 )  # fmt: skip
 """The names of all figures; times in seconds, `length` in tokens per response, `logprob` in nats per token.
 
@@ -106,6 +108,10 @@ def figures(
             feedback_counts = _feedback_counts(database, selection, since=since, until=until)
             for version, version_figures in by_version.items():
                 version_figures.update(_of_feedback(feedback_counts.get(version, {})))
+        if set(names) & set(COST_FIGURES):
+            costs = {} if newest is not None else replica_costs(database, service=service, since=since, until=until)
+            for version, version_figures in by_version.items():
+                version_figures.update(cost_figures(version_figures, costs.get(version)))
     shared = Counter(name for name, _ in by_version)
     return {
         name if shared[name] == 1 else f"{name} ({model[:8]})": {
@@ -160,6 +166,8 @@ def _counted(database: sa.Connection, selection: sa.Subquery) -> dict[_Version, 
         sa.func.avg(answered["logprob"]).label("logprob"),
         sa.func.sum(sa.case((timed, row.completion_tokens))).label("tokens"),
         sa.func.sum(sa.case((timed, row.seconds))).label("busy"),
+        sa.func.sum(row.prompt_tokens).label("prompt_tokens"),
+        sa.func.sum(row.completion_tokens).label("completion_tokens"),
         sa.func.count(answered["ttft"]).label("_ttft"),
         sa.func.count(answered["seconds"]).label("_seconds"),
     ]  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import ConfigDict, Field
 
+from vita.monitoring.replica_cost import replica_use
 from vita.monitoring.request_log import feedback, requests
 from vita.spine.config import Settings
 from vita.spine.ledger import Ledger, events
@@ -91,6 +92,11 @@ def _works(ledger: Ledger, retention: Retention, now: float) -> Iterator[tuple[s
             "requests",
             sa.select(requests.c.id).where(requests.c.at < before).order_by(requests.c.at),
             _deletion(requests),
+        )
+        yield (
+            "replica time",
+            sa.select(replica_use.c.id).where(replica_use.c.until < before).order_by(replica_use.c.until),
+            _deletion(replica_use),
         )
     if retention.request_rows is not None:
         with ledger.transaction() as database:

@@ -100,5 +100,7 @@ class ServiceSettings(Settings):
     """Timeout of a readiness probe; then the replica receives no requests until it responds again."""
     unready_seconds: float = Field(default=60.0, gt=0)
     """Maximum time that a replica may be unready without being drained; then it is restarted."""
+    price_per_replica_hour: float | None = Field(default=None, ge=0)
+    """Price of one replica for one hour, in any currency, for the cost of tokens; unknown by default."""
     refresh_seconds: float = Field(default=1.0, gt=0)
     """Interval at which API keys and model states are read from the ledger."""

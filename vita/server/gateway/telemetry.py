@@ -31,6 +31,8 @@ class Telemetry:
         self.cancelled = self._counter("cancelled", "Requests whose client disconnected.")
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens.", "version")
         self.completion_tokens = self._counter("completion_tokens", "Completion tokens.", "version")
+        self.replica_seconds = self._counter("replica_seconds", "Time of replicas, ready or not.", "version")
+        self.cost = self._counter("cost", "Price of the time of replicas.", "version")
         self.refusals = self._counter("refusals", "Completions that refuse the request.", "version")
         self.feedback = self._counter("feedback", "Feedback stored.", "version", "kind", "value")
         self.feedback_replaced = self._counter(

@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from vita.server.service.folder_lock import LockedFolder
 from vita.server.service.listener import Listener, listener, open_socket
 from vita.server.service.pruning import prune_regularly
 from vita.server.service.replica_process import Command, replica_command
+from vita.server.service.replica_use import ReplicaUse
 from vita.server.service.supervisor import Supervisor
 from vita.server.settings import ServiceSettings
 from vita.spine.errors import ConfigError
@@ -147,15 +149,21 @@ class Service:
         if gateway.batch_api is not None:
             gateway.batch_api.runner.start()
             upkeep.append(asyncio.create_task(self._prune_files(gateway.batch_api)))
+        use = ReplicaUse(
+            gateway.router, gateway.telemetry, self.ledger, price=self.settings.price_per_replica_hour
+        )  # fmt: skip
+        upkeep.append(asyncio.create_task(use.run()))
         reporter = ServiceReporter(ServicePresence(self.ledger, self.name, url), gateway.router.served)
         try:
             yield RunningService(url, gateway, fleet)
         finally:
             path.unlink(missing_ok=True)
+            use.measure(time.time())
             await stop.wait_or_kill(fleet.stop(seconds=0), fleet.kill)  # requests had their time in `_drain`
             for server in servers:
                 await server.stop(at_once=stop.at_once.is_set())
             await asyncio.to_thread(reporter.close)
+            await asyncio.to_thread(use.write)
             for task in upkeep:
                 task.cancel()
             await asyncio.gather(*tasks, *upkeep, return_exceptions=True)
