@@ -22,7 +22,7 @@ STEPS += [("evals", "redteam", "rl", "gates", "design"), ("rights", "monitoring"
 STEPS += [("server",), ("cards",), ("stages", "recipes"), ("life",), ("cli",), ("session",)]
 SUBPACKAGES = {
     "data": [("",), ("world",), ("sources",), ("curation", "tokens")],
-    "server": [("",), ("backends",), ("replica",), ("gateway",), ("service",)],
+    "server": [("",), ("sites",), ("backends",), ("replica",), ("gateway",), ("service",)],
     "cards": [("",), ("life_page",)],
 }
 """Layers inside a package, from the lowest; the empty name stands for the modules of the package itself."""

@@ -16,6 +16,7 @@ from vita.server.gateway.gateway import Gateway
 from vita.server.gateway.routing import Router
 from vita.server.service.listener import listener, open_socket
 from vita.server.settings import ServiceSettings
+from vita.server.sites.site import Site
 from vita.spine.ledger import Ledger
 
 CHAT = {"model": "cat", "messages": [{"role": "user", "content": "What is a cat?"}]}
@@ -23,12 +24,19 @@ CHAT = {"model": "cat", "messages": [{"role": "user", "content": "What is a cat?
 
 @asynccontextmanager
 async def service(
-    ledger: Ledger, *replicas: FakeReplica, routes: Router | None = None, research: bool = False, **settings: Any
+    ledger: Ledger,
+    *replicas: FakeReplica,
+    routes: Router | None = None,
+    research: bool = False,
+    site: Site | None = None,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Gateway, httpx.AsyncClient]]:
     """Start a gateway on a free port in front of these replicas, and a client of it."""
     client = httpx.AsyncClient(transport=Network(*replicas))
     service_settings = ServiceSettings(**{"patience": 0.2, "patience_again": 1.0, "header_seconds": 0.5, **settings})
-    gateway = Gateway(routes or routes_to(*replicas), ledger, service_settings, client=client, research=research)
+    gateway = Gateway(
+        routes or routes_to(*replicas), ledger, service_settings, client=client, research=research, site=site
+    )
     server = listener(
         gateway_app(gateway), header_seconds=service_settings.header_seconds, connections=100, drain_seconds=1
     )

@@ -11,11 +11,12 @@ from vita.monitoring import request_log
 from vita.redteam import findings
 from vita.review import desk
 from vita.server.gateway import keys
+from vita.server.sites import idempotency
 from vita.spine import erasures
 from vita.spine.ledger import Ledger
 from vita.spine.tables import METADATA, table
 
-MODULES = (approvals, decisions, desk, erasures, findings, keys, people, request_log, services, weights)
+MODULES = (approvals, decisions, desk, erasures, findings, idempotency, keys, people, request_log, services, weights)
 """Modules that declare tables, beside the ledger."""
 
 

@@ -61,6 +61,8 @@ def serve(
         bool, typer.Option(help="Serve a retired model. Only API keys with the scope `research` can use it.")
     ] = False,
     ungated: UngatedOption = None,
+    site: Annotated[str, typer.Option(help="Name of this site, which responses contain, if there are several.")] = "",
+    region: Annotated[str | None, typer.Option(help="Region of this site, for example eu.")] = None,
     backend: BackendOption = None,
     backend_assignments: BackendSetOption = None,
     speculation: SpeculationOption = None,
@@ -75,6 +77,7 @@ def serve(
     from vita.server.service.deploy_checks import ledger_clearance
     from vita.server.service.service import Service
     from vita.server.settings import ServiceSettings
+    from vita.server.sites.site import Site
     from vita.spine.config import build, override
 
     workspace = open_workspace(ctx)
@@ -101,6 +104,7 @@ def serve(
             replicas=replicas,
             threads=workspace.machine.threads,
             research=research,
+            site=Site(site, region),
             notify=lambda text: workspace.console.print(text),
             ready=lambda url: _announce(workspace, url, name or release.name, task=_task(release)),
         )
@@ -376,6 +380,9 @@ def keys_create(
     per_minute: Annotated[float | None, typer.Option(help="Maximum requests per minute.")] = None,
     days: Annotated[float | None, typer.Option(min=0.0, max=36_500, help="Validity in days.")] = None,
     consent: Annotated[bool, typer.Option(help="Requests with this key may be stored unless they decline.")] = False,
+    region: Annotated[
+        list[str] | None, typer.Option(help="Only sites in this region accept the key. Default: all sites.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create an API key. It is shown once and stored as a hash."""
@@ -385,10 +392,11 @@ def keys_create(
     scopes: Sequence[str] = [part.strip() for option in scope or () for part in option.split(",")] or USUAL_SCOPES
     expires = None if days is None else time.time() + days * 86400
     secret = create(
-        workspace.ledger, name, scopes=scopes, requests_per_minute=per_minute, consent=consent, expires=expires
-    )
+        workspace.ledger, name, scopes=scopes, requests_per_minute=per_minute, consent=consent, expires=expires,
+        regions=region or (),
+    )  # fmt: skip
     if as_json:
-        print_json({"key": secret, "name": name, "scopes": sorted(set(scopes))})
+        print_json({"key": secret, "name": name, "scopes": sorted(set(scopes)), "regions": sorted(set(region or ()))})
         return
     typer.echo(secret)
     workspace.console.print("Store it now: it is not shown again. Send it as `Authorization: Bearer KEY`.", style="dim")
@@ -404,15 +412,16 @@ def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
     now = time.time()
     rows = [{"key": f"vk-{key.hint}-...", "name": key.name, "scopes": list(key.scopes),
              "requests_per_minute": key.requests_per_minute, "consent": key.consent, "created": key.created,
+             "regions": list(key.regions),
              "state": "valid" if key.valid(now) else "revoked" if key.revoked else "expired"}
             for key in keys]  # fmt: skip
     if as_json:
         print_json(rows)
         return
-    table = Table("key", "name", "scopes", "per minute", "state", box=None, pad_edge=False)
+    table = Table("key", "name", "scopes", "per minute", "regions", "state", box=None, pad_edge=False)
     for row in rows:
         limit = "" if row["requests_per_minute"] is None else f"{row['requests_per_minute']:g}"
-        table.add_row(row["key"], row["name"], " ".join(row["scopes"]), limit, row["state"])
+        table.add_row(row["key"], row["name"], " ".join(row["scopes"]), limit, " ".join(row["regions"]), row["state"])
     print_table(workspace.console, table)
 
 

@@ -43,7 +43,10 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
         return []
     cors = Middleware(
         CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"],
-        expose_headers=[REQUEST_ID, "X-Vita-Version", "X-Vita-Model-State", "Retry-After", "Deprecation", "Sunset"],
+        expose_headers=[
+            REQUEST_ID, "X-Vita-Version", "X-Vita-Digest", "X-Vita-Site", "X-Vita-Idempotency", "X-Vita-Repeat-Of",
+            "X-Vita-Model-State", "Retry-After", "Deprecation", "Sunset",
+        ],
         max_age=600,
     )  # fmt: skip
     return [cors]

@@ -21,6 +21,14 @@ class ServiceSettings(Settings):
     """Maximum number of concurrent requests; more are refused with 429."""
     in_flight_bytes: int = Field(default=64 * 2**20, ge=1024)
     """Maximum total size of the request bodies in memory; more are refused with 429."""
+    idempotency_seconds: float = Field(default=0.5, gt=0)
+    """Maximum time that a request with an `Idempotency-Key` waits for its record in the ledger; then it is answered
+    without a record."""
+    idempotency_hours: float = Field(default=24.0, gt=0)
+    """Time during which a request with an `Idempotency-Key` can be repeated, in hours."""
+    ledger_region: str | None = None
+    """Region of the ledger. Without it, or in another region, nothing of a request that is limited to regions is
+    stored."""
     cors_origins: tuple[str, ...] = ()
     """Origins of the web pages that may use the API in a browser, such as `https://chat.example.org`; none by default.
     Cookies are never allowed."""

@@ -1,8 +1,8 @@
 """Admission control: the checks of a request before it is forwarded to a replica.
 
-Checks before the body is read, in this order: shutdown (503), host name (403), API key (401), scope of the key (403),
-rate limit (429), declared length of the body (413), capacity of the gateway (429). Then the body is read, within its
-limits of size and time.
+Checks before the body is read, in this order: shutdown (503), host name (403), API key (401), region (403), scope of
+the key (403), rate limit (429), declared length of the body (413), capacity of the gateway (429). Then the body is
+read, within its limits of size and time.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from vita.server.gateway.keys import ANONYMOUS_KEY, Key, Keyring
 from vita.server.gateway.proxy import FULL
 from vita.server.gateway.telemetry import Telemetry
 from vita.server.settings import ServiceSettings
+from vita.server.sites.residency import REGION_HEADER, request_regions, require_region
+from vita.server.sites.site import Site
 
 LONGEST_BODY_SECONDS = 600.0
 """Maximum time to receive a body of many requests."""
@@ -41,8 +43,11 @@ class AdmissionSlot:
 class Admission:
     """Checks requests and counts those in progress."""
 
-    def __init__(self, keys: Keyring, settings: ServiceSettings, telemetry: Telemetry, *, local: bool) -> None:
+    def __init__(
+        self, keys: Keyring, settings: ServiceSettings, telemetry: Telemetry, *, local: bool, site: Site | None = None
+    ) -> None:
         self.keys, self.settings, self.telemetry, self.local = keys, settings, telemetry, local
+        self._site = site or Site()
         self.draining = False
         self.in_flight = self.bytes_held = 0
 
@@ -57,6 +62,16 @@ class Admission:
             raise error
         self._check_host(request)
         return self._key(request)
+
+    def regions(self, request: Request, key: Key) -> frozenset[str] | None:
+        """Return the regions that a request is limited to; raises `ApiError` 403 if this site is in another one."""
+        regions = request_regions(key.regions, request.headers.get(REGION_HEADER))
+        try:
+            require_region(regions, self._site.region)
+        except ApiError:
+            self._rejected("region")
+            raise
+        return regions
 
     def authorize(self, key: Key, scopes: tuple[str, ...]) -> None:
         """Require that the key has one of the scopes; with no scopes, any key is enough."""

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -24,6 +25,7 @@ from vita.server.gateway.routes import CHAT_PAGE, FEEDBACK
 from vita.server.json_response import json_response
 from vita.server.middleware import standard_middleware
 from vita.server.openapi import BODY_ERRORS, ApiDescription
+from vita.server.sites.site import SiteHeader
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PAGE_HEADERS = {
@@ -63,7 +65,8 @@ def gateway_app(gateway: Gateway) -> Starlette:
         *batch_endpoints(gateway.batch_api, gateway.respond),
         *message_batch_endpoints(gateway.batch_api, gateway.respond),
     ]
-    middleware = standard_middleware(cors_origins=gateway.settings.cors_origins)
+    middleware = [Middleware(SiteHeader, site=gateway.site)]
+    middleware += standard_middleware(cors_origins=gateway.settings.cors_origins)
     return create_application(endpoints, description=_description(gateway.router.service), middleware=middleware)
 
 

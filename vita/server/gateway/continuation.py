@@ -4,11 +4,15 @@ The same request with the same seed has the same completion on every replica. So
 the request is sent to another one and the part that the client has is skipped: `StreamContinuation` inspects each event
 and stores, per choice, the texts and the number of log-probabilities that were sent. The second replica may divide the
 texts into other pieces.
+
+A client can also continue a stream at another gateway: `StreamContinuation.position` describes the part that was sent
+by lengths and hashes, and `StreamContinuation.after` skips this part of the repeated stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import hashlib
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +57,10 @@ class _SentText:
 
     text: str = ""
     seen: int = 0
+    sent_before: int = 0
+    """Number of characters that another gateway has sent; they are skipped."""
+    sha256: str = ""
+    """Start of the hash of these characters."""
 
     def take(self, text: str) -> str:
         """Return the new part of a text of the current replica; raises `Diverged` if it repeats another text."""
@@ -62,7 +70,28 @@ class _SentText:
         self.seen += len(text)
         fresh = text[len(sent) :]
         self.text += fresh
-        return fresh
+        return self._without_part_sent_before(fresh)
+
+    def _without_part_sent_before(self, fresh: str) -> str:
+        start = len(self.text) - len(fresh)
+        if start >= self.sent_before:
+            return fresh
+        if len(self.text) >= self.sent_before and _start_of_hash(self.text[: self.sent_before]) != self.sha256:
+            raise Diverged
+        return fresh[self.sent_before - start :]
+
+    @property
+    def position(self) -> list[Any]:
+        """Return the number of characters that were sent and the start of their hash."""
+        if len(self.text) <= self.sent_before:
+            return [self.sent_before, self.sha256]
+        return [len(self.text), _start_of_hash(self.text)]
+
+    @classmethod
+    def after(cls, position: Sequence[Any]) -> _SentText:
+        """Return the state of a text of which another gateway has sent a part."""
+        length, start_of_hash = position
+        return cls(sent_before=int(length), sha256=str(start_of_hash))
 
 
 @dataclass
@@ -88,8 +117,29 @@ class _Choice:
     def restart(self) -> None:
         """Start to read the stream of another replica."""
         self.logprobs_seen = 0
-        for sent in (self.text, self.reasoning, *(call.arguments for call in self.calls.values())):
+        for sent in self.sent_texts:
             sent.seen = 0
+
+    @property
+    def sent_texts(self) -> list[_SentText]:
+        return [self.text, self.reasoning, *(call.arguments for call in self.calls.values())]
+
+    @property
+    def position(self) -> list[Any]:
+        calls = [[index, call.name, *call.arguments.position] for index, call in self.calls.items()]
+        return [*self.text.position, *self.reasoning.position, self.logprobs, self.opened, self.finish, calls]
+
+    @classmethod
+    def after(cls, position: Sequence[Any]) -> _Choice:
+        """Return the state of a choice of which another gateway has sent a part."""
+        *lengths, logprobs, opened, finish, calls = position
+        sent_calls = {
+            int(index): _SentCall(str(name), _SentText.after(argument_position))
+            for index, name, *argument_position in calls
+        }
+        text, reasoning = _SentText.after(lengths[:2]), _SentText.after(lengths[2:])
+        finish = None if finish is None else str(finish)
+        return cls(text, reasoning, sent_calls, int(logprobs), opened=bool(opened), finish=finish)
 
 
 @dataclass
@@ -114,10 +164,32 @@ class StreamContinuation:
     def finishes(self) -> list[str | None]:
         return [self._choices[index].finish for index in sorted(self._choices)]
 
+    @property
+    def position(self) -> list[Any]:
+        """Return the part of the stream that was sent, as JSON values: lengths and hashes of its texts."""
+        choices = [[index, choice.position] for index, choice in self._choices.items()]
+        return [self.response_id, self._created, self._usage_sent, choices]
+
+    @classmethod
+    def after(cls, position: Sequence[Any], *, wants_usage: bool) -> StreamContinuation:
+        """Return the state of a stream of which another gateway has sent a part.
+
+        Raises `ValueError` or `TypeError` if the position was not created by `position`.
+        """
+        response_id, created, usage_sent, choices = position
+        sent_choices = {int(index): _Choice.after(choice_position) for index, choice_position in choices}
+        return cls(wants_usage, str(response_id), _created=created, _usage_sent=bool(usage_sent), _choices=sent_choices)
+
     def restart(self) -> None:
         """Start to read the stream of another replica."""
         for choice in self._choices.values():
             choice.restart()
+
+    def require_end(self) -> None:
+        """Raise `Diverged` if the stream has ended before the end of the part that another gateway has sent."""
+        texts = [text for choice in self._choices.values() for text in choice.sent_texts]
+        if any(len(text.text) < text.sent_before for text in texts):
+            raise Diverged
 
     def forward(self, data: bytes) -> bytes | None:
         """Return the event for the client, or None when it has no new content.
@@ -209,6 +281,10 @@ def logprob_values(choice: dict[str, Any]) -> list[float | None]:
     if "content" in logprobs:
         return [entry.get("logprob") for entry in logprobs["content"] or []]
     return list(logprobs.get("token_logprobs") or [])
+
+
+def _start_of_hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
 
 
 def _logprob_entries(choice: dict[str, Any]) -> int:

@@ -25,6 +25,8 @@ from vita.server.errors import ApiError, unavailable
 from vita.server.gateway.keys import Key
 from vita.server.gateway.redaction import redact
 from vita.server.gateway.request_log import RequestLog, StoragePolicy
+from vita.server.sites.idempotency import repetition
+from vita.server.sites.residency import require_region
 from vita.spine.config import Settings
 from vita.spine.errors import LedgerError, VitaError
 from vita.spine.ledger import Ledger
@@ -96,8 +98,9 @@ def read_feedback(body: Any) -> FeedbackRequest:
 class FeedbackStore:
     """Stores feedback in threads, within a time limit, so that a slow ledger delays no other request."""
 
-    def __init__(self, ledger: Ledger, log: RequestLog) -> None:
-        self._ledger, self._log = ledger, log
+    def __init__(self, ledger: Ledger, log: RequestLog, *, region: str | None = None) -> None:
+        """`region` is that of the site; feedback on a request that is limited to other regions is refused."""
+        self._ledger, self._log, self._region = ledger, log, region
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="feedback")
         self._waiting = 0
 
@@ -118,15 +121,22 @@ class FeedbackStore:
     def _store(self, request: FeedbackRequest, key: Key) -> dict[str, Any]:
         if not self._log.flush(STORE_SECONDS):  # the feedback may refer to a request that has just ended
             raise LedgerError("feedback", "the request log is not written yet")
-        return store_feedback(self._ledger, request, key=key, policy=self._log.policy)
+        return store_feedback(self._ledger, request, key=key, policy=self._log.policy, region=self._region)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def store_feedback(ledger: Ledger, request: FeedbackRequest, *, key: Key, policy: StoragePolicy) -> dict[str, Any]:
-    """Store feedback and return a description of it; a request of another key counts as not found."""
+def store_feedback(
+    ledger: Ledger, request: FeedbackRequest, *, key: Key, policy: StoragePolicy, region: str | None = None
+) -> dict[str, Any]:
+    """Store feedback and return a description of it; a request of another key counts as not found.
+
+    The request may have been answered by any site with the same ledger. Feedback on a request without a log entry,
+    whose gateway stopped before its end, refers to the newest repetition of the request.
+    """
     about = _logged(ledger, request.chosen_request_id or request.request_id or "", key)
+    require_region(about["figures"].get("regions"), region)
     content: dict[str, Any] = {}
     if request.kind == "vote":
         content["rejected_request_id"] = _logged(ledger, request.rejected_request_id or "", key)["request"]
@@ -174,12 +184,20 @@ def _same_words(earlier: dict[str, Any], row: dict[str, Any]) -> bool:
 
 def _logged(ledger: Ledger, reference: str, key: Key) -> dict[str, Any]:
     """Return the logged request with this `x-request-id` or response id."""
-    columns = (requests.c.id, requests.c.request, requests.c.model, requests.c.version, requests.c.key)
-    query = sa.select(*columns).where(sa.or_(requests.c.request == reference, requests.c.response == reference))
-    with ledger.transaction() as database:
-        rows = [dict(row) for row in database.execute(query.order_by(requests.c.id.desc())).mappings()]
-    readable = [row for row in rows if key.allows("admin") or row["key"] == (key.hint or None)]
+    readable = _readable(ledger, reference, key)
+    if not readable and (latest := repetition(ledger, reference, key=key.hint)) is not None:
+        readable = _readable(ledger, latest, key)
     if not readable:
         message = f"This API key has no logged request `{reference}`; feedback refers to a logged request."
         raise ApiError(404, message, param="request_id", code="request_not_found")
     return readable[0]
+
+
+def _readable(ledger: Ledger, reference: str, key: Key) -> list[dict[str, Any]]:
+    """Return the log entries with this request or response id that belong to a key, the newest first."""
+    columns = ("id", "request", "model", "version", "key", "figures")
+    query = sa.select(*(requests.c[name] for name in columns))
+    query = query.where(sa.or_(requests.c.request == reference, requests.c.response == reference))
+    with ledger.transaction() as database:
+        rows = [dict(row) for row in database.execute(query.order_by(requests.c.id.desc())).mappings()]
+    return [row for row in rows if key.allows("admin") or row["key"] == (key.hint or None)]

@@ -27,25 +27,30 @@ from vita.monitoring.request_log import SHED
 from vita.server import routes as api_routes
 from vita.server.api import read
 from vita.server.application import CLIENT_CLOSED_REQUEST
-from vita.server.errors import ApiError, ClientLeft
+from vita.server.errors import ApiError, ClientLeft, invalid
 from vita.server.gateway.admission import Admission, AdmissionSlot
 from vita.server.gateway.batches import BatchApi
 from vita.server.gateway.continuation import StreamContinuation
+from vita.server.gateway.event_ids import with_ids
 from vita.server.gateway.event_stream import CUT, EventStream, StartedStream, unless_disconnected
 from vita.server.gateway.feedback import FeedbackStore, read_feedback
 from vita.server.gateway.keys import Key, Keyring
 from vita.server.gateway.model_directory import ModelDirectory
 from vita.server.gateway.model_states import Catalog, escape_header, lifecycle_headers
 from vita.server.gateway.proxy import ProxiedRequest, ReplicaProxy, ReplicaResponse
+from vita.server.gateway.repeated_requests import RepeatedRequests
 from vita.server.gateway.request_log import RequestLog, StoragePolicy
 from vita.server.gateway.request_record import RequestRecord
-from vita.server.gateway.routes import FEEDBACK
+from vita.server.gateway.routes import FEEDBACK, STORED_PATHS
 from vita.server.gateway.routing import Backend, Router
 from vita.server.gateway.telemetry import CONTENT_TYPE, Telemetry
 from vita.server.gateway.translated import translated_content, translated_error_response, translated_stream
 from vita.server.json_response import error_response, json_response
 from vita.server.routes import ModelRoute, Route
 from vita.server.settings import ServiceSettings
+from vita.server.sites.idempotency import IdempotencyRecords
+from vita.server.sites.residency import REGION_HEADER, is_permitted, request_regions
+from vita.server.sites.site import DIGEST_HEADER, Site
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
 
@@ -68,19 +73,26 @@ class Gateway:
         research: bool = False,
         client: httpx.AsyncClient | None = None,
         batches: Path | None = None,
+        site: Site | None = None,
     ) -> None:
         """`local` is true when only this machine can reach the gateway; then no key is required while none exists.
 
         `batches` is the folder of uploaded files and batches; without it, there are none.
         """
-        self.router, self.ledger, self.settings = router, ledger, settings
+        self.router, self.ledger, self.settings, self.site = router, ledger, settings, site or Site()
         self.telemetry = Telemetry()
         self.keys, self.catalog = Keyring(ledger), Catalog(ledger, router.service)
         self.directory = ModelDirectory(router, self.catalog, research=research)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ledger refresh")
-        self.admission = Admission(self.keys, settings, self.telemetry, local=local)
+        self.admission = Admission(self.keys, settings, self.telemetry, local=local, site=self.site)
         self.log = RequestLog(ledger, StoragePolicy(settings.log, settings.redact))
-        self._feedback_store = FeedbackStore(ledger, self.log)
+        self._feedback_store = FeedbackStore(ledger, self.log, region=self.site.region)
+        self._records = IdempotencyRecords(
+            ledger, seconds=settings.idempotency_seconds, hours=settings.idempotency_hours
+        )
+        self._repeated = RepeatedRequests(
+            self._records, self.directory, self.site, ledger_region=settings.ledger_region
+        )
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
         patience = httpx.Timeout(settings.answer_seconds, connect=5.0, pool=None)
         self.client = client or httpx.AsyncClient(limits=limits, timeout=patience, trust_env=False)
@@ -140,6 +152,7 @@ class Gateway:
         await self.client.aclose()
         await asyncio.to_thread(self.log.close)
         self._feedback_store.close()
+        self._records.close()
         self._reader.shutdown(wait=False, cancel_futures=True)
 
     # -- forwarding
@@ -152,6 +165,7 @@ class Gateway:
         try:
             key = self._admit(request, route, record, slot)
             body = await self.admission.body(request, slot) if route.request is not None else {}
+            idempotent = self._repeated.read(request, route, body, key)
             translation, target = None, route
             if route.dialect is not None and route.target is not None:
                 translation, target = route.dialect.translate(body), route.target
@@ -160,10 +174,17 @@ class Gateway:
             elif route.request is not None:
                 read(route.request, body)  # refuses what every replica would refuse
             record.address(self.directory.addressed(body.get("model")))
-            proxied_request = self._proxied_request(record.request_id, target, body, key)
+            seed = None if idempotent is None else idempotent.seed
+            proxied_request = self._proxied_request(record.request_id, target, body, key, seed=seed)
             record.forward(proxied_request)
+            if idempotent is not None:
+                await self._repeated.pin(idempotent, proxied_request, record, key)
+            if record.regions is not None:
+                proxied_request.headers[REGION_HEADER] = ", ".join(sorted(record.regions))
             if body.get("stream") is True and target.generates:
-                response = await unless_disconnected(request.receive, self._start_stream(proxied_request))
+                response = await unless_disconnected(
+                    request.receive, self._start_stream(proxied_request, with_event_ids=idempotent is not None)
+                )
                 if not isinstance(response, ReplicaResponse):
                     record.begin_stream()
                     streaming = True
@@ -199,6 +220,7 @@ class Gateway:
         """Check everything that is known before the body is read; returns the API key."""
         key = self.admission.authenticate(request)
         record.identify(key)
+        record.limit(self.admission.regions(request, key))
         self.admission.authorize(key, route.scopes)
         if route.method == "POST" and (route.upload or route.request is None):
             self.admission.check_origin(request)
@@ -206,13 +228,24 @@ class Gateway:
             record.admit(consent=self.admission.enter(request, key, slot, upload=route.upload, batched=route.batched))
         return key
 
-    async def _start_stream(self, proxied_request: ProxiedRequest) -> ReplicaResponse | StartedStream:
+    async def _start_stream(
+        self, proxied_request: ProxiedRequest, *, with_event_ids: bool
+    ) -> ReplicaResponse | StartedStream:
         """Wait for the first event, so that an error before it has its own status."""
         stream = await self._proxy.stream(proxied_request)
-        return stream if isinstance(stream, ReplicaResponse) else StartedStream(await anext(stream), stream)
+        if isinstance(stream, ReplicaResponse):
+            return stream
+        if with_event_ids:
+            stream = with_ids(stream, proxied_request.continuation, lambda: proxied_request.version.model)
+        return StartedStream(await anext(stream), stream)
 
-    def _proxied_request(self, request_id: str, route: ModelRoute, body: dict[str, Any], key: Key) -> ProxiedRequest:
-        """Create the request to a replica: for one version, and with a seed, so that it can be repeated."""
+    def _proxied_request(
+        self, request_id: str, route: ModelRoute, body: dict[str, Any], key: Key, *, seed: int | None
+    ) -> ProxiedRequest:
+        """Create the request to a replica: for one version, and with a seed, so that it can be repeated.
+
+        The seed is that of the body, else `seed`, else a random one.
+        """
         identity = self._identity(body, key)
         version, pinned = self.directory.select(body.get("model"), identity=identity, key=key, required=route.generates)
         fields = dict(body)
@@ -221,7 +254,7 @@ class Gateway:
         wants_usage = True
         if route.generates:
             if fields.get("seed") is None:
-                fields["seed"] = secrets.randbelow(2**31)
+                fields["seed"] = secrets.randbelow(2**31) if seed is None else seed
             if fields.get("stream") is True:
                 options = fields.get("stream_options")
                 wants_usage = isinstance(options, Mapping) and options.get("include_usage") is True
@@ -264,6 +297,7 @@ class Gateway:
         return await self.respond(request, FEEDBACK, lambda key, slot: self._feedback(request, key, slot))
 
     async def _feedback(self, request: Request, key: Key, slot: AdmissionSlot) -> Response:
+        self._require_ledger_region(request, key)
         feedback = read_feedback(await self.admission.body(request, slot))
         stored = await self._feedback_store.store(feedback, key)
         value = "" if feedback.value is None else str(feedback.value)
@@ -273,6 +307,13 @@ class Gateway:
         if stored["replaces"] is not None:
             self.telemetry.feedback_replaced.labels(stored["version"], feedback.kind).inc()
         return json_response(stored, 201)
+
+    def _require_ledger_region(self, request: Request, key: Key) -> None:
+        """Raise `ApiError` 403 if feedback is limited to regions and the ledger is in another or an unknown one."""
+        regions = request_regions(key.regions, request.headers.get(REGION_HEADER))
+        if not is_permitted(regions, self.settings.ledger_region):
+            message = "This feedback is limited to regions, and the ledger of this service is not in one of them."
+            raise ApiError(403, message, code="wrong_region")
 
     async def metrics(self, request: Request) -> Response:
         """Return the metrics of the gateway and of all replicas."""
@@ -321,7 +362,11 @@ class Gateway:
         """Respond to a request that is not forwarded."""
         record, slot = self._open_record(request, route), AdmissionSlot()
         try:
-            response = await work(self._admit(request, route, record, slot), slot)
+            key = self._admit(request, route, record, slot)
+            if REGION_HEADER in request.headers and route.path.startswith(STORED_PATHS):
+                message = f"Files and batches have the regions of their API key, and not those of `{REGION_HEADER}`"
+                raise invalid(message, REGION_HEADER)
+            response = await work(key, slot)
         except ApiError as error:
             response = (
                 error_response(error) if route.dialect is None else translated_error_response(error, route.dialect)
@@ -335,12 +380,16 @@ class Gateway:
 
     def _open_record(self, request: Request, route: Route) -> RequestRecord:
         addressed = self.directory.addressed(None)
-        return RequestRecord(self.router.service, request.state.request_id, route.template, self.telemetry, addressed)
+        return RequestRecord(
+            self.router.service, request.state.request_id, route.template, self.telemetry, self.site.name, addressed
+        )
 
     def _headers(self, record: RequestRecord) -> dict[str, str]:
         """Return the headers that describe the version of a response."""
         model_state = self.directory.state(record.proxied_request.version) if record.proxied_request else ModelState()
-        headers = {"X-Vita-Version": record.version}
+        headers = {"X-Vita-Version": record.version, **record.headers}
+        if record.proxied_request is not None:
+            headers[DIGEST_HEADER] = record.proxied_request.version.model
         if model_state.state == "retired":
             headers["X-Vita-Model-State"] = "retired"
         return {name: escape_header(value) for name, value in {**headers, **lifecycle_headers(model_state)}.items()}
@@ -354,7 +403,9 @@ class Gateway:
             self.telemetry.cancelled.inc()
         if self.draining and record.proxied_request is not None and status >= 500:
             self.interrupted += 1
-        if record.proxied_request is not None:
+        if not is_permitted(record.regions, self.settings.ledger_region):
+            self.telemetry.not_logged.inc()
+        elif record.proxied_request is not None:
             self.log.add(row)
         elif status in SHED or status >= 500:
             self.log.add_refused(row)

@@ -19,6 +19,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from vita.server.sites.site import check_name
 from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger, events
@@ -51,6 +52,8 @@ class Key:
     created: float
     expires: float | None
     revoked: float | None
+    regions: tuple[str, ...] = ()
+    """The only regions in which its requests may be processed; everywhere if empty."""
 
     def allows(self, scope: str) -> bool:
         return scope in self.scopes
@@ -71,8 +74,12 @@ def create(
     requests_per_minute: float | None = None,
     consent: bool = False,
     expires: float | None = None,
+    regions: Sequence[str] = (),
 ) -> str:
-    """Create a key and return its secret, which is not stored."""
+    """Create a key and return its secret, which is not stored.
+
+    With `regions`, only sites in these regions accept its requests.
+    """
     for scope in scopes:
         if scope not in SCOPES:
             raise unknown_name("keys.scope", scope, SCOPES)
@@ -86,7 +93,9 @@ def create(
         raise ConfigError("keys.expires", expected="a date in the future", got=expires)
     hint = secrets.token_hex(4)
     secret = f"vk-{hint}-{secrets.token_urlsafe(32)}"
-    limits = {} if requests_per_minute is None else {"requests_per_minute": requests_per_minute}
+    limits: dict[str, Any] = {} if requests_per_minute is None else {"requests_per_minute": requests_per_minute}
+    if regions:
+        limits["regions"] = sorted({check_name(region, where="keys.region") for region in regions})
     row = {"name": name, "hint": hint, "hash": _sha256(secret), "scopes": sorted(set(scopes)), "limits": limits,
            "consent": consent, "created": time.time(), "expires": expires, "revoked": None}  # fmt: skip
     with ledger.transaction() as database:
@@ -200,7 +209,8 @@ def _key(row: Any) -> Key:
     values = dict(row)
     limits = values.pop("limits")
     scopes = tuple(values.pop("scopes"))
-    return Key(**values, scopes=scopes, requests_per_minute=limits.get("requests_per_minute"))
+    regions = tuple(limits.get("regions", ()))
+    return Key(**values, scopes=scopes, requests_per_minute=limits.get("requests_per_minute"), regions=regions)
 
 
 def _sha256(secret: str) -> str:

@@ -62,6 +62,8 @@ class ProxiedRequest:
     """Deadline for finding another replica after a failure, on the clock of the event loop."""
     stop_cause: str = ""
     """Why the last replica that failed was stopped; "" if it was not."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Further headers for the replica."""
 
     @property
     def may_have_started(self) -> bool:
@@ -127,6 +129,7 @@ class ReplicaProxy:
                 async with opened.stack:
                     async for data in sse_events(self._parts(request, opened)):
                         if data == b"[DONE]":
+                            continuation.require_end()
                             opened.backend.breaker.succeeded()
                             request.complete = True
                             yield DONE
@@ -222,7 +225,8 @@ class ReplicaProxy:
             self._telemetry.retries.labels("full" if full else "not ready").inc()
 
     def _request(self, request: ProxiedRequest, backend: Backend) -> httpx.Request:
-        headers = {"X-Request-Id": request.request_id, "Accept-Encoding": "identity", **backend.auth_headers}
+        headers = {"X-Request-Id": request.request_id, "Accept-Encoding": "identity"}
+        headers |= {**request.headers, **backend.auth_headers}
         content = None
         if request.body is not None:
             headers["Content-Type"] = "application/json"

@@ -33,8 +33,14 @@ class RequestRecord:
     request_id: str
     route: str
     telemetry: Telemetry
+    site: str = ""
+    """Name of the site."""
     addressed: ServedVersion | None = None
     """The version that the request counts for when it reaches no replica."""
+    headers: dict[str, str] = field(default_factory=dict, init=False)
+    """Further headers of the response."""
+    regions: frozenset[str] | None = field(default=None, init=False)
+    """The regions in which the request may be processed and stored; None without a limit."""
     proxied_request: ProxiedRequest | None = field(default=None, init=False)
     closed: bool = field(default=False, init=False)
     _key: Key | None = field(default=None, init=False)
@@ -45,6 +51,7 @@ class RequestRecord:
     _usage: dict[str, Any] = field(default_factory=dict, init=False)
     _logprob: float | None = field(default=None, init=False)
     _response_id: str | None = field(default=None, init=False)
+    _repeat_of: str | None = field(default=None, init=False)
     _ttft: float | None = field(default=None, init=False)
     _start: float = field(default_factory=time.monotonic, init=False)
     _time: float = field(default_factory=time.time, init=False)
@@ -57,6 +64,14 @@ class RequestRecord:
     def identify(self, key: Key) -> None:
         """Note whose request it is."""
         self._key = key
+
+    def limit(self, regions: frozenset[str] | None) -> None:
+        """Note the regions in which the request may be processed."""
+        self.regions = regions
+
+    def repeat(self, request_id: str) -> None:
+        """Note the first request with the same idempotency key."""
+        self._repeat_of = request_id
 
     def admit(self, *, consent: bool) -> None:
         """Note that the request is admitted, and whether its content may be stored."""
@@ -131,6 +146,12 @@ class RequestRecord:
             "backend": self.proxied_request.version.backend if self.proxied_request else None,
             "deaths": self.proxied_request.deaths if self.proxied_request else 0,
         }
+        if self.site:
+            figures["site"] = self.site
+        if self.regions is not None:
+            figures["regions"] = sorted(self.regions)
+        if self._repeat_of is not None:
+            figures["repeat_of"] = self._repeat_of
         return {
             "request": self.request_id,
             "response": self._response_id,

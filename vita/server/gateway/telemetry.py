@@ -39,6 +39,7 @@ class Telemetry:
             "feedback_replaced", "Feedback that later feedback of the same key replaced.", "version", "kind"
         )
         self.log_dropped = self._gauge("log_dropped", "Rows of the request log that were lost.")
+        self.not_logged = self._counter("not_logged", "Requests that no log entry may leave a region for.")
         self.ledger_errors = self._counter("ledger_errors", "Failed reads of the ledger.")
         self.in_flight = self._gauge("in_flight", "Requests in flight.")
         self.share = self._gauge("share", "Fraction of the traffic.", "version")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from vita.monitoring.retention import Retention, prune
+from vita.server.sites.idempotency import prune_records
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
 
@@ -15,7 +16,12 @@ PAUSE_SECONDS = 0.1
 
 
 async def prune_regularly(
-    ledger: Ledger, retention: Retention, *, seconds: float, notify: Callable[[str], None]
+    ledger: Ledger,
+    retention: Retention,
+    *,
+    seconds: float,
+    notify: Callable[[str], None],
+    idempotency_hours: float,
 ) -> None:
     """Remove expired rows now and every `seconds`; retries while the ledger cannot be written."""
     while True:
@@ -24,6 +30,9 @@ async def prune_regularly(
             steps = prune(ledger, retention)
             while (step := await asyncio.to_thread(next, steps, None)) is not None:
                 removed.update(step)
+                await asyncio.sleep(PAUSE_SECONDS)
+            while count := await asyncio.to_thread(prune_records, ledger, hours=idempotency_hours):
+                removed["idempotency records"] += count
                 await asyncio.sleep(PAUSE_SECONDS)
         except VitaError as error:
             notify(f"old requests could not be removed: {error}")

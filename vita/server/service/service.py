@@ -37,6 +37,7 @@ from vita.server.service.replica_process import Command, replica_command
 from vita.server.service.replica_use import ReplicaUse
 from vita.server.service.supervisor import Supervisor
 from vita.server.settings import ServiceSettings
+from vita.server.sites.site import Site
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
 
@@ -76,6 +77,7 @@ class Service:
     threads: int = 1
     research: bool = False
     who: str = ""
+    site: Site = field(default_factory=Site)
     command: Command = replica_command
     notify: Callable[[str], None] = lambda _: None
     ready: Callable[[str], None] = lambda _: None
@@ -133,7 +135,7 @@ class Service:
         batches = self._batch_folder()
         gateway = Gateway(
             Router(self.name), self.ledger, self.settings, local=local, research=self.research,
-            batches=batches.path if batches else None,
+            batches=batches.path if batches else None, site=self.site,
         )  # fmt: skip
         fleet = Supervisor(
             gateway.router, self.ledger, self.settings, client=gateway.client, clear=self.clear, threads=self.threads,
@@ -186,7 +188,10 @@ class Service:
         retention = Retention(
             content_days=settings.content_days, request_days=settings.request_days, request_rows=settings.request_rows
         )
-        await prune_regularly(self.ledger, retention, seconds=settings.prune_seconds, notify=self.notify)
+        await prune_regularly(
+            self.ledger, retention, seconds=settings.prune_seconds, notify=self.notify,
+            idempotency_hours=settings.idempotency_hours,
+        )  # fmt: skip
 
     async def _stop_retired(self, gateway: Gateway, fleet: Supervisor) -> None:
         """Stop the replicas of versions that were retired, at the interval at which the states are read."""
