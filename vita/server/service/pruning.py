@@ -21,7 +21,7 @@ async def prune_regularly(
     *,
     seconds: float,
     notify: Callable[[str], None],
-    idempotency_hours: float,
+    idempotency_hours: float = 24.0,
 ) -> None:
     """Remove expired rows now and every `seconds`; retries while the ledger cannot be written."""
     while True:
