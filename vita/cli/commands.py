@@ -16,8 +16,11 @@ from vita.stages import own_stages
 _ORDER = (
     "adopt", "design", "curate", "deduplicate", "rephrase", "tokenize", "import_tokens", "initialize", "pretrain",
     "test", "adapt", "sft", "reward", "rlhf", "dpo", "classify", "contrastive", "merge", "redteam", "release", "pilot",
-    "refine", "canary", "retire",
+    "refine", "canary", "deploy", "retire",
 )  # fmt: skip
+
+OWN_COMMANDS = ("deploy",)
+"""Commands with the name of a stage that a module of this package defines: they do more than the stage."""
 
 RENAMED = {
     "who-saw": "trace-document", "story": "report", "init": "initialize", "ls": "list", "--why": "--reason",
@@ -29,7 +32,8 @@ RENAMED = {
 
 def stage_commands() -> dict[str, str]:
     """Return command -> stage, in the order of the lifecycle."""
-    names = sorted(own_stages(), key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+    stages = [name for name in own_stages() if name not in OWN_COMMANDS]
+    names = sorted(stages, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
     return {name.replace("_", "-"): name for name in names}
 
 

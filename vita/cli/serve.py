@@ -27,7 +27,7 @@ from vita.cli.release_options import (
 )
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
-from vita.spine.errors import ConfigError, VitaError
+from vita.spine.errors import ConfigError, StoreError, VitaError
 from vita.spine.model_files import is_adapter_folder
 from vita.spine.plain_text import counted
 
@@ -57,6 +57,9 @@ def serve(
         str, typer.Option(help="Address to listen on. API keys are required if other machines can reach the address.")
     ] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="Model name that clients use in requests.")] = None,
+    digest: Annotated[
+        str | None, typer.Option(metavar="SHA256", help="Serve only the release with this digest (of release.json).")
+    ] = None,
     research: Annotated[
         bool, typer.Option(help="Serve a retired model. Only API keys with the scope `research` can use it.")
     ] = False,
@@ -84,6 +87,8 @@ def serve(
     settings = build(ServiceSettings, override({}, assignments or []), where="serve")
     with _temporary_folder() as folder:
         release = _release(workspace, model, folder / "release", name=name)
+        if digest is not None and release.digest != digest:
+            raise StoreError(model, expected=f"the release with the digest {digest}", got=release.digest)
         release = with_backend(workspace, release, folder / "backend", backend, backend_assignments)
         release = with_decoding(
             workspace, release, folder / "decoding",

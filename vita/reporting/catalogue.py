@@ -247,6 +247,10 @@ STAGES: Mapping[str, StageText] = {
         "Canary", "Serves the new version to a part of the users, next to the current version.",
         figures=("complaint_rate/change", "failed_requests"),
     ),
+    "deploy": StageText(
+        "Deployment", "Writes the files of a target, and starts the service.",
+        ("{release} for {target}, {files} files",),
+    ),
     "refine": StageText(
         "Feedback data", "Converts the feedback of users to training data.",
         ("{pairs:,} pairs, {dialogues:,} dialogues, {rated:,} rated answers, {dropped:,} records dropped",),
@@ -275,6 +279,6 @@ PHASES: Mapping[str, tuple[str, ...]] = {
     "tuning": ("sft", "reward", "rlhf", "dpo"),
     "assurance": ("test", "review", "redteam"),
     "release": ("release",),
-    "operation": ("pilot", "canary", "refine", "retire"),
+    "operation": ("pilot", "canary", "deploy", "refine", "retire"),
 }
 """Phase of the lifecycle -> its stages."""

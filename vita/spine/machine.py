@@ -89,8 +89,22 @@ def store_location() -> str | None:
 
 
 def ledger_location() -> str | None:
-    """Return the database URL of the ledger from the environment, if set."""
-    return os.environ.get("VITA_LEDGER") or None
+    """Return the database URL of the ledger from the environment, or from the file that it names, if set.
+
+    A file (`VITA_LEDGER_FILE`) is a secret of a container, whose environment other programs can read.
+    """
+    if url := os.environ.get("VITA_LEDGER"):
+        return url
+    if not (file := os.environ.get("VITA_LEDGER_FILE")):
+        return None
+    where = "environment variable VITA_LEDGER_FILE"
+    try:
+        url = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(where, f"`{file}` cannot be read: {error}") from None
+    if not url:
+        raise ConfigError(where, expected="a file with the database URL of the ledger", got=f"`{file}` is empty")
+    return url
 
 
 def scratch_days() -> float:
@@ -183,7 +197,12 @@ def owner() -> tuple[str, str]:
 
     The host changes with a reboot and differs between containers, because process ids are not valid across them.
     """
-    return _host(), f"{os.getpid()}:{_start_time(os.getpid())}"
+    return owner_of(os.getpid())
+
+
+def owner_of(process: int) -> tuple[str, str]:
+    """Return (host, process) of a process of this machine, as `owner` does for this process."""
+    return _host(), f"{process}:{_start_time(process)}"
 
 
 def still_alive(host: str, process: str) -> bool | None:

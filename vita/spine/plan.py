@@ -179,6 +179,8 @@ def _lead(
     ledger.name(f"{life}/{step.name}", artifact.digest)
     if step.stage.record:
         step.stage.record(artifact, _fill(step, inputs, store), ledger)
+    if step.stage.apply:
+        step.stage.apply(step.config, _fill(step, inputs, store), ledger, store, events.emit)
     ranks.publish({"artifact": artifact.digest})
     return artifact
 

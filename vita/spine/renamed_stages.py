@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
-RENAMED_STAGES: Mapping[str, str] = {"trial": "pilot", "rollout": "canary", "deploy": "release"}
+RENAMED_STAGES: Mapping[str, str] = {"trial": "pilot", "rollout": "canary"}
 """Former name -> present name, of stages and of the steps that are called as their stage."""
 
 

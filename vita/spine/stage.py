@@ -16,6 +16,7 @@ NEEDS = {"model": (generates_text,)}            # optional: requirements on inpu
 def unsupported(config: Config, traits: Mapping[str, Traits]) -> str | None: ...        # optional: by settings
 def traits(config: Config, inputs: Mapping[str, Traits | None]) -> Traits | None: ...   # optional: of the output
 def record(artifact: Model, inputs: Inputs, ledger: Ledger) -> None: ...    # optional: entries in the ledger
+def apply(config: Config, inputs: Inputs, ledger: Ledger, store: Store, emit: Emit) -> None: ...    # optional: outside
 def training_rows(config: Config, inputs: Inputs, folder: Path) -> StageRows: ...   # optional: documents of each step
 """
 
@@ -103,6 +104,9 @@ class Stage:
     run: Callable[[Any, Any, Context], Draft[Any]]
     record: Callable[[Any, Any, Ledger], None] | None = None
     """Records facts on an artifact in the ledger, for new and cached artifacts: `record(artifact, inputs, ledger)`."""
+    apply: Callable[[Any, Any, Ledger, Store, Emit], None] | None = None
+    """Carries out what is outside of the store, such as a deployment: `apply(config, inputs, ledger, store, emit)`.
+    Called each time the step is executed, for new and cached artifacts, so that it must be repeatable."""
     admit: Callable[[Any, Any, Ledger, Store], None] | None = None
     """Raises an error if these inputs must not be used; called before each run, in a life and for a single stage."""
     admits_cached: bool = False
@@ -148,7 +152,8 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
     slots, parallel = _slots(name, module.Inputs), getattr(module, "PARALLEL", False)
     return Stage(
         name, module.VERSION, summary, module.Config, module.Inputs, slots, kinds[0], module.run,
-        record=getattr(module, "record", None), admit=getattr(module, "admit", None),
+        record=getattr(module, "record", None), apply=getattr(module, "apply", None),
+        admit=getattr(module, "admit", None),
         admits_cached=getattr(module, "ADMITS_CACHED", False),
         admits_all_inputs=getattr(module, "ADMITS_ALL_INPUTS", False),
         advise=getattr(module, "advise", None), complete=getattr(module, "complete", None),

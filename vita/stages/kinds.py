@@ -98,6 +98,12 @@ class Release(Artifact):
         return folder_traits(self.path / "model")
 
 
+class DeploymentFiles(Artifact):
+    """The files of a deployment, without its release: a compose file, manifests or the description of a service."""
+
+    kind: ClassVar[str] = "deployment"
+
+
 class Feedback(Artifact):
     """User feedback on answers at one moment: `feedback.jsonl`."""
 
