@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.monitoring.prometheus import metrics_of_query, prometheus, query_prometheus
+from tests.server.otlp_receiver import Receiver, otlp_receiver
 from tests.server.test_fleet import Fleet, fleet
 from vita.monitoring.grafana_dashboard import dashboard_queries
 
@@ -33,9 +34,19 @@ def _write_files(fleet: Fleet) -> Path:
     return folder
 
 
+def _check_trace(receiver: Receiver) -> None:
+    """Check that the spans of the gateway and of the replica process form one trace."""
+    spans = {span.id: span for span in receiver.wait_for(6)}
+    replica_span = next(span for span in spans.values() if "first byte" in span.events)
+    attempt = spans[replica_span.parent]
+    request = spans[attempt.parent]
+    assert [span.kind for span in (request, attempt, replica_span)] == ["server", "client", "server"]
+    assert request.name == "chat" and not request.parent and request.trace == replica_span.trace
+
+
 def test_prometheus_evaluates_every_rule_and_query_over_a_running_service(fleet: Fleet) -> None:
     options = ("--name", "x", "--ungated", "a test", "--set", "price_per_replica_hour=2")
-    with fleet.serving("a", *options):
+    with otlp_receiver() as receiver, fleet.serving("a", *options, "--set", f"trace_endpoint={receiver.url}/v1/traces"):
         folder = _write_files(fleet)
         with prometheus(folder) as client:
             stream = {"model": "x", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2, "stream": True}
@@ -61,6 +72,7 @@ def test_prometheus_evaluates_every_rule_and_query_over_a_running_service(fleet:
                 query_prometheus(client, query)
         code, out = fleet.vita("monitor", "--json")
         assert code == 0, out
+        _check_trace(receiver)
     (figures,) = json.loads(out)["versions"].values()
     assert figures["prompt_tokens"] > 0
     with_cost = json.loads(fleet.vita("monitor", "x", "--json")[1])["versions"]

@@ -110,5 +110,10 @@ class ServiceSettings(Settings):
     """Maximum time that a replica may be unready without being drained; then it is restarted."""
     price_per_replica_hour: float | None = Field(default=None, ge=0)
     """Price of one replica for one hour, in any currency, for the cost of tokens; unknown by default."""
+    trace_endpoint: str | None = Field(default=None, pattern="^https?://[^/]+")
+    """URL to which traces are exported with OTLP over HTTP, such as `http://host:4318/v1/traces`; by default that of
+    `OTEL_EXPORTER_OTLP_ENDPOINT`, and none without it."""
+    trace_content: bool = False
+    """Export prompts and completions in traces also: only with consent, and redacted as in the request log."""
     refresh_seconds: float = Field(default=1.0, gt=0)
     """Interval at which API keys and model states are read from the ledger."""

@@ -3,7 +3,8 @@
 Ranks follow torchrun (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`). `VITA_STORE` and `VITA_LEDGER` are the locations of the
 artifacts and the ledger, `VITA_SCRATCH_DAYS` is the retention of unfinished work in days, `VITA_THREADS` limits the CPU
 threads, `VITA_DEVICE` selects the device, `VITA_RAY` is the Ray cluster for curation, `VITA_SIGNING_KEY` is the private
-key that signs archives, and `VITA_REPLICA_SECRET` is passed from a service to its replicas.
+key that signs archives, and `VITA_REPLICA_SECRET` is passed from a service to its replicas. Traces have the
+standard variables `OTEL_*`.
 """
 
 from __future__ import annotations
@@ -184,6 +185,23 @@ def engine_secret() -> str:
 def endpoint_key(variable: str) -> str | None:
     """Return the API key of an endpoint from the environment variable that its settings name, if it is set."""
     return os.environ.get(variable) or None
+
+
+def exports_traces() -> bool:
+    """Return True if the standard variables of OpenTelemetry name an endpoint for traces and do not disable them."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return False
+    return bool(os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+
+
+def names_traced_service() -> bool:
+    """Return True if the environment names the service in traces."""
+    return bool(os.environ.get("OTEL_SERVICE_NAME"))
+
+
+def set_trace_endpoint(url: str) -> None:
+    """Set the endpoint for traces of this process and of the replicas that it starts."""
+    os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = url
 
 
 def cache_folder() -> Path:

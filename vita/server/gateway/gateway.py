@@ -41,6 +41,7 @@ from vita.server.gateway.proxy import ProxiedRequest, ReplicaProxy, ReplicaRespo
 from vita.server.gateway.repeated_requests import RepeatedRequests
 from vita.server.gateway.request_log import RequestLog, StoragePolicy
 from vita.server.gateway.request_record import RequestRecord
+from vita.server.gateway.request_span import end_request_span, operation
 from vita.server.gateway.routes import FEEDBACK, STORED_PATHS
 from vita.server.gateway.routing import Backend, Router
 from vita.server.gateway.telemetry import CONTENT_TYPE, Telemetry
@@ -51,6 +52,7 @@ from vita.server.settings import ServiceSettings
 from vita.server.sites.idempotency import IdempotencyRecords
 from vita.server.sites.residency import REGION_HEADER, is_permitted, request_regions
 from vita.server.sites.site import DIGEST_HEADER, Site
+from vita.server.tracing import Attribute, open_tracing
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
 
@@ -80,7 +82,7 @@ class Gateway:
         `batches` is the folder of uploaded files and batches; without it, there are none.
         """
         self.router, self.ledger, self.settings, self.site = router, ledger, settings, site or Site()
-        self.telemetry = Telemetry()
+        self.telemetry, self.tracing = Telemetry(), open_tracing(router.service)
         self.keys, self.catalog = Keyring(ledger), Catalog(ledger, router.service)
         self.directory = ModelDirectory(router, self.catalog, research=research)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ledger refresh")
@@ -154,12 +156,14 @@ class Gateway:
         self._feedback_store.close()
         self._records.close()
         self._reader.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.tracing.close)
 
     # -- forwarding
 
     async def forward(self, request: Request, route: ModelRoute) -> Response:
         """Respond to a request with the response of a replica."""
         record, slot = self._open_record(request, route), AdmissionSlot()
+        record.span = self.tracing.span(operation(route.template), kind="server", parent=request.headers)
         end = partial(self._end, record, slot)
         streaming = False
         try:
@@ -176,6 +180,8 @@ class Gateway:
             record.address(self.directory.addressed(body.get("model")))
             seed = None if idempotent is None else idempotent.seed
             proxied_request = self._proxied_request(record.request_id, target, body, key, seed=seed)
+            record.span.set(Attribute.REQUEST_MODEL, str(body.get("model") or self.router.service))
+            proxied_request.span = record.span
             record.forward(proxied_request)
             if idempotent is not None:
                 await self._repeated.pin(idempotent, proxied_request, record, key)
@@ -399,6 +405,9 @@ class Gateway:
         row = record.close(status, self._patterns)
         if row is None:
             return
+        end_request_span(
+            record.span, row, self.log.policy, content=self.settings.trace_content and record.regions is None
+        )
         if status == CLIENT_CLOSED_REQUEST:
             self.telemetry.cancelled.inc()
         if self.draining and record.proxied_request is not None and status >= 500:

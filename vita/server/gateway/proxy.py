@@ -24,6 +24,7 @@ from vita.server.gateway.routing import Backend, Hung, NoReplica, Router, Served
 from vita.server.gateway.telemetry import Telemetry
 from vita.server.line_json import DONE, json_event
 from vita.server.settings import ServiceSettings
+from vita.server.tracing import NO_SPAN, Attribute, TraceSpan
 
 DEATHS_ALLOWED = 2
 MOVES_ALLOWED = 2
@@ -64,6 +65,8 @@ class ProxiedRequest:
     """Why the last replica that failed was stopped; "" if it was not."""
     headers: dict[str, str] = field(default_factory=dict)
     """Further headers for the replica."""
+    span: TraceSpan = NO_SPAN
+    """The span of the request, to which each attempt adds one."""
 
     @property
     def may_have_started(self) -> bool:
@@ -204,12 +207,18 @@ class ReplicaProxy:
             async with AsyncExitStack() as stack:
                 backend = await stack.enter_async_context(self._borrow(request))
                 request.backend = backend.name
+                attempt = request.span.child(f"{request.method} {request.path}")
+                attempt.set(Attribute.REPLICA, backend.name)
+                stack.callback(attempt.end)
                 try:
                     async with self._watch(request, backend):
-                        response = await self._client.send(self._request(request, backend), stream=True)
+                        sent = self._request(request, backend, attempt.headers())
+                        response = await self._client.send(sent, stream=True)
+                        attempt.set(Attribute.STATUS, response.status_code)
                         stack.push_async_callback(response.aclose)
                         is_final = response.status_code not in (429, 503) or await _is_backend_outage(response)
                 except (httpx.TransportError, Hung) as error:
+                    attempt.fail(type(error).__name__)
                     self._failed(request, backend, error)
                     continue
                 if is_final:
@@ -224,9 +233,9 @@ class ReplicaProxy:
                 await self._wait_for_room(request)
             self._telemetry.retries.labels("full" if full else "not ready").inc()
 
-    def _request(self, request: ProxiedRequest, backend: Backend) -> httpx.Request:
+    def _request(self, request: ProxiedRequest, backend: Backend, trace: dict[str, str]) -> httpx.Request:
         headers = {"X-Request-Id": request.request_id, "Accept-Encoding": "identity"}
-        headers |= {**request.headers, **backend.auth_headers}
+        headers |= {**request.headers, **backend.auth_headers, **trace}
         content = None
         if request.body is not None:
             headers["Content-Type"] = "application/json"

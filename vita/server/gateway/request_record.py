@@ -21,6 +21,7 @@ from vita.server.gateway.keys import Key
 from vita.server.gateway.proxy import ProxiedRequest
 from vita.server.gateway.routing import ServedVersion
 from vita.server.gateway.telemetry import Telemetry
+from vita.server.tracing import NO_SPAN, TraceSpan
 
 _NOT_KEPT = ("model", "stream", "stream_options", "user")
 
@@ -41,6 +42,8 @@ class RequestRecord:
     """Further headers of the response."""
     regions: frozenset[str] | None = field(default=None, init=False)
     """The regions in which the request may be processed and stored; None without a limit."""
+    span: TraceSpan = field(default=NO_SPAN, init=False)
+    """The span of the request in its trace."""
     proxied_request: ProxiedRequest | None = field(default=None, init=False)
     closed: bool = field(default=False, init=False)
     _key: Key | None = field(default=None, init=False)

@@ -19,6 +19,8 @@ from vita.gates.weights import Files, model_digest
 from vita.server.backend_settings import BackendSettings, release_backend
 from vita.server.release import MODEL, ReleaseInfo, load_verified, read_release
 from vita.server.replica.served_release import check_golden, served_model
+from vita.server.replica.traced_requests import TracedRequests
+from vita.server.tracing import open_tracing
 from vita.spine import machine
 from vita.spine.errors import ModelError, VitaError
 from vita.spine.plain_text import counted
@@ -167,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--drain-seconds", type=int, default=30, help="time for requests in flight after SIGTERM")
     options = parser.parse_args(arguments)
     try:
+        tracing = open_tracing(read_release(options.release).name)
         app = _opened(options)
     except VitaError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line that its parent reads
@@ -178,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.captureWarnings(True)
     uvicorn.run(
-        app,
+        TracedRequests(app, tracing),
         log_config=None,
         host=options.host,
         port=options.port,
@@ -188,6 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
         timeout_graceful_shutdown=options.drain_seconds,
         server_header=False,
     )
+    tracing.close()
     return 0
 
 

@@ -38,6 +38,7 @@ from vita.server.service.replica_use import ReplicaUse
 from vita.server.service.supervisor import Supervisor
 from vita.server.settings import ServiceSettings
 from vita.server.sites.site import Site
+from vita.spine import machine
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
 
@@ -130,6 +131,8 @@ class Service:
             hint = "create one with `vita keys create NAME`, or serve on 127.0.0.1"
             problem = f"other machines can reach {self.host}, and there is no API key"
             raise ConfigError("serve.host", problem, hint=hint)
+        if self.settings.trace_endpoint is not None:
+            machine.set_trace_endpoint(self.settings.trace_endpoint)
         public, private = open_socket(self.host, self.port), open_socket("127.0.0.1", 0)
         url = f"http://{_bracketed(self.host)}:{public.getsockname()[1]}"
         batches = self._batch_folder()
