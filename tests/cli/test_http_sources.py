@@ -8,6 +8,7 @@ import json
 import os
 import re
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ LISTING = (
     b'<html><title>Index of /dir</title><a href="?C=N">Name</a><a href="../">Up</a><a href="a.jsonl">a.jsonl</a></html>'
 )
 ARCHIVE = zip_file([("d/a.jsonl", ROWS), ("d/b.txt", b"A text of some words."), ("c.bin", os.urandom(300_000))])
+LARGE = zip_file([("a.txt", os.urandom(6_000_000).hex().encode()), ("b.txt", b"A text of some words.")])
 TAR = tar_file(("d/a.jsonl", ROWS))
 PASSWORD = "hunter22pass"
 OPTIONS = ("--set", "filters=[]", "--held-out", "0", "--out", "o")
@@ -58,6 +60,10 @@ class Server:
     """True if the server sends parts of archives."""
     has_validators: bool = False
     """True if the server sends an `ETag`."""
+    changes: bool = False
+    """True if the content changes with its first part that is sent."""
+    refused_after: int | None = None
+    """The number of responses with content after which all requests are refused."""
     responses: int = 0
 
 
@@ -70,18 +76,27 @@ def server(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
+            if path.startswith("/signed"):
+                self.send_response(302)
+                self.send_header("location", f"{path.removeprefix('/signed')}?signature={time.time_ns()}")
+                self.send_header("content-length", "0")
+                self.end_headers()
+                return
             pages = {"/links.html": PAGE, "/dir/": LISTING, "/dir/a.jsonl": ROWS, "/private/": LISTING}
             pages |= {"/private/a.jsonl": ROWS, "/blog/": BLOG, "/custom/": LISTING.replace(b"Index of", b"Data of")}
             pages |= {
                 "/custom/a.jsonl": ROWS,
                 "/private/a.zip": ARCHIVE,
                 "/a.zip": ARCHIVE,
+                "/large.zip": LARGE,
                 "/a.tar.gz": gzip.compress(TAR),
             }
             content = pages.get(path, b"")
             expected = "Basic " + base64.b64encode(f"bob:{PASSWORD}".encode()).decode()
             is_refused = path.startswith("/private") and self.headers.get("authorization") != expected
             status = state.failures.pop(0) if state.failures else 401 if is_refused else 200 if content else 404
+            if state.refused_after is not None and state.responses >= state.refused_after:
+                status = 403
             state.responses += status == 200 and self.command == "GET"
             is_cut = status == 200 and self.command == "GET" and state.cuts > 0 and not state.responses % state.every
             state.cuts -= is_cut
@@ -97,7 +112,9 @@ def server(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             self.send_header("content-type", "text/html" if content.startswith(b"<") else "application/json")
             self.send_header("content-length", str(len(content)))
             if state.has_validators:
-                self.send_header("etag", f'"{zlib.crc32(pages.get(path, b""))}"')
+                self.send_header(
+                    "etag", f'"{zlib.crc32(pages.get(path, b"")) + (state.responses if state.changes else 0)}"'
+                )
             if is_cut:
                 self.send_header("connection", "close")
             self.end_headers()
@@ -257,6 +274,47 @@ def test_a_chain_of_addresses_is_named_without_users_and_queries() -> None:
     assert source.origin() == "a.zip"
 
 
+def test_an_address_that_is_redirected_to_new_signatures_is_unchanged(vita: Vita, server: Server) -> None:
+    code, out, err = vita("curate", f"http://{server.host}/signed/dir/a.jsonl", *OPTIONS)
+    assert code == 0 and len(ids()) == 9 and "signature" not in out + err, err
+
+
+def test_an_archive_that_changes_or_is_refused_while_it_is_read_is_an_error(vita: Vita, server: Server) -> None:
+    server.has_validators = server.changes = True
+    code, _, err = vita("curate", f"http://{server.host}/a.zip", *OPTIONS)
+    assert code == 3 and "changed during the run" in err and not Path("o/train").exists(), err
+    server.changes, server.refused_after = False, 1
+    code, _, err = vita("curate", f"http://{server.host}/large.zip?sig={PASSWORD}", *OPTIONS)
+    assert code == 3 and "large.zip?sig=***: the server answers with the HTTP status 403" in err, err
+
+
+def test_members_of_a_local_archive_have_addresses(vita: Vita) -> None:
+    Path("a.zip").write_bytes(ARCHIVE)
+    Path("b.tar.gz").write_bytes(gzip.compress(TAR))
+    Path("outer.zip").write_bytes(zip_file([("a.zip", ARCHIVE)]))
+    for address, count in (
+        ("zip://d/*.jsonl::a.zip", 9),
+        (f"tar://d/a.jsonl::{Path.cwd()}/b.tar.gz", 9),
+        (f"zip://d/*::file://{Path.cwd()}/a.zip", 10),
+        ("zip://a.zip::outer.zip", 10),
+    ):
+        code, _, err = vita("curate", address, *OPTIONS)
+        assert code == 0 and len(ids()) == count, err
+    for address, problem in (
+        ("zip://d/a.jsonl", "it names no archive: write zip://MEMBER::ARCHIVE"),
+        ("zip://x::none.zip", "No such file or directory"),
+        ("zip://x::a.zip", "there is no such file, and no file below it"),
+    ):
+        code, _, err = vita("curate", address, *OPTIONS)
+        assert code == 3 and address in err and problem in err, err
+    data = bytearray(zip_file([("a.txt", b"secret")]))
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(mark) + offset] |= 1
+    Path("e.zip").write_bytes(data)
+    code, _, err = vita("curate", "zip://a.txt::e.zip", *OPTIONS)
+    assert code == 3 and "the member is encrypted" in err, err
+
+
 def test_an_archive_that_cannot_be_opened_is_an_error_with_its_address(vita: Vita) -> None:
     code, _, err = vita("curate", "zip://x::http://127.0.0.1:1/a.zip", *OPTIONS)
     assert code == 3 and "zip://x::http://127.0.0.1:1/a.zip: cannot be read" in err and "check the address" in err
@@ -309,6 +367,13 @@ def test_secrets_of_urls_are_masked() -> None:
         "https://h/a#/back?access_token=x": "https://h/a#/back?access_token=***",
         'https://h/a?q="b c"&token=x&monkey=1#token': 'https://h/a?q="b c"&token=***&monkey=1#token',
         "https://h/a?accessKey=x&passcode=y&u=%252Fb%253Ftoken%253Dz": "https://h/a?accessKey=***&passcode=***&u=***",
+        "https://h/a?new_password2=ab12cd&tokenId=a1b2c3&token_type=bearer&tokens=12": "https://h/a?new_password2=***"
+        "&tokenId=***&token_type=bearer&tokens=12",
+        "https://h/a?token%3Dx1&q=password%3Dx2&d=%7B%22token%22%3A%22x3%22%7D": "https://h/a?***&q=***&d=***",
+        "//bob:pw@h/a and //h/b?m=ann@mail.net&c=u:pw@host": "//***@h/a and //h/b?m=***&c=***",
+        "https://h/a?Passwort=x&contraseña=y&senha=z": "https://h/a?Passwort=***&contraseña=***&senha=***",
+        "https://h/css?family=Lato:ital,wght@0,300;1,400&name=@ann&w=61@N00&features=Array.@@iterator": None,
+        "https://h/a?require_name_email=1&show_user=false&key=all&f=%7B%22a%22%3A%22b%22%7D&q=Code%3D%3D": None,
     }
     assert {text: mask_reference_secrets(text) for text in references} == {
         text: masked_text or text for text, masked_text in references.items()
@@ -317,6 +382,9 @@ def test_secrets_of_urls_are_masked() -> None:
         "http://h/" + ")" * 80_000 + "x",
         "a" * 80_000 + " http://h/x",
         "http://h/?" + "n=1&" * 20_000 + "n=1",
+        "http://h/?n=" + ":a" * 40_000,
+        "http://h/?n=" + "%22:" * 20_000,
+        "//" + ":" * 80_000,
     ):
-        assert mask_url_secrets(hostile) == hostile  # in linear time
+        assert mask_url_secrets(hostile) == mask_reference_secrets(hostile) == hostile  # in linear time
     assert without_user_and_query("https://bob:a/b#c@host/x?y=1") == "https://host/x"

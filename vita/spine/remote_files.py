@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from vita.spine.errors import DataError, MissingExtra, StoreError, VitaError
 from vita.spine.retried_http import ATTEMPTS, TRANSIENT_STATUSES, retry_reads, retry_requests
-from vita.spine.url_secrets import links_of_chain, without_user_and_query
+from vita.spine.url_secrets import MEMBER_SCHEMES, links_of_chain, without_user_and_query
 
 FIRST_REQUEST_SECONDS = 10
 """Time limit of the first request to a bucket."""
@@ -55,6 +55,8 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     from fsspec.utils import infer_compression
 
     links = links_of_chain(url)
+    if not links[-1] or links[-1].startswith(MEMBER_SCHEMES):
+        raise ValueError("it names no archive: write zip://MEMBER::ARCHIVE, or the path of the archive for all members")
     for link in filter(_is_http, links):
         _check_host(link)
     over_http = {"client_kwargs": {"middlewares": (retry_requests,)}}
@@ -107,13 +109,15 @@ _VALIDATORS = ("ETag", "Content-MD5", "Digest")
 def checksum_of(files: Any, name: str) -> str:
     """Return a checksum that changes with the content of a remote file, as far as its server tells.
 
-    Over HTTP it does not depend on the address, which a new signature changes, if the server sends a validator.
+    Over HTTP it does not depend on the address, which a new signature changes, if the server sends a validator, and
+    never on the address of a redirection, which can have a new signature for each request.
     """
-    if _is_http(name):
-        info = files.info(name)
-        if validators := {header: info[header] for header in _VALIDATORS if info.get(header)}:
-            return hashlib.sha256(json.dumps([info.get("size"), validators]).encode()).hexdigest()
-    return str(files.checksum(name))
+    if not _is_http(name):
+        return str(files.checksum(name))
+    info = files.info(name)
+    validators: Any = {header: info[header] for header in _VALIDATORS if info.get(header)}
+    state = [info.get("size"), validators or [name, info.get("Last-Modified")]]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def list_files_below(files: Any, path: str) -> dict[str, Any]:
@@ -357,6 +361,8 @@ def explain_remote(
     if isinstance(error, tarfile.TarError | zipfile.BadZipFile | zlib.error | lzma.LZMAError | EOFError):
         hint = "check the address and the name of the archive, which states its compression"
         return _error(family, where, url, f"the archive cannot be opened: {text or type(error).__name__}", hint=hint)
+    if isinstance(error, RuntimeError) and "encrypted" in text:  # of zipfile
+        return _error(family, where, url, "the member is encrypted", hint="unpack the archive with its password")
     if isinstance(error, ValueError | NotImplementedError):
         return _error(family, where, url, f"is not an address that can be opened: {text}", hint=address)
     if explain_disk(error, url):

@@ -17,6 +17,8 @@ from typing import Any
 from urllib.parse import unquote
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)((?:(?!(?<!\w)[A-Za-z][A-Za-z0-9+.-]{1,30}://)[^\s\"'`<>])*)")
+_PLAIN_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]{0,30}://)?[\w./~,+-]*")
+"""A URL or path without a user and parameters."""
 _END = ".,:;!?)]}|"
 """Characters at the end of a URL in a sentence that belong to the sentence."""
 _SPACED_PASSWORD = re.compile(
@@ -25,13 +27,21 @@ _SPACED_PASSWORD = re.compile(
 """A user and a password with a space that is not encoded."""
 _PORT = re.compile(r"[0-9]{1,5}")
 _PARAMETER = re.compile(r"([?&;#])([^?&;#=]*)(?:(=)([^&;#]*))?")
-_INNER_PARAMETER = re.compile(r"[?&;#]\s?([^?&;#=\s]{1,60})=[^&;#\s]")
-"""A parameter in the decoded value of another one."""
+_INNER_PARAMETER = re.compile(r"(?:^|[?&;#])\s?([^?&;#=\s]{1,60})=[^=&;#\s]|[\"']([\w.-]{1,60})[\"']\s?:\s?[\"'\w]")
+"""A parameter, or a field of JSON, in the decoded value of another one."""
+_ACCOUNT = re.compile(r"[^\s@]@(?:[\w-]+\.)+[^\W\d_]{2,}|:[^\s@/]{1,256}@(?:[^\W\d_]|[0-9]{1,3}\.[0-9])")
+"""An e-mail address, or a password and a host."""
+_FLAGS = frozenset(("0", "1", "true", "false", "yes", "no", "on", "off", "all", "none"))
+"""Values that are no secrets."""
+_RELATIVE_USER = re.compile(r"^//[^/?#\s@]*:[^\s@]+@(?=[\w.-]+(?:[:/?#]|$))")
+"""The user and password of a URL without a scheme."""
 _LOOSE_PARAMETER = re.compile(r"([?&;#])([^?&;#=\s]{1,60})(=)(?!\*\*\*)([^&;#\s\"'`<>]+(?<![.,:!?)\]}|]))")
 """A parameter outside of what is recognized as a URL: after a space or a quote in a URL, or without a scheme."""
 _ENCODED_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}%3A%2F%2F", re.IGNORECASE)
 _PART = re.compile(r"#(?:part)?[0-9]{1,9}")
 """The fragment that the id of a part of a document ends with."""
+MEMBER_SCHEMES = ("zip://", "tar://")
+"""Schemes of the members of archives."""
 _MAX_DECODINGS = 4
 """Number of times a value is decoded: a URL in a parameter of a URL in a parameter has `%25` for `%`."""
 _PATH_PARAMETER = re.compile(r"(;[\w.-]+=)[^/;]+")
@@ -40,7 +50,7 @@ _HARMLESS_NAMES = (
     " encoding end expires export ext file filename folder format from generation height id ids index lang language"
     " limit list-type locale mime mode month n name num o oldid offset order p page page_size part partnumber path"
     " per_page prefix q query raw ref release response-content-disposition response-content-type rev revision row rows"
-    " scale search se section shard since size sort sp split spr sr st start story subset sv tag time title to topic"
+    " scale search se section shard since size sort sp split spr sr start story subset sv tag time title to topic"
     " type until utm_campaign utm_content utm_medium utm_source utm_term v version versionid view width"
     " x-amz-algorithm x-amz-date x-amz-expires x-amz-signedheaders x-goog-algorithm x-goog-date x-goog-expires"
     " x-goog-signedheaders year"
@@ -48,7 +58,8 @@ _HARMLESS_NAMES = (
 """Names of parameters in lower case whose values are shown: of listings, pages, versions, files and signed URLs."""
 _HARMLESS = frozenset(_HARMLESS_NAMES.split())
 _SECRET_NAME = re.compile(
-    r"(?:token|secret|passw(?:or)?d|passphrase|passcode|passwd|credentials?|signature|jwt|bearer|api_?key|accesskeyid"
+    r"(?:token|secret|passw(?:or)?d|passphrase|passcode|passkey|passwort|kennwort|contrase(?:ñ|%C3%B1|n)a|wachtwoord"
+    r"|mot_?de_?passe|senha|пароль|密码|credentials?|signature|jwt|bearer|api_?key|accesskeyid|assertion"
     r"|(?:access|account|auth|private|secret|shared|signing|subscription)key|oauth_verifier|saml(?:request|response)"
     r"|googleaccessid|session(?:_?id)?|sessid|e?mail)$"
     r"|(?:^|[_.-])(?:access|auth|authorization|hmac|key|login|otp|pass|phone|pin|psw|pw|pwd|sas|sess|sid|sig|ticket|user"
@@ -56,6 +67,9 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 """Names of parameters that state a secret or a person."""
+_SECRET_WORD = re.compile(r"token|secret|passw|passphrase|passcode|(?:^|[_.-])pass|api_?key|signature", re.IGNORECASE)
+"""A part of the names of secrets, and of other names such as `token_type`."""
+_LETTERS_AND_DIGITS = re.compile(r"(?=.*[A-Za-z])(?=.*[0-9])[^/:]{6,}")
 
 
 def mask_url_secrets(text: str) -> str:
@@ -75,8 +89,11 @@ def mask_reference_secrets(text: str) -> str:
     The URL can have no scheme (`/a?token=x`), and unencoded spaces and quotes. One whose scheme is encoded is decoded
     if it holds a secret.
     """
+    if _PLAIN_URL.fullmatch(text):
+        return text
     if _ENCODED_SCHEME.match(text) and (decoded := unquote(text)) != (masked := mask_reference_secrets(decoded)):
         return masked
+    text = _RELATIVE_USER.sub("//***@", text)
     return _LOOSE_PARAMETER.sub(_loose_parameter, _masked(text, _is_secret))
 
 
@@ -92,8 +109,14 @@ def mask_secrets_in(value: Any) -> Any:
 
 
 def links_of_chain(url: str) -> list[str]:
-    """Return the links of a chain, such as `zip://member::https://host/a.zip`; an address is a chain of one link."""
-    return re.split(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))", url)
+    """Return the links of a chain, such as `zip://member::https://host/a.zip`; an address is a chain of one link.
+
+    The archive of a member can be a local path (`zip://member::folder/a.zip`).
+    """
+    *links, last = re.split(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:://|::))", url)
+    if last.startswith(MEMBER_SCHEMES) and "::" in last:
+        return [*links, *last.split("::", 1)]
+    return [*links, last]
 
 
 def without_user_and_query(url: str) -> str:
@@ -157,7 +180,7 @@ def _parameter(part: re.Match[str], is_secret: Callable[[str], bool], masks_frag
     """Return a parameter with its value, or with `***`; `masks_fragment` applies to a fragment without `=`."""
     mark, name, equal, value = part.groups()
     if equal:
-        is_masked = _is_name_of(name, is_secret) or _holds_secret(value, is_secret)
+        is_masked = _is_named_secret(name, value, is_secret) or _holds_secret(value, is_secret)
         return f"{mark}{name}={'***' if value and is_masked else value}"
     if not name or (mark == "#" and not masks_fragment) or _PART.fullmatch(part[0]):
         return part[0]
@@ -165,8 +188,16 @@ def _parameter(part: re.Match[str], is_secret: Callable[[str], bool], masks_frag
 
 
 def _loose_parameter(part: re.Match[str]) -> str:
-    mark, name, equal, _ = part.groups()
-    return f"{mark}{name}{equal}***" if _is_name_of(name, _is_secret) else part[0]
+    mark, name, equal, value = part.groups()
+    is_masked = _is_named_secret(name, value, _is_secret) or _holds_secret(value, _is_secret)
+    return f"{mark}{name}{equal}***" if is_masked else part[0]
+
+
+def _is_named_secret(name: str, value: str, is_secret: Callable[[str], bool]) -> bool:
+    """Return True if the name is that of a secret, or has a word of one and the value has letters and digits."""
+    if is_secret is _is_secret and value.lower() in _FLAGS:
+        return False
+    return _is_name_of(name, is_secret) or bool(_SECRET_WORD.search(name) and _LETTERS_AND_DIGITS.fullmatch(value))
 
 
 def _is_name_of(name: str, is_secret: Callable[[str], bool]) -> bool:
@@ -178,9 +209,9 @@ def _holds_secret(value: str, is_secret: Callable[[str], bool]) -> bool:
     """Return True for an encoded value that contains an e-mail address, a URL with secrets, or such parameters."""
     for _ in range(_MAX_DECODINGS):
         decoded = unquote(value)
-        names = (name.strip("*") for name in _INNER_PARAMETER.findall(decoded))
+        names = ((name or field).strip("*") for name, field in _INNER_PARAMETER.findall(decoded))
         if (
-            "@" in decoded
+            _ACCOUNT.search(decoded)
             or _masked(decoded, is_secret) != decoded
             or any(_is_name_of(name, is_secret) for name in names)
         ):

@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 from vita.data.sources import streams
 from vita.data.sources.columnar_readers import open_seekable
-from vita.data.sources.files import DamagedFile, SourceFile
+from vita.data.sources.files import DamagedFile, SourceFile, verify
 from vita.data.sources.readers import DAMAGED_FILE, READERS, ReadOptions, Row, RowProblem, empty_file, format_of
 from vita.data.sources.zip_directories import ZIP_ERRORS, is_zip_error, open_zip
 from vita.spine.errors import exception_text
 from vita.spine.file_listing import printable
 from vita.spine.plain_text import counted
-from vita.spine.url_secrets import without_user_and_query
+from vita.spine.url_secrets import links_of_chain, without_user_and_query
 
 MAX_RATIO = 200
 """Largest ratio of the content of an archive to its size; text seldom has more than 20."""
@@ -78,6 +78,7 @@ def read_zip(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
                     continue
                 open_member = _member_opener(archive, info, budget)
                 yield from _member_rows(file, number, info.filename, info.file_size, open_member, wishes)
+    verify(file)  # not read sequentially
 
 
 def _member_opener(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: _Budget) -> Callable[[], Any]:
@@ -242,8 +243,9 @@ def _member_rows(
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
     inner = printable("/".join(parts))
     path = f"{file.path}/{inner}"
-    if "://" in file.path:  # the name of the member belongs before the query of an address
-        path = f"{without_user_and_query(file.path)}/{quote(inner)}"
+    if "://" in file.path:  # the name of the member belongs before the query of an address, and before its archive
+        archive, *outer = links_of_chain(without_user_and_query(file.path))
+        path = "::".join([f"{archive}/{quote(inner)}", *outer])
     member = SourceFile(path, f"{file.name}/{inner}", size, opener=opener)
     rows = 0
     try:

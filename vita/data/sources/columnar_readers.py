@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain, islice
 from typing import Any
 
 from vita.data.sources import files, streams
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.readers import READERS, ReadOptions, Row, RowProblem
+from vita.spine.errors import DataError
 from vita.spine.file_listing import printable
+from vita.spine.remote_files import remote_errors
 
 BATCH_ROWS = 512
 _SPOOL_BYTES = 16 * 2**20
@@ -176,7 +178,8 @@ def _arrow_errors(file: SourceFile, kind: str) -> Iterator[None]:
 def open_seekable(file: SourceFile) -> Iterator[Any]:
     """Open the decompressed content of a file with random access; content without it is copied to a temporary file."""
     handle = files.open_binary(file)
-    with handle, tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as copy:
+    errors = remote_errors(file.path, family=DataError) if "://" in file.path else nullcontext()
+    with errors, handle, tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as copy:
         head = handle.read(16)
         is_plain = file.is_decompressed or not streams.compression_of(head)
         if is_plain and handle.seekable():

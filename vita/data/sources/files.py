@@ -138,8 +138,9 @@ def open_binary(file: SourceFile) -> Any:
             return open(file.path, "rb")  # noqa: PTH123 (faster than `Path.open`, for many small files)
         with remote_errors(file.path, family=DataError):
             filesystem, path = open_filesystem(file.path)
-            if not is_over_http(file.path):
+            if not is_over_http(file.path) and len(links_of_chain(file.path)) == 1:
                 return filesystem.open(path, "rb")
+            # Also keeps the file system of an archive alive, which closes its members at its end.
             return RetriedFile(lambda: filesystem.open(path, "rb"))
     except OSError as error:
         verify(file)  # raises a specific error for a file that was removed since the run began
