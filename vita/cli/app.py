@@ -40,8 +40,8 @@ def _epilog() -> str:
 _ORDER = (
     "live", "plan", "launch", "scaling", "race", "runs", "watch", "recipes", "ls", "show", "data", "report", "card",
     "trace", "train-filter", "verify", "restore", "clean", "chat", "generate", "embed", "export", "push", "gate",
-    "approve", "waive", "curate-policy", "people", "serve", "deploy", "fleet", "keys", "monitor", "retest", "deprecate",
-    "review", "feedback", "findings", "trace-document", "forget", "erasures",
+    "approve", "waive", "curate-policy", "people", "serve", "deploy", "fleet", "replica", "sites", "keys", "monitor",
+    "retest", "deprecate", "review", "feedback", "findings", "trace-document", "forget", "erasures",
 )  # fmt: skip
 """The order of commands in `vita --help`; stages follow."""
 

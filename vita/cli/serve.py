@@ -1,12 +1,10 @@
-"""Serving: `vita serve`, `vita fleet`, `vita keys`."""
+"""Serving: `vita serve`, `vita fleet`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
-import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,9 +33,7 @@ if TYPE_CHECKING:
     from vita.server.release import ReleaseInfo
     from vita.server.service.admin import ServiceHandle
 
-keys_app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 fleet_app = typer.Typer(help="Control a running service.", no_args_is_help=True)
-app.add_typer(keys_app, name="keys", rich_help_panel=SERVICES)
 app.add_typer(fleet_app, name="fleet", rich_help_panel=SERVICES)
 
 UngatedOption = Annotated[
@@ -52,7 +48,7 @@ def serve(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A model or a release: a name (cat/dpo), a digest, or a folder.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0 selects a free port.")] = 8000,
-    replicas: Annotated[int, typer.Option(min=1, max=64, help="Number of replica processes.")] = 1,
+    replicas: Annotated[int, typer.Option(min=0, max=64, help="Number of replica processes.")] = 1,
     host: Annotated[
         str, typer.Option(help="Address to listen on. API keys are required if other machines can reach the address.")
     ] = "127.0.0.1",
@@ -66,6 +62,10 @@ def serve(
     ungated: UngatedOption = None,
     site: Annotated[str, typer.Option(help="Name of this site, which responses contain, if there are several.")] = "",
     region: Annotated[str | None, typer.Option(help="Region of this site, for example eu.")] = None,
+    credentials: Annotated[
+        Path | None, typer.Option(help="Folder of the certificate of this gateway. Network replicas can then join.")
+    ] = None,
+    join_port: Annotated[int, typer.Option(min=0, max=65535, help="Port at which network replicas join.")] = 0,
     backend: BackendOption = None,
     backend_assignments: BackendSetOption = None,
     speculation: SpeculationOption = None,
@@ -80,9 +80,12 @@ def serve(
     from vita.server.service.deploy_checks import ledger_clearance
     from vita.server.service.service import Service
     from vita.server.settings import ServiceSettings
+    from vita.server.sites.credentials import Credentials
     from vita.server.sites.site import Site
     from vita.spine.config import build, override
 
+    if not replicas and credentials is None:
+        raise ConfigError("--replicas", expected="at least 1, or --credentials for network replicas", got=0)
     workspace = open_workspace(ctx)
     settings = build(ServiceSettings, override({}, assignments or []), where="serve")
     with _temporary_folder() as folder:
@@ -94,7 +97,7 @@ def serve(
             workspace, release, folder / "decoding",
             method=speculation, draft_model=draft_model, batch_invariance=batch_invariance,
         )  # fmt: skip
-        count_text = "" if replicas == 1 else f" on {replicas} replicas"
+        count_text = "" if replicas == 1 else f" on {replicas} replicas" if replicas else " on network replicas"
         workspace.console.print(f"starting {release.id}{count_text} ...")
         service = Service(
             name=name or release.name,
@@ -110,6 +113,8 @@ def serve(
             threads=workspace.machine.threads,
             research=research,
             site=Site(site, region),
+            credentials=None if credentials is None else Credentials.load(credentials, role="gateway"),
+            join_port=join_port,
             notify=lambda text: workspace.console.print(text),
             ready=lambda url: _announce(workspace, url, name or release.name, task=_task(release)),
         )
@@ -355,10 +360,11 @@ def _show(workspace: Workspace, status: dict[str, Any], *, as_json: bool = False
             gate = adapter["gate"].get("gate") or f"{adapter['gate']['status']}: {adapter['gate'].get('reason', '')}"
             adapters.add_row(adapter["adapter"], adapter["base"], adapter["state"], adapter["model"][:12], gate)
         print_table(workspace.console, adapters)
-    replicas = Table("replica", "version", "state", "pid", "in flight", "starts", box=None, pad_edge=False)
+    columns = ("replica", "version", "host", "site", "state", "pid", "in flight", "starts")
+    replicas = Table(*columns, box=None, pad_edge=False)
     for replica in status["replicas"]:
-        fields = ("replica", "version", "state", "pid", "in_flight", "starts")
-        replicas.add_row(*(str(replica[field]) for field in fields))
+        fields = ("replica", "version", "host", "site", "state", "pid", "in_flight", "starts")
+        replicas.add_row(*("" if replica[field] is None else str(replica[field]) for field in fields))
     print_table(workspace.console, replicas)
     for version in (*status["versions"], *status.get("adapters", ())):
         if reason := version.get("reason"):
@@ -369,79 +375,3 @@ def _show(workspace: Workspace, status: dict[str, Any], *, as_json: bool = False
             workspace.console.print(line((replica["replica"], "yellow"), f": {note}"), soft_wrap=True)
     if note := status.get("note"):
         workspace.console.print(line(note), soft_wrap=True)
-
-
-# -- keys
-
-
-@keys_app.command("create")
-def keys_create(
-    ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of the key: its user or its purpose.")],
-    scope: Annotated[
-        list[str] | None,
-        typer.Option(help="chat, completions, embeddings, feedback, research or admin. Default: the first four."),
-    ] = None,
-    per_minute: Annotated[float | None, typer.Option(help="Maximum requests per minute.")] = None,
-    days: Annotated[float | None, typer.Option(min=0.0, max=36_500, help="Validity in days.")] = None,
-    consent: Annotated[bool, typer.Option(help="Requests with this key may be stored unless they decline.")] = False,
-    region: Annotated[
-        list[str] | None, typer.Option(help="Only sites in this region accept the key. Default: all sites.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Create an API key. It is shown once and stored as a hash."""
-    from vita.server.gateway.keys import USUAL_SCOPES, create
-
-    workspace = open_workspace(ctx)
-    scopes: Sequence[str] = [part.strip() for option in scope or () for part in option.split(",")] or USUAL_SCOPES
-    expires = None if days is None else time.time() + days * 86400
-    secret = create(
-        workspace.ledger, name, scopes=scopes, requests_per_minute=per_minute, consent=consent, expires=expires,
-        regions=region or (),
-    )  # fmt: skip
-    if as_json:
-        print_json({"key": secret, "name": name, "scopes": sorted(set(scopes)), "regions": sorted(set(region or ()))})
-        return
-    typer.echo(secret)
-    workspace.console.print("Store it now: it is not shown again. Send it as `Authorization: Bearer KEY`.", style="dim")
-
-
-@keys_app.command("list")
-def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """List the API keys with their scopes and states."""
-    from vita.server.gateway.keys import all_keys
-
-    workspace = open_workspace(ctx)
-    keys = all_keys(workspace.ledger)
-    now = time.time()
-    rows = [{"key": f"vk-{key.hint}-...", "name": key.name, "scopes": list(key.scopes),
-             "requests_per_minute": key.requests_per_minute, "consent": key.consent, "created": key.created,
-             "regions": list(key.regions),
-             "state": "valid" if key.valid(now) else "revoked" if key.revoked else "expired"}
-            for key in keys]  # fmt: skip
-    if as_json:
-        print_json(rows)
-        return
-    table = Table("key", "name", "scopes", "per minute", "regions", "state", box=None, pad_edge=False)
-    for row in rows:
-        limit = "" if row["requests_per_minute"] is None else f"{row['requests_per_minute']:g}"
-        table.add_row(row["key"], row["name"], " ".join(row["scopes"]), limit, " ".join(row["regions"]), row["state"])
-    print_table(workspace.console, table)
-
-
-@keys_app.command("revoke")
-def keys_revoke(
-    ctx: typer.Context,
-    key: Annotated[str, typer.Argument(help="The eight characters after `vk-`, or the name of the key.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Revoke an API key. Running services refuse it within seconds."""
-    from vita.server.gateway.keys import revoke
-
-    workspace = open_workspace(ctx)
-    revoked = revoke(workspace.ledger, key)
-    if as_json:
-        print_json({"key": f"vk-{revoked.hint}-...", "name": revoked.name, "state": "revoked"})
-        return
-    workspace.console.print(f"vk-{revoked.hint}-... ({revoked.name}) is revoked")

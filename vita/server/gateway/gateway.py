@@ -12,6 +12,7 @@ import asyncio
 import logging
 import re
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -76,10 +77,12 @@ class Gateway:
         client: httpx.AsyncClient | None = None,
         batches: Path | None = None,
         site: Site | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """`local` is true when only this machine can reach the gateway; then no key is required while none exists.
 
-        `batches` is the folder of uploaded files and batches; without it, there are none.
+        `batches` is the folder of uploaded files and batches; without it, there are none. `tls` are the settings of
+        connections to network replicas.
         """
         self.router, self.ledger, self.settings, self.site = router, ledger, settings, site or Site()
         self.telemetry, self.tracing = Telemetry(), open_tracing(router.service)
@@ -97,7 +100,7 @@ class Gateway:
         )
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
         patience = httpx.Timeout(settings.answer_seconds, connect=5.0, pool=None)
-        self.client = client or httpx.AsyncClient(limits=limits, timeout=patience, trust_env=False)
+        self.client = client or httpx.AsyncClient(limits=limits, timeout=patience, trust_env=False, verify=tls or True)
         self._proxy = ReplicaProxy(router, self.client, self.telemetry, settings)
         self.interrupted = 0
         """Number of accepted requests that failed because the service stopped."""

@@ -29,6 +29,8 @@ from vita.server.tracing import NO_SPAN, Attribute, TraceSpan
 DEATHS_ALLOWED = 2
 MOVES_ALLOWED = 2
 """Maximum number of times that a request moves away from a hung replica; after that it waits for its replica."""
+NOT_STARTED = (401, 429, 503)
+"""Statuses of a replica that has not started a request; 401 is the response to an expired token."""
 PAUSE_SECONDS = 0.1
 """Delay before a started request tries full replicas again."""
 FULL = "The service is at its capacity; try again shortly"
@@ -216,7 +218,7 @@ class ReplicaProxy:
                         response = await self._client.send(sent, stream=True)
                         attempt.set(Attribute.STATUS, response.status_code)
                         stack.push_async_callback(response.aclose)
-                        is_final = response.status_code not in (429, 503) or await _is_backend_outage(response)
+                        is_final = response.status_code not in NOT_STARTED or await _is_backend_outage(response)
                 except (httpx.TransportError, Hung) as error:
                     attempt.fail(type(error).__name__)
                     self._failed(request, backend, error)

@@ -40,6 +40,7 @@ from vita.server.replica.request_events import RequestEvents
 from vita.server.replica.responses import (
     token_text,
 )
+from vita.server.replica.rotating_secrets import RotatingSecrets
 from vita.server.replica.text_routes import (
     TextEndpoints,
     check_dimensions,
@@ -56,7 +57,11 @@ DRAIN = routes.Route("POST", "/drain", "Refuse new requests and finish those in 
 
 
 def create_app(
-    scheduler: AnyScheduler | None, served: ServedModel, *, secret: str = "", adapters: Adapters | None = None
+    scheduler: AnyScheduler | None,
+    served: ServedModel,
+    *,
+    secret: str | RotatingSecrets = "",
+    adapters: Adapters | None = None,
 ) -> Starlette:
     """Create the application of a replica; without a scheduler it is alive but not ready.
 

@@ -18,6 +18,7 @@ from typing import Any
 from vita.gates.weights import Files, model_digest
 from vita.server.backend_settings import BackendSettings, release_backend
 from vita.server.release import MODEL, ReleaseInfo, load_verified, read_release
+from vita.server.replica.rotating_secrets import RotatingSecrets
 from vita.server.replica.served_release import check_golden, served_model
 from vita.server.replica.traced_requests import TracedRequests
 from vita.server.tracing import open_tracing
@@ -37,7 +38,7 @@ def open_app(
     digest: str | None = None,
     model: str | None = None,
     device: str = "cpu",
-    secret: str = "",
+    secret: str | RotatingSecrets = "",
     threads: int = 1,
 ) -> Any:
     """Verify a release, load and test its model, and create its application.
@@ -105,7 +106,9 @@ def _check_quantization(folder: Path, settings: BackendSettings) -> None:
         raise no_golden_answers(settings.label)
 
 
-def _open_text_app(folder: Path, *, digest: str | None, model: str | None, device: str, secret: str) -> Any:
+def _open_text_app(
+    folder: Path, *, digest: str | None, model: str | None, device: str, secret: str | RotatingSecrets
+) -> Any:
     """Open a release whose model reads whole texts: a classifier, an embedding model or a masked-language model."""
     from vita.infer.golden_texts import check_golden_texts
     from vita.infer.text_model import TextModel

@@ -14,6 +14,7 @@ from vita.server.backends.remote_scheduler import RemoteScheduler
 from vita.server.release import GGUF, MODEL, ReleaseInfo, load_verified
 from vita.server.replica.app import create_app
 from vita.server.replica.readiness import check_answers
+from vita.server.replica.rotating_secrets import RotatingSecrets
 from vita.server.replica.served_release import served_model
 from vita.spine.errors import ModelError, VitaError
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from vita.infer.engine import Engine
 
 
-def open_remote_app(folder: Path, *, digest: str | None, model: str | None, secret: str, threads: int) -> Any:
+def open_remote_app(
+    folder: Path, *, digest: str | None, model: str | None, secret: str | RotatingSecrets, threads: int
+) -> Any:
     """Return the application of a release with another backend than `vita`; its program ends with this process."""
     started: list[RunningProgram] = []
 
@@ -43,7 +46,13 @@ def open_remote_app(folder: Path, *, digest: str | None, model: str | None, secr
 
 
 def _tested_app(
-    release: ReleaseInfo, identity: str, engine: RemoteEngine, program: RunningProgram, *, folder: Path, secret: str
+    release: ReleaseInfo,
+    identity: str,
+    engine: RemoteEngine,
+    program: RunningProgram,
+    *,
+    folder: Path,
+    secret: str | RotatingSecrets,
 ) -> Any:
     """Return the application after the golden answers and the first request were computed."""
     rows, queue = release.limit("max_batch_size"), release.limit("max_queue_size")

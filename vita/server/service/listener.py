@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from vita.server.sites.peers import PeerProtocol, with_tls
 from vita.spine.errors import ConfigError
 
 
@@ -65,20 +67,25 @@ class Listener(uvicorn.Server):
             task.cancel()
 
 
-def listener(app: ASGIApp, *, header_seconds: float, connections: int, drain_seconds: float) -> Listener:
-    """Create a server for `app`; run it with `await server.serve(sockets=[...])`."""
-    protocol = type("Protocol", (HeaderTimeoutProtocol,), {"header_seconds": header_seconds})
+def listener(
+    app: ASGIApp, *, header_seconds: float, connections: int, drain_seconds: float, tls: ssl.SSLContext | None = None
+) -> Listener:
+    """Create a server for `app`; run it with `await server.serve(sockets=[...])`.
+
+    With `tls`, requests contain the identity in the certificate of their client.
+    """
+    bases = (HeaderTimeoutProtocol,) if tls is None else (PeerProtocol, HeaderTimeoutProtocol)
+    protocol = type("Protocol", bases, {"header_seconds": header_seconds})
     settings: dict[str, Any] = {"http": protocol, "ws": "none", "lifespan": "off", "log_config": None}
     settings |= {"access_log": False, "server_header": False, "date_header": True, "proxy_headers": False}
-    return Listener(
-        uvicorn.Config(
-            app,
-            limit_concurrency=connections,
-            timeout_keep_alive=75,  # longer than that of clients, so that the client closes an idle connection
-            timeout_graceful_shutdown=max(1, round(drain_seconds)),
-            **settings,
-        )
+    config = uvicorn.Config(
+        app,
+        limit_concurrency=connections,
+        timeout_keep_alive=75,  # longer than that of clients, so that the client closes an idle connection
+        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+        **settings,
     )
+    return Listener(config if tls is None else with_tls(config, tls))
 
 
 def open_socket(host: str, port: int) -> socket.socket:

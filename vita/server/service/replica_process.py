@@ -52,6 +52,10 @@ class ReplicaProcess:
     was_ready: bool = False
     stopping: bool = False
     """True when the replica stops and is not restarted."""
+    host: str = "local"
+    site: str = ""
+    files: str | None = None
+    """Digest of the model that the replica must report, computed from its files; None if the service started it."""
     warnings: tuple[str, ...] = ()
     """Warnings of the current process."""
     adapters: set[str] = field(default_factory=set)

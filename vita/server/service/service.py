@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 import logging
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -31,12 +32,14 @@ from vita.server.release import ReleaseInfo
 from vita.server.service.admin import ServiceHandle, admin_app, slug
 from vita.server.service.deploy_checks import ClearRelease
 from vita.server.service.folder_lock import LockedFolder
+from vita.server.service.join_app import join_app
 from vita.server.service.listener import Listener, listener, open_socket
 from vita.server.service.pruning import prune_regularly
 from vita.server.service.replica_process import Command, replica_command
 from vita.server.service.replica_use import ReplicaUse
 from vita.server.service.supervisor import Supervisor
 from vita.server.settings import ServiceSettings
+from vita.server.sites.credentials import Credentials
 from vita.server.sites.site import Site
 from vita.spine import machine
 from vita.spine.errors import ConfigError
@@ -52,6 +55,8 @@ class RunningService:
     url: str
     gateway: Gateway
     fleet: Supervisor
+    join_url: str | None = None
+    """Address at which network replicas join."""
 
     async def flush_log(self) -> None:
         """Wait until all finished requests are in the request log."""
@@ -79,6 +84,10 @@ class Service:
     research: bool = False
     who: str = ""
     site: Site = field(default_factory=Site)
+    credentials: Credentials | None = None
+    """Certificate of the gateway; network replicas can join only with it."""
+    join_port: int = 0
+    """Port on which network replicas join."""
     command: Command = replica_command
     notify: Callable[[str], None] = lambda _: None
     ready: Callable[[str], None] = lambda _: None
@@ -134,20 +143,31 @@ class Service:
         if self.settings.trace_endpoint is not None:
             machine.set_trace_endpoint(self.settings.trace_endpoint)
         public, private = open_socket(self.host, self.port), open_socket("127.0.0.1", 0)
+        joining = open_socket(self.host, self.join_port) if self.credentials is not None else None
         url = f"http://{_bracketed(self.host)}:{public.getsockname()[1]}"
         batches = self._batch_folder()
         gateway = Gateway(
             Router(self.name), self.ledger, self.settings, local=local, research=self.research,
             batches=batches.path if batches else None, site=self.site,
+            tls=self.credentials.client_context() if self.credentials else None,
         )  # fmt: skip
         fleet = Supervisor(
             gateway.router, self.ledger, self.settings, client=gateway.client, clear=self.clear, threads=self.threads,
-            command=self.command, who=self.who, notify=self.notify,
+            command=self.command, who=self.who, site=self.site, notify=self.notify,
         )  # fmt: skip
         control = ServiceHandle.of(self.name, url=url, port=private.getsockname()[1])
         path = control.write(self.controls)
         servers = [self._listener(gateway_app(gateway)), self._listener(admin_app(gateway, fleet, token=control.token))]
-        pairs = zip(servers, (public, private), strict=True)
+        sockets, join_url = [public, private], None
+        if joining is not None and self.credentials is not None:
+            fleet.network.in_use = self.replicas == 0
+            servers.append(self._listener(join_app(fleet.network), tls=self.credentials.server_context()))
+            sockets.append(joining)
+            join_url = f"https://{_bracketed(self.host)}:{joining.getsockname()[1]}"
+            self.notify(f"network replicas join at {join_url}")
+            if self.credentials.warning is not None:
+                self.notify(f"warning: {self.credentials.warning}")
+        pairs = zip(servers, sockets, strict=True)
         tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in pairs]
         upkeep = [asyncio.create_task(work) for work in (gateway.keep_fresh(), self._prune())]
         upkeep.append(asyncio.create_task(self._stop_retired(gateway, fleet)))
@@ -160,7 +180,7 @@ class Service:
         upkeep.append(asyncio.create_task(use.run()))
         reporter = ServiceReporter(ServicePresence(self.ledger, self.name, url), gateway.router.served)
         try:
-            yield RunningService(url, gateway, fleet)
+            yield RunningService(url, gateway, fleet, join_url)
         finally:
             path.unlink(missing_ok=True)
             use.measure(time.time())
@@ -211,13 +231,14 @@ class Service:
             await asyncio.to_thread(batches.prune)
             await asyncio.sleep(self.settings.prune_seconds)
 
-    def _listener(self, app: object) -> Listener:
+    def _listener(self, app: object, *, tls: ssl.SSLContext | None = None) -> Listener:
         settings = self.settings
         return listener(
             app,  # type: ignore[arg-type]
             header_seconds=settings.header_seconds,
             connections=settings.connections,
             drain_seconds=2.0,
+            tls=tls,
         )
 
 

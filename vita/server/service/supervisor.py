@@ -25,11 +25,14 @@ from vita.server.gateway.routing import Backend, Router, ServedVersion
 from vita.server.release import ReleaseInfo
 from vita.server.service.deploy_checks import ClearRelease
 from vita.server.service.journal import Journal
+from vita.server.service.network_replicas import NetworkReplica, NetworkReplicas
+from vita.server.service.readiness_probe import ReadinessProbe
 from vita.server.service.replica_clearance import clear_replacement, clear_restart
 from vita.server.service.replica_process import Command, ReplicaProcess, replica_command
 from vita.server.service.retired_versions import RetiredVersions
 from vita.server.service.served_adapters import ServedAdapters
 from vita.server.settings import ServiceSettings
+from vita.server.sites.site import Site
 from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError, ModelError
 from vita.spine.ledger import Ledger
@@ -60,6 +63,7 @@ class Supervisor:
         threads: int = 1,
         command: Command = replica_command,
         who: str = "",
+        site: Site | None = None,
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.router, self._settings, self._client = router, settings, client
@@ -72,6 +76,13 @@ class Supervisor:
         self.adapters = ServedAdapters(
             router, client=client, clear=clear, of_version=self.of_version, record=self._record, notify=notify
         )
+        self._probe = ReadinessProbe(
+            router, client=client, settings=settings, restore=self.adapters.restore, notify=notify
+        )
+        self.network = NetworkReplicas(
+            router, self.replicas, self._probe, clear=clear, settings=settings, stop_replica=self._stop_replica,
+            site=site or Site(), notify=notify,
+        )  # fmt: skip
         self.retired = RetiredVersions(
             router, self.adapters, of_version=self.of_version, stop_replica=self._stop_replica, record=self._record,
             notify=notify,
@@ -95,11 +106,14 @@ class Supervisor:
         )  # fmt: skip
         self.router.add(version)
         self.retired.forget(version.id)
-        threads = max(1, self._threads // replicas)
+        threads = max(1, self._threads // max(1, replicas))
         started = [self._launch(release, version, threads, terms=terms) for _ in range(replicas)]
         try:
             await self._all_ready(started)
+            self.network.offer(release, version, terms=terms)
+            await self.network.settle(version, is_alone=not replicas and len(self.router.versions) > 1)
         except ModelError:
+            self.network.forget(version.id)
             self.router.remove(version.id)
             raise
         await self._record(version, "started", share)
@@ -117,7 +131,8 @@ class Supervisor:
         if not 0 < share <= 1:
             raise ConfigError("fleet.share", expected="a number above 0, up to 1", got=share)
         async with self._changing:
-            count = max(1, math.ceil(self._replicas_of(self._stable()) * share))
+            fewest = 0 if self.network.in_use else 1
+            count = max(fewest, math.ceil(self._replicas_of(self._stable()) * share))
             version = await self.start(release, replicas=count, share=share, terms=terms)
             if share >= 1.0:
                 await self._retire_all_but(version)
@@ -135,13 +150,14 @@ class Supervisor:
             if not (current := self.of_version(newest.id)):
                 problem = f"all replicas of {newest.id} were drained"
                 raise ConfigError("fleet", problem, hint="go back with `vita fleet rollback`")
-            missing, template = self._replicas_of(stable) - len(current), current[0]
+            missing, template = self._replicas_of(stable) - self._replicas_of(newest), current[0]
             terms = replace(terms or ServingRequest(), research=template.terms.research)
             clearance = await asyncio.to_thread(self._clear, template.release, terms)
             newest.gate, newest.weights = clearance.as_json(), clearance.weights
             for replica in self.of_version(newest.id):
                 replica.terms = terms
-            added = [self._launch(template.release, newest, template.threads, terms=terms) for _ in range(missing)]
+            threads = max(1, template.threads or self._threads // max(1, missing))
+            added = [self._launch(template.release, newest, threads, terms=terms) for _ in range(missing)]
             await self._all_ready(added)
             self.router.share({newest.id: 1.0})
             await self._record(newest, "promoted", 1.0)
@@ -165,6 +181,7 @@ class Supervisor:
     async def add_adapter(self, release: ReleaseInfo, *, terms: ServingRequest | None = None) -> ServedVersion:
         """Clear an adapter and load it in all replicas of its base model, without a restart."""
         async with self._changing:
+            self.network.refuse_adapters()
             return await self.adapters.add(release, terms=terms or ServingRequest())
 
     async def remove_adapter(self, name: str) -> None:
@@ -187,6 +204,8 @@ class Supervisor:
             if replica is None:
                 raise unknown_name("fleet.replica", name, self.replicas)
             version = self.router.versions[replica.release.id]
+            if isinstance(replica, NetworkReplica):
+                return await self.network.drain(replica)
             retirement = await clear_replacement(self._clear, replica) if restart else None
             if restart and retirement is None:
                 await self._all_ready([self._launch(replica.release, version, replica.threads, terms=replica.terms)])
@@ -222,6 +241,7 @@ class Supervisor:
             "replicas": [
                 {"replica": replica.name, "version": replica.release.id, "state": replica.state,
                  "reason": replica.backend.reason, "warnings": list(replica.warnings), "url": replica.backend.url,
+                 "host": replica.host, "site": replica.site,
                  "pid": replica.pid, "in_flight": replica.backend.in_flight, "starts": replica.starts}
                 for replica in self.replicas.values()
             ],
@@ -234,8 +254,9 @@ class Supervisor:
     # -- versions
 
     def _replicas_of(self, version: ServedVersion) -> int:
-        """Return the number of replicas of a version, also of a retired one that was stopped."""
-        return len(self.of_version(version.id)) or self.retired.replicas(version.id)
+        """Return the number of local replicas of a version, also of a retired one that was stopped."""
+        local = [replica for replica in self.of_version(version.id) if not isinstance(replica, NetworkReplica)]
+        return len(local) or self.retired.replicas(version.id)
 
     def _newest(self) -> ServedVersion:
         return max(self.router.versions.values(), key=lambda version: version.created)
@@ -255,6 +276,7 @@ class Supervisor:
         ]
         await asyncio.gather(*stops)
         for version in removed:
+            self.network.forget(version.id)
             self.router.remove(version.id)
             for ended in (*self.adapters.forget_base(version.id), version):
                 if ended.id not in self.retired:
@@ -325,28 +347,16 @@ class Supervisor:
         assert replica.process is not None
         process = replica.process
         while process.poll() is None:
-            ready = await self._ready(replica)
+            ready = await self._probe.is_ready(replica)
             if not replica.stopping:
-                self._update_state(replica, ready)
+                self._probe.update(replica, ready)
                 if timeout := self._timeout_reason(replica):
                     replica.last_lines.append(timeout)
                     process.kill()
             await asyncio.sleep(0.5 if replica.state == "ready" else 0.1)
-        self._set_responding(replica, True)
+        self._probe.set_responding(replica, True)
         if process.stdin is not None:
             process.stdin.close()
-
-    def _update_state(self, replica: ReplicaProcess, ready: bool) -> None:
-        if ready != replica.backend.ready:
-            replica.backend.ready = ready
-            if ready:
-                replica.backend.breaker.succeeded()
-            self.router.wake()
-        if ready:
-            replica.state, replica.was_ready, replica.ready_at = "ready", True, time.monotonic()
-            replica.start_finished.set()
-        elif replica.state == "ready":
-            replica.state = "unready"
 
     def _timeout_reason(self, replica: ReplicaProcess) -> str | None:
         """Return the reason to kill a replica that was not ready for too long, or None."""
@@ -355,58 +365,6 @@ class Supervisor:
         if time.monotonic() - (replica.started_at if starting else replica.ready_at) <= seconds:
             return None
         return f"it was not ready {'within' if starting else 'for'} {seconds:g} s and was killed"
-
-    async def _ready(self, replica: ReplicaProcess) -> bool:
-        """Return True if a replica reports that it is ready; a replica that does not respond in time counts as hung."""
-        backend, seconds = replica.backend, self._settings.probe_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                answer = await self._client.get(f"{backend.url}/ready", headers=backend.auth_headers)
-        except (TimeoutError, httpx.TimeoutException):
-            self._set_responding(replica, False)
-            return False
-        except httpx.HTTPError:
-            self._set_responding(replica, True)  # the connection was refused: the process has ended, it does not hang
-            return False
-        self._set_responding(replica, True)
-        if answer.status_code != 200:
-            backend.reason = _reason(answer)
-            return False
-        backend.reason = ""
-        self._read_status(replica, answer)
-        await self.adapters.restore(replica)
-        return True
-
-    def _read_status(self, replica: ReplicaProcess, answer: httpx.Response) -> None:
-        """Read the properties and the warnings that a ready replica reports; each warning is printed once."""
-        try:
-            content = answer.json()
-            warnings = tuple(str(warning) for warning in content.get("warnings") or ())
-            context, reproducible = content.get("max_model_len"), content.get("bitwise_reproducible")
-            backend = dict(content.get("backend") or {})
-        except (ValueError, AttributeError, TypeError):
-            return
-        if version := self.router.versions.get(replica.release.id):
-            version.context, version.reproducible, version.warnings = context, reproducible, warnings
-            version.backend_details = backend
-        for warning in warnings:
-            if warning not in replica.warnings:
-                self._notify(f"warning: {replica.name}: {warning}")
-        replica.warnings = warnings
-
-    def _set_responding(self, replica: ReplicaProcess, responding: bool) -> None:
-        """Store whether a replica responds to probes; the requests of a hung replica move to others."""
-        backend = replica.backend
-        if backend.hung is not responding:
-            return
-        backend.hung = not responding
-        if backend.hung:
-            backend.ready = False
-            replica.backend.reason = f"it does not respond within {self._settings.probe_seconds:g} s"
-        if replica.was_ready and not replica.stopping:
-            self._notify(f"{replica.name} does not respond and receives no requests" if backend.hung else
-                       f"{replica.name} responds again")  # fmt: skip
-        self.router.wake()
 
     async def _stop_replica(self, replica: ReplicaProcess, cause: str, *, seconds: float | None = None) -> None:
         """Drain a replica: send it no new requests, wait for those in flight until the deadline, end its process.
@@ -431,11 +389,3 @@ class Supervisor:
         self.replicas.pop(replica.name, None)
         if (version := self.router.versions.get(replica.release.id)) and replica.backend in version.backends:
             version.backends.remove(replica.backend)
-
-
-def _reason(answer: httpx.Response) -> str:
-    """Return the reason that a replica reports for not being ready."""
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"it responds with {answer.status_code}"
