@@ -80,9 +80,7 @@ def test_the_commands_create_certificates_and_name_wrong_options(tmp_path: Path)
     assert "BEGIN" not in text
     assert Credentials.load(Path(folder), role="gateway").identity.name == "paris"
     for wrong in (("--role", "king", *options), ("--role", "replica", "--name", "A B", "--host", "a")):
-        assert "ConfigError" in repr(
-            CliRunner().invoke(app, ["sites", "issue", ca, f"{folder}2", *wrong]).exception
-        )
+        assert "ConfigError" in repr(CliRunner().invoke(app, ["sites", "issue", ca, f"{folder}2", *wrong]).exception)
 
 
 def test_a_secret_is_accepted_until_it_expires_and_earlier_ones_overlap_with_it() -> None:
