@@ -109,6 +109,15 @@ QUESTION = {"vita chat": "What did I write about tea?\n"}
 EMBEDDER = "it needs an embedding model; tests/cli/test_deduplicate.py runs it"
 REWRITER = "it needs a model that follows instructions; tests/cli/test_rephrase.py runs it"
 
+SITE_COMMANDS = (
+    "vita --ledger postgresql://vita@db/vita serve mine/release --site paris --region eu --host 10.0.1.1",
+    "vita --ledger postgresql://vita@db/vita serve mine/release --site oslo --region eu --host 10.0.2.1",
+    "vita serve mine/release --site paris --region eu --host 10.0.1.1 --credentials paris --join-port 9000 --replicas 0",
+    "vita replica DIGEST --store s3://models --join https://10.0.1.1:9000 --credentials berlin --host 10.0.1.2 "
+    "--region eu",
+)
+"""Commands for hosts with these addresses."""
+
 PAGES = {
     "README.md": Page(
         files=readme_files,
@@ -140,6 +149,7 @@ PAGES = {
     "docs/lives.md": Page(files=readme_files, from_readme=False),
     "docs/review.md": Page(files=prompt_files, typed={"vita review rate": "1\n2\nt\nq\n"}),
     "docs/serving.md": Page(not_run={HARNESS: "it downloads the task; tests/server/test_harness.py runs a local one"}),
+    "docs/sites.md": Page(not_run=dict.fromkeys(SITE_COMMANDS, "tests/server/test_three_sites.py runs several hosts")),
     "docs/long-context.md": Page(files=long_files),
     "docs/experiments.md": Page(
         not_run={
