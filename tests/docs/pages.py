@@ -112,7 +112,8 @@ REWRITER = "it needs a model that follows instructions; tests/cli/test_rephrase.
 SITE_COMMANDS = (
     "vita --ledger postgresql://vita@db/vita serve mine/release --site paris --region eu --host 10.0.1.1",
     "vita --ledger postgresql://vita@db/vita serve mine/release --site oslo --region eu --host 10.0.2.1",
-    "vita serve mine/release --site paris --region eu --host 10.0.1.1 --credentials paris --join-port 9000 --replicas 0",
+    "vita serve mine/release --site paris --region eu --host 10.0.1.1 --credentials paris --join-port 9000 "
+    "--replicas 0",
     "vita replica DIGEST --store s3://models --join https://10.0.1.1:9000 --credentials berlin --host 10.0.1.2 "
     "--region eu",
 )
