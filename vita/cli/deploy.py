@@ -26,7 +26,7 @@ def deploy(
     release: Annotated[
         str | None, typer.Argument(help="A release: a name (cat/release, cat:1), a digest, or a folder.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Where it runs: local, compose or kubernetes.")] = None,
+    target: Annotated[str | None, typer.Option(help="Where it runs: local, compose, kubernetes or ray.")] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting, for example replicas=2 or service.in_flight=64."),

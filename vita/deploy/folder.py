@@ -29,7 +29,9 @@ FORMAT = 1
 RECORD, CURRENT, VERSIONS, RELEASE, LOCK = "deployment.json", "current", "versions", "release", ".lock"
 RUNNING, SERVICE_LOG = "running.json", "service.log"
 """The process of a service on this machine, and its output."""
-_BEFORE_THE_RECORD = (LOCK, VERSIONS, SERVICE_LOG, "secrets")
+REQUESTED, ANSWERED = "requested.json", "answered.json"
+"""The version that the process of a Ray Serve application is to run, and its answer."""
+_BEFORE_THE_RECORD = (LOCK, VERSIONS, SERVICE_LOG, REQUESTED, ANSWERED, "secrets")
 """Entries of the folder of a deployment whose first version was not applied yet."""
 MAX_PREVIOUS = 20
 """Versions in the record to which a rollback is possible; the files of older ones are deleted."""

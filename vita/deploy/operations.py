@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vita.deploy.background_target import SERVICE_FILE, service_file
 from vita.deploy.compose import compose_files
 from vita.deploy.container_tools import ComposeTarget, KubernetesTarget
 from vita.deploy.folder import Deployment, DeploymentFolder
 from vita.deploy.kubernetes import kubernetes_files
-from vita.deploy.local import LocalTarget, service_file
+from vita.deploy.local import LocalTarget
+from vita.deploy.ray_target import RayTarget
 from vita.deploy.release_files import check_backend
 from vita.deploy.settings import DeploymentSettings, Target
 from vita.deploy.targets import TargetProgram
@@ -146,7 +148,7 @@ def deployment_files(release: ReleaseInfo, settings: DeploymentSettings, *, unga
     elif settings.target == "kubernetes":
         texts = kubernetes_files(release, settings, ungated=ungated)
     else:
-        texts = {"service.json": service_file(release, settings, ungated=ungated)}
+        texts = {SERVICE_FILE: service_file(release, settings, ungated=ungated)}
     files = {name: text.encode() for name, text in texts.items()}
     if settings.wheel is not None:
         wheel = Path(settings.wheel)
@@ -159,11 +161,18 @@ def deployment_files(release: ReleaseInfo, settings: DeploymentSettings, *, unga
 def target_program(settings: DeploymentSettings, context: DeploymentContext) -> TargetProgram:
     """Return the program that applies the deployments of a target."""
     programs: Mapping[Target, Callable[[DeploymentContext], TargetProgram]] = {
-        "local": lambda context: LocalTarget(context.environment, context.store.root / "services", context.notify),
+        "local": lambda context: LocalTarget(context.environment, context.notify, context.store.root / "services"),
         "compose": lambda context: ComposeTarget(context.notify),
         "kubernetes": lambda context: KubernetesTarget(context.notify),
+        "ray": lambda context: RayTarget(_environment(context), context.notify),
     }
     return programs[settings.target](context)
+
+
+def _environment(context: DeploymentContext) -> dict[str, str]:
+    """Return the environment with the absolute locations of store and ledger, for processes in other folders."""
+    location = context.store.location if context.store.is_remote else str(context.store.root)
+    return {**context.environment, "VITA_STORE": location, "VITA_LEDGER": context.ledger.url}
 
 
 def _reason_without_gates(settings: DeploymentSettings, ungated: str | None) -> str | None:

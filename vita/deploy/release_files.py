@@ -17,6 +17,7 @@ SUPPORTED_BACKENDS: Mapping[Target, tuple[str, ...]] = {
     "local": ("vita", "llama.cpp", "vllm", "openai"),
     "compose": ("vita", "llama.cpp"),
     "kubernetes": ("vita", "llama.cpp"),
+    "ray": ("vita",),
 }
 """Target -> the backends of a release that it can run."""
 BACKEND_EXTRAS: Mapping[str, str] = {"llama.cpp": "llama-cpp"}

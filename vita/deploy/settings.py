@@ -17,7 +17,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from vita.server.settings import ServiceSettings
 from vita.spine.config import InputPath, Settings, neutral
 
-Target = Literal["local", "compose", "kubernetes"]
+Target = Literal["local", "compose", "kubernetes", "ray"]
 SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """A name of a site or a region (`vita.server.sites.site`), which is also a value of a Kubernetes label."""
 DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,40}[a-z0-9])?$")]
@@ -35,6 +35,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
         *_EVERY_TARGET, *_IN_CONTAINERS, "namespace", "max_replicas", "queue_depth", "ledger_secret",
         "client_namespaces", "outgoing_ports",
     ),
+    "ray": (*_EVERY_TARGET, "host", "cpus", "gpus", "max_replicas", "queue_depth", "ray_address"),
 }  # fmt: skip
 """Target -> the settings that it has."""
 # A reference of an image as in the OCI distribution specification: [host[:port]/]path, without a tag or a digest.
@@ -50,12 +51,12 @@ class DeploymentSettings(Settings):
     """The target of a deployment, and its settings."""
 
     target: Target
-    """Place where the service runs: `local`, `compose` or `kubernetes`."""
+    """Place where the service runs: `local`, `compose`, `kubernetes` or `ray`."""
     name: DnsLabel | None = None
     """Name of the service, and model name in requests; by default the name of the release. Lower-case letters, digits
     and hyphens."""
     replicas: int = Field(1, ge=1, le=1000)
-    """Number of replicas: processes (`local`, `compose`), or pods (`kubernetes`)."""
+    """Number of replicas: processes (`local`, `compose`), pods (`kubernetes`) or Ray Serve replicas (`ray`)."""
     port: int = Field(8000, ge=MIN_UNPRIVILEGED_PORT, le=65535)
     """Port on which requests are accepted."""
     host: str = "127.0.0.1"
@@ -68,11 +69,11 @@ class DeploymentSettings(Settings):
     service: ServiceSettings = neutral(ServiceSettings())
     """Settings of the service, such as `service.in_flight=64` (see [Limits](../operations.md#limits))."""
     cpus: float = Field(1.0, gt=0, le=1024)
-    """CPUs of a container."""
+    """CPUs of a container or of a Ray Serve replica."""
     memory: str = Field("4Gi", pattern=r"^[1-9][0-9]*(Mi|Gi)$")
     """Memory limit of a container, in Mi or Gi."""
     gpus: int = Field(0, ge=0, le=64)
-    """NVIDIA GPUs of a container."""
+    """NVIDIA GPUs of a container or of a Ray Serve replica."""
     image: str | None = None
     """Repository of the image, such as `registry.example.org/team/mine`; the tag is the beginning of the digest of the
     release."""
@@ -99,6 +100,10 @@ class DeploymentSettings(Settings):
     """Namespaces whose pods may send requests, beside the namespace of the service."""
     outgoing_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (443, 5432)
     """TCP ports to which pods may connect, for the store and the ledger; DNS is always permitted."""
+
+    ray_address: str = Field("local", pattern=r"^(local|[A-Za-z0-9.-]+:[0-9]{1,5})$")
+    """`local` to start Ray on this machine, or HOST:PORT of a running cluster, whose nodes must see the folder of the
+    deployment."""
 
     @field_validator("image")
     @classmethod

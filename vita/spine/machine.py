@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,8 +148,12 @@ def environment_of_replica(secret: str) -> dict[str, str]:
     return {**os.environ, "VITA_REPLICA_SECRET": secret}
 
 
-def prepare_environment_of_ray(*, loopback: bool) -> None:
-    """Set what Ray reads when it is imported: no usage statistics, no warning about accelerators, and the address."""
+def prepare_environment_of_ray(*, loopback: bool, tls: Mapping[str, str] | None = None) -> None:
+    """Set what Ray reads when it is imported: no usage statistics, no warning about accelerators, and the address.
+
+    `tls` are the variables of a cluster whose processes authenticate one another with certificates.
+    """
+    os.environ.update(tls or {})
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if loopback:
