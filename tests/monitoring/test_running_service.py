@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.drift_alarms import texts
 from tests.monitoring.prometheus import metrics_of_query, prometheus, query_prometheus
 from tests.server.otlp_receiver import Receiver, otlp_receiver
 from tests.server.test_fleet import Fleet, fleet
@@ -18,8 +19,10 @@ __all__ = ["fleet"]
 
 pytestmark = pytest.mark.slow
 
-SILENT = {"vita_gateway_retries_total", "vita_gateway_lost_total", "vita_gateway_refusals_total"}
-"""Counters with a reason or a version that appear with the first event."""
+SILENT = {f"vita_gateway_{name}_total" for name in ("retries", "lost", "refusals", "feedback")} | {
+    f"vita_gateway_{name}" for name in ("prompt_drift", "logprob_shift", "drift_p_value")
+}
+"""Metrics with a reason or a version that appear with the first event."""
 
 
 def _write_files(fleet: Fleet) -> Path:
@@ -67,7 +70,7 @@ def test_prometheus_evaluates_every_rule_and_query_over_a_running_service(fleet:
             empty = {
                 name for query in queries for name in metrics_of_query(query) if not query_prometheus(client, name)
             }
-            assert empty <= SILENT | {"vita_gateway_feedback_total"}
+            assert empty <= SILENT
             for query in queries:
                 query_prometheus(client, query)
         code, out = fleet.vita("monitor", "--json")
@@ -77,3 +80,32 @@ def test_prometheus_evaluates_every_rule_and_query_over_a_running_service(fleet:
     assert figures["prompt_tokens"] > 0
     with_cost = json.loads(fleet.vita("monitor", "x", "--json")[1])["versions"]
     assert next(iter(with_cost.values()))["cost_per_1000_tokens"] > 0, "written when the service stops"
+
+
+def test_drift_fires_on_another_domain_and_not_on_the_same_one(fleet: Fleet, shared: Path) -> None:
+    usual = texts(shared / "data/instruct/dolly_hhrlhf_small.jsonl.gz", "prompt", most=300, length=60)
+    changed = texts(shared / "data/instruct/gsm8k_train.jsonl.gz", "question", most=100, length=60)
+    (fleet.folder / "prompts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in usual[:200]))
+    assert fleet.vita("adopt", "a", "--life", "x")[0] == 0
+    code, out = fleet.vita("drift", "reference", "x/adopt", "--prompts", "prompts.jsonl")
+    assert code == 0 and "200 prompts" in out, out
+    with fleet.serving("x/adopt", "--name", "x", "--ungated", "a test", "--set", "consent=true"):
+        _chat(fleet, usual[200:])
+        code, out = fleet.vita("drift", "check", "x")
+        assert code == 0 and "from 100 prompts" in out, out
+        _chat(fleet, changed)
+        code, out = fleet.vita("drift", "check", "x")
+        assert code == 20 and "alert" in out, out
+        (version,) = json.loads(fleet.vita("monitor", "x", "--json")[1])["versions"].values()
+        assert version["drift_p_value"] < 0.01
+        deadline = time.monotonic() + 30
+        while "vita_gateway_drift_p_value{" not in httpx.get(f"{fleet.url}/metrics", trust_env=False).text:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
+def _chat(fleet: Fleet, prompts: list[str]) -> None:
+    with httpx.Client(base_url=fleet.url, timeout=30, trust_env=False) as client:
+        for prompt in prompts:
+            body = {"model": "x", "messages": [{"role": "user", "content": prompt}], "max_tokens": 1}
+            assert client.post("/v1/chat/completions", json=body).status_code == 200

@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from vita.gates import approvals, decisions, people, services, weights
-from vita.monitoring import request_log
+from vita.monitoring import drift_checks, request_log
 from vita.redteam import findings
 from vita.review import desk
 from vita.server.gateway import keys
@@ -16,7 +16,20 @@ from vita.spine import erasures
 from vita.spine.ledger import Ledger
 from vita.spine.tables import METADATA, table
 
-MODULES = (approvals, decisions, desk, erasures, findings, idempotency, keys, people, request_log, services, weights)
+MODULES = (
+    approvals,
+    decisions,
+    desk,
+    drift_checks,
+    erasures,
+    findings,
+    idempotency,
+    keys,
+    people,
+    request_log,
+    services,
+    weights,
+)
 """Modules that declare tables, beside the ledger."""
 
 

@@ -25,7 +25,7 @@ EXIT_CODES = {
     "8": "an optional library is missing",
     "9": "a gate rejected the command",
     "10-14": "gate: 10 failed, 11 could not run, 12 unsure, 13 approvals missing, 14 reserved",
-    "20": "alert from `vita monitor` or `vita retest`",
+    "20": "alert from `vita monitor`, `vita drift` or `vita retest`",
     "70": "internal error, with a log file",
     "130": "stopped by Ctrl-C or SIGTERM",
 }
@@ -41,7 +41,8 @@ _ORDER = (
     "live", "plan", "launch", "scaling", "race", "runs", "watch", "recipes", "ls", "show", "data", "report", "card",
     "trace", "train-filter", "verify", "restore", "clean", "chat", "generate", "embed", "export", "push", "gate",
     "approve", "waive", "curate-policy", "people", "serve", "deploy", "fleet", "replica", "sites", "keys", "monitor",
-    "retest", "deprecate", "review", "feedback", "findings", "trace-document", "forget", "erasures",
+    "drift", "retest", "proposals", "deprecate", "review", "feedback", "findings", "trace-document", "forget",
+    "erasures",
 )  # fmt: skip
 """The order of commands in `vita --help`; stages follow."""
 

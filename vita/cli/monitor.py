@@ -100,6 +100,7 @@ def interval(text: str) -> float:
 def _status(workspace: Workspace, service: str | None, seconds: float, rules: tuple[AlertRule, ...]) -> dict[str, Any]:
     """Return the current figures: the status of the running service, and the request log."""
     from vita.monitoring.alerts import evaluation_times, firing
+    from vita.monitoring.drift_checks import drift_figures, newest_checks
     from vita.monitoring.request_log import FIGURES, figures
 
     now = time.time()
@@ -108,7 +109,9 @@ def _status(workspace: Workspace, service: str | None, seconds: float, rules: tu
 
     def at(moment: float) -> dict[str, dict[str, float | None]]:
         names = FIGURES if moment == now else [rule.figure for rule in rules]
-        return figures(workspace.ledger, service=name, since=moment - seconds, until=moment, names=names)
+        versions = figures(workspace.ledger, service=name, since=moment - seconds, until=moment, names=names)
+        checks = newest_checks(workspace.ledger, service=name, until=moment)
+        return {version: {**values, **drift_figures(checks, version)} for version, values in versions.items()}
 
     points = [(moment, at(moment)) for moment in evaluation_times(rules, now=now)]
     return {
@@ -149,6 +152,8 @@ _FIGURES = {
     "prompt_tokens": ("prompt tokens", "{:,.0f}"), "completion_tokens": ("completion tokens", "{:,.0f}"),
     "cost": ("cost", "{:.4g}"), "cost_per_1000_tokens": ("cost per 1,000 tokens", "{:.4g}"),
     "cost_per_1000_completion_tokens": ("cost per 1,000 completion tokens", "{:.4g}"),
+    "prompt_drift": ("prompt drift", "{:.3f}"), "logprob_shift": ("logprob of prompts, shift", "{:.3f}"),
+    "drift_p_value": ("drift, p-value", "{:.2g}"),
 }  # fmt: skip
 
 

@@ -18,9 +18,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from vita.monitoring.drift_checks import DRIFT_FIGURES
 from vita.monitoring.request_log import FIGURES
 from vita.spine.config import Settings, alternatives, build, nearest, read_yaml
 
+ALERT_FIGURES = (*FIGURES, *DRIFT_FIGURES)
+"""The figures that a rule can name."""
 EVALUATIONS_PER_WINDOW = 5
 """Number of earlier evaluation times of a rule with a duration."""
 Figures = Mapping[str, Mapping[str, float | None]]
@@ -50,9 +53,9 @@ class AlertRule(Settings):
     @field_validator("figure")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in FIGURES:
-            close = nearest(value, FIGURES)
-            hint = f"did you mean `{close}`?" if close else alternatives(FIGURES)
+        if value not in ALERT_FIGURES:
+            close = nearest(value, ALERT_FIGURES)
+            hint = f"did you mean `{close}`?" if close else alternatives(ALERT_FIGURES)
             raise ValueError(f"`{value}` is not a figure; {hint}")
         return value
 

@@ -106,6 +106,11 @@ def _rows(queries: MetricQueries) -> dict[str, list[DashboardPanel]]:
             per_version("Flags, edits and votes", "short", "flags", "edits", "votes_won"),
             per_version("Refusals", "percentunit", "refusal_rate"),
         ],
+        "Drift": [
+            per_version("Prompt drift", "short", "prompt_drift", about="Distance of the embeddings from the reference"),
+            per_version("Log-probability of prompts, shift", "short", "logprob_shift", about="Nats per token"),
+            per_version("P-value of drift", "short", "drift_p_value", about="Of all checks together"),
+        ],
         "Tokens and cost": [
             per_version("Tokens in the last hour", "short", "prompt_tokens", "completion_tokens"),
             per_version("Tokens per second of a request", "short", "tokens_per_second"),
@@ -132,7 +137,8 @@ def _panel(panel: DashboardPanel, *, number: int, x: int, y: int) -> dict[str, A
         {"refId": chr(ord("A") + index), "datasource": _SOURCE, "expr": query, "legendFormat": legend, "range": True}
         for index, (query, legend) in enumerate(panel.queries)
     ]
-    defaults = {"unit": panel.unit, "min": 0, "custom": {"fillOpacity": 10, "showPoints": "never"}}
+    minimum = None if "shift" in panel.title else 0
+    defaults = {"unit": panel.unit, "min": minimum, "custom": {"fillOpacity": 10, "showPoints": "never"}}
     return {
         "id": number,
         "type": "timeseries",

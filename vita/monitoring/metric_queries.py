@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from vita.monitoring.drift_checks import DRIFT_FIGURES
+
 WINDOW, LONG_WINDOW = "5m", "1h"
 _BY = "sum by (job, version)"
 _SHED, _ERRORS, _FAILURES = "429|503", "5..", "5.[0-24-9]|50[0-24-9]"
@@ -61,6 +63,7 @@ class MetricQueries:
             "cost_per_1000_completion_tokens": (
                 f"1000 * {self.increase('cost_total')} / ({self.increase('completion_tokens_total')} > 0)"
             ),
+            **{name: f"max by (job, version) ({self.metric(name)})" for name in DRIFT_FIGURES},
         }
 
     @property

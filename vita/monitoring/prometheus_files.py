@@ -25,6 +25,7 @@ DEFAULT_ALERTS = (
     AlertRule.model_validate({"name": "rejections", "figure": "shed_rate", "above": 0.05, "for": "10 min"}),
     AlertRule.model_validate({"name": "slow", "figure": "ttft_p95", "above": 5, "for": "10 min", "at_least": 20}),
     AlertRule.model_validate({"name": "disliked", "figure": "thumbs_up_rate", "below": 0.6, "for": "1 h"}),
+    AlertRule.model_validate({"name": "drift", "figure": "drift_p_value", "below": 0.01}),
 )
 """The alert rules of a service without a file of rules."""
 

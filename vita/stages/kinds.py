@@ -110,6 +110,12 @@ class Feedback(Artifact):
     kind: ClassVar[str] = "feedback"
 
 
+class Reference(Artifact):
+    """Features of the prompts that a model is meant for, against which drift is measured."""
+
+    kind: ClassVar[str] = "reference"
+
+
 class Preferences(Artifact):
     """Pairs of a chosen and a rejected answer (`preferences.jsonl`), and dialogues for training."""
 

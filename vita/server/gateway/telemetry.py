@@ -41,6 +41,14 @@ class Telemetry:
         self.log_dropped = self._gauge("log_dropped", "Rows of the request log that were lost.")
         self.not_logged = self._counter("not_logged", "Requests that no log entry may leave a region for.")
         self.ledger_errors = self._counter("ledger_errors", "Failed reads of the ledger.")
+        self.drift = {
+            name: self._gauge(name, about, "version")
+            for name, about in {
+                "prompt_drift": "Distance of the embeddings of prompts from the reference.",
+                "logprob_shift": "Shift of the log-probability of prompts, in nats per token.",
+                "drift_p_value": "P-value of all checks for drift together.",
+            }.items()
+        }
         self.in_flight = self._gauge("in_flight", "Requests in flight.")
         self.share = self._gauge("share", "Fraction of the traffic.", "version")
         self.replica_up = self._gauge("replica_up", "Whether the replica is ready.", "version", "replica")

@@ -34,6 +34,7 @@ from vita.server.service.deploy_checks import ClearRelease
 from vita.server.service.folder_lock import LockedFolder
 from vita.server.service.join_app import join_app
 from vita.server.service.listener import Listener, listener, open_socket
+from vita.server.service.measured_drift import export_drift
 from vita.server.service.pruning import prune_regularly
 from vita.server.service.replica_process import Command, replica_command
 from vita.server.service.replica_use import ReplicaUse
@@ -178,6 +179,7 @@ class Service:
             gateway.router, gateway.telemetry, self.ledger, price=self.settings.price_per_replica_hour
         )  # fmt: skip
         upkeep.append(asyncio.create_task(use.run()))
+        upkeep.append(asyncio.create_task(export_drift(gateway.telemetry, self.ledger, self.name)))
         reporter = ServiceReporter(ServicePresence(self.ledger, self.name, url), gateway.router.served)
         try:
             yield RunningService(url, gateway, fleet, join_url)
