@@ -1,4 +1,7 @@
-"""Passphrases between quotes: three or more words in lower case that are no label, message or description."""
+"""Passphrases: words that are no label, message or description.
+
+Three or more in lower case, or four or more that all begin with a capital or are joined by hyphens.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,12 @@ import re
 from vita.data.curation.stop_words import ENGLISH
 
 _WORD = re.compile("[a-z]{3,20}")
+_CAPITALIZED = re.compile("[A-Z][a-z]{2,19}")
+_OTHER_LABELS = """
+adgangskode clave contrasena haslo heslo jelszo kata kennwort lozinka mot motdepasse parola passe passord passwort
+salasana sandi senha sifre wachtwoord
+"""
+"""Words for `password` in other languages, in letters of ASCII."""
 _LABELS = """
 access account add admin again allowed alphanumeric anonymous any api app apply are asked authentication auto away bad
 base based basic been before below between blank both but can cannot change changed changing char character characters
@@ -28,12 +37,26 @@ using valid validation value vault verify very view visible want was weak web we
 without word words would write wrong yes you your zip
 """
 """Words of labels, messages and descriptions."""
-_LABEL_WORDS = frozenset(ENGLISH).union(_LABELS.split())
+_LABEL_WORDS = frozenset(ENGLISH).union(_LABELS.split(), _OTHER_LABELS.split())
 
 
 def is_passphrase(value: str) -> bool:
-    """Return True for three or more words of letters in lower case, and numbers, without a word of labels."""
+    """Return True for words of letters between spaces, and numbers, without a word of labels.
+
+    Three words in lower case, or four that all begin with a capital: a label seldom has a capital in every word.
+    """
     words = value.rstrip("!").split(" ")
-    if sum(bool(_WORD.fullmatch(word)) for word in words) < 3:
+    if sum(bool(_CAPITALIZED.fullmatch(word)) for word in words) >= 4:
+        words = [word.lower() if _CAPITALIZED.fullmatch(word) else word for word in words]
+    return _are_words(words, minimum=3)
+
+
+def is_hyphenated_passphrase(value: str) -> bool:
+    """Return True for four or more words of letters and numbers between hyphens, without a word of labels."""
+    return _are_words(value.lower().split("-"), minimum=4)
+
+
+def _are_words(words: list[str], *, minimum: int) -> bool:
+    if sum(bool(_WORD.fullmatch(word)) for word in words) < minimum:
         return False
     return all((_WORD.fullmatch(word) and word not in _LABEL_WORDS) or word.isdecimal() for word in words)

@@ -16,7 +16,8 @@ from vita.data.curation.secret_values import QUOTE, quoted, unquoted, unquoted_e
 COMMAND_KEY_CANDIDATE = (
     r"(?i:requirepass|masterauth|redis-cli|identified (?:by|with))|-(?:store|key)pass[ \t]|-pass(?:in|out)?[ \t]"
     r"|(?i:\bnet(?:\.exe)?[ \t]+user?[ \t])"
-    r"|sshpass|\s-[pU][ \t\"']|\s-u ?[^\s:]+:|--(?:proxy-)?user[ =]|sudo -S|(?:mysql|mariadb)[\w-]*[ \t]"
+    r"|sshpass|\s-[pU][ \t\"']|\s-u ?[^\s:]+:|--(?:proxy-)?user[ =]|sudo -S"
+    r"|zip [^\n]{0,200}-P|7z[arz]? |(?:mysql|mariadb)[\w-]*[ \t]"
 )
 """A pattern in RE2 that occurs, or `PASSWORD_WORDS`, in every text with such a password."""
 _CONTEXT = 200
@@ -71,6 +72,8 @@ _OPTIONS = (
     *_word_forms(
         r"htpasswd[ \t]{1,3}-[A-Za-z]{0,5}b[A-Za-z]{0,5}(?:[ \t]{1,3}[^\s-]\S{0,99}){2}[ \t]{1,3}", is_password
     ),
+    *_word_forms(r"-P[ \t]?", is_literal_password, after=r"\b(?:un)?zip[ \t](?:[^\n]*[ \t])?-P[ \t]?"),
+    *_word_forms(r"-p(?<=\s-p)", is_literal_password, after=r"\b7z[arz]?[ \t]+[a-z][ \t][^\n]*-p"),
     *_word_forms(r"-a[ \t]{1,3}", is_literal_password, after=r"redis-cli[ \t][^\n]*-a[ \t]{1,3}"),
     *_word_forms(r"-p(?<=\s-p)", is_password_in_command, after=r"(?:mysql|mariadb)[\w-]*[ \t][^\n]*-p"),
     *_word_forms(

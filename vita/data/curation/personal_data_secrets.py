@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from vita.data.curation.passphrases import is_passphrase
+from vita.data.curation.passphrases import is_hyphenated_passphrase, is_passphrase
 from vita.data.curation.personal_data_forms import Form, PersonalDataKind, form
 from vita.data.curation.secret_checks import (
     is_basic_credentials,
@@ -26,21 +26,21 @@ from vita.data.curation.secret_values import QUOTE, quoted, unquoted, unquoted_e
 
 PASSWORD_NAMES = (
     r"passw(?:or)?d|passwort|passphrase|passcode|kennwort|mot de passe|contraseña|contrasena|wachtwoord|пароль"
-    r"|密码|密碼|パスワード|비밀번호|(?<![a-z])pwd|(?:(?<![a-z])|[_-]|db|user)pass"
+    r"|密码|密碼|パスワード|비밀번호|(?<![a-z])pwd|(?<![a-z])psk|(?:(?<![a-z])|[_-]|db|user)pass"
 )
 KEY_NAMES = (
-    r"(?:api|access|auth|secret|private|encryption|signing|master|account|subscription|license|session)[_-]?key"
+    r"(?:api|access|auth|secret|private|encryption|signing|master|account|subscription|license|session|shared)[_-]?key"
     r"|secret|token|credentials?"
 )
 _ASSIGNMENT = rf"(?:{QUOTE})?\]?[ \t]{{0,3}}(?:=>|:=|[=:：])[ \t]{{0,3}}"
 """The characters between a name and its value: `password=`, `"password": `, `config["password"] = `."""
 _LAST_WORDS = (
-    r"(?i:passw(?:or)?[dt]|passphrase|passcode|kennwort|pwd|pass|key|secret|token|credentials?|authorization"
+    r"(?i:passw(?:or)?[dt]|passphrase|passcode|kennwort|pwd|psk|pass|key|secret|token|credentials?|authorization"
     r"|mot de passe|contrase[ñn]a|wachtwoord|пароль|密码|密碼|パスワード|비밀번호)"
 )
 _SENTENCE = r"[Pp]ass(?:word|code|phrase|wort) (?:is|ist)(?: now)?|密码是|密碼是|パスワードは"
 PASSWORD_WORDS = (
-    "(?i:passw|passphrase|passcode|pwd|kennwort|mot de passe|contrase[ñn]a|wachtwoord|пароль)"
+    "(?i:passw|passphrase|passcode|pwd|\\bpsk|kennwort|mot de passe|contrase[ñn]a|wachtwoord|пароль)"
     "|密码|密碼|パスワード|비밀번호"
 )
 """A part of every name of a password, except `pass`."""
@@ -52,6 +52,7 @@ NAMED_KEY_CANDIDATE = (
 _HINT = (
     rf"{_LAST_WORDS}(?:{_ASSIGNMENT}\S{{2}}|>[^\s<]{{4}})|{_SENTENCE}"
     rf"|(?i:bearer)[ \t]{{1,3}}(?:{QUOTE})?[A-Za-z0-9_.~%+/-]{{16}}"
+    rf"|{_LAST_WORDS}[\"'][\s,][^<>]{{0,90}}(?i:value)|{_LAST_WORDS}[\"'][^<>]{{0,90}}>\s{{0,40}}<value>"
 )
 
 # -- forms
@@ -63,8 +64,14 @@ _VARIABLE = r"(?:export |set |ENV )?[A-Z0-9_]{0,40}(?:PASSW(?:OR)?D|_PASS)"
 """A variable of the environment."""
 _PROPERTY = r"(?!self\.|this\.)[a-z][a-z0-9-]{0,30}(?:\.[a-z0-9-]{1,30}){1,6}\.password"
 """A property with two or more dots: `spring.datasource.password`."""
+_NAME_ATTRIBUTE = rf"(?i:(?:key|name|id)[\"']?[ \t]?[=:][ \t]?[\"'][\w.:-]{{0,30}}(?:{PASSWORD_NAMES}))[\"']"
+_VALUE_ATTRIBUTE = r"[\"']?(?i:value)[\"']?[ \t]?[=:][ \t]?"
+"""A name and a value in two attributes or fields: `<add key="AdminPassword" value="..."/>`."""
 _PASSPHRASE_NAMES = r"passw(?:or)?d|passwort|passphrase|passcode|(?<![a-z])pwd"
 _PHRASE = rf"(?P<quote>{QUOTE})(?P<value>[^\s\"'`\\]{{1,30}}(?: [^\s\"'`\\]{{1,30}}){{2,9}})(?P=quote)"
+_HYPHENATED = (
+    rf"(?P<quote>{QUOTE})?(?P<value>[A-Za-z]{{3,20}}(?:-[A-Za-z0-9]{{1,20}}){{3,9}})(?(quote)(?P=quote)|(?![\w.(-]))"
+)
 _CALL = r"[(\[{]"
 """The start of the arguments or of the index of a name."""
 
@@ -155,6 +162,19 @@ NAMED_KEY = PersonalDataKind(
         ),
         _assigned_form(PASSWORD_NAMES, quoted(6), is_quoted_password, not_before=_CALL),
         _assigned_form(_PASSPHRASE_NAMES, _PHRASE, is_passphrase, not_before=_CALL),
+        _assigned_form(_PASSPHRASE_NAMES, _HYPHENATED, is_hyphenated_passphrase, not_before=r"[\w(.\[]"),
+        form(
+            _VALUE_ATTRIBUTE + quoted(5),
+            is_quoted_password,
+            after=rf"{_NAME_ATTRIBUTE}[\s,][^<>{{}}]{{0,90}}{_VALUE_ATTRIBUTE}[\"']$",
+            context=200,
+        ),
+        form(
+            r"(?i:<value>)(?P<value>[^\s<>]{5,256})(?=</)",
+            is_quoted_password,
+            after=rf"{_NAME_ATTRIBUTE}[^<>]{{0,90}}>\s{{0,40}}(?i:<value>)$",
+            context=200,
+        ),
         *(_bracketed_form(brackets) for brackets in ("()", "[]")),
         _assigned_form(PASSWORD_NAMES, _PLAIN, is_password),
         form(rf"(?:{_SENTENCE})[:：]? ?[\"'`“‘]?{_PLAIN}", is_password, end=unquoted_end),

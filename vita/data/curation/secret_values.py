@@ -14,7 +14,7 @@ _CHARACTER = r"(?:[^\s\"'`<>\\“”，。；、）】」』！？]|(?<=\w-)>(?=
 _MAXIMUM = 256
 _UNQUOTED = re.compile(rf"{_CHARACTER}{{1,{_MAXIMUM}}}")
 _NEXT_FIELD = re.compile(
-    r"&&|\|\||&(?:quot|apos|lt|gt|nbsp|#[0-9]{1,4});"
+    r"&&|\|\||&(?:quot|apos|lt|gt|nbsp|#x?[0-9A-Fa-f]{1,6});"
     r"|[,;&|](?=\Z|[\s\"'`<>\\]|(?:amp;)?[.#\[]?\w[\w.\[\]$-]{0,39}[ \t]?[=:]|[A-Za-z][\w .-]{0,30}=)"
 )
 """A separator before another field, an operator of a shell, or an entity of HTML."""
