@@ -29,7 +29,7 @@ from vita.spine.errors import LedgerError, MissingExtra
 from vita.spine.tables import table
 from vita.spine.url_secrets import mask_secrets_in, mask_url_secrets
 
-HEAD = "0014"
+HEAD = "0015"
 """The newest migration."""
 STALE_SECONDS = 120.0
 BEAT_SECONDS = 15.0
@@ -52,6 +52,11 @@ fingerprints = table(
 _ANY_FINGERPRINT = sa.select(fingerprints.c.path).limit(1)
 _LOCK_SECONDS = 30
 """Longest wait for the lock of an SQLite file."""
+_POSTGRESQL_TIMEOUTS = {
+    "connect_timeout": 10, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}  # fmt: skip
+"""Parameters of libpq, in s and ms: an unreachable server is an error within seconds. The URL can set others."""
 _PATHS_PER_QUERY = 500
 """Paths per query: databases limit the number of parameters."""
 
@@ -391,7 +396,10 @@ class Ledger:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if read_only := _readable_only(path):
                     url = sa.make_url(_read_only_url(path.absolute()))
-            engine = sa.create_engine(url, pool_pre_ping=True)
+            options: dict[str, Any] = {}
+            if url.get_backend_name() == "postgresql":
+                options = {name: value for name, value in _POSTGRESQL_TIMEOUTS.items() if name not in url.query}
+            engine = sa.create_engine(url, pool_pre_ping=True, connect_args=options)
         except exc.ArgumentError:
             raise LedgerError(self._address, expected="a database URL such as sqlite:///ledger.db") from None
         except (ImportError, exc.NoSuchModuleError):

@@ -166,19 +166,24 @@ async def test_feedback_is_accepted_at_each_site_and_stored_once(ledger: Ledger)
 
 
 @async_test
-async def test_feedback_on_a_request_whose_gateway_died_refers_to_its_repetition(ledger: Ledger) -> None:
-    async with service(ledger, FakeReplica("r1"), site=PARIS) as (paris_gateway, paris):
-        paris_gateway.log.policy = type(paris_gateway.log.policy)("none", redact=True)  # died before its log entry
-        _, first = await text(paris)
+async def test_feedback_on_a_request_without_a_log_entry_refers_to_its_repetition_or_its_record(ledger: Ledger) -> None:
+    async with service(ledger, FakeReplica("r1"), site=PARIS, log="none") as (_, paris):  # as if it died before
+        _, unrepeated = await text(paris, {"Idempotency-Key": "1"})
+        _, first = await text(paris, {"Idempotency-Key": "2"})
+        _, unknown = await text(paris, {})
+        thumb = {"kind": "thumb", "value": 1, "request_id": unrepeated.headers["x-request-id"]}
+        assert (await paris.post("/v1/feedback", json=thumb)).status_code == 404  # it stores nothing
     async with service(ledger, FakeReplica("r2"), site=OSLO) as (_, oslo):
-        thumb = {"kind": "thumb", "value": 1, "request_id": first.headers["x-request-id"]}
-        assert (await oslo.post("/v1/feedback", json=thumb)).status_code == 404
-        _, second = await text(oslo)
-        assert (await oslo.post("/v1/feedback", json=thumb)).status_code == 201
-        repeated = {**thumb, "request_id": second.headers["x-request-id"]}
-        assert (await oslo.post("/v1/feedback", json=repeated)).status_code == 200
-    (record,) = feedback_since(ledger)
-    assert record["request"] == second.headers["x-request-id"]
+
+        async def status(answer: httpx.Response) -> int:
+            thumb = {"kind": "thumb", "value": 1, "request_id": answer.headers["x-request-id"]}
+            return (await oslo.post("/v1/feedback", json=thumb)).status_code
+
+        _, second = await text(oslo, {"Idempotency-Key": "2"})
+        statuses = [await status(answer) for answer in (unrepeated, unrepeated, first, second, unknown)]
+        assert statuses == [201, 200, 201, 200, 404]
+    records = [(record["request"], record["model"]) for record in feedback_since(ledger)]
+    assert records == [(answer.headers["x-request-id"], "a" * 64) for answer in (unrepeated, second)]
 
 
 # -- residency
@@ -238,12 +243,13 @@ def test_nothing_of_a_limited_request_is_stored_in_another_or_unknown_region(
 @async_test
 async def test_feedback_on_a_limited_request_is_refused_in_another_region(ledger: Ledger) -> None:
     key = {"Authorization": f"Bearer {create(ledger, 'a')}"}
-    async with service(ledger, FakeReplica("r1"), site=PARIS, ledger_region="eu") as (_, paris):
-        _, answer = await text(paris, {**key, "X-Vita-Region": "eu"})
-    thumb = {"kind": "thumb", "value": 1, "request_id": answer.headers["x-request-id"]}
-    for site, status in ((OHIO, 403), (OSLO, 201)):
-        async with service(ledger, FakeReplica("r2"), site=site, ledger_region="eu") as (_, http):
-            assert (await http.post("/v1/feedback", json=thumb, headers=key)).status_code == status
+    for log in ("content", "none"):
+        async with service(ledger, FakeReplica("r1"), site=PARIS, ledger_region="eu", log=log) as (_, paris):
+            _, answer = await text(paris, {**key, "X-Vita-Region": "eu", "Idempotency-Key": log})
+        thumb = {"kind": "thumb", "value": 1, "request_id": answer.headers["x-request-id"]}
+        for site, status in ((OHIO, 403), (OSLO, 201)):
+            async with service(ledger, FakeReplica("r2"), site=site, ledger_region="eu") as (_, http):
+                assert (await http.post("/v1/feedback", json=thumb, headers=key)).status_code == status
 
 
 def test_the_names_of_sites_and_regions_are_checked() -> None:

@@ -25,7 +25,7 @@ from vita.server.errors import ApiError, unavailable
 from vita.server.gateway.keys import Key
 from vita.server.gateway.redaction import redact
 from vita.server.gateway.request_log import RequestLog, StoragePolicy
-from vita.server.sites.idempotency import repetition
+from vita.server.sites.idempotency import find_record
 from vita.server.sites.residency import require_region
 from vita.spine.config import Settings
 from vita.spine.errors import LedgerError, VitaError
@@ -132,9 +132,11 @@ def store_feedback(
 ) -> dict[str, Any]:
     """Store feedback and return a description of it; a request of another key counts as not found.
 
-    The request may have been answered by any site with the same ledger. Feedback on a request without a log entry,
-    whose gateway stopped before its end, refers to the newest repetition of the request.
+    The request may have been answered by any site with the same ledger. If the gateway of a request stopped before it
+    wrote its log entry, feedback refers to the newest repetition of the request, or to its idempotency record.
     """
+    if policy.level == "none":
+        raise _not_found(request.chosen_request_id or request.request_id or "")
     about = _logged(ledger, request.chosen_request_id or request.request_id or "", key)
     require_region(about["figures"].get("regions"), region)
     content: dict[str, Any] = {}
@@ -185,12 +187,18 @@ def _same_words(earlier: dict[str, Any], row: dict[str, Any]) -> bool:
 def _logged(ledger: Ledger, reference: str, key: Key) -> dict[str, Any]:
     """Return the logged request with this `x-request-id` or response id."""
     readable = _readable(ledger, reference, key)
-    if not readable and (latest := repetition(ledger, reference, key=key.hint)) is not None:
-        readable = _readable(ledger, latest, key)
+    if not readable and (record := find_record(ledger, reference, key=key.hint)) is not None:
+        unlogged = {"request": record.latest, "model": record.model, "version": record.version,
+                    "figures": {"regions": record.regions}}  # fmt: skip
+        readable = [*_readable(ledger, record.latest, key), unlogged]
     if not readable:
-        message = f"This API key has no logged request `{reference}`; feedback refers to a logged request."
-        raise ApiError(404, message, param="request_id", code="request_not_found")
+        raise _not_found(reference)
     return readable[0]
+
+
+def _not_found(reference: str) -> ApiError:
+    message = f"This API key has no logged request `{reference}`; feedback refers to a logged request."
+    return ApiError(404, message, param="request_id", code="request_not_found")
 
 
 def _readable(ledger: Ledger, reference: str, key: Key) -> list[dict[str, Any]]:

@@ -107,6 +107,7 @@ class RepeatedRequests:
         first = IdempotencyRecord(
             idempotent.token, key.hint, record.route, idempotent.body, version.id, version.model,
             request=request, latest=request, site=self._site.name, at=time.time(),
+            regions=None if record.regions is None else sorted(record.regions),
         )  # fmt: skip
         return await self._records.claim(first)
 

@@ -39,7 +39,7 @@ BATCH = 500
 
 idempotency_records = table(
     "idempotency_records", string="token key route body version model request latest site", real="at",
-    primary_key="token",
+    json="regions", primary_key="token",
 )  # fmt: skip
 """`token` identifies the API key and the idempotency key, `body` is the hash of the body; `request` is the id of the
 first request, and `latest` that of its newest repetition."""
@@ -61,6 +61,8 @@ class IdempotencyRecord:
     latest: str
     site: str
     at: float
+    regions: list[str] | None = None
+    """The regions that the request is limited to; None without a limit."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,13 @@ class IdempotencyRecords:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def repetition(ledger: Ledger, request: str, *, key: str) -> str | None:
-    """Return the id of the newest repetition of a request by the same API key; None if it was not repeated."""
+def find_record(ledger: Ledger, request: str, *, key: str) -> IdempotencyRecord | None:
+    """Return the record of the first request with this id by an API key; None if there is none."""
     columns = idempotency_records.c
-    query = sa.select(columns.latest).where(columns.request == request, columns.key == key, columns.latest != request)
+    query = sa.select(idempotency_records).where(columns.request == request, columns.key == key)
     with ledger.transaction() as database:
-        return database.execute(query).scalar()
+        row = database.execute(query).mappings().first()
+    return IdempotencyRecord(**row) if row else None
 
 
 def prune_records(ledger: Ledger, *, hours: float, now: float | None = None) -> int:

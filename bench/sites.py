@@ -1,0 +1,460 @@
+"""Three sites on two hosts under load with failures: lost requests, wrong answers and feedback.
+
+    python -m bench.sites --seconds 600 --clients 64
+
+The hosts are network namespaces, with PostgreSQL and HAProxy between them and the clients (`bench.site_hosts`); this
+needs root. Gateways and network replicas are the real commands, with a tiny random model. During the load, a gateway
+and a replica are killed, a host is disconnected, a replica is drained, and all sites change to a new version.
+
+A client repeats a request that fails, with the same Idempotency-Key, and continues a stream with Last-Event-ID. A
+request is lost if a client received a part of its response, or a status other than 429 and 503, and never the whole
+response. Every response is compared with that of the model whose digest it states. Each request gets feedback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import sqlalchemy as sa
+
+from bench.site_hosts import VITA, Hosts, missing_tools
+from vita.monitoring.request_log import feedback, quantile
+from vita.server.gateway.keys import create
+from vita.server.release import create_release
+from vita.server.sites.credentials import create_authority, issue
+from vita.spine.errors import exception_text
+from vita.spine.ledger import Ledger
+from vita.spine.store import Draft, Store
+from vita.stages.kinds import Release
+
+SITES = {"paris": "a", "oslo": "a", "ohio": "b"}
+"""Site -> host."""
+REPLICAS = {"r1": "a", "r2": "b", "r3": "a"}
+"""Network replica -> host; each joins all gateways."""
+API_PORT, JOIN_PORT = 8000, 9000
+"""Ports of the first site; the next ones follow."""
+QUESTIONS = ("What is a cat?", "What does a dog eat?", "Tell me about the sea.", "Where does a baker work?")
+PATIENCE_SECONDS = 90.0
+"""Time in which a client repeats a request."""
+
+
+@dataclass
+class SiteTally:
+    """Counts of all requests."""
+
+    completed: int = 0
+    repeats: int = 0
+    continued: int = 0
+    """Streams that continued with `Last-Event-ID`."""
+    restarted: int = 0
+    """Requests that were sent again with a new key, because their version was replaced before their first byte."""
+    statuses: Counter[int] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    sites: Counter[str] = field(default_factory=Counter)
+    versions: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    request_ids: list[str] = field(default_factory=list)
+    feedback_failures: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+# -- the deployment
+
+
+class Deployment:
+    """Gateways and network replicas on the hosts."""
+
+    def __init__(self, hosts: Hosts, folder: Path) -> None:
+        self.hosts, self.folder = hosts, folder
+        self.store = Store(folder / "store")
+        self.releases = list(self._releases())
+        self.ledger = Ledger(hosts.ledger_url)
+        self.key = create(self.ledger, "load", scopes=["chat", "feedback"])
+        self._environment = {"VITA_LEDGER": hosts.ledger_url, "VITA_STORE": str(folder / "store"), "VITA_THREADS": "1",
+                             "OMP_NUM_THREADS": "1", "COLUMNS": "300"}  # fmt: skip
+        create_authority(folder / "authority")
+        for role, members in (("gateway", SITES), ("replica", {**REPLICAS, "r4": "a", "r5": "b"})):
+            for name, host in members.items():
+                issue(folder / "authority", folder / name, role=role, name=name, hosts=[hosts.address(host)], days=1)  # type: ignore[arg-type]
+
+    def _releases(self) -> Iterator[str]:
+        """Yield the digests of two releases with different weights."""
+        from vita.data.tokens.chat_template import ChatTemplate
+        from vita.nn import hf
+        from vita.testing import byte_tokenizer, tiny_model
+
+        for seed in (1, 2):
+            model = self.folder / f"model-{seed}"
+            hf.save(tiny_model(std=0.3, context=256, seed=seed), model)
+            byte_tokenizer().save(model)
+            ChatTemplate.default().save(model)
+            with self.store.temporary("release") as draft:
+                create_release(model, draft / "release", name="load", version=str(seed))
+                yield self.store.commit(Draft(Release, draft / "release")).digest
+
+    def expected(self, bodies: list[dict[str, Any]]) -> dict[str, list[str]]:
+        """Return the answers of each model, computed in this process: digest of the model -> texts."""
+        from vita.server.replica.main import open_app
+
+        async def answers(app: Any) -> list[str]:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://replica") as http:
+                return [
+                    _text((await http.post("/v1/chat/completions", json=body, timeout=60)).json()) for body in bodies
+                ]
+
+        texts = {}
+        for release in self.releases:
+            app = open_app(self.store.open(release, Release).path)
+            replica = app.state.replica
+            texts[replica.served.digest] = asyncio.run(answers(app))
+            replica.scheduler.close()
+        return texts
+
+    def start_gateway(self, site: str, release: str) -> None:
+        number = list(SITES).index(site)
+        options = ["--site", site, "--region", "eu", "--host", self.hosts.address(SITES[site]), "--port",
+                   str(API_PORT + number), "--credentials", site, "--join-port", str(JOIN_PORT + number), "--replicas",
+                   "0", "--ungated", "a benchmark", "--set", "ledger_region=eu", "--set", "in_flight=512"]  # fmt: skip
+        self.hosts.start(SITES[site], site, [*VITA, "serve", release, *options], environment=self._environment)
+
+    def start_replica(self, name: str, host: str, release: str) -> None:
+        joins = [
+            f"--join=https://{self.hosts.address(SITES[site])}:{JOIN_PORT + number}"
+            for number, site in enumerate(SITES)
+        ]
+        options = ["--store", str(self.folder / "store"), "--credentials", name, "--host", self.hosts.address(host),
+                   "--site", host, "--region", "eu", *joins]  # fmt: skip
+        self.hosts.start(host, name, [*VITA, "replica", release, *options], environment=self._environment)
+
+    def wait_for_gateway(self, site: str, *, since: int = 0) -> None:
+        self.hosts.wait_for(site, "serving load at", since=since)
+
+    def wait_for_replica(self, name: str, *, gateways: int, pattern: str = "joined as") -> None:
+        self.hosts.wait_for(name, "(?s)" + ".*".join([pattern] * gateways))
+
+    def proxy(self) -> None:
+        self.hosts.start_proxy({
+            site: f"{self.hosts.address(host)}:{API_PORT + number}" for number, (site, host) in enumerate(SITES.items())
+        })  # fmt: skip
+
+    async def fleet(self, site: str, *words: str) -> str:
+        """Run `vita fleet` on the gateway of a site; raises RuntimeError with its output if it fails."""
+        url = f"http://{self.hosts.address(SITES[site])}:{API_PORT + list(SITES).index(site)}"
+        process = await asyncio.create_subprocess_exec(
+            *self.hosts.on(SITES[site]), *VITA, "fleet", *words, "--service", url, env={**os.environ, **self._environment},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        output, _ = await process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"vita fleet {' '.join(words)} at {site}: {output.decode()}")
+        return output.decode()
+
+
+# -- clients
+
+
+async def client(
+    http: httpx.AsyncClient, number: int, bodies: list[dict[str, Any]], expected: dict[str, list[str]],
+    tally: SiteTally, until: float,
+) -> None:  # fmt: skip
+    """Send requests one after another, and feedback on each; every second one is streamed."""
+    turn = 0
+    while time.monotonic() < until:
+        turn += 1
+        index = (number + turn) % len(bodies)
+        body = {**bodies[index], "stream": (number + turn) % 2 == 0, "user": f"user {number}"}
+        start = time.monotonic()
+        response = await complete(http, body, tally)
+        if response is None:
+            continue
+        tally.completed += 1
+        tally.seconds.append(time.monotonic() - start)
+        if response.problem or response.text != expected.get(response.digest, [None] * len(bodies))[index]:
+            tally.wrong.append(f"{response.request_id} {response.version} {response.problem}: {response.text!r}"[:300])
+        await give_feedback(http, response.request_id, tally)
+
+
+@dataclass
+class SiteResponse:
+    """A response, of which several sites may have sent parts."""
+
+    request_id: str = ""
+    site: str = ""
+    version: str = ""
+    digest: str = ""
+    text: str = ""
+    last_event_id: str | None = None
+    problem: str = ""
+    """Why the response is wrong."""
+
+    def begin(self, headers: httpx.Headers) -> None:
+        """Read the headers of the first or of a further part."""
+        digest = headers.get("x-vita-digest", "")
+        if self.text and digest != self.digest:
+            self.problem = f"continued by {digest[:12]} instead of {self.digest[:12]}"
+        self.request_id, self.digest = headers["x-request-id"], digest
+        self.site, self.version = headers.get("x-vita-site", ""), headers.get("x-vita-version", "")
+
+
+async def complete(http: httpx.AsyncClient, body: dict[str, Any], tally: SiteTally) -> SiteResponse | None:
+    """Send a request, and repeat it until it is complete; None for a lost one, which is recorded."""
+    response, key, failure, accepted = SiteResponse(), uuid.uuid4().hex, "", False
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until:
+        headers = {"Idempotency-Key": key}
+        if response.last_event_id is not None:
+            headers["Last-Event-ID"] = response.last_event_id
+            tally.continued += 1
+        try:
+            status, failure = await (_stream if body["stream"] else _whole)(http, body, headers, response)
+        except httpx.HTTPError as error:
+            status, failure = 0, exception_text(error) or type(error).__name__
+        tally.statuses[status] += 1
+        if status == 200 and not failure:
+            tally.sites[response.site] += 1
+            tally.versions[response.version] += 1
+            return response
+        tally.failures[f"{status} {failure}"[:120]] += 1
+        accepted = accepted or status not in (429, 503)
+        if status == 410 and not response.text:
+            tally.restarted += 1
+            key = uuid.uuid4().hex
+            continue
+        if status not in (0, 200, 429, 502, 503, 504):
+            break
+        tally.repeats += 1
+        await asyncio.sleep(0.5)
+    if accepted:
+        tally.lost.append(f"{'stream' if body['stream'] else 'whole'}: {failure}"[:300])
+    return None
+
+
+async def _whole(
+    http: httpx.AsyncClient, body: dict[str, Any], headers: dict[str, str], response: SiteResponse
+) -> tuple[int, str]:
+    answer = await http.post("/v1/chat/completions", json=body, headers=headers)
+    if answer.status_code != 200:
+        return answer.status_code, _error(answer.content)
+    response.begin(answer.headers)
+    response.text = _text(answer.json())
+    return 200, ""
+
+
+async def _stream(
+    http: httpx.AsyncClient, body: dict[str, Any], headers: dict[str, str], response: SiteResponse
+) -> tuple[int, str]:
+    async with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
+        if answer.status_code != 200:
+            return answer.status_code, _error(await answer.aread())
+        response.begin(answer.headers)
+        event_id = None
+        async for line in answer.aiter_lines():
+            if line.startswith("id: "):
+                event_id = line[4:]
+            elif line == "data: [DONE]":
+                return 200, ""
+            elif line.startswith("data: "):
+                event = json.loads(line[6:])
+                if "error" in event:
+                    return 200, str(event["error"]["message"])
+                response.text += "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+                response.last_event_id = event_id
+    return 200, "the stream ended early"
+
+
+async def give_feedback(http: httpx.AsyncClient, request_id: str, tally: SiteTally) -> None:
+    """Send feedback twice, each time to any site, and repeat it until it is stored."""
+    tally.request_ids.append(request_id)
+    thumb, problem = {"kind": "thumb", "value": 1, "request_id": request_id}, ""
+    for _ in range(2):
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            try:
+                answer = await http.post("/v1/feedback", json=thumb)
+                if answer.status_code in (200, 201):
+                    break
+                problem = f"{answer.status_code} {_error(answer.content)}"
+            except httpx.HTTPError as error:
+                problem = exception_text(error) or type(error).__name__
+            await asyncio.sleep(0.5)
+        else:
+            tally.feedback_failures.append(f"{request_id}: {problem}"[:200])
+            return
+
+
+def _text(answer: dict[str, Any]) -> str:
+    return answer["choices"][0]["message"]["content"] or ""
+
+
+def _error(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return content[:80].decode(errors="replace")
+
+
+# -- failures
+
+
+async def failures(deployment: Deployment, seconds: float, note: Callable[[str], None], *, restarts: bool) -> None:
+    """Kill, disconnect, drain and update, spread over the duration of the load."""
+    hosts, start = deployment.hosts, time.monotonic()
+
+    async def at(part: float, text: str) -> None:
+        await asyncio.sleep(max(0.0, start + part * seconds - time.monotonic()))
+        note(f"{time.monotonic() - start:.0f} s: {text}")
+
+    first, second = deployment.releases
+    await at(0.10, "the gateway paris is killed")
+    await asyncio.to_thread(hosts.kill, "paris")
+    if restarts:
+        await at(0.18, "the gateway paris starts again")
+        await asyncio.to_thread(deployment.start_gateway, "paris", first)
+    await at(0.28, "the replica r1 is killed")
+    await asyncio.to_thread(hosts.kill, "r1")
+    if restarts:
+        await at(0.34, "the replica r1 starts again")
+        await asyncio.to_thread(deployment.start_replica, "r1", "a", first)
+    await at(0.42, "host b (the site ohio and the replica r2) is disconnected")
+    await asyncio.to_thread(hosts.disconnect, "b")
+    await at(0.52, "host b is connected again")
+    await asyncio.to_thread(hosts.connect, "b")
+    await at(0.60, "the replica r3 is drained at oslo")
+    await deployment.fleet("oslo", "drain", "r3")
+    sites = [site for site in ("oslo", "ohio", "paris") if hosts.processes[site].poll() is None]
+    for number, site in enumerate(sites):
+        await at(0.66 + 0.07 * number, f"{site} changes to the second version")
+        await deployment.fleet(site, "roll", second, "--ungated", "a benchmark")
+    note(f"{time.monotonic() - start:.0f} s: all sites serve the second version")
+
+
+# -- the run
+
+
+async def load(
+    deployment: Deployment, tally: SiteTally, *, seconds: float, clients: int, tokens: int, note: Callable[[str], None],
+    restarts: bool,
+) -> None:  # fmt: skip
+    """Send requests for `seconds` while failures happen."""
+    bodies = [
+        {"model": "load", "messages": [{"role": "user", "content": question}], "max_tokens": tokens, **sampling}
+        for question in QUESTIONS
+        for sampling in ({"temperature": 0}, {"temperature": 1.0, "seed": 7})
+    ]
+    expected = await asyncio.to_thread(deployment.expected, bodies)
+    until = time.monotonic() + seconds
+    # A client of a disconnected site receives nothing: it does not wait for the timeout of the proxy.
+    async with httpx.AsyncClient(
+        base_url=deployment.hosts.api, timeout=httpx.Timeout(30, connect=5), trust_env=False,
+        limits=httpx.Limits(max_connections=None), headers={"Authorization": f"Bearer {deployment.key}"},
+    ) as http:  # fmt: skip
+        users = [client(http, number, bodies, expected, tally, until) for number in range(clients)]
+        await asyncio.gather(*users, failures(deployment, seconds, note, restarts=restarts))
+
+
+def stored_feedback(ledger: Ledger, request_ids: list[str]) -> dict[str, int]:
+    """Return how often feedback on each request is stored, for those where it is not once."""
+    counts: Counter[str] = Counter()
+    with ledger.transaction() as database:
+        for row in database.execute(sa.select(feedback.c.request)):
+            counts[row.request] += 1
+    return {request: counts[request] for request in request_ids if counts[request] != 1}
+
+
+def run(
+    folder: Path, *, seconds: float, clients: int, tokens: int, note: Callable[[str], None], restarts: bool
+) -> dict[str, Any]:
+    """Start the deployment, run the load, and return the figures."""
+    tally = SiteTally()
+    with Hosts(folder, ("a", "b")) as hosts:
+        deployment = Deployment(hosts, folder)
+        first, second = deployment.releases
+        for site in SITES:
+            deployment.start_gateway(site, first)
+        for site in SITES:
+            deployment.wait_for_gateway(site)
+        for name, host in REPLICAS.items():
+            deployment.start_replica(name, host, first)
+        for name in REPLICAS:
+            deployment.wait_for_replica(name, gateways=len(SITES))
+        for name, host in (("r4", "a"), ("r5", "b")):  # they wait for the new version
+            deployment.start_replica(name, host, second)
+            deployment.wait_for_replica(name, gateways=len(SITES), pattern="does not serve the release")
+        deployment.proxy()
+        note("all sites are ready")
+        asyncio.run(
+            load(deployment, tally, seconds=seconds, clients=clients, tokens=tokens, note=note, restarts=restarts)
+        )
+        time.sleep(1.0)  # the request logs are written
+        repeated = stored_feedback(deployment.ledger, tally.request_ids)
+        deployment.ledger.close()
+    return report(tally, repeated, seconds=seconds, clients=clients)
+
+
+def report(tally: SiteTally, repeated: dict[str, int], *, seconds: float, clients: int) -> dict[str, Any]:
+    """Return the figures as a JSON object."""
+    percentiles = {f"p{round(100 * part)}": quantile(tally.seconds, part) for part in (0.5, 0.95, 0.99)}
+    return {
+        "figure": "sites/lost",
+        "value": len(tally.lost),
+        "wrong_answers": len(tally.wrong),
+        "feedback_not_once": len(repeated) + len(tally.feedback_failures),
+        "completed": tally.completed,
+        "repeats": tally.repeats,
+        "continued_streams": tally.continued,
+        "restarted": tally.restarted,
+        "feedback": len(tally.request_ids),
+        "seconds": {name: value and round(value, 3) for name, value in percentiles.items()},
+        "sites": dict(tally.sites),
+        "versions": dict(tally.versions),
+        "statuses": {str(status): count for status, count in sorted(tally.statuses.items())},
+        "failures": dict(tally.failures.most_common(12)),
+        "lost": tally.lost[:10],
+        "wrong": tally.wrong[:10],
+        "feedback_problems": [*tally.feedback_failures[:5], *list(repeated.items())[:5]],
+        "clients": clients,
+        "duration": seconds,
+    }
+
+
+def main() -> int:
+    """Run the benchmark; the exit code is 1 after a lost request, a wrong answer or feedback not stored once."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--keep", type=Path, help="keep the logs of all processes in this folder")
+    options = parser.parse_args()
+    if missing := missing_tools():
+        print(f"# skipped: this machine has no {', no '.join(missing)}", file=sys.stderr)
+        return 0
+
+    def note(text: str) -> None:
+        print(f"# {text}", file=sys.stderr, flush=True)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = run(
+            folder, seconds=options.seconds, clients=options.clients, tokens=options.tokens, note=note, restarts=True
+        )
+    print(json.dumps(figures))
+    return 1 if figures["value"] or figures["wrong_answers"] or figures["feedback_not_once"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
