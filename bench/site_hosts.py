@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ class Hosts:
         self.folder, self.names = folder, names
         self._bridge, self._prefix = f"vita{os.getpid()}"[:12], f"10.{100 + os.getpid() % 100}.7"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._data: Path | None = None
         self._postgres_control: tuple[list[str], str] | None = None
         self.gateway_address = f"{self._prefix}.1"
         """Address of the bridge, where PostgreSQL and HAProxy listen."""
@@ -65,7 +67,6 @@ class Hosts:
         return self
 
     def _create(self) -> None:
-        self.folder.chmod(0o755)
         _run("ip", "link", "add", self._bridge, "type", "bridge")
         _run("ip", "addr", "add", f"{self.gateway_address}/24", "dev", self._bridge)
         _run("ip", "link", "set", self._bridge, "up")
@@ -89,6 +90,8 @@ class Hosts:
         if self._postgres_control is not None:
             control, user = self._postgres_control
             subprocess.run([*control, "-m", "immediate", "stop"], capture_output=True, cwd="/", user=user, check=False)
+        if self._data is not None:
+            shutil.rmtree(self._data, ignore_errors=True)
         for host in self.names:
             subprocess.run(["ip", "netns", "del", self._space(host)], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", self._bridge], capture_output=True, check=False)
@@ -145,8 +148,8 @@ class Hosts:
         initdb = _postgres_programs()
         assert initdb is not None, "missing_tools names PostgreSQL"
         user = "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
-        data = self.folder / "postgres"
-        data.mkdir()
+        data = Path(tempfile.mkdtemp(prefix="vita-postgres-"))  # other users can enter this folder's parents
+        self._data = data
         shutil.chown(data, user)
         _run(str(initdb), "-D", str(data / "data"), "-A", "trust", "-U", "vita", "--no-sync", user=user)
         access = data / "data" / "pg_hba.conf"

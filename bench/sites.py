@@ -44,6 +44,8 @@ SITES = {"paris": "a", "oslo": "a", "ohio": "b"}
 """Site -> host."""
 REPLICAS = {"r1": "a", "r2": "b", "r3": "a"}
 """Network replica -> host; each joins all gateways."""
+NEXT_REPLICAS = {"r4": "a", "r5": "b"}
+"""Network replicas of the second version, which wait until a gateway serves it."""
 API_PORT, JOIN_PORT = 8000, 9000
 """Ports of the first site; the next ones follow."""
 QUESTIONS = ("What is a cat?", "What does a dog eat?", "Tell me about the sea.", "Where does a baker work?")
@@ -70,6 +72,7 @@ class SiteTally:
     request_ids: list[str] = field(default_factory=list)
     feedback_failures: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    duration: float = 0.0
 
 
 # -- the deployment
@@ -87,7 +90,7 @@ class Deployment:
         self._environment = {"VITA_LEDGER": hosts.ledger_url, "VITA_STORE": str(folder / "store"), "VITA_THREADS": "1",
                              "OMP_NUM_THREADS": "1", "COLUMNS": "300"}  # fmt: skip
         create_authority(folder / "authority")
-        for role, members in (("gateway", SITES), ("replica", {**REPLICAS, "r4": "a", "r5": "b"})):
+        for role, members in (("gateway", SITES), ("replica", {**REPLICAS, **NEXT_REPLICAS})):
             for name, host in members.items():
                 issue(folder / "authority", folder / name, role=role, name=name, hosts=[hosts.address(host)], days=1)  # type: ignore[arg-type]
 
@@ -155,8 +158,8 @@ class Deployment:
         """Run `vita fleet` on the gateway of a site; raises RuntimeError with its output if it fails."""
         url = f"http://{self.hosts.address(SITES[site])}:{API_PORT + list(SITES).index(site)}"
         process = await asyncio.create_subprocess_exec(
-            *self.hosts.on(SITES[site]), *VITA, "fleet", *words, "--service", url, env={**os.environ, **self._environment},
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            *self.hosts.on(SITES[site]), *VITA, "fleet", *words, "--service", url,
+            env={**os.environ, **self._environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         output, _ = await process.communicate()
         if process.returncode:
@@ -169,11 +172,11 @@ class Deployment:
 
 async def client(
     http: httpx.AsyncClient, number: int, bodies: list[dict[str, Any]], expected: dict[str, list[str]],
-    tally: SiteTally, until: float,
+    tally: SiteTally, is_running: Callable[[], bool],
 ) -> None:  # fmt: skip
     """Send requests one after another, and feedback on each; every second one is streamed."""
     turn = 0
-    while time.monotonic() < until:
+    while is_running():
         turn += 1
         index = (number + turn) % len(bodies)
         body = {**bodies[index], "stream": (number + turn) % 2 == 0, "user": f"user {number}"}
@@ -345,25 +348,46 @@ async def failures(deployment: Deployment, seconds: float, note: Callable[[str],
 # -- the run
 
 
-async def load(
-    deployment: Deployment, tally: SiteTally, *, seconds: float, clients: int, tokens: int, note: Callable[[str], None],
-    restarts: bool,
-) -> None:  # fmt: skip
-    """Send requests for `seconds` while failures happen."""
+@dataclass(frozen=True)
+class LoadOptions:
+    """The size of a run."""
+
+    seconds: float
+    """Duration of the load, which is longer if the failures take longer."""
+    clients: int
+    tokens: int = 16
+    """Maximum number of tokens of a response."""
+    restarts: bool = True
+    """True if the killed gateway and the killed replica start again."""
+    next_replicas: tuple[str, ...] = ("r4", "r5")
+    """Network replicas of the second version."""
+
+
+async def load(deployment: Deployment, tally: SiteTally, options: LoadOptions, note: Callable[[str], None]) -> None:
+    """Send requests while failures happen, and for a while after them."""
     bodies = [
-        {"model": "load", "messages": [{"role": "user", "content": question}], "max_tokens": tokens, **sampling}
+        {"model": "load", "messages": [{"role": "user", "content": question}], "max_tokens": options.tokens, **sampling}
         for question in QUESTIONS
         for sampling in ({"temperature": 0}, {"temperature": 1.0, "seed": 7})
     ]
     expected = await asyncio.to_thread(deployment.expected, bodies)
-    until = time.monotonic() + seconds
+    start, running = time.monotonic(), True
     # A client of a disconnected site receives nothing: it does not wait for the timeout of the proxy.
     async with httpx.AsyncClient(
         base_url=deployment.hosts.api, timeout=httpx.Timeout(30, connect=5), trust_env=False,
         limits=httpx.Limits(max_connections=None), headers={"Authorization": f"Bearer {deployment.key}"},
     ) as http:  # fmt: skip
-        users = [client(http, number, bodies, expected, tally, until) for number in range(clients)]
-        await asyncio.gather(*users, failures(deployment, seconds, note, restarts=restarts))
+        users = [
+            asyncio.create_task(client(http, number, bodies, expected, tally, lambda: running))
+            for number in range(options.clients)
+        ]
+        try:
+            await failures(deployment, options.seconds, note, restarts=options.restarts)
+            await asyncio.sleep(max(0.1 * options.seconds, start + options.seconds - time.monotonic()))
+        finally:
+            running = False
+        await asyncio.gather(*users)
+    tally.duration = time.monotonic() - start
 
 
 def stored_feedback(ledger: Ledger, request_ids: list[str]) -> dict[str, int]:
@@ -375,9 +399,7 @@ def stored_feedback(ledger: Ledger, request_ids: list[str]) -> dict[str, int]:
     return {request: counts[request] for request in request_ids if counts[request] != 1}
 
 
-def run(
-    folder: Path, *, seconds: float, clients: int, tokens: int, note: Callable[[str], None], restarts: bool
-) -> dict[str, Any]:
+def run(folder: Path, options: LoadOptions, *, note: Callable[[str], None]) -> dict[str, Any]:
     """Start the deployment, run the load, and return the figures."""
     tally = SiteTally()
     with Hosts(folder, ("a", "b")) as hosts:
@@ -385,27 +407,26 @@ def run(
         first, second = deployment.releases
         for site in SITES:
             deployment.start_gateway(site, first)
-        for site in SITES:
-            deployment.wait_for_gateway(site)
         for name, host in REPLICAS.items():
             deployment.start_replica(name, host, first)
+        for name in options.next_replicas:
+            deployment.start_replica(name, NEXT_REPLICAS[name], second)
+        for site in SITES:
+            deployment.wait_for_gateway(site)
         for name in REPLICAS:
             deployment.wait_for_replica(name, gateways=len(SITES))
-        for name, host in (("r4", "a"), ("r5", "b")):  # they wait for the new version
-            deployment.start_replica(name, host, second)
+        for name in options.next_replicas:
             deployment.wait_for_replica(name, gateways=len(SITES), pattern="does not serve the release")
         deployment.proxy()
         note("all sites are ready")
-        asyncio.run(
-            load(deployment, tally, seconds=seconds, clients=clients, tokens=tokens, note=note, restarts=restarts)
-        )
+        asyncio.run(load(deployment, tally, options, note))
         time.sleep(1.0)  # the request logs are written
         repeated = stored_feedback(deployment.ledger, tally.request_ids)
         deployment.ledger.close()
-    return report(tally, repeated, seconds=seconds, clients=clients)
+    return report(tally, repeated, options)
 
 
-def report(tally: SiteTally, repeated: dict[str, int], *, seconds: float, clients: int) -> dict[str, Any]:
+def report(tally: SiteTally, repeated: dict[str, int], options: LoadOptions) -> dict[str, Any]:
     """Return the figures as a JSON object."""
     percentiles = {f"p{round(100 * part)}": quantile(tally.seconds, part) for part in (0.5, 0.95, 0.99)}
     return {
@@ -426,8 +447,8 @@ def report(tally: SiteTally, repeated: dict[str, int], *, seconds: float, client
         "lost": tally.lost[:10],
         "wrong": tally.wrong[:10],
         "feedback_problems": [*tally.feedback_failures[:5], *list(repeated.items())[:5]],
-        "clients": clients,
-        "duration": seconds,
+        "clients": options.clients,
+        "duration": round(tally.duration, 1),
     }
 
 
@@ -449,9 +470,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        figures = run(
-            folder, seconds=options.seconds, clients=options.clients, tokens=options.tokens, note=note, restarts=True
-        )
+        size = LoadOptions(options.seconds, options.clients, options.tokens)
+        figures = run(folder, size, note=note)
     print(json.dumps(figures))
     return 1 if figures["value"] or figures["wrong_answers"] or figures["feedback_not_once"] else 0
 

@@ -123,6 +123,17 @@ async def test_a_repetition_never_receives_the_completion_of_other_weights(ledge
 
 
 @async_test
+async def test_a_request_that_no_replica_has_started_can_be_repeated_with_another_version(ledger: Ledger) -> None:
+    async with service(ledger, FakeReplica("r1", down=True), site=PARIS) as (_, paris):
+        assert (await text(paris))[1].status_code == 503
+    other_version = routes_to(replica := FakeReplica("r2"), version="cat:2", model="b" * 64)
+    async with service(ledger, replica, routes=other_version, site=OSLO) as (_, oslo):
+        _, answer = await text(oslo)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-vita-idempotency"] == "recorded" and answer.headers["x-vita-digest"] == "b" * 64
+
+
+@async_test
 async def test_a_ledger_that_does_not_respond_delays_requests_once_and_changes_no_completion(ledger: Ledger) -> None:
     async with service(ledger, FakeReplica("r1"), site=PARIS, idempotency_seconds=0.2) as (_, paris):
         recorded, _ = await text(paris)

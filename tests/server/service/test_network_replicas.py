@@ -23,7 +23,7 @@ from tests.server.service.test_supervisor import CHAT, stub_command, stub_releas
 from tests.server.sites_pki import credentials
 from vita.gates.clearance import RetiredModelError
 from vita.gates.weights import model_digest
-from vita.server.release import ReleaseInfo
+from vita.server.release import ReleaseInfo, read_release
 from vita.server.replica.network_replica import NetworkReplicaOptions, serve_app
 from vita.server.replica.replica_auth import SECRET_HEADER, ReplicaAuth
 from vita.server.replica.rotating_secrets import RotatingSecrets
@@ -96,8 +96,10 @@ class Stub:
 async def gateway(
     folder: Path, *, clear: Any = clear_any, replicas: int = 0, **settings: Any
 ) -> AsyncIterator[RunningService]:
+    exists = (folder / "1").exists()  # another gateway serves it
+    release = replace(read_release(folder / "1"), digest="1" * 64) if exists else release_of(folder, "1")
     service = Service(
-        name="cat", release=release_of(folder, "1"), ledger=Ledger(folder / "ledger.db"), clear=clear, port=0,
+        name="cat", release=release, ledger=Ledger(folder / "ledger.db"), clear=clear, port=0,
         controls=folder / "services", settings=ServiceSettings(**{"drain_seconds": 5, "patience": 0.2, **settings}),
         replicas=replicas, command=stub_command, site=Site("paris", "eu"), credentials=credentials(folder, "gateway"),
     )  # fmt: skip
@@ -201,6 +203,25 @@ def test_a_retired_release_is_cleared_at_the_join_and_refused(tmp_path: Path) ->
                 with pytest.raises(GateError, match="has been retired"):
                     await task
             assert states(running) == {} and (await send(running)).status_code == 503
+
+    run(check, tmp_path)
+
+
+def test_a_retirement_stops_a_network_replica_at_each_site(tmp_path: Path) -> None:
+    async def check(folder: Path) -> None:
+        async with gateway(folder, refresh_seconds=0.1) as paris, gateway(folder, refresh_seconds=0.1) as oslo:
+            stub = Stub(folder)
+            async with stub.joined(str(paris.join_url), str(oslo.join_url)) as task:
+                for site in (paris, oslo):
+                    await until(lambda site=site: states(site) == {"berlin": "ready"})
+                    assert (await send(site)).status_code == 200
+                paris.gateway.ledger.move("1" * 64, "retired", who="me", why="a defect")
+                with pytest.raises(GateError, match="has been retired"):
+                    await task
+            for site in (paris, oslo):
+                answer = await send(site)
+                assert states(site) == {} and answer.json()["error"]["code"] == "model_retired", answer.text
+            assert stub.answers == 2
 
     run(check, tmp_path)
 

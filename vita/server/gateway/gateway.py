@@ -168,7 +168,7 @@ class Gateway:
         record, slot = self._open_record(request, route), AdmissionSlot()
         record.span = self.tracing.span(operation(route.template), kind="server", parent=request.headers)
         end = partial(self._end, record, slot)
-        streaming = False
+        streaming, idempotent = False, None
         try:
             key = self._admit(request, route, record, slot)
             body = await self.admission.body(request, slot) if route.request is not None else {}
@@ -213,6 +213,8 @@ class Gateway:
                 content = translated_content(content, response.status, route.dialect, translation)
             return Response(content, response.status, {**response.headers, **self._headers(record)})
         except ApiError as error:
+            if idempotent is not None:
+                self._repeated.release(idempotent, record, error.status)
             end(error.status)
             return error_response(error) if route.dialect is None else translated_error_response(error, route.dialect)
         except asyncio.CancelledError:  # the service stops

@@ -5,7 +5,7 @@
 
 A repetition is computed again, by the same version with the same seed. With `Last-Event-ID`, a stream continues after
 the event with this id. A repetition with another body is refused with 422, and one whose version this site does not
-serve with 410.
+serve with 410. A request that is refused because of missing capacity (429, 503) leaves no record.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from vita.monitoring.request_log import SHED
 from vita.server.errors import ApiError, invalid
 from vita.server.gateway.event_ids import LAST_EVENT_ID, continued_stream, model_gone
 from vita.server.gateway.keys import Key
@@ -97,6 +98,13 @@ class RepeatedRequests:
             wants_usage = proxied_request.continuation.wants_usage
             model = proxied_request.version.model
             proxied_request.continuation = continued_stream(idempotent.last_event_id, model, wants_usage=wants_usage)
+
+    def release(self, idempotent: IdempotentRequest, record: RequestRecord, status: int) -> None:
+        """Let any version answer the repetition of a request that was refused before a replica started it."""
+        request = record.proxied_request
+        is_new = record.headers.get(STATE_HEADER) == "recorded"
+        if is_new and status in SHED and request is not None and not request.may_have_started:
+            self._records.release(idempotent.token, record.request_id)
 
     async def _claim(
         self, idempotent: IdempotentRequest, proxied_request: ProxiedRequest, record: RequestRecord, key: Key

@@ -68,11 +68,16 @@ class NetworkReplicas:
         settings: ServiceSettings,
         stop_replica: Callable[..., Awaitable[None]],
         site: Site,
+        is_retired: Callable[[str], bool],
         notify: Callable[[str], None],
     ) -> None:
-        """`replicas` are all replicas of the service by name; joined replicas are added to them."""
+        """`replicas` are all replicas of the service by name; joined replicas are added to them.
+
+        `is_retired` is True for the id of a version that was stopped because its model was retired.
+        """
         self._router, self._replicas, self._probe, self._clear = router, replicas, probe, clear
         self._settings, self._stop_replica, self._site, self._notify = settings, stop_replica, site, notify
+        self._is_retired = is_retired
         self.in_use = False
         """True if network replicas may be the only ones."""
         self._offered: dict[str, OfferedRelease] = {}
@@ -196,6 +201,8 @@ class NetworkReplicas:
             message = f"This gateway does not serve the release {request.release[:12]}, but {served or 'none'}"
             raise ApiError(409, message, code="not_served", headers={"Retry-After": f"{RETRY_SECONDS:g}"})
         offered = matches[0]
+        if self._is_retired(offered.version.id):
+            raise ApiError(410, f"The model of {offered.version.id} has been retired", code="retired")
         if request.files != offered.files:
             message = f"The verified files of the replica are those of {request.files[:12]}, not {offered.files[:12]}"
             raise ApiError(403, message, code="other_weights")

@@ -81,7 +81,7 @@ class Supervisor:
         )
         self.network = NetworkReplicas(
             router, self.replicas, self._probe, clear=clear, settings=settings, stop_replica=self._stop_replica,
-            site=site or Site(), notify=notify,
+            site=site or Site(), is_retired=lambda version: version in self.retired, notify=notify,
         )  # fmt: skip
         self.retired = RetiredVersions(
             router, self.adapters, of_version=self.of_version, stop_replica=self._stop_replica, record=self._record,

@@ -114,7 +114,23 @@ class IdempotencyRecords:
             self._paused_until = loop.time() + RETRY_SECONDS
             return IdempotencyClaim(recorded=False)
 
-    def _finished(self, storing: asyncio.Future[IdempotencyClaim]) -> None:
+    def release(self, token: str, request: str) -> None:
+        """Delete the record of a request that no replica has started, so that another version can answer it.
+
+        The caller does not wait. If the ledger does not respond, the record remains.
+        """
+        if self._waiting < MAX_WAITING:
+            self._waiting += 1
+            deleting = asyncio.get_running_loop().run_in_executor(self._threads, self._delete, token, request)
+            deleting.add_done_callback(self._finished)
+
+    def _delete(self, token: str, request: str) -> None:
+        columns = idempotency_records.c
+        unrepeated = (columns.token == token, columns.request == request, columns.latest == request)
+        with self._ledger.transaction() as database:
+            database.execute(sa.delete(idempotency_records).where(*unrepeated))
+
+    def _finished(self, storing: asyncio.Future[Any]) -> None:
         self._waiting -= 1
         if not storing.cancelled():
             storing.exception()  # a late error was handled as a timeout
