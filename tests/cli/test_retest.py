@@ -76,6 +76,12 @@ def test_retest_passes_unchanged_weights_and_reports_worse_weights(
     good_row, bad_row = json.loads(out)
     assert not good_row["worse"] and {row["figure"] for row in bad_row["worse"]} >= {"cats/bits_per_byte"}
     assert len([row for row in ledger.events("tiny tiny/check") if row["event"] == "retested"]) == 3
+    assert good_row["proposal"] is None and bad_row["proposal"] == 1
+    assert bad_row["figures"]["cats/bits_per_byte"]["low"] > good_row["figures"]["cats/bits_per_byte"]["high"]
+    (proposal,) = json.loads(vita("proposals", "list", "--json")[1])
+    assert proposal["action"] == "rollback", "the newest of several versions can be rolled back"
+    assert proposal["figures"]["worse"][0]["worse_by"]["low"] > 0
+    _check_history(vita)
 
     (tmp_path / "text.txt").write_text("Something else.")
     code, _, err = vita("retest", "tiny", "tiny/check")
@@ -84,6 +90,16 @@ def test_retest_passes_unchanged_weights_and_reports_worse_weights(
     assert code == 4 and "expected a report" in err
     code, _, err = vita("retest", "tiny", "tiny/check", "--every", "soon")
     assert code == 2 and "--every: expected a time such as" in err
+
+
+def _check_history(vita: Vita) -> None:
+    """Check that `vita monitor` shows the re-tests with their figures, and the open proposal."""
+    status = json.loads(vita("monitor", "tiny", "--json")[1])
+    assert [len(retest["versions"]) for retest in status["retests"]] == [1, 1, 2]
+    assert status["retests"][-1]["versions"][1]["figures"]["cats/bits_per_byte"]["value"] > 0
+    assert [row["proposal"] for row in status["proposals"]] == [1]
+    out = vita("monitor", "tiny")[1]
+    assert "cats/bits_per_byte" in out and "proposal 1: rollback tiny:2" in out
 
 
 @pytest.mark.slow

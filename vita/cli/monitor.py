@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,12 +19,16 @@ from vita.cli.workspace import Workspace
 from vita.spine.console import line
 from vita.spine.errors import ConfigError, VitaError
 from vita.spine.plain_text import counted
+from vita.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from vita.monitoring.alerts import Alert, AlertRule
 
 FIRING = 20
 """Exit code when an alert fires; errors have 1 to 9, verdicts of a gate 10 to 14."""
+
+RETESTS_SHOWN, FIGURES_SHOWN = 5, 3
+"""Number of re-tests, and of figures of each, that are shown."""
 
 _LONGEST_INTERVAL = 366 * 86_400.0
 
@@ -99,6 +104,8 @@ def interval(text: str) -> float:
 
 def _status(workspace: Workspace, service: str | None, seconds: float, rules: tuple[AlertRule, ...]) -> dict[str, Any]:
     """Return the current figures: the status of the running service, and the request log."""
+    from vita.evals.regression import retest_history
+    from vita.gates.proposals import all_proposals
     from vita.monitoring.alerts import evaluation_times, firing
     from vita.monitoring.drift_checks import drift_figures, newest_checks
     from vita.monitoring.request_log import FIGURES, figures
@@ -120,6 +127,12 @@ def _status(workspace: Workspace, service: str | None, seconds: float, rules: tu
         "running": running,
         "versions": points[-1][1],
         "alerts": firing(rules, points, now=now),
+        "retests": retest_history(workspace.ledger, name, newest=RETESTS_SHOWN),
+        "proposals": [
+            {"proposal": proposal.id, "version": proposal.version, "action": proposal.action, "reason": proposal.reason}
+            for proposal, decision in all_proposals(workspace.ledger, service=name)
+            if decision is None
+        ],
     }
 
 
@@ -173,7 +186,26 @@ def _page(status: dict[str, Any]) -> RenderableType:
         values = [status["versions"].get(version, {}).get(name) for version in versions]
         table.add_row(title, *("" if value is None else form.format(value) for value in values))
     firing = [Text(str(alert), style="bold red") for alert in status["alerts"]]
-    return Group(Text(head, style="bold"), table, *firing)
+    proposals = [
+        Text(f"proposal {row['proposal']}: {row['action']} {row['version']}: {row['reason']}", style="bold yellow")
+        for row in status["proposals"]
+    ]
+    return Group(Text(head, style="bold"), table, *_retests(status["retests"]), *firing, *proposals)
+
+
+def _retests(history: list[dict[str, Any]]) -> list[RenderableType]:
+    """Return the table of the last re-tests, if there are any."""
+    if not history:
+        return []
+    table = Table("re-test", "test", "version", "figures", "worse or failed", box=None, pad_edge=False)
+    for retest in history:
+        day = datetime.fromtimestamp(retest["at"], UTC).strftime("%Y-%m-%d %H:%M")
+        for row in retest["versions"]:
+            figures = list(row.get("figures", {}).items())[:FIGURES_SHOWN]
+            text = ", ".join(f"{name} {Interval.from_json(value)}" for name, value in figures)
+            bad = [failed["name"] for failed in row.get("failed", ())] + [drop["figure"] for drop in row["worse"]]
+            table.add_row(day, retest["test"], row["version"], text, ", ".join(bad[:FIGURES_SHOWN]))
+    return [Text(""), table]
 
 
 def _as_json(alert: Alert) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typer
 from vita.cli.app import app, errors_console, open_workspace
 from vita.cli.monitor import FIRING, interval
 from vita.cli.options import SERVICES, JsonOption, print_json
+from vita.cli.proposals import propose_change
 from vita.cli.workspace import Workspace
 from vita.spine.console import line
 from vita.spine.errors import ConfigError, StoreError, VitaError
@@ -30,7 +31,7 @@ def retest(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Repeat a test on the served weights. The exit code is 20 if a metric is significantly worse than before."""
+    """Repeat a test on the served weights. The exit code is 20 if a figure is worse than before or fails a gate."""
     workspace = open_workspace(ctx)
     if every is None:
         if _print_results(_retest_service(workspace, service, test, quiet=as_json), workspace, as_json=as_json):
@@ -59,16 +60,20 @@ def _retest_service(workspace: Workspace, service: str, test: str, *, quiet: boo
     from vita.server.service.admin import ServiceHandle
 
     status = ServiceHandle.find(workspace.store.root / "services", service).call("GET", "/status").json()
-    results = [
-        _retest_version(workspace, version, test, quiet=quiet) for version in status["versions"] if version["share"] > 0
-    ]
-    workspace.ledger.log(RETESTED, f"{service} {test}", versions=results)
+    name = status.get("service", service)
+    versions = [version for version in status["versions"] if version["share"] > 0]
+    results = [_retest_version(workspace, version, test, quiet=quiet) for version in versions]
+    for result in results:
+        is_newest = len(versions) > 1 and result["version"] == versions[-1]["version"]
+        result["proposal"] = propose_change(workspace, name, test, result, can_roll_back=is_newest)
+    workspace.ledger.log(RETESTED, f"{service} {test}", service=name, versions=results)
     return results
 
 
 def _retest_version(workspace: Workspace, version: dict[str, Any], test: str, *, quiet: bool) -> dict[str, Any]:
     """Run the recorded test on these weights and compare it with its report."""
-    from vita.evals.regression import regressions
+    from vita.evals.regression import headline_figures, regressions
+    from vita.gates.failed_criteria import failed_criteria
     from vita.rights.recorded_settings import recorded_settings
     from vita.spine.config import build
     from vita.spine.plan import Plan, Step, execute
@@ -101,8 +106,10 @@ def _retest_version(workspace: Workspace, version: dict[str, Any], test: str, *,
     finally:
         events.close()
     worse = [{**drop.as_json(), "message": str(drop)} for drop in regressions(previous.path, report.path)]
+    criteria = failed_criteria(workspace.ledger, test, report.path, digest=report.digest, model=model.digest)
     return {"version": version["version"], "model": model.digest, "report": report.digest, "before": previous.digest,
-            "worse": worse}  # fmt: skip
+            "worse": worse, "failed": [result.as_json() for result in criteria],
+            "figures": headline_figures(report.path)}  # fmt: skip
 
 
 def _test_stage() -> Any:
@@ -120,6 +127,12 @@ def _print_results(results: list[dict[str, Any]], workspace: Workspace, *, as_js
         for drop in result["worse"]:
             text = f"{result['version']}: {drop['message']}, against report {result['before'][:12]}"
             errors_console().print(line(("alert", "bold red"), f" {text}"), soft_wrap=True)
-        if not result["worse"] and not as_json:
+        for criterion in result["failed"]:
+            text = f"{result['version']} fails {criterion['criterion']}: {criterion['reason']}"
+            errors_console().print(line(("alert", "bold red"), f" {text}"), soft_wrap=True)
+        if result["proposal"] is not None:
+            text = f"proposal {result['proposal']} is open: vita proposals show {result['proposal']}"
+            errors_console().print(text, soft_wrap=True)
+        elif not as_json:
             workspace.console.print(f"{result['version']} is not worse than before: report {result['report'][:12]}")
-    return any(result["worse"] for result in results)
+    return any(result["proposal"] is not None for result in results)

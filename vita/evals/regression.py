@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vita.spine.ledger import Ledger
+import sqlalchemy as sa
+
+from vita.reporting.figures import read_report
+from vita.spine.ledger import Ledger, events
 from vita.stats.intervals import Interval
 from vita.stats.paired import read_items, versus
 
 SIGNIFICANT = 0.05
+HEADLINES = ("accuracy", "perplexity", "bits_per_byte")
+"""Metrics whose values the history of re-tests shows."""
 RETESTED = "retested"
 """The event of a regression test; its subject is the service and the step, as `cat cat/test_chat`."""
 
@@ -48,6 +53,25 @@ def regressions(before: Path, now: Path, *, seed: int = 0) -> list[Regression]:
         for name, text_comparison in comparison.texts.items()
     ]
     return [drop for drop in [*task_drops, *text_drops] if drop.worse_by.value > 0 and drop.p_value < SIGNIFICANT]
+
+
+def headline_figures(report: Path) -> dict[str, dict[str, Any]]:
+    """Return the accuracies, perplexities and bits per byte of a report, with their intervals as plain values."""
+    rows = read_report(report).named().items()
+    return {name: row.interval.as_json() for name, row in rows if name.rpartition("/")[2] in HEADLINES}
+
+
+def retest_history(ledger: Ledger, service: str | None, *, newest: int | None = None) -> list[dict[str, Any]]:
+    """Return the re-tests of a service or of all, oldest first: `at`, `test`, and the rows of `versions`."""
+    query = sa.select(events).where(events.c.event == RETESTED).order_by(events.c.id)
+    with ledger.transaction() as database:
+        rows = [dict(row) for row in database.execute(query).mappings()]
+    history = []
+    for row in rows:
+        name, _, test = row["subject"].rpartition(" ")
+        if service in (None, name, row["data"].get("service")):
+            history.append({"at": row["at"], "test": test, "versions": row["data"]["versions"]})
+    return history if newest is None else history[-newest:]
 
 
 def last_retest(ledger: Ledger, subject: str) -> float:

@@ -24,7 +24,11 @@ from vita.spine.ledger import Ledger, add_event
 from vita.spine.store import canonical_json
 from vita.spine.tables import table
 
-Kind = Literal["approval", "waiver", "curation approval"]
+Kind = Literal["approval", "waiver", "curation approval", "proposal decision"]
+_DONE: dict[Kind, str] = {
+    "approval": "approved these weights", "curation approval": "approved this policy for this corpus",
+    "proposal decision": "decided on this proposal",
+}  # fmt: skip
 
 approvals = table(
     "approvals", string="gate artifact kind who reason bar policy verdict key signature", real="expires at"
@@ -86,8 +90,8 @@ def _refuse_repeated(
     for approval, signer in earlier:
         same_person = signer.key == person.key or same_name(signer.name, person.name)
         if same_person and approval.policy == statement.policy:
-            subject = "these weights" if statement.kind == "approval" else "this policy for this corpus"
-            raise GateError(f"gate {statement.gate}", f"{person.name} has approved {subject} already")
+            done = _DONE[statement.kind]
+            raise GateError(f"gate {statement.gate}", f"{person.name} has {done} already")
 
 
 def statements(
