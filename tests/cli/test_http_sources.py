@@ -372,6 +372,9 @@ def test_secrets_of_urls_are_masked() -> None:
         "https://h/a?token%3Dx1&q=password%3Dx2&d=%7B%22token%22%3A%22x3%22%7D": "https://h/a?***&q=***&d=***",
         "//bob:pw@h/a and //h/b?m=ann@mail.net&c=u:pw@host": "//***@h/a and //h/b?m=***&c=***",
         "https://h/a?Passwort=x&contraseña=y&senha=z": "https://h/a?Passwort=***&contraseña=***&senha=***",
+        "https://h/ghp_0aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0uV1wX/x?s=AKIAIOSFODNN7ABCDEFG": "https://h/***/x?s=***",
+        f"https://hooks.slack.com/services/T01234567/B01234567/{'aB3x' * 6}": "https://hooks.slack.com/services/***",
+        "https://h/sk-learn-is-a-package-for-python/npm_packages": None,
         "https://h/css?family=Lato:ital,wght@0,300;1,400&name=@ann&w=61@N00&features=Array.@@iterator": None,
         "https://h/a?require_name_email=1&show_user=false&key=all&f=%7B%22a%22%3A%22b%22%7D&q=Code%3D%3D": None,
     }

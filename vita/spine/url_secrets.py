@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from vita.spine.secret_tokens import mask_tokens
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)((?:(?!(?<!\w)[A-Za-z][A-Za-z0-9+.-]{1,30}://)[^\s\"'`<>])*)")
 _PLAIN_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]{0,30}://)?[\w./~,+-]*")
 """A URL or path without a user and parameters."""
@@ -84,11 +86,12 @@ def mask_url_secrets(text: str) -> str:
 
 
 def mask_reference_secrets(text: str) -> str:
-    """Return the URL of a document with `***` in place of its user and password, secrets and e-mail addresses.
+    """Return the URL of a document with `***` in place of its user and password, secrets, tokens and e-mail addresses.
 
     The URL can have no scheme (`/a?token=x`), and unencoded spaces and quotes. One whose scheme is encoded is decoded
     if it holds a secret.
     """
+    text = mask_tokens(text)
     if _PLAIN_URL.fullmatch(text):
         return text
     if _ENCODED_SCHEME.match(text) and (decoded := unquote(text)) != (masked := mask_reference_secrets(decoded)):

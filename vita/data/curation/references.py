@@ -12,15 +12,11 @@ import re
 from collections.abc import Mapping
 
 from vita.data.curation.personal_data import Action, Scan
-from vita.data.curation.personal_data_keys import KEY
 from vita.data.curation.personal_data_kinds import EMAIL_KINDS
 from vita.spine.url_secrets import mask_reference_secrets
 
 _URL_MARK = re.compile(r"://|=|%3A%2F%2F", re.IGNORECASE)
 """A part of every URL with secrets: of its scheme, which can be encoded, or of a parameter."""
-_KEY_HINT = re.compile(KEY.hint)
-_LONG_PART = re.compile(r"[A-Za-z0-9_]{16}|[A-Za-z0-9]-[A-Za-z0-9_-]*[0-9]")
-"""A part of every key and token, rarer than the hint."""
 _SEARCHED = re.compile(r"(\S*://[^\s?#]*)")
 """A URL up to its query, in which e-mail addresses are not searched."""
 
@@ -28,17 +24,13 @@ _SEARCHED = re.compile(r"(\S*://[^\s?#]*)")
 def scan_reference(text: str, actions: Mapping[str, Action], *, is_id: bool) -> Scan | None:
     """Return the masked text of a reference, and the number of values by kind; None if nothing is masked.
 
-    Secrets in URLs become `***`, keys and tokens of known services `<KEY>`, and e-mail addresses `<EMAIL>`. The latter
+    Secrets in URLs and tokens of known services become `***`, and e-mail addresses `<EMAIL>`. The latter
     stay in ids, because the id of a message has the form of an address, and in the path of a URL, where they are names
     of accounts and files.
     """
     counts: dict[str, int] = {}
-    if actions["key"] != "keep" and _URL_MARK.search(text) and (masked := mask_reference_secrets(text)) != text:
+    if actions["key"] != "keep" and (masked := mask_reference_secrets(text)) != text:
         text, counts = masked, {"key": 1}
-    if actions["key"] != "keep" and _LONG_PART.search(text) and _KEY_HINT.search(text):
-        text, count = KEY.mask(text)
-        if count:
-            counts["key"] = counts.get("key", 0) + count
     if "@" in text and not is_id and actions["email"] != "keep":
         parts = _SEARCHED.split(text) if "://" in text else [text]
         for kind in EMAIL_KINDS:
