@@ -36,15 +36,16 @@ class ServedPage(NamedTuple):
     policy: str
 
 
-def served_page(template: str, *, folder: Path) -> ServedPage:
-    """Render an interactive page for a server."""
-    html = render(template, folder=folder)
+def served_page(template: str, *, folder: Path, forms: bool = False, **values: Any) -> ServedPage:
+    """Render a page for a server; with `forms`, it may send its forms to its own server."""
+    html = render(template, folder=folder, **values)
     style, script = (
-        " ".join(_csp_hash(text) for text in re.findall(rf"<{tag}>(.*?)</{tag}>", html, flags=re.DOTALL))
+        " ".join(_csp_hash(text) for text in re.findall(rf"<{tag}>(.*?)</{tag}>", html, flags=re.DOTALL)) or "'none'"
         for tag in ("style", "script")
     )
     policy = f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:"
-    return ServedPage(html, f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+    action = "'self'" if forms else "'none'"
+    return ServedPage(html, f"{policy}; base-uri 'none'; form-action {action}; frame-ancestors 'none'")
 
 
 def _csp_hash(text: str) -> str:

@@ -14,6 +14,7 @@ import os
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ import httpx
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from vita.gates.clearance import ServingRequest
 from vita.server.gateway.gateway import Gateway
 from vita.server.gateway.telemetry import CONTENT_TYPE
 from vita.server.middleware import standard_middleware
 from vita.server.release import read_release
+from vita.server.service.operator_page import OperatorPage
 from vita.server.service.supervisor import Supervisor
 from vita.spine import machine
 from vita.spine.errors import ConfigError, VitaError, exception_text
@@ -165,6 +167,11 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
         await supervisor.remove_adapter(str(body.get("name")))
         return await status({})
 
+    page = OperatorPage(gateway.ledger, supervisor, partial(status, {}))
+
+    async def page_link(_: dict[str, Any]) -> Any:
+        return {"path": page.link()}
+
     async def metrics(_: dict[str, Any]) -> Any:
         return Response(await gateway.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
@@ -184,9 +191,10 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
         return answer
 
     posts = {"/drain": drain, "/roll": roll, "/promote": promote, "/rollback": roll_back,
-             "/adapters": add_adapter, "/adapters/remove": remove_adapter}  # fmt: skip
-    routes = [Route("/status", guarded(status)), Route("/metrics", guarded(metrics))]
+             "/adapters": add_adapter, "/adapters/remove": remove_adapter, "/page": page_link}  # fmt: skip
+    routes: list[BaseRoute] = [Route("/status", guarded(status)), Route("/metrics", guarded(metrics))]
     routes += [Route(path, guarded(work), methods=["POST"]) for path, work in posts.items()]
+    routes.append(Mount("", page.application()))
     return Starlette(routes=routes, middleware=standard_middleware())
 
 
