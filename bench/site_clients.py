@@ -35,6 +35,8 @@ class SiteTally:
     versions: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    records: Counter[str] = field(default_factory=Counter)
+    """Values of `X-Vita-Idempotency`."""
     request_ids: list[str] = field(default_factory=list)
     feedback_failures: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -75,12 +77,13 @@ class SiteResponse:
     problem: str = ""
     """Why the response is wrong."""
 
-    def begin(self, headers: httpx.Headers) -> None:
+    def begin(self, headers: httpx.Headers, tally: SiteTally) -> None:
         """Read the headers of the first or of a further part."""
         digest = headers.get("x-vita-digest", "")
         if self.text and digest != self.digest:
             self.problem = f"continued by {digest[:12]} instead of {self.digest[:12]}"
         self.request_id, self.digest = headers["x-request-id"], digest
+        tally.records[headers.get("x-vita-idempotency", "")] += 1
         self.site, self.version = headers.get("x-vita-site", ""), headers.get("x-vita-version", "")
 
 
@@ -94,7 +97,7 @@ async def complete(http: httpx.AsyncClient, body: dict[str, Any], tally: SiteTal
             headers["Last-Event-ID"] = response.last_event_id
             tally.continued += 1
         try:
-            status, failure = await (_stream if body["stream"] else _whole)(http, body, headers, response)
+            status, failure = await (_stream if body["stream"] else _whole)(http, body, headers, response, tally)
         except httpx.HTTPError as error:
             status, failure = 0, exception_text(error) or type(error).__name__
         tally.statuses[status] += 1
@@ -118,23 +121,23 @@ async def complete(http: httpx.AsyncClient, body: dict[str, Any], tally: SiteTal
 
 
 async def _whole(
-    http: httpx.AsyncClient, body: dict[str, Any], headers: dict[str, str], response: SiteResponse
+    http: httpx.AsyncClient, body: dict[str, Any], headers: dict[str, str], response: SiteResponse, tally: SiteTally
 ) -> tuple[int, str]:
     answer = await http.post("/v1/chat/completions", json=body, headers=headers)
     if answer.status_code != 200:
         return answer.status_code, _error(answer.content)
-    response.begin(answer.headers)
+    response.begin(answer.headers, tally)
     response.text = answer_text(answer.json())
     return 200, ""
 
 
 async def _stream(
-    http: httpx.AsyncClient, body: dict[str, Any], headers: dict[str, str], response: SiteResponse
+    http: httpx.AsyncClient, body: dict[str, Any], headers: dict[str, str], response: SiteResponse, tally: SiteTally
 ) -> tuple[int, str]:
     async with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
         if answer.status_code != 200:
             return answer.status_code, _error(await answer.aread())
-        response.begin(answer.headers)
+        response.begin(answer.headers, tally)
         event_id = None
         async for line in answer.aiter_lines():
             if line.startswith("id: "):

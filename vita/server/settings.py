@@ -21,7 +21,7 @@ class ServiceSettings(Settings):
     """Maximum number of concurrent requests; more are refused with 429."""
     in_flight_bytes: int = Field(default=64 * 2**20, ge=1024)
     """Maximum total size of the request bodies in memory; more are refused with 429."""
-    idempotency_seconds: float = Field(default=0.5, gt=0)
+    idempotency_seconds: float = Field(default=1.0, gt=0)
     """Maximum time that a request with an `Idempotency-Key` waits for its record in the ledger; then it is answered
     without a record."""
     idempotency_hours: float = Field(default=24.0, gt=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import AsyncExitStack
 from typing import Any
@@ -14,7 +15,7 @@ from tests.server.fakes import FakeReplica, routes_to
 from tests.server.gateways import CHAT, async_test, async_test_on_each_database, events, service, text_of
 from vita.monitoring.request_log import feedback_since, requests_since
 from vita.server.gateway.keys import all_keys, create
-from vita.server.sites.idempotency import idempotency_records, prune_records
+from vita.server.sites.idempotency import find_record, idempotency_records, prune_records
 from vita.server.sites.site import Site
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
@@ -146,6 +147,12 @@ async def test_a_ledger_that_does_not_respond_delays_requests_once_and_changes_n
             second, _ = await text(paris)
             assert time.monotonic() - start < waited
         assert recorded == first == second  # the seed needs no ledger
+        with ledger.exclusive("a writer"):
+            _, late = await text(paris, {"Idempotency-Key": "late"})
+            assert late.headers["x-vita-idempotency"] == "unrecorded"
+        async with asyncio.timeout(5):  # its record is written afterwards
+            while find_record(ledger, late.headers["x-request-id"], key="") is None:
+                await asyncio.sleep(0.02)
 
 
 @async_test

@@ -7,8 +7,8 @@ A record contains no prompt and no completion. The completion is generated again
 the idempotency key and the body, so every site computes the same seed without the ledger. The ledger adds the version
 of the first response and the hash of its body.
 
-While the ledger does not respond, requests are answered without a record after `seconds`. For `RETRY_SECONDS` after
-that, they do not wait at all.
+While the ledger does not respond, a request waits for its record for at most `seconds`. For `RETRY_SECONDS` after that,
+requests do not wait at all. Their records are written later if the ledger responds again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vita.spine.ledger import Ledger
 from vita.spine.tables import table
 
 RETRY_SECONDS = 2.0
-"""Time during which the ledger is not asked after it did not respond."""
+"""Time during which requests do not wait for the ledger after it did not respond."""
 THREADS, MAX_WAITING = 4, 64
 """Threads that write records, and the maximum number of requests that wait for them."""
 BATCH = 500
@@ -103,11 +103,13 @@ class IdempotencyRecords:
     async def claim(self, record: IdempotencyRecord) -> IdempotencyClaim:
         """Store a record, or return the earlier one of the same token."""
         loop = asyncio.get_running_loop()
-        if self._waiting >= MAX_WAITING or loop.time() < self._paused_until:
+        if self._waiting >= MAX_WAITING:
             return IdempotencyClaim(recorded=False)
         self._waiting += 1
         storing = loop.run_in_executor(self._threads, self._store, record)
         storing.add_done_callback(self._finished)
+        if loop.time() < self._paused_until:
+            return IdempotencyClaim(recorded=False)
         try:
             return await asyncio.wait_for(asyncio.shield(storing), self._seconds)
         except (VitaError, TimeoutError):
@@ -157,9 +159,11 @@ class IdempotencyRecords:
 
 
 def find_record(ledger: Ledger, request: str, *, key: str) -> IdempotencyRecord | None:
-    """Return the record of the first request with this id by an API key; None if there is none."""
+    """Return the record of an API key whose first request or newest repetition has this id; None if there is none."""
     columns = idempotency_records.c
-    query = sa.select(idempotency_records).where(columns.request == request, columns.key == key)
+    query = sa.select(idempotency_records).where(
+        sa.or_(columns.request == request, columns.latest == request), columns.key == key
+    )
     with ledger.transaction() as database:
         row = database.execute(query).mappings().first()
     return IdempotencyRecord(**row) if row else None
