@@ -188,7 +188,7 @@ class LoadOptions:
     seconds: float
     """Duration of the load, which is longer if the failures take longer."""
     clients: int
-    tokens: int = 16
+    tokens: int = 96
     """Maximum number of tokens of a response."""
     restarts: bool = True
     """True if the killed gateway and the killed replica start again."""
@@ -291,7 +291,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--keep", type=Path, help="keep the logs of all processes in this folder")
     options = parser.parse_args()
     if missing := missing_tools():
