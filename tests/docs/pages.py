@@ -150,7 +150,9 @@ PAGES = {
     "docs/lives.md": Page(files=readme_files, from_readme=False),
     "docs/review.md": Page(files=prompt_files, typed={"vita review rate": "1\n2\nt\nq\n"}),
     "docs/serving.md": Page(not_run={HARNESS: "it downloads the task; tests/server/test_harness.py runs a local one"}),
-    "docs/sites.md": Page(not_run=dict.fromkeys(SITE_COMMANDS, "tests/server/test_three_sites.py runs several hosts")),
+    "docs/sites.md": Page(
+        from_readme=False, not_run=dict.fromkeys(SITE_COMMANDS, "tests/server/test_three_sites.py runs several hosts")
+    ),
     "docs/long-context.md": Page(files=long_files),
     "docs/experiments.md": Page(
         not_run={
