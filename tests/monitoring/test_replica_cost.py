@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +17,8 @@ from tests.server.fakes import FakeReplica, routes_to
 from vita.monitoring.replica_cost import replica_use
 from vita.monitoring.request_log import figures
 from vita.server.gateway.telemetry import Telemetry
+from vita.server.service.measured_drift import export_drift
+from vita.server.service.monitoring_thread import MonitoringThread
 from vita.server.service.replica_use import ReplicaUse
 from vita.spine.ledger import Ledger
 
@@ -60,3 +67,32 @@ def test_the_time_of_replicas_is_measured_and_written_once_per_hour_and_version(
     exposition = telemetry.render({}).decode()
     assert 'vita_gateway_replica_seconds_total{version="cat:1"} 7220.0' in exposition
     assert float(exposition.split('vita_gateway_cost_total{version="cat:1"} ')[1].split()[0]) == pytest.approx(7.22)
+
+
+def test_a_locked_ledger_delays_the_end_of_a_service_by_seconds_at_most(ledger_file: Path) -> None:
+    ledger, telemetry = Ledger(ledger_file), Telemetry()
+    router = routes_to(FakeReplica("a"))
+    with closing(sqlite3.connect(ledger_file, isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        use = ReplicaUse(router, telemetry, ledger, price=None)
+        thread = MonitoringThread(use, partial(export_drift, telemetry, ledger, "cat"))
+        start = time.monotonic()
+        thread.close(seconds=0.5)
+        assert time.monotonic() - start < 2
+        other.execute("rollback")
+    deadline = time.monotonic() + 20
+    while not _rows(ledger):
+        assert time.monotonic() < deadline, "the rows are written when the ledger is free again"
+        time.sleep(0.05)
+
+
+def _rows(ledger: Ledger) -> list[Any]:
+    with ledger.transaction() as database:
+        return list(database.execute(sa.select(replica_use)))
+
+
+@pytest.fixture
+def ledger_file(tmp_path: Path) -> Path:
+    path = tmp_path / "ledger.db"
+    Ledger(path).close()
+    return path

@@ -75,13 +75,15 @@ class DriftReference:
         """Return the scores of prompts, which depend on the basis alone.
 
         They are the distance to the nearest prompts of the basis, the negative log-probability per token, and the
-        positions along the principal components of the basis.
+        positions along the principal components of the basis. Six digits are enough to order them, and the ledger
+        stores them.
         """
         embeddings = self.features.embeddings[self.basis]
         basis, points = _scaled(embeddings, embeddings), self.scaled(features)
         nearest = np.partition(distances(points, basis), NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
-        positions = {f"component {number}": row.tolist() for number, row in enumerate(self.components @ points.T, 1)}
-        return {"novelty": nearest.mean(1).tolist(), "surprise": (-features.logprobs).tolist(), **positions}
+        positions = {f"component {number}": row for number, row in enumerate(self.components @ points.T, 1)}
+        scores = {"novelty": nearest.mean(1), "surprise": -features.logprobs, **positions}
+        return {name: [float(f"{value:.6g}") for value in values] for name, values in scores.items()}
 
     def calibration(self) -> dict[str, list[float]]:
         """Return the scores of the prompts outside of the basis."""

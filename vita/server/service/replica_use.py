@@ -1,13 +1,10 @@
 """Measures the time of the replicas of each version, for the cost of tokens.
 
-Metrics count every second. The ledger receives one row per version and hour, written by a thread, so that a locked
-ledger delays nothing; a failed write is repeated with the next one.
+The ledger receives one row per version and hour; a failed write is repeated with the next one.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -18,8 +15,8 @@ from vita.server.gateway.telemetry import Telemetry
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
 
-LOOK_SECONDS, WRITE_SECONDS, ROW_SECONDS = 1.0, 30.0, 3600.0
-"""Interval of the measurement, interval of the writes, and the maximum time of one row."""
+ROW_SECONDS = 3600.0
+"""Maximum time of one row."""
 
 
 @dataclass
@@ -43,16 +40,6 @@ class ReplicaUse:
         self._rows: dict[str, _Row] = {}
         self._full: list[_Row] = []
         self._last: float | None = None
-
-    async def run(self) -> None:
-        """Measure and write until cancelled."""
-        written = time.monotonic()
-        while True:
-            self.measure(time.time())
-            if time.monotonic() - written >= WRITE_SECONDS:
-                written = time.monotonic()
-                await asyncio.to_thread(self.write)
-            await asyncio.sleep(LOOK_SECONDS)
 
     def measure(self, now: float) -> None:
         """Count the time since the last call for every replica that belongs to the service now."""

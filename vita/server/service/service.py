@@ -13,10 +13,10 @@ import ipaddress
 import logging
 import signal
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from vita.server.service.folder_lock import LockedFolder
 from vita.server.service.join_app import join_app
 from vita.server.service.listener import Listener, listener, open_socket
 from vita.server.service.measured_drift import export_drift
+from vita.server.service.monitoring_thread import MonitoringThread
 from vita.server.service.pruning import prune_regularly
 from vita.server.service.replica_process import Command, replica_command
 from vita.server.service.replica_use import ReplicaUse
@@ -178,19 +179,17 @@ class Service:
         use = ReplicaUse(
             gateway.router, gateway.telemetry, self.ledger, price=self.settings.price_per_replica_hour
         )  # fmt: skip
-        upkeep.append(asyncio.create_task(use.run()))
-        upkeep.append(asyncio.create_task(export_drift(gateway.telemetry, self.ledger, self.name)))
+        monitoring = MonitoringThread(use, partial(export_drift, gateway.telemetry, self.ledger, self.name))
         reporter = ServiceReporter(ServicePresence(self.ledger, self.name, url), gateway.router.served)
         try:
             yield RunningService(url, gateway, fleet, join_url)
         finally:
             path.unlink(missing_ok=True)
-            use.measure(time.time())
+            await asyncio.to_thread(monitoring.close)
             await stop.wait_or_kill(fleet.stop(seconds=0), fleet.kill)  # requests had their time in `_drain`
             for server in servers:
                 await server.stop(at_once=stop.at_once.is_set())
             await asyncio.to_thread(reporter.close)
-            await asyncio.to_thread(use.write)
             for task in upkeep:
                 task.cancel()
             await asyncio.gather(*tasks, *upkeep, return_exceptions=True)
