@@ -27,7 +27,7 @@ class Deployments:
     def vita(self, *words: str) -> tuple[int, str]:
         process = subprocess.run(
             [self.python, "-m", "vita", *words], cwd=self.folder, env=self.environment, capture_output=True,
-            text=True, timeout=240, check=False,
+            text=True, timeout=500, check=False,
         )  # fmt: skip
         return process.returncode, process.stdout + process.stderr
 

@@ -97,7 +97,7 @@ def test_the_package_of_the_image_has_the_extras_that_the_settings_need(tmp_path
     wheel.write_bytes(b"PK")
     files = deployment_files(release_info, settings("compose", wheel=str(wheel)), ungated=None)
     assert files[wheel.name] == b"PK" and f'"/tmp/{wheel.name}"'.encode() in files["Containerfile"]
-    assert f"!{wheel.name}".encode() in files[".containerignore"]
+    assert f"!{wheel.name}".encode() in files[".dockerignore"]
 
 
 def test_the_containerfile_installs_from_no_index_that_is_named_in_it(tmp_path):

@@ -167,6 +167,9 @@ def test_the_folder_of_another_target_is_refused(vita: Vita, releases):
     assert vita("deploy", str(releases[0]), "--target", "compose", "--out", "mine", *UNGATED)[0] == 0
     code, _, err = vita("deploy", str(releases[0]), "--target", "local", "--out", "mine", *UNGATED)
     assert code == 2 and "is a deployment with the target `compose`" in err
+    words = ("--target", "compose", "--set", "name=other", "--out", "mine", *UNGATED)
+    code, _, err = vita("deploy", str(releases[0]), *words)
+    assert code == 2 and "is a deployment with the name `m`" in err, "its containers would continue"
 
 
 def test_a_port_in_use_is_refused_before_anything_is_written(vita: Vita, releases, tmp_path):
@@ -223,3 +226,54 @@ def test_the_stage_writes_the_same_files_and_a_folder_each_time_it_runs(vita: Vi
         run()
     with pytest.raises(ConfigError, match="`apply` needs `folder`"):
         build(deploy.Config, {"target": "local", "apply": True}, where="deploy")
+
+
+def fake_program(folder: Path, name: str, *, fails_on: str = "nothing") -> Path:
+    """Write a program that records its arguments, and fails for those that contain `fails_on`."""
+    log, path = folder / f"{name}.log", folder / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        f'#!/bin/sh\necho "$*" >> {log}\n'
+        f'case "$*" in *{fails_on}*) echo "connection refused" >&2; exit 3;; esac\nexit 0\n'
+    )
+    path.chmod(0o755)
+    return log
+
+
+def test_kubectl_applies_a_deployment_and_its_rollback(vita: Vita, releases, tmp_path, monkeypatch):
+    log = fake_program(tmp_path, "kubectl")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    words = (*KUBERNETES, "--set", "namespace=models", "--apply", "--out", "mine", "--json", *UNGATED)
+    first = json.loads(vita("deploy", str(releases[0]), *words)[1])
+    calls = log.read_text().splitlines()
+    manifests = Path("mine/versions", first["deployment"], "manifests")
+    assert calls[-2].startswith(f"--namespace models apply --filename {manifests} --prune --selector ")
+    assert calls[-1].startswith("--namespace models rollout status deployment --selector vita-lm/release=")
+    second = json.loads(vita("deploy", str(releases[1]), *words)[1])
+    assert second["applied"] and second["previous"] == first["deployment"]
+    code, _, err = vita("deploy", "--rollback", "--out", "mine")
+    assert code == 0 and log.read_text().splitlines()[-2] == calls[-2], err
+    code, _, _ = vita("deploy", "--stop", "--out", "mine")
+    assert code == 0 and " delete --ignore-not-found " in log.read_text().splitlines()[-1]
+
+    before = contents(tmp_path / "mine/current")
+    fake_program(tmp_path, "kubectl", fails_on="rollout")
+    code, _, err = vita("deploy", str(releases[1]), *words)
+    assert code == 1 and "connection refused" in err and contents(tmp_path / "mine/current") == before
+    fake_program(tmp_path, "kubectl", fails_on="version")
+    code, _, err = vita("deploy", str(releases[1]), *words[:-4], "other", *UNGATED)
+    assert code == 1 and "connection refused" in err and not (tmp_path / "other").exists()
+
+
+def test_docker_compose_starts_a_deployment_if_its_secrets_exist(vita: Vita, releases, tmp_path, monkeypatch):
+    log = fake_program(tmp_path, "docker")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    words = ("--target", "compose", "--set", "store=s3://models/vita", "--apply", "--out", "mine", *UNGATED)
+    code, _, err = vita("deploy", str(releases[0]), *words)
+    assert code == 2 and "mine/secrets/ledger_url` does not exist" in err
+    assert not (tmp_path / "mine/deployment.json").exists()
+    (tmp_path / "mine/secrets").mkdir(parents=True)
+    (tmp_path / "mine/secrets/ledger_url").write_text("postgresql://vita@db/vita")
+    code, _, err = vita("deploy", str(releases[0]), *words)
+    assert code == 0 and "up --build --detach --wait" in log.read_text().splitlines()[-1], err
+    assert "postgresql://" not in log.read_text() + (tmp_path / "mine/deployment.json").read_text()

@@ -148,4 +148,4 @@ def test_the_site_and_the_region_are_labels_and_the_region_selects_nodes(files):
 
 
 def test_the_manifests_are_written_below_their_folder(files):
-    assert all(Path(name).parts[0] in ("manifests", "chart", "Containerfile", ".containerignore") for name in files)
+    assert all(Path(name).parts[0] in ("manifests", "chart", "Containerfile", ".dockerignore") for name in files)

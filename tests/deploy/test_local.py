@@ -15,9 +15,12 @@ import httpx
 import pytest
 
 from tests.deploy.services import Clients, Deployments, scale, spoil
+from tests.server.backends.programs import VLLM, save_model
 from tests.server.releases import release_folder
-from vita.server.release import read_release
+from vita.infer.engine import Engine
+from vita.server.release import create_release, read_release
 from vita.spine.ledger import Ledger
+from vita.stages.release import golden_answers
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +85,29 @@ def test_a_release_that_does_not_start_leaves_the_service_as_it_was(deployments:
     assert code != 0 and "Traceback" not in out, out
     assert (tmp_path / "mine/deployment.json").read_text() == record and deployments.version() == "m:1"
     code, out = deployments.vita("deploy", str(first), "--target", "local", "--set", f"port={deployments.port}",
-                                 "--set", "name=other", "--set", "service.ready_seconds=0.01", "--apply",
+                                 "--set", "replicas=2", "--set", "service.ready_seconds=0.01", "--apply",
                                  "--ungated", "a test", "--out", "mine")  # fmt: skip
     assert code != 0 and deployments.version() == "m:1", "the former service is started again"
     assert (tmp_path / "mine/deployment.json").read_text() == record
+
+
+@pytest.mark.skipif(VLLM is None, reason="VITA_TEST_VLLM names no environment with vLLM")
+def test_a_release_with_the_backend_vllm_replaces_one_without(deployments: Deployments, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", width=64, head_dim=32)
+    golden = golden_answers(Engine.open(tmp_path / "model"), ("a cat", "1 2 3"), tokens=8)
+    arguments = ["--dtype=float32", "--enforce-eager", "--gpu-memory-utilization=0.2"]
+    backend = {"program": "vllm", "environment": VLLM, "arguments": arguments}
+    first = create_release(tmp_path / "model", tmp_path / "first", name="m", version="1", golden=golden)
+    second = create_release(
+        tmp_path / "model", tmp_path / "second", name="m", version="2", golden=golden, backend=backend
+    )
+    deployments.environment["VLLM_CPU_KVCACHE_SPACE"] = "1"
+    deployments.deploy(first)
+    expected = deployments.send().json()["choices"]
+    with Clients(deployments.url) as clients:
+        deployments.deploy(second)
+        answer = deployments.send()
+        assert answer.headers["X-Vita-Version"] == "m:2" and answer.json()["choices"] == expected
+        deployments.succeed("deploy", "--rollback", "--out", "mine", "--json")
+        assert deployments.version() == "m:1"
+    assert set(clients.statuses) == {200}, clients.statuses

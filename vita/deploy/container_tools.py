@@ -19,6 +19,10 @@ LAST_LINES = 3
 """Lines of the output of a failed program that an error shows."""
 
 
+OPTIONAL_OBJECT = "autoscaling/v2/HorizontalPodAutoscaler"
+"""The kind of object that not every version has, which is deleted if the new version does not have it."""
+
+
 class ProgramFailed(VitaError):
     """A program of the platform failed; the deployment folder still names the version before."""
 
@@ -71,7 +75,8 @@ class KubernetesTarget:
     def apply(self, folder: DeploymentFolder, deployment: Deployment) -> str | None:
         settings, namespace = _settings(deployment), _namespace(deployment)
         manifests = str(folder.files_of(deployment) / MANIFESTS)
-        _run(["kubectl", *namespace, "apply", "--filename", manifests])
+        _run(["kubectl", *namespace, "apply", "--filename", manifests, "--prune", "--selector", _objects(deployment),
+              "--prune-allowlist", OPTIONAL_OBJECT])  # fmt: skip
         self.notify(f"waiting for the rollout of {deployment.label} ...")
         seconds = int(settings.service.ready_seconds) + 300
         selector = f"vita-lm/release={deployment.release[:16]}"
@@ -89,6 +94,11 @@ class KubernetesTarget:
 
 def _settings(deployment: Deployment) -> DeploymentSettings:
     return build(DeploymentSettings, deployment.settings, where="deployment.json.settings")
+
+
+def _objects(deployment: Deployment) -> str:
+    """Return the selector of the objects of a service."""
+    return f"app.kubernetes.io/managed-by=vita,app.kubernetes.io/instance={deployment.service}"
 
 
 def _namespace(deployment: Deployment) -> list[str]:

@@ -47,6 +47,8 @@ class Deployment:
     """The digest of the release."""
     label: str
     """Name and version of the release."""
+    service: str
+    """The name of the service."""
     model: str
     """The digest of the model, computed from its files."""
     settings: Mapping[str, Any]
@@ -61,13 +63,13 @@ class Deployment:
     @classmethod
     def of(
         cls, release: ReleaseInfo, model: str, settings: Mapping[str, Any], files: Mapping[str, bytes], *,
-        ungated: str | None,
+        service: str, ungated: str | None,
     ) -> Deployment:  # fmt: skip
         """Return the version with these files."""
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
         identity = {"release": release.digest, "settings": settings, "files": hashes}
         deployment_id = hashlib.sha256(canonical_json(identity)).hexdigest()[:ID_LENGTH]
-        return cls(deployment_id, release.digest, release.id, model, dict(settings), ungated, hashes)
+        return cls(deployment_id, release.digest, release.id, service, model, dict(settings), ungated, hashes)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def environment() -> dict[str, str]:
 
 def image_files(release: ReleaseInfo, settings: DeploymentSettings) -> dict[str, str]:
     """Return the text files of the build context, beside the folder `release` and the wheel."""
-    return {CONTAINERFILE: containerfile(release, settings), ".containerignore": _ignored(settings)}
+    return {CONTAINERFILE: containerfile(release, settings), ".dockerignore": _ignored(settings)}
 
 
 def containerfile(release: ReleaseInfo, settings: DeploymentSettings) -> str:
@@ -98,6 +98,6 @@ CMD {command_text(arguments)}
 
 
 def _ignored(settings: DeploymentSettings) -> str:
-    """Return the `.containerignore`: the build context is the release and the wheel."""
+    """Return the `.dockerignore`, which Docker and Buildah read: the build context is the release and the wheel."""
     wheel = [f"!{Path(settings.wheel).name}"] if settings.wheel is not None else []
     return "\n".join(["*", "!release", *wheel, ""])

@@ -20,7 +20,7 @@ from vita.deploy.folder import Deployment, DeploymentFolder
 from vita.deploy.kubernetes import kubernetes_files
 from vita.deploy.local import LocalTarget
 from vita.deploy.ray_target import RayTarget
-from vita.deploy.release_files import check_backend
+from vita.deploy.release_files import check_backend, service_name
 from vita.deploy.settings import DeploymentSettings, Target
 from vita.deploy.targets import TargetProgram
 from vita.gates.clearance import ServingRequest
@@ -70,14 +70,19 @@ def deploy(
     """Write the deployment of a release to a folder, and with `apply` start it in place of the previous version."""
     check_backend(release, settings)
     opened = DeploymentFolder.open(folder)
-    if opened.current is not None and opened.current.settings["target"] != settings.target:
-        problem = f"`{folder}` is a deployment with the target `{opened.current.settings['target']}`"
-        raise ConfigError("deploy.target", problem, got=settings.target, hint="choose another folder")
+    _check_same_service(opened, release, settings)
     clear, terms = ledger_clearance(context.ledger, context.store), ServingRequest(ungated)
     clearance = clear(release, terms, record=False)
     program = target_program(settings, context)
     files = deployment_files(release, settings, ungated=ungated)
-    deployment = Deployment.of(release, clearance.model, settings.record(), files, ungated=clearance.reason)
+    deployment = Deployment.of(
+        release,
+        clearance.model,
+        settings.record(),
+        files,
+        service=service_name(release, settings),
+        ungated=clearance.reason,
+    )
     if apply:
         program.check(opened, deployment)
     if clearance.status == "ungated":
@@ -181,6 +186,18 @@ def _reason_without_gates(settings: DeploymentSettings, ungated: str | None) -> 
     Its own ledger does not contain the approval, which is checked when the deployment is written.
     """
     return "approved when it was deployed" if settings.store is None and ungated is None else ungated
+
+
+def _check_same_service(folder: DeploymentFolder, release: ReleaseInfo, settings: DeploymentSettings) -> None:
+    """Raise `ConfigError` for the folder of a service of another target, name or namespace, which would remain."""
+    if (current := folder.current) is None:
+        return
+    present = (current.settings["target"], current.service, current.settings.get("namespace"))
+    requested = (settings.target, service_name(release, settings), settings.namespace)
+    for name, before, after in zip(("target", "name", "namespace"), present, requested, strict=True):
+        if before != after:
+            problem = f"`{folder.path}` is a deployment with the {name} `{before}`"
+            raise ConfigError(f"deploy.{name}", problem, got=after, hint="choose another folder")
 
 
 def _present(deployment: Deployment | None) -> tuple[Deployment, ...]:

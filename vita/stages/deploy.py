@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from vita.deploy import operations
 from vita.deploy.folder import Deployment
-from vita.deploy.release_files import check_backend
+from vita.deploy.release_files import check_backend, service_name
 from vita.deploy.settings import DeploymentSettings
 from vita.gates.clearance import ServingRequest
 from vita.server.release import read_release
@@ -72,7 +72,10 @@ def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[DeploymentFiles]:
     release, settings = read_release(inputs.release.path), config.deployment_settings
     files = operations.deployment_files(release, settings, ungated=config.ungated)
-    deployment = Deployment.of(release, release.model, settings.record(), files, ungated=config.ungated)
+    service = service_name(release, settings)
+    deployment = Deployment.of(
+        release, release.model, settings.record(), files, service=service, ungated=config.ungated
+    )
     folder = context.draft_folder()
     for name, data in files.items():
         write_atomically(confined(folder, name), data)
