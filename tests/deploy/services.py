@@ -50,7 +50,7 @@ class Deployments:
 
     def send(self, key: str = "") -> httpx.Response:
         """Send a completion request."""
-        body = {"model": "m", "prompt": "a cat", "max_tokens": 2}
+        body = {"model": "m", "prompt": "a cat", "max_tokens": 2, "temperature": 0}
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return httpx.post(f"{self.url}/v1/completions", json=body, headers=headers, timeout=30, trust_env=False)
 
