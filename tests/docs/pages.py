@@ -109,6 +109,9 @@ QUESTION = {"vita chat": "What did I write about tea?\n"}
 EMBEDDER = "it needs an embedding model; tests/cli/test_deduplicate.py runs it"
 REWRITER = "it needs a model that follows instructions; tests/cli/test_rephrase.py runs it"
 
+DRIFT = "it needs prompts of users; tests/monitoring/test_drift.py runs it"
+PROPOSAL = "it needs a failed re-test; tests/gates/test_proposals.py runs it"
+
 SITE_COMMANDS = (
     "vita --ledger postgresql://vita@db/vita serve mine/release --site paris --region eu --host 10.0.1.1",
     "vita --ledger postgresql://vita@db/vita serve mine/release --site oslo --region eu --host 10.0.2.1",
@@ -152,6 +155,16 @@ PAGES = {
     "docs/serving.md": Page(not_run={HARNESS: "it downloads the task; tests/server/test_harness.py runs a local one"}),
     "docs/sites.md": Page(
         from_readme=False, not_run=dict.fromkeys(SITE_COMMANDS, "tests/server/test_three_sites.py runs several hosts")
+    ),
+    "docs/monitoring.md": Page(
+        not_run={
+            "vita drift reference mine/release --prompts prompts.jsonl": DRIFT,
+            "vita drift check mine": DRIFT,
+            "vita proposals show 1": PROPOSAL,
+            'vita proposals accept 1 --by "Ada Lovelace"': PROPOSAL,
+            'vita proposals decline 1 --by "Ada Lovelace" --reason "the test data changed"': PROPOSAL,
+            "vita fleet page": "it needs a running service; tests/server/test_operator_browser.py runs it",
+        }
     ),
     "docs/long-context.md": Page(files=long_files),
     "docs/experiments.md": Page(
