@@ -49,14 +49,16 @@ def release_of(folder: Path, version: str) -> ReleaseInfo:
 class Stub:
     """A network replica without a model, and its connection to gateways."""
 
-    def __init__(self, folder: Path, *, version: str = "1", files: str = FILES, reports: str = FILES,
-                 region: str | None = "eu", name: str = "berlin", renew: float = 0.3) -> None:  # fmt: skip
+    def __init__(
+        self, folder: Path, *, version: str = "1", files: str = FILES, reports: str = FILES, region: str | None = "eu",
+        name: str = "berlin", renew: float = 0.3, host: str = "127.0.0.1",
+    ) -> None:  # fmt: skip
         self.answers, self.reports = 0, reports
         self.tokens, self.stop = RotatingSecrets(seconds=1.0), asyncio.Event()
         self.notices: list[str] = []
         self._release, self._files, self._region = version * 64, files, region
         self._renew_seconds = renew
-        self._credentials = credentials(folder, "replica", name=name)
+        self._credentials = credentials(folder, "replica", name=name, host=host)
 
     async def _chat(self, request: Request) -> Response:
         self.answers += 1
@@ -256,6 +258,19 @@ def test_a_replica_that_does_not_renew_its_token_is_removed_and_local_replicas_c
                 await until(lambda: "berlin" not in states(running))
                 assert {(await send(running)).status_code for _ in range(3)} == {200}
                 await until(lambda: states(running).get("berlin") == "ready")  # it joins again
+
+    run(check, tmp_path)
+
+
+def test_a_replica_whose_certificate_names_another_host_is_never_ready(tmp_path: Path) -> None:
+    async def check(folder: Path) -> None:
+        async with gateway(folder) as running:
+            stub = Stub(folder, host="10.9.9.9")
+            async with stub.joined(str(running.join_url)):
+                await until(lambda: "it cannot be reached" in str(running.fleet.status()["replicas"]))
+                (replica,) = running.fleet.status()["replicas"]
+                assert "certificate is not valid for '127.0.0.1'" in replica["reason"]
+                assert (await send(running)).status_code == 503 and stub.answers == 0
 
     run(check, tmp_path)
 

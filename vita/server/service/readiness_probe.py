@@ -16,6 +16,7 @@ import httpx
 from vita.server.gateway.routing import Router
 from vita.server.service.replica_process import ReplicaProcess
 from vita.server.settings import ServiceSettings
+from vita.spine.errors import exception_text
 
 
 class ReadinessProbe:
@@ -43,8 +44,10 @@ class ReadinessProbe:
         except (TimeoutError, httpx.TimeoutException):
             self.set_responding(replica, False)
             return False
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
             self.set_responding(replica, True)  # the connection was refused: the process has ended, it does not hang
+            if replica.files is not None:  # this service has no process of it, whose end would be the reason
+                backend.reason = f"it cannot be reached: {exception_text(error)}"
             return False
         self.set_responding(replica, True)
         if answer.status_code != 200:
