@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -57,7 +58,7 @@ def releases(tmp_path: Path) -> tuple[Path, Path]:
     return release_folder(tmp_path), release_folder(tmp_path, version="2", change=scale)
 
 
-@pytest.mark.parametrize("target", [("--target", "compose"), KUBERNETES, ("--target", "local")])
+@pytest.mark.parametrize("target", [("--target", "compose"), KUBERNETES, ("--target", "local"), ("--target", "ray")])
 def test_the_same_release_and_settings_give_the_same_bytes(vita: Vita, releases, tmp_path, target):
     for folder in ("a", "b"):
         code, out, err = vita("deploy", str(releases[0]), *target, "--out", folder, *UNGATED)
@@ -277,3 +278,28 @@ def test_docker_compose_starts_a_deployment_if_its_secrets_exist(vita: Vita, rel
     code, _, err = vita("deploy", str(releases[0]), *words)
     assert code == 0 and "up --build --detach --wait" in log.read_text().splitlines()[-1], err
     assert "postgresql://" not in log.read_text() + (tmp_path / "mine/deployment.json").read_text()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+def test_a_missing_extra_is_named_before_anything_is_written(vita: Vita, releases, tmp_path):
+    code, _, err = vita("deploy", str(releases[0]), "--target", "ray", "--apply", "--out", "mine", *UNGATED)
+    assert code == 8 and "pip install 'vita-lm[ray-serve]'" in err and not (tmp_path / "mine").exists()
+
+
+def test_a_service_serves_only_the_release_with_the_required_digest(vita: Vita, releases):
+    code, _, err = vita("serve", str(releases[0]), "--digest", "0" * 64, "--port", "0", *UNGATED)
+    assert code == 4 and "expected the release with the digest 0000" in err
+
+
+def test_the_url_of_the_ledger_can_be_in_a_file(vita: Vita, tmp_path, monkeypatch):
+    file = tmp_path / "ledger_url"
+    monkeypatch.setenv("VITA_LEDGER_FILE", str(file))
+    code, _, err = vita("keys", "list")
+    assert code == 2 and "VITA_LEDGER_FILE" in err and "cannot be read" in err
+    file.write_text("\n")
+    code, _, err = vita("keys", "list")
+    assert code == 2 and "is empty" in err
+    file.write_text(f"sqlite:///{tmp_path}/shared.db\n")
+    assert vita("keys", "create", "notebook")[0] == 0 and (tmp_path / "shared.db").is_file()
+    monkeypatch.setenv("VITA_LEDGER", f"sqlite:///{tmp_path}/other.db")
+    assert "notebook" not in vita("keys", "list")[1], "VITA_LEDGER has priority"

@@ -1,10 +1,10 @@
 """The machine that a process runs on, and all access to environment variables.
 
 Ranks follow torchrun (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`). `VITA_STORE` and `VITA_LEDGER` are the locations of the
-artifacts and the ledger, `VITA_SCRATCH_DAYS` is the retention of unfinished work in days, `VITA_THREADS` limits the CPU
-threads, `VITA_DEVICE` selects the device, `VITA_RAY` is the Ray cluster for curation, `VITA_SIGNING_KEY` is the private
-key that signs archives, and `VITA_REPLICA_SECRET` is passed from a service to its replicas. Traces have the
-standard variables `OTEL_*`.
+artifacts and the ledger, `VITA_LEDGER_FILE` is a file with the latter, `VITA_SCRATCH_DAYS` is the retention of
+unfinished work in days, `VITA_THREADS` limits the CPU threads, `VITA_DEVICE` selects the device, `VITA_RAY` is the Ray
+cluster for curation, `VITA_SIGNING_KEY` is the private key that signs archives, and `VITA_REPLICA_SECRET` is passed
+from a service to its replicas. Traces have the standard variables `OTEL_*`.
 """
 
 from __future__ import annotations
