@@ -23,7 +23,7 @@ from vita.cli.stage_command import stage_command
 __all__ = ["life", "vita"]
 
 DOCS = Path(__file__).parents[2] / "docs"
-WITHOUT_JSON = {"chat", "serve", "review serve", "review rate", "findings export", "review export"}
+WITHOUT_JSON = {"chat", "serve", "replica", "review serve", "review rate", "findings export", "review export"}
 """Interactive commands, servers, and commands whose output is JSON Lines."""
 
 

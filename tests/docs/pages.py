@@ -153,6 +153,13 @@ PAGES = {
     "docs/lives.md": Page(files=readme_files, from_readme=False),
     "docs/review.md": Page(files=prompt_files, typed={"vita review rate": "1\n2\nt\nq\n"}),
     "docs/serving.md": Page(not_run={HARNESS: "it downloads the task; tests/server/test_harness.py runs a local one"}),
+    "docs/deploying.md": Page(
+        not_run={
+            "vita deploy mine/release --target ray --out deployments/ray --set replicas=2 --set cpus=1 --apply": (
+                "it needs Ray Serve; tests/deploy/test_ray.py runs it"
+            )
+        }
+    ),
     "docs/sites.md": Page(
         from_readme=False, not_run=dict.fromkeys(SITE_COMMANDS, "tests/server/test_three_sites.py runs several hosts")
     ),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vita.cli.app import app
-from vita.cli.options import SERVICES
+from vita.cli.options import SERVICES, JsonOption, print_json
 from vita.spine import machine
 from vita.spine.console import open_console
 from vita.spine.errors import ConfigError
@@ -22,11 +22,15 @@ app.add_typer(sites_app, name="sites", rich_help_panel=SERVICES)
 def sites_create_authority(
     folder: Annotated[Path, typer.Argument(help="New folder of the certificate authority. Keep its key offline.")],
     days: Annotated[float, typer.Option(min=0.01, max=36_500, help="Validity in days.")] = 3650.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Create a certificate authority, which signs the certificates of gateways and replicas."""
     from vita.server.sites.credentials import create_authority
 
     create_authority(folder, days=days)
+    if as_json:
+        print_json({"folder": str(folder)})
+        return
     open_console().print(f"created a certificate authority in {folder}", soft_wrap=True)
 
 
@@ -38,11 +42,15 @@ def sites_issue(
     name: Annotated[str, typer.Option(help="Name of the site or of the host.")],
     host: Annotated[list[str], typer.Option(help="Address or name under which others connect to the host.")],
     days: Annotated[float, typer.Option(min=0.0001, max=3650, help="Validity in days.")] = 90.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Issue a certificate for a gateway or a network replica."""
     from vita.server.sites.credentials import check_role, issue
 
     issue(authority, folder, role=check_role(role), name=name, hosts=host, days=days)
+    if as_json:
+        print_json({"folder": str(folder), "role": role, "name": name, "hosts": host})
+        return
     open_console().print(f"issued the certificate of the {role} {name} in {folder}", soft_wrap=True)
 
 
