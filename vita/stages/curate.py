@@ -51,7 +51,7 @@ from vita.spine.plan import Context, Draft
 from vita.spine.store import Store
 from vita.stages.kinds import Corpus
 
-VERSION = 26
+VERSION = 27
 LINEAGE = True
 """The approvals of a policy are read from the ledger."""
 ADMITS_CACHED = True

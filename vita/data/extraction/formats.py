@@ -44,16 +44,18 @@ class Extracted:
 
 _MIN_CHARACTERS = 500
 """Length of a text below which the fast extraction is repeated with all fallbacks."""
-_MAX_LENGTH_RATIO = 1.5
-"""Ratio of the lengths of the fast extraction and of resiliparse's above which the text may contain boilerplate."""
+_SHORT_LINE_CHARACTERS, _MAX_LENGTH_RATIO = 80, 1.5
+"""A text whose lines are shorter on average, and which is longer than this multiple of resiliparse's, may contain lists
+of links and other boilerplate."""
 
 
 def extract_html(data: bytes, options: Options) -> Extracted:
     """Extract the main content of a web page, or all of its text.
 
     trafilatura runs without its comparison to other extractors, which lowers the precision on articles. It runs with
-    the comparison where the fast extraction is short, and then the longer of both texts is taken; and where the text is
-    much longer than resiliparse's main content, and then the shorter. See `bench/extraction.py` for the measurement.
+    the comparison where the fast extraction is short, and then the longer of both texts is taken; and where the text
+    consists of short lines and is much longer than resiliparse's main content, and then the shorter. See
+    `bench/extraction.py` for the measurement.
     """
     from resiliparse.extract.html2text import extract_plain_text
 
@@ -67,9 +69,16 @@ def extract_html(data: bytes, options: Options) -> Extracted:
     text = trafilatura.extract(page, include_comments=False, fast=True) or ""
     if len(text) < _MIN_CHARACTERS:
         text = max(text, trafilatura.extract(page, include_comments=False) or "", key=len)
-    elif len(text) > _MAX_LENGTH_RATIO * len(extract_plain_text(page, main_content=True, alt_texts=False)):
+    elif _has_short_lines(text) and len(text) > _MAX_LENGTH_RATIO * len(
+        extract_plain_text(page, main_content=True, alt_texts=False)
+    ):
         text = min(text, trafilatura.extract(page, include_comments=False) or text, key=len)
     return Extracted(text, _title(page), encoding)
+
+
+def _has_short_lines(text: str) -> bool:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return len(text) < _SHORT_LINE_CHARACTERS * len(lines)
 
 
 def decode_page(data: bytes, charset: str | None) -> tuple[str, str]:
