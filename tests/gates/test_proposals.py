@@ -99,7 +99,7 @@ def test_an_accepted_rollback_ends_only_the_proposed_version(
     service = FakeService(model, "newer")
     monkeypatch.setattr(ServiceHandle, "find", lambda *_: service)
     code, _, err = vita("proposals", "accept", number, "--by", ada)
-    assert code == 9 and "is not the newest of several versions" in err
+    assert code == 9 and "is no longer the newest of several versions" in err
     assert "POST /rollback" not in service.calls
     service.versions.reverse()
     code, _, err = vita("proposals", "accept", number, "--by", ada)

@@ -137,7 +137,7 @@ def test_the_replicas_of_a_version_with_retired_weights_end_while_the_service_ru
             time.sleep(0.1)
         assert [row["version"][0] for row in fleet.status()["replicas"]] == ["b"] and fleet.send_request() == 200
         code, out = fleet.vita("fleet", "status")
-        assert code == 0 and f"{stable['version']}: is retired: its weights include those of the model" in out
+        assert code == 0 and f"{stable['version']}: retired: its weights include those of the model" in out
         body = {"model": stable["version"], "prompt": "a", "max_tokens": 2}
         response = httpx.post(f"{fleet.url}/v1/completions", json=body, trust_env=False)
         assert response.status_code == 404 and response.json()["error"]["code"] == "model_retired"

@@ -47,7 +47,7 @@ def test_an_operator_watches_and_rolls_back_a_service_in_a_browser(fleet: Fleet,
         browser.resize(1280)
         browser.open(link.strip())
         _wait_for_text(browser, "Versions")
-        for text in ("2 of 2 replicas ready", "50%", "latency, p95", "No alert fires.", "Not measured yet"):
+        for text in ("2 of 2 replicas ready", "50%", "latency, p95", "No alerts are firing.", "No checks yet"):
             _wait_for_text(browser, text)
         browser.screenshot(tmp_path / "wide.png")
         for scheme in ("light", "dark"):

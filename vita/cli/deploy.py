@@ -1,4 +1,4 @@
-"""Deployment: `vita deploy`. It replaces the command that the stage `deploy` would have without it."""
+"""Deployment: `vita deploy`. It replaces the generated command of the stage `deploy`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel=SERVICES)
 def deploy(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the deployment and of its record.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Deployment folder.")],
     release: Annotated[
         str | None, typer.Argument(help="A release: a name (cat/release, cat:1), a digest, or a folder.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Where it runs: local, compose, kubernetes or ray.")] = None,
+    target: Annotated[str | None, typer.Option(help="Target platform: local, compose, kubernetes or ray.")] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting, for example replicas=2 or service.in_flight=64."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Override a setting, for example replicas=2 or service.in_flight=64."
+        ),
     ] = None,
     config: Annotated[
         str | None, typer.Option("--config", metavar="FILE", help="Read settings from a YAML file.")
     ] = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Start the deployment in place of the previous one.")] = False,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Return to the previous deployment.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Start the service, or update the running one.")] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Return to the previous version of the deployment.")
+    ] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the service of the deployment.")] = False,
     ungated: Annotated[
         str | None,
@@ -43,7 +47,7 @@ def deploy(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Deploy a release: write the files of a target, start it, update it, roll it back or stop it."""
+    """Deploy a release: write the files of a target, and start, update, roll back or stop the service."""
     from vita.deploy import operations
 
     workspace = open_workspace(ctx)
@@ -106,14 +110,14 @@ def _refuse_unused(rollback: bool, stop: bool, names: list[str]) -> None:
         raise ConfigError("deploy", "--rollback and --stop cannot be combined")
     if names:
         problem = f"{', '.join(names)} cannot be combined with {'--rollback' if rollback else '--stop'}"
-        raise ConfigError("deploy", problem, hint="the record of the deployment names the release and the settings")
+        raise ConfigError("deploy", problem, hint="the deployment folder contains the release and the settings")
 
 
 def _print_stop(workspace: Workspace, folder: Path, *, stopped: bool, as_json: bool) -> None:
     if as_json:
         print_json({"folder": str(folder), "stopped": stopped})
         return
-    workspace.console.print("stopped" if stopped else "the service of this deployment does not run")
+    workspace.console.print("stopped" if stopped else "the service of this deployment is not running")
 
 
 def _print(workspace: Workspace, outcome: DeploymentOutcome, *, as_json: bool) -> None:
@@ -127,10 +131,10 @@ def _print(workspace: Workspace, outcome: DeploymentOutcome, *, as_json: bool) -
         }  # fmt: skip
         print_json(document)
         return
-    state = "is deployed" if current.applied else "is written"
-    unchanged = "" if outcome.changed else " (unchanged)"
+    done = "deployed" if current.applied else "wrote the deployment of"
     where = f" at {outcome.url}" if outcome.url else ""
+    unchanged = "" if outcome.changed else " (unchanged)"
     print_line = workspace.console.print
-    print_line(f"{current.label} {state}{where} as {current.id}{unchanged} in {outcome.folder}", soft_wrap=True)
+    print_line(f"{done} {current.label}{where}: version {current.id}{unchanged} in {outcome.folder}", soft_wrap=True)
     if previous is not None:
-        print_line(f"the previous deployment is {previous.label} ({previous.id}); --rollback returns to it")
+        print_line(f"the previous version is {previous.label} ({previous.id}); --rollback returns to it")

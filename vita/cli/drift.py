@@ -30,16 +30,16 @@ def drift_reference(
     model: Annotated[str, typer.Argument(help="The model, or a release such as cat:1.")],
     prompts: Annotated[
         list[Path] | None,
-        typer.Option(help="File of prompts: one per line, or JSON lines with `text`. Can be repeated."),
+        typer.Option(help="File with prompts: one per line, or JSON Lines with `text`. Can be repeated."),
     ] = None,
     service: Annotated[
-        str | None, typer.Option(help="Take the prompts that this service has logged with consent instead.")
+        str | None, typer.Option(help="Use the prompts that this service has logged with consent instead of files.")
     ] = None,
     most: Annotated[int, typer.Option("--max-prompts", min=40, help="Maximum number of prompts.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the random choices.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Store the prompts that a model is meant for as a reference: their embeddings and likelihoods, without texts."""
+    """Create the reference of a model from prompts that it is meant for. It contains their features, but no texts."""
     from vita.monitoring.drift import DriftReference, new_prompts
     from vita.spine.store import Draft
     from vita.stages.kinds import Reference
@@ -66,7 +66,7 @@ def drift_reference(
     if as_json:
         print_json({"reference": artifact.digest, "name": name, "model": digest, "prompts": len(texts)})
         return
-    workspace.console.print(f"the reference of {digest[:12]} has {counted(len(texts), 'prompt')}: {name}")
+    workspace.console.print(f"created the reference {name} of {digest[:12]} from {counted(len(texts), 'prompt')}")
 
 
 @drift_app.command("check")
@@ -74,16 +74,16 @@ def drift_check(
     ctx: typer.Context,
     service: ServiceArgument,
     level: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Probability of a false alarm in the lifetime of a reference.")
+        float, typer.Option(min=0.0, max=1.0, help="Probability of a false alarm over all checks with a reference.")
     ] = 0.01,
-    least: Annotated[int, typer.Option("--min-prompts", min=2, help="Minimum number of new prompts of a check.")] = 50,
-    most: Annotated[int, typer.Option("--max-prompts", min=2, help="Maximum number of prompts of a check.")] = 500,
+    least: Annotated[int, typer.Option("--min-prompts", min=2, help="Minimum number of new prompts for a check.")] = 50,
+    most: Annotated[int, typer.Option("--max-prompts", min=2, help="Maximum number of prompts in a check.")] = 500,
     every: Annotated[
         str | None, typer.Option(metavar="TIME", help="Repeat the check at this interval: 1 h, 6 h, ... Default: once.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the new prompts of each version with its reference. The exit code is 20 if they differ."""
+    """Compare the new prompts of each version with its reference. The exit code is 20 if drift is detected."""
     workspace = open_workspace(ctx)
     if every is None:
         if _check_service(workspace, service, level=level, least=least, most=most, as_json=as_json):
@@ -94,7 +94,7 @@ def drift_check(
         try:
             _check_service(workspace, service, level=level, least=least, most=most, as_json=as_json)
         except VitaError as error:
-            errors_console().print(line(("could not check", "bold red"), f" {error}"), soft_wrap=True)
+            errors_console().print(line(("the check failed", "bold red"), f" {error}"), soft_wrap=True)
         time.sleep(seconds)
 
 
@@ -106,7 +106,11 @@ def _check_service(workspace: Workspace, service: str, *, level: float, least: i
     with_reference = {model: version for model, version in versions.items() if workspace.ledger.named(_name(model))}
     if not with_reference:
         problem = "no version of this service has a reference" if versions else "no prompts were logged with consent"
-        hint = "create one with `vita drift reference MODEL --prompts FILE`" if versions else "see docs: Feedback"
+        hint = (
+            "create one with `vita drift reference MODEL --prompts FILE`"
+            if versions
+            else "see Feedback in docs/operations.md"
+        )
         raise DataError(f"service {service}", problem, hint=hint)
     checks = [
         _check_version(workspace, service, version, model, least=least, most=most)
@@ -174,7 +178,7 @@ def _features(workspace: Workspace, model: str, texts: list[str]) -> Any:
     from vita.stages.kinds import Model
 
     if not workspace.store.has(model):
-        raise StoreError(model[:12], "these weights are not in this store")
+        raise StoreError(model[:12], "the weights are not in this store")
     folder = workspace.store.open(model, Model).path
     if task := model_task(folder):
         raise ConfigError("drift", expected="a model that generates text", got=f"a model for {task}")

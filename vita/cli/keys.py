@@ -27,13 +27,15 @@ def keys_create(
     ] = None,
     per_minute: Annotated[float | None, typer.Option(help="Maximum requests per minute.")] = None,
     days: Annotated[float | None, typer.Option(min=0.0, max=36_500, help="Validity in days.")] = None,
-    consent: Annotated[bool, typer.Option(help="Requests with this key may be stored unless they decline.")] = False,
+    consent: Annotated[
+        bool, typer.Option(help="Requests with this key consent to storage unless they decline.")
+    ] = False,
     region: Annotated[
-        list[str] | None, typer.Option(help="Only sites in this region accept the key. Default: all sites.")
+        list[str] | None, typer.Option(help="Limit the key to sites in this region. Can be repeated. Default: all.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Create an API key. It is shown once and stored as a hash."""
+    """Create an API key. The key is shown once; the ledger stores only its hash."""
     from vita.server.gateway.keys import USUAL_SCOPES, create
 
     workspace = open_workspace(ctx)

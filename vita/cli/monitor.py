@@ -49,11 +49,11 @@ def monitor(
     ] = "2 s",
     write: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write Prometheus rules and a Grafana dashboard instead."),
+        typer.Option(metavar="FOLDER", help="Write a Prometheus configuration and a Grafana dashboard instead."),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Address for Prometheus, with --write. Default: the running service."),
+        typer.Option(metavar="HOST:PORT", help="Scrape target for --write. Default: the running service."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,7 +67,7 @@ def monitor(
         write_files(workspace, service, write, target=target, alerts=alerts, as_json=as_json)
         return
     if target is not None:
-        raise ConfigError("--target", "belongs to --write, which is not set")
+        raise ConfigError("--target", "requires --write")
     if watch and as_json:
         raise ConfigError("--watch", "cannot be combined with --json", hint="call `vita monitor --json` repeatedly")
     rules = read_rules(alerts) if alerts else ()
@@ -137,7 +137,7 @@ def _status(workspace: Workspace, service: str | None, seconds: float, rules: tu
 
 
 def _running(workspace: Workspace, service: str | None) -> dict[str, Any] | None:
-    """Return the status of the service of that name on this machine, or None."""
+    """Return the status of the service with this name on this machine, or None."""
     from vita.server.service.admin import ServiceHandle
 
     handles = [
@@ -165,8 +165,8 @@ _FIGURES = {
     "prompt_tokens": ("prompt tokens", "{:,.0f}"), "completion_tokens": ("completion tokens", "{:,.0f}"),
     "cost": ("cost", "{:.4g}"), "cost_per_1000_tokens": ("cost per 1,000 tokens", "{:.4g}"),
     "cost_per_1000_completion_tokens": ("cost per 1,000 completion tokens", "{:.4g}"),
-    "prompt_drift": ("prompt drift", "{:.3f}"), "logprob_shift": ("logprob of prompts, shift", "{:.3f}"),
-    "drift_p_value": ("drift, p-value", "{:.2g}"),
+    "prompt_drift": ("prompt drift", "{:.3f}"), "logprob_shift": ("log-probability shift of prompts", "{:.3f}"),
+    "drift_p_value": ("drift p-value", "{:.2g}"),
 }  # fmt: skip
 
 

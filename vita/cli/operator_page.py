@@ -11,7 +11,7 @@ from vita.cli.serve import ServiceOption, fleet_app
 
 @fleet_app.command("page")
 def fleet_page(ctx: typer.Context, service: ServiceOption = None, as_json: JsonOption = False) -> None:
-    """Print a link to the operator page of a running service. It is valid once, within a minute, on this machine."""
+    """Print a link to the operator page of a running service. It is valid for one minute and can be used once."""
     from vita.server.service.admin import ServiceHandle
 
     control = ServiceHandle.find(open_workspace(ctx).store.root / "services", service)

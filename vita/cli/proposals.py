@@ -1,4 +1,4 @@
-"""Proposals after failed re-tests: `vita proposals`. They are carried out only when a named person accepts them."""
+"""Proposals after failed re-tests: `vita proposals`. A proposal takes effect only if a person accepts it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from vita.cli.workspace import Workspace
 from vita.spine.console import print_table
 from vita.spine.errors import GateError
 
-proposals_app = typer.Typer(help="Decide on proposals to deprecate a version or to roll it back.", no_args_is_help=True)
+proposals_app = typer.Typer(
+    help="List and decide on proposals to roll back or deprecate a version.", no_args_is_help=True
+)
 app.add_typer(proposals_app, name="proposals", rich_help_panel=SERVICES)
 
-NumberArgument = Annotated[int, typer.Argument(metavar="NUMBER", help="The number of the proposal.")]
+NumberArgument = Annotated[int, typer.Argument(metavar="NUMBER", help="Number of the proposal.")]
 DEFAULT_SUNSET = "30d"
 
 
@@ -55,7 +57,7 @@ def proposals_list(
 
 @proposals_app.command("show")
 def proposals_show(ctx: typer.Context, number: NumberArgument, as_json: JsonOption = False) -> None:
-    """Show a proposal with its figures, their intervals, and the command that carries it out by hand."""
+    """Show a proposal with its figures, their intervals, and the equivalent command."""
     from vita.gates.proposals import decision_on, proposal_of
 
     workspace = open_workspace(ctx)
@@ -69,7 +71,7 @@ def proposals_show(ctx: typer.Context, number: NumberArgument, as_json: JsonOpti
     console.print(f"proposal {number} of {day}: {row['action']} {row['version']} of the service {row['service']}")
     for line in figure_lines(row["figures"]):
         console.print(f"  {line}", soft_wrap=True)
-    console.print(f"by hand: {row['command']}", soft_wrap=True)
+    console.print(f"command: {row['command']}", soft_wrap=True)
     if row["state"] == "open":
         console.print(f"accept: vita proposals accept {number} --by NAME; decline: vita proposals decline {number} ...")
     else:
@@ -82,14 +84,14 @@ def proposals_accept(
     ctx: typer.Context,
     number: NumberArgument,
     by: ByOption,
-    reason: Annotated[str, typer.Option(help="The reason for the decision.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason for the decision.")] = "",
     sunset: Annotated[
-        str, typer.Option(metavar="DATE", help="The last day of a deprecated version: 2027-06-30, or 90d.")
+        str, typer.Option(metavar="DATE", help="Last day of the deprecated version: 2027-06-30, or 90d.")
     ] = DEFAULT_SUNSET,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Accept a proposal and carry it out. The decision is signed with your key (`vita people add NAME`)."""
+    """Accept a proposal and apply it. The decision is signed with your key (`vita people add NAME`)."""
     from vita.gates.proposals import decide, decision_on, proposal_of
 
     workspace = open_workspace(ctx)
@@ -97,6 +99,7 @@ def proposals_accept(
     if (earlier := decision_on(workspace.ledger, proposal)) is not None:
         raise GateError(f"proposal {number}", f"was {earlier.decision} by {earlier.who}")
     personal_key = private_key(workspace, by, key)
+    done = "rolled back" if proposal.action == "rollback" else "deprecated"
     carry_out = _rollback(workspace, proposal) if proposal.action == "rollback" else _deprecation(
         workspace, proposal, sunset=sunset, by=by
     )  # fmt: skip
@@ -106,7 +109,7 @@ def proposals_accept(
     if as_json:
         print_json(row)
         return
-    workspace.console.print(f"proposal {number} is accepted: {proposal.action} {proposal.version} is done")
+    workspace.console.print(f"accepted proposal {number}: {done} {proposal.version}")
 
 
 @proposals_app.command("decline")
@@ -114,11 +117,11 @@ def proposals_decline(
     ctx: typer.Context,
     number: NumberArgument,
     by: ByOption,
-    reason: Annotated[str, typer.Option(help="The reason for the decision.")],
+    reason: Annotated[str, typer.Option(help="Reason for the decision.")],
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Decline a proposal; nothing changes. The decision is signed with your key."""
+    """Decline a proposal. The service does not change. The decision is signed with your key."""
     from vita.gates.proposals import decide, decision_on, proposal_of
 
     workspace = open_workspace(ctx)
@@ -127,7 +130,7 @@ def proposals_decline(
     if as_json:
         print_json(_row(proposal, decision_on(workspace.ledger, proposal)))
         return
-    workspace.console.print(f"proposal {number} is declined")
+    workspace.console.print(f"declined proposal {number}")
 
 
 def propose_change(
@@ -173,14 +176,14 @@ def _row(proposal: Any, decision: Any) -> dict[str, Any]:
 
 
 def _rollback(workspace: Workspace, proposal: Any) -> Any:
-    """Return the function that rolls the service back, after the check that this still ends the proposed version."""
+    """Return the function that rolls the service back, after checking that this stops the proposed version."""
     from vita.server.service.admin import ServiceHandle
 
     handle = ServiceHandle.find(workspace.store.root / "services", proposal.service)
     versions = handle.call("GET", "/status").json()["versions"]
     if len(versions) < 2 or versions[-1]["model"] != proposal.model:
         hint = f"decline the proposal, or run `vita deprecate {proposal.version}`"
-        problem = f"{proposal.version} is not the newest of several versions of {proposal.service} any more"
+        problem = f"{proposal.version} is no longer the newest of several versions of {proposal.service}"
         raise GateError(f"proposal {proposal.id}", problem, hint=hint)
     return lambda: handle.call("POST", "/rollback")
 
@@ -193,7 +196,7 @@ def _deprecation(workspace: Workspace, proposal: Any, *, sunset: str, by: str) -
     if day <= time.time():
         raise GateError(f"proposal {proposal.id}", "the sunset date is not in the future")
     if workspace.ledger.state(model) in ("deprecated", "retired"):
-        raise GateError(f"proposal {proposal.id}", f"{model[:12]} is {workspace.ledger.state(model)} already")
+        raise GateError(f"proposal {proposal.id}", f"{model[:12]} is already {workspace.ledger.state(model)}")
 
     def deprecate() -> None:
         index_weights(workspace.ledger, workspace.store, model)

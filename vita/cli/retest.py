@@ -31,7 +31,7 @@ def retest(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Repeat a test on the served weights. The exit code is 20 if a figure is worse than before or fails a gate."""
+    """Repeat a test on the served weights. The exit code is 20 if a figure is worse or fails a gate criterion."""
     workspace = open_workspace(ctx)
     if every is None:
         if _print_results(_retest_service(workspace, service, test, quiet=as_json), workspace, as_json=as_json):
@@ -43,7 +43,7 @@ def retest(
         try:
             _print_results(_retest_service(workspace, service, test, quiet=as_json), workspace, as_json=as_json)
         except VitaError as error:
-            errors_console().print(line(("could not test", "bold red"), f" {error}"), soft_wrap=True)
+            errors_console().print(line(("the re-test could not run", "bold red"), f" {error}"), soft_wrap=True)
             time.sleep(min(seconds, _AGAIN_SECONDS))
 
 
@@ -113,14 +113,14 @@ def _retest_version(workspace: Workspace, version: dict[str, Any], test: str, *,
 
 
 def _test_stage() -> Any:
-    """Return the test stage without states and findings: a retest changes neither."""
+    """Return the test stage without its recording of states and findings, which a re-test does not change."""
     from vita.life import stage
 
     return replace(stage("test"), record=None)
 
 
 def _print_results(results: list[dict[str, Any]], workspace: Workspace, *, as_json: bool) -> bool:
-    """Print the results; return True if a figure is worse."""
+    """Print the results; return True if a re-test failed."""
     if as_json:
         print_json(results)
     for result in results:

@@ -54,18 +54,18 @@ def serve(
     ] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="Model name that clients use in requests.")] = None,
     digest: Annotated[
-        str | None, typer.Option(metavar="SHA256", help="Serve only the release with this digest (of release.json).")
+        str | None, typer.Option(metavar="SHA256", help="Serve the release only if release.json has this SHA-256.")
     ] = None,
     research: Annotated[
         bool, typer.Option(help="Serve a retired model. Only API keys with the scope `research` can use it.")
     ] = False,
     ungated: UngatedOption = None,
-    site: Annotated[str, typer.Option(help="Name of this site, which responses contain, if there are several.")] = "",
+    site: Annotated[str, typer.Option(help="Name of this site, for the response header X-Vita-Site.")] = "",
     region: Annotated[str | None, typer.Option(help="Region of this site, for example eu.")] = None,
     credentials: Annotated[
-        Path | None, typer.Option(help="Folder of the certificate of this gateway. Network replicas can then join.")
+        Path | None, typer.Option(help="Folder with the certificate of this gateway. Lets network replicas join.")
     ] = None,
-    join_port: Annotated[int, typer.Option(min=0, max=65535, help="Port at which network replicas join.")] = 0,
+    join_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for network replicas. 0: a free port.")] = 0,
     backend: BackendOption = None,
     backend_assignments: BackendSetOption = None,
     speculation: SpeculationOption = None,
@@ -151,7 +151,7 @@ def _announce(workspace: Workspace, url: str, name: str, *, task: str) -> None:
     curl = f"  curl {url}/v1/{route} -H 'Content-Type: application/json' -d '{body}'"
     workspace.console.print(curl, soft_wrap=True)
     workspace.console.print(
-        "Ctrl-C finishes the running requests and stops; `vita fleet status` in another terminal shows the state"
+        "press Ctrl-C to finish requests in flight and stop; `vita fleet status` in another terminal shows the state"
     )
 
 
@@ -240,7 +240,7 @@ def fleet_drain(
     service: ServiceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Drain a replica: it finishes its requests and stops; a new replica replaces it, unless its model is retired."""
+    """Drain a replica: it finishes its requests and stops. A new replica replaces it, unless its model is retired."""
     workspace = open_workspace(ctx)
     response = _control(workspace, service).call("POST", "/drain", {"replica": replica, "restart": not stop})
     _show(workspace, response.json(), as_json=as_json)
@@ -261,7 +261,7 @@ def fleet_roll(
     service: ServiceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start another version beside the current one, without interrupting requests."""
+    """Start a new version while the current one keeps running, without interrupting requests."""
     workspace = open_workspace(ctx)
     if not 0 < share <= 1:
         raise ConfigError("--share", expected="a number above 0, up to 1", got=share)
@@ -369,7 +369,7 @@ def _show(workspace: Workspace, status: dict[str, Any], *, as_json: bool = False
     for version in (*status["versions"], *status.get("adapters", ())):
         if reason := version.get("reason"):
             name = version.get("adapter") or version["version"]
-            workspace.console.print(line((name, "yellow"), f": is retired: {reason}"), soft_wrap=True)
+            workspace.console.print(line((name, "yellow"), f": retired: {reason}"), soft_wrap=True)
     for replica in status["replicas"]:
         for note in (*filter(None, [replica.get("reason")]), *replica.get("warnings", ())):
             workspace.console.print(line((replica["replica"], "yellow"), f": {note}"), soft_wrap=True)

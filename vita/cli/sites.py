@@ -14,13 +14,15 @@ from vita.spine import machine
 from vita.spine.console import open_console
 from vita.spine.errors import ConfigError
 
-sites_app = typer.Typer(help="Create certificates of gateways and network replicas.", no_args_is_help=True)
+sites_app = typer.Typer(help="Create certificates for gateways and network replicas.", no_args_is_help=True)
 app.add_typer(sites_app, name="sites", rich_help_panel=SERVICES)
 
 
 @sites_app.command("create-authority")
 def sites_create_authority(
-    folder: Annotated[Path, typer.Argument(help="New folder of the certificate authority. Keep its key offline.")],
+    folder: Annotated[
+        Path, typer.Argument(help="New folder for the certificate authority. Keep its private key offline.")
+    ],
     days: Annotated[float, typer.Option(min=0.01, max=36_500, help="Validity in days.")] = 3650.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,9 +40,11 @@ def sites_create_authority(
 def sites_issue(
     authority: Annotated[Path, typer.Argument(help="Folder of the certificate authority.")],
     folder: Annotated[Path, typer.Argument(help="New folder for the certificate and its private key.")],
-    role: Annotated[str, typer.Option(help="gateway or replica.")],
+    role: Annotated[str, typer.Option(help="Role of the host: gateway or replica.")],
     name: Annotated[str, typer.Option(help="Name of the site or of the host.")],
-    host: Annotated[list[str], typer.Option(help="Address or name under which others connect to the host.")],
+    host: Annotated[
+        list[str], typer.Option(help="Address or name under which others connect to the host. Can be repeated.")
+    ],
     days: Annotated[float, typer.Option(min=0.0001, max=3650, help="Validity in days.")] = 90.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,23 +55,23 @@ def sites_issue(
     if as_json:
         print_json({"folder": str(folder), "role": role, "name": name, "hosts": host})
         return
-    open_console().print(f"issued the certificate of the {role} {name} in {folder}", soft_wrap=True)
+    open_console().print(f"issued a certificate for the {role} {name} in {folder}", soft_wrap=True)
 
 
 @app.command(rich_help_panel=SERVICES)
 def replica(
     digest: Annotated[str, typer.Argument(help="Digest of a release in the store, all 64 digits.")],
     store: Annotated[str, typer.Option(help="Store of the release: a folder or a URL (s3://, gs://, https://).")],
-    join: Annotated[list[str], typer.Option(help="Address at which a gateway lets replicas join: https://HOST:PORT.")],
-    credentials: Annotated[Path, typer.Option(help="Folder of the certificate of this replica.")],
-    host: Annotated[str, typer.Option(help="Address of this host, at which gateways reach the replica.")],
+    join: Annotated[list[str], typer.Option(help="Join address of a gateway: https://HOST:PORT. Can be repeated.")],
+    credentials: Annotated[Path, typer.Option(help="Folder with the certificate of this replica.")],
+    host: Annotated[str, typer.Option(help="Address of this host at which gateways reach the replica.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0 selects a free port.")] = 0,
     site: Annotated[str, typer.Option(help="Name of the site of this replica.")] = "",
-    region: Annotated[str | None, typer.Option(help="Region of this replica, that of its gateways.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder for the downloaded files of a remote store.")] = None,
-    drain_seconds: Annotated[int, typer.Option(min=1, help="Time for requests in flight at the end.")] = 30,
+    region: Annotated[str | None, typer.Option(help="Region of this replica. It must be that of its gateways.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache folder for files of a remote store.")] = None,
+    drain_seconds: Annotated[int, typer.Option(min=1, help="Time to finish requests in flight on shutdown.")] = 30,
 ) -> None:
-    """Serve a release of a store on this host, for gateways on other hosts."""
+    """Serve a release on this host as a replica of gateways on other hosts."""
     from vita.server.replica.network_replica import NetworkReplicaOptions, serve
     from vita.server.sites.credentials import Credentials
     from vita.server.sites.site import Site
@@ -75,7 +79,12 @@ def replica(
     from vita.stages.kinds import Release
 
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise ConfigError("DIGEST", expected="the 64 hexadecimal digits of a release", got=digest, hint="see `vita ls`")
+        raise ConfigError(
+            "DIGEST",
+            expected="the 64 hexadecimal digits of a release",
+            got=digest,
+            hint="see `vita show RELEASE --json`",
+        )
     console, place = open_console(), Site(site, region)
     own = Credentials.load(credentials, role="replica")
     if own.warning:

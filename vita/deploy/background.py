@@ -1,9 +1,10 @@
-"""A service in the background: a process that continues after the command that started it.
+"""A background service: a process that continues after the command that started it has ended.
 
     process = start_service(command, environment=environment, log=folder / "service.log", url=url, seconds=300)
     stop_service(process.owner, seconds=45)
 
-A process is identified by its number and its start time, so that another process with the same number is never ended.
+A process is identified by its number and its start time, so that a later process with the same number is never
+terminated.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from vita.spine.errors import ConfigError, VitaError
 
 POLL_SECONDS = 0.2
 _MAX_LOG_BYTES = 8192
-"""Bytes at the end of the log in which the reason for a failed start is searched."""
+"""Number of bytes at the end of the log that are searched for the reason of a failed start."""
 
 
 class ServiceFailed(VitaError):
-    """A service in the background ended before it was ready."""
+    """A background service exited before it was ready."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def check_port(host: str, port: int) -> None:
 def start_service(
     command: Sequence[str], *, environment: Mapping[str, str], log: Path, url: str, seconds: float
 ) -> ServiceProcess:
-    """Start a service and wait until it is ready; raise `ServiceFailed` with its last line if it ends before."""
+    """Start a service and wait until it is ready; raise `ServiceFailed` with its last line if it exits before."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         begin = output.tell()
@@ -86,7 +87,7 @@ def start_service(
 
 
 def stop_service(service: ServiceProcess, *, seconds: float) -> None:
-    """Ask a service to finish its requests and to end, and kill it after `seconds`."""
+    """Tell a service to finish its requests and exit, and kill it after `seconds`."""
     for number, limit in ((signal.SIGTERM, seconds), (signal.SIGKILL, 10.0)):
         if not service.is_alive:
             return
@@ -109,7 +110,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], *, url: str, log: Path, 
     deadline = time.monotonic() + seconds
     while not is_ready(url):
         if (code := process.poll()) is not None:
-            error = ServiceFailed(f"service {url}", f"ended with code {code}: {_last_line(log, begin)}")
+            error = ServiceFailed(f"service {url}", f"exited with code {code}: {_last_line(log, begin)}")
             error.exit_code = code if 0 < code < 128 else error.exit_code
             raise error
         if time.monotonic() > deadline:
@@ -118,7 +119,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], *, url: str, log: Path, 
 
 
 def _last_line(log: Path, begin: int) -> str:
-    """Return the error in the log of a service, or its last line."""
+    """Return the last error in the log of a service, or its last line."""
     with log.open("rb") as file:
         file.seek(max(begin, log.stat().st_size - _MAX_LOG_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]

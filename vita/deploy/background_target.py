@@ -1,7 +1,7 @@
-"""A target whose service is a process in the background of this machine: start, update, restart and stop.
+"""A target whose service is a background process on this machine: start, update, restart and stop.
 
-A running service takes over a new release with a rolling update. It is started again only if its own settings change;
-on another port, the new service is ready before the old one stops.
+A running service switches to a new release with a rolling update. It is restarted only if its settings change. If its
+address changes, the new service is ready before the old one stops.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class BackgroundTarget(ABC):
     def _restart(
         self, folder: DeploymentFolder, current: Deployment, deployment: Deployment, running: ServiceProcess
     ) -> None:
-        """Stop the service and start it with other settings; if this fails, start it as before."""
-        self.notify("the settings of the service change, so that it is restarted")
+        """Stop the service and start it with the new settings; if this fails, start it with the previous ones."""
+        self.notify("the service settings have changed; restarting the service ...")
         stop_service(running, seconds=drain_seconds(settings_of(current).service))
         try:
             self._start(folder, deployment)
@@ -129,7 +129,7 @@ def service_url(folder: DeploymentFolder, deployment: Deployment) -> str:
 
 
 def running_service(folder: DeploymentFolder) -> ServiceProcess | None:
-    """Return the process of the service of this deployment, or None if it does not run."""
+    """Return the process of the service of this deployment, or None if it is not running."""
     try:
         service = ServiceProcess(**json.loads((folder.path / RUNNING).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Applies deployments with the programs of their platforms: `docker compose` and `kubectl`."""
+"""Applies deployments with the command-line tools of their platforms: `docker compose` and `kubectl`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LAST_LINES = 3
 
 
 OPTIONAL_OBJECT = "autoscaling/v2/HorizontalPodAutoscaler"
-"""The kind of object that not every version has, which is deleted if the new version does not have it."""
+"""The kind of an optional object, which is deleted if the new version does not have it."""
 
 
 class ProgramFailed(VitaError):
-    """A program of the platform failed; the deployment folder still names the version before."""
+    """A command of the platform failed; the previous version is still the current one in the deployment folder."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class ComposeTarget:
     notify: Callable[[str], None]
 
     def check(self, folder: DeploymentFolder, deployment: Deployment) -> None:
-        _require_program("docker", hint="install Docker with the plugin Compose, or leave out --apply")
+        _require_program("docker", hint="install Docker with the Compose plugin, or omit --apply")
         if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
-            raise ConfigError("--apply", "`docker compose` does not work", hint="install the plugin Compose of Docker")
+            raise ConfigError("--apply", "`docker compose` does not work", hint="install the Docker Compose plugin")
         for name in secret_names(_settings(deployment)):
             secret = folder.path / Path(SECRETS_FOLDER).name / name
             if not secret.is_file():
-                raise ConfigError("--apply", f"the secret `{secret}` does not exist", hint="write it first")
+                raise ConfigError("--apply", f"the secret `{secret}` does not exist", hint="create this file first")
 
     def apply(self, folder: DeploymentFolder, deployment: Deployment) -> str | None:
         settings = _settings(deployment)
@@ -53,7 +53,7 @@ class ComposeTarget:
 
     def stop(self, folder: DeploymentFolder) -> bool:
         assert folder.current is not None
-        _require_program("docker", hint="install Docker with the plugin Compose")
+        _require_program("docker", hint="install Docker with the Compose plugin")
         _run(["docker", "compose", "--file", str(folder.files_of(folder.current) / COMPOSE_FILE), "down"])
         return True
 
@@ -65,7 +65,7 @@ class KubernetesTarget:
     notify: Callable[[str], None]
 
     def check(self, folder: DeploymentFolder, deployment: Deployment) -> None:
-        _require_program("kubectl", hint="install kubectl, or apply the files with another program")
+        _require_program("kubectl", hint="install kubectl, or omit --apply and apply the files with another tool")
         manifests = folder.files_of(deployment) / MANIFESTS
         if manifests.is_dir():
             _run(["kubectl", *_namespace(deployment), "apply", "--dry-run=server", "--filename", str(manifests)])
@@ -112,9 +112,9 @@ def _require_program(program: str, *, hint: str) -> None:
 
 
 def _run(command: Sequence[str]) -> None:
-    """Run a program to its end; raise `ProgramFailed` with its last lines."""
+    """Run a command and wait until it exits; raise `ProgramFailed` with its last lines of output."""
     finished = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if finished.returncode:
         lines = [line.strip() for line in (finished.stderr or finished.stdout).splitlines() if line.strip()]
-        problem = f"ended with code {finished.returncode}: {' | '.join(lines[-LAST_LINES:])}"
+        problem = f"exited with code {finished.returncode}: {' | '.join(lines[-LAST_LINES:])}"
         raise ProgramFailed(" ".join(command[:3]), problem)

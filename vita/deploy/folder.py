@@ -1,7 +1,7 @@
 """The folder of a deployment: the files of each version, and the record of the current and the previous versions.
 
     FOLDER/deployment.json          the record: the current version, and the versions before it
-    FOLDER/current                  a link to the folder of the current version
+    FOLDER/current                  a symbolic link to the folder of the current version
     FOLDER/versions/ID/             the files of a version, which never change, and its release
 
 The id of a version is the digest of its release, its settings and its files, so that equal inputs give the same bytes
@@ -28,13 +28,13 @@ from vita.spine.store import canonical_json
 FORMAT = 1
 RECORD, CURRENT, VERSIONS, RELEASE, LOCK = "deployment.json", "current", "versions", "release", ".lock"
 RUNNING, SERVICE_LOG = "running.json", "service.log"
-"""The process of a service on this machine, and its output."""
+"""Files with the process of a service on this machine, and with its output."""
 REQUESTED, ANSWERED = "requested.json", "answered.json"
-"""The version that the process of a Ray Serve application is to run, and its answer."""
+"""The version that is requested of the process of a Ray Serve application, and the response of the process."""
 _BEFORE_THE_RECORD = (LOCK, VERSIONS, SERVICE_LOG, REQUESTED, ANSWERED, "secrets")
-"""Entries of the folder of a deployment whose first version was not applied yet."""
+"""Entries of a deployment folder whose first version is not applied yet."""
 MAX_PREVIOUS = 20
-"""Versions in the record to which a rollback is possible; the files of older ones are deleted."""
+"""Maximum number of previous versions; the files of older ones are deleted."""
 ID_LENGTH = 16
 
 
@@ -94,7 +94,7 @@ class DeploymentFolder:
             raise ConfigError("--out", expected="a folder", got=str(path))
         if path.is_dir() and any(entry.name not in _BEFORE_THE_RECORD for entry in path.iterdir()):
             problem = f"`{path}` is not empty and is not a deployment"
-            raise ConfigError("--out", problem, hint="choose a new folder, or the folder of an earlier deployment")
+            raise ConfigError("--out", problem, hint="choose a new folder, or the folder of an existing deployment")
         return cls(path)
 
     def files_of(self, deployment: Deployment) -> Path:
@@ -111,16 +111,18 @@ class DeploymentFolder:
         for name, expected in deployment.files.items():
             file = confined(folder, name)
             if not file.is_file() or file.is_symlink():
-                raise StoreError(str(file), "is missing from the deployment", hint="write the deployment again")
+                raise StoreError(str(file), "is missing from the deployment", hint="run `vita deploy` again")
             if (actual := file_sha256(file)) != expected:
-                raise StoreError(str(file), expected=f"the deployed bytes (sha256 {expected[:12]})", got=actual[:12])
+                raise StoreError(
+                    str(file), expected=f"the SHA-256 of the deployed file ({expected[:12]})", got=actual[:12]
+                )
         release = self.release_of(deployment)
         if release.digest != deployment.release:
             raise StoreError(str(folder / RELEASE), expected=f"the release {deployment.release}", got=release.digest)
         verify_release(release)
 
     def write(self, deployment: Deployment, release: ReleaseInfo, files: Mapping[str, bytes]) -> Path:
-        """Write the files of a version, unless they are intact; nothing of the current version changes."""
+        """Write the files of a version, unless they are intact; the current version does not change."""
         folder = self.files_of(deployment)
         if folder.is_dir():
             try:
@@ -159,7 +161,7 @@ class DeploymentFolder:
 
     @contextmanager
     def locked(self) -> Iterator[DeploymentFolder]:
-        """Wait until no other command changes the folder, and read its record again."""
+        """Lock the folder against changes by other commands, and read its record again."""
         self.path.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self.path / LOCK):
             yield type(self).open(self.path)
@@ -185,7 +187,7 @@ def _read_record(path: Path) -> tuple[Deployment, tuple[Deployment, ...]]:
         form = content["format"]
         current, *previous = (Deployment(**entry) for entry in (content["current"], *content["previous"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(str(path), f"is not the record of a deployment: {exception_text(error)}") from None
+        raise StoreError(str(path), f"is not a valid deployment record: {exception_text(error)}") from None
     if form != FORMAT:
         raise StoreError(str(path), expected=f"format {FORMAT}", got=form, hint="update vita-lm")
     return current, tuple(previous)

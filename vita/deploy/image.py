@@ -1,9 +1,9 @@
 """The image of a service: a Containerfile with a build stage and a small runtime stage.
 
 The runtime stage contains Vita in a virtual environment and the release, no compiler, no pip cache and no secret. It
-runs as a numeric user without root rights, and works with a read-only root filesystem. The command of the image names
-the digest of the release, so that a container with other files does not start. A pip configuration with credentials is
-a build secret (`--secret id=pip,src=pip.conf`), which is in no layer.
+runs as a numeric user without root privileges, and works with a read-only root filesystem. The command of the image
+specifies the digest of the release, so a container with other files does not start. A pip configuration with
+credentials is a build secret (`--secret id=pip,src=pip.conf`), which is not stored in any layer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEALTH_PROBE = (
     "import sys, urllib.request as request; "
     "request.build_opener(request.ProxyHandler({})).open('http://127.0.0.1:' + sys.argv[1] + '/ready', timeout=4)"
 )
-"""A program of one line, because the image has no curl: it fails unless the service is ready."""
+"""A one-line Python program, because the image has no curl; it fails unless the service is ready."""
 
 
 def health_command(port: int | str) -> list[str]:
@@ -40,7 +40,7 @@ def health_command(port: int | str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of the service in a container; all that it writes is below two writable folders."""
+    """Return the environment of the service in a container; it writes only to two writable folders."""
     return {
         "HOME": "/tmp",
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -51,7 +51,7 @@ def environment() -> dict[str, str]:
 
 
 def image_files(release: ReleaseInfo, settings: DeploymentSettings) -> dict[str, str]:
-    """Return the text files of the build context, beside the folder `release` and the wheel."""
+    """Return the text files of the build context, in addition to the folder `release` and the wheel."""
     return {CONTAINERFILE: containerfile(release, settings), ".dockerignore": _ignored(settings)}
 
 
@@ -98,6 +98,6 @@ CMD {command_text(arguments)}
 
 
 def _ignored(settings: DeploymentSettings) -> str:
-    """Return the `.dockerignore`, which Docker and Buildah read: the build context is the release and the wheel."""
+    """Return the `.dockerignore` for Docker and Buildah: the build context has only the release and the wheel."""
     wheel = [f"!{Path(settings.wheel).name}"] if settings.wheel is not None else []
     return "\n".join(["*", "!release", *wheel, ""])

@@ -1,9 +1,9 @@
-"""The target `kubernetes`: the objects of a service, once as plain manifests and once as a Helm chart.
+"""The target `kubernetes`: the objects of a service, as plain manifests and as a Helm chart.
 
-Both are made from the same objects. In the chart, the values that differ between clusters are read from `values.yaml`.
+Both contain the same objects. In the chart, the values that differ between clusters are read from `values.yaml`.
 
-A pod contains a gateway and one replica process. Pods share nothing but the ledger and the store, so that they can be
-added and removed at any time. The pods fulfil the Pod Security Standard `restricted`.
+A pod contains a gateway and one replica process. Pods share only the ledger and the store, so they can be added and
+removed at any time. They comply with the Pod Security Standard `restricted`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MANIFESTS, CHART = "manifests", "chart"
 QUEUE_METRIC = "vita_requests_waiting"
 """The metric of the replicas in `/metrics` of the gateway on which autoscaling depends."""
 PRE_STOP_SECONDS = 5
-"""Time between the removal of a pod from the endpoints and SIGTERM, in which proxies learn of the removal."""
+"""Time between the removal of a pod from the endpoints and SIGTERM, so that proxies can apply the removal."""
 _LEDGER_FOLDER = "/run/secrets/vita"
 _PLACEHOLDER = re.compile(r"@\{(\w+)\}")
 
@@ -247,7 +247,7 @@ def _service(settings: DeploymentSettings, name: str) -> dict[str, Any]:
 
 
 def _network_policy(settings: DeploymentSettings, name: str) -> dict[str, Any]:
-    """Return the policy: requests from the own namespace and the named ones; connections to DNS, store and ledger."""
+    """Return the policy: ingress from the namespace and from client namespaces; egress to DNS, store and ledger."""
     clients: list[dict[str, Any]] = [{"podSelector": {}}]
     clients += [
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}

@@ -37,7 +37,7 @@ class LocalTarget(BackgroundTarget):
         return [sys.executable, "-m", "vita", "serve", str(release), *words]
 
     def update(self, folder: DeploymentFolder, deployment: Deployment, running: ServiceProcess) -> None:
-        """Roll to the release, unless the service serves it with all of the traffic."""
+        """Perform a rolling update to the release, unless it already receives all traffic."""
         handle = ServiceHandle.find(self.controls, service_url(folder, deployment))
         versions = handle.call("GET", "/status").json()["versions"]
         if any(version["release"] == deployment.release and version["share"] == 1.0 for version in versions):

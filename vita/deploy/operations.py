@@ -3,8 +3,8 @@
     outcome = deploy(context, release, settings, folder=Path("mine"), apply=True)
     outcome = roll_back(context, folder=Path("mine"))
 
-Nothing is written or changed before the settings are validated, the release is cleared, and the target has checked
-that it can apply the deployment. A version becomes current only after it was applied.
+The settings are validated, the release is cleared, and the target checks that it can apply the deployment before
+anything is written. A version becomes current only after it was applied.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def roll_back(
 ) -> DeploymentOutcome:
     """Make the previous version of a deployment current again, and start it if the current one was started.
 
-    Its files are verified, and its release needs the clearance again, since it may have been retired meanwhile.
+    Its files are verified, and its clearance is checked again, because the release may have been retired.
     """
     opened = DeploymentFolder.open(folder)
     if opened.current is None:
@@ -122,7 +122,7 @@ def roll_back(
         program.check(opened, deployment)
     with opened.locked() as target:
         if target.current != opened.current:
-            raise DataError("--rollback", f"another command changed `{folder}` meanwhile", hint="try again")
+            raise DataError("--rollback", f"another command has changed `{folder}`", hint="try again")
         url = program.apply(target, deployment) if apply else None
         restored = replace(deployment, applied=apply, ungated=clearance.reason)
         previous = target.previous[:-1]
@@ -132,7 +132,7 @@ def roll_back(
 
 
 def stop(context: DeploymentContext, *, folder: Path) -> bool:
-    """Stop the service of a deployment that runs on this machine; returns False if it did not run."""
+    """Stop the service of a deployment; returns False if it was not running."""
     opened = DeploymentFolder.open(folder)
     if opened.current is None:
         raise DataError("--stop", f"`{folder}` is not a deployment")
@@ -189,7 +189,7 @@ def _reason_without_gates(settings: DeploymentSettings, ungated: str | None) -> 
 
 
 def _check_same_service(folder: DeploymentFolder, release: ReleaseInfo, settings: DeploymentSettings) -> None:
-    """Raise `ConfigError` for the folder of a service of another target, name or namespace, which would remain."""
+    """Raise `ConfigError` if the folder has a service with another target, name or namespace, which would continue."""
     if (current := folder.current) is None:
         return
     present = (current.settings["target"], current.service, current.settings.get("namespace"))

@@ -1,7 +1,7 @@
 """The access rules of a service in Ray Serve, where no gateway of Vita is in front of the replicas.
 
-Each replica checks the route, the API key, the region, the rate limit and the state of the model, as a gateway does,
-from the ledger as of the last second. Requests never wait for the ledger. Routes of the operator do not exist here.
+Each replica checks the route, the API key, the region, the rate limit and the state of the model, as a gateway does.
+Keys and states are read from the ledger every second, so requests never wait for it. There are no operator routes.
 """
 
 from __future__ import annotations
@@ -106,10 +106,10 @@ class RayAccess:
         self._catalog.refresh()
 
     def _keep_fresh(self) -> None:
-        """Read the keys and the states of models at intervals; while this fails, the last ones hold."""
+        """Read the keys and the model states at intervals; while this fails, the last known ones are used."""
         while True:
             time.sleep(self._settings.refresh_seconds)
             try:
                 self._refresh()
             except VitaError as error:
-                log.warning("the ledger could not be read; keys and models stay as they were: %s", error)
+                log.warning("the ledger cannot be read; using the last known keys and model states: %s", error)

@@ -2,9 +2,9 @@
 
     python -m vita.deploy.ray_service FOLDER
 
-It listens on the address of the deployment, without the dashboard of Ray. SIGHUP makes it run the version that
-`FOLDER/requested.json` names, and write the outcome to `FOLDER/answered.json`; SIGTERM stops it. An application that
-does not start is replaced by the one before.
+It listens on the address of the deployment, without the dashboard of Ray. On SIGHUP, it runs the version in
+`FOLDER/requested.json` and writes the outcome to `FOLDER/answered.json`. SIGTERM stops it. If a new application does
+not start, the previous one continues.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from vita.spine.errors import MissingExtra, VitaError
 LOCAL = "local"
 APPLICATION = "vita"
 SURGE = 2
-"""Ray starts replicas of the new version beside the old ones; on this machine, it gets the CPUs for both by name."""
+"""During an update, Ray runs the replicas of both versions; on this machine, it gets enough CPU resources for both."""
 
 
 @dataclass(frozen=True)
 class RequestedVersion:
-    """The version of a deployment that the process is to run."""
+    """The requested version of a deployment."""
 
     number: int
     """Number of the request, which its answer repeats."""
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(folder: Path, requested: RequestedVersion, signals: queue.SimpleQueue[int], *, certificates: Path) -> int:
-    """Start the application, and follow the signals; returns the exit code."""
+    """Start the application and handle signals; returns the exit code."""
     try:
         serve = _start_ray(_description(folder, requested), certificates)
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):  # after Ray, which has handlers of its own
@@ -80,13 +80,13 @@ def _run(folder: Path, requested: RequestedVersion, signals: queue.SimpleQueue[i
 
 
 def _replace(serve: Any, folder: Path, running: RequestedVersion) -> RequestedVersion:
-    """Run the requested version; if it does not start, run the version before again. Returns the running version."""
+    """Run the requested version; if it does not start, run the previous one again. Returns the running version."""
     requested = RequestedVersion.read(folder)
     problem = None
     try:
         serve.run(_application(folder, requested), name=APPLICATION, route_prefix="/")
     except Exception as error:
-        logging.getLogger(__name__).exception("the version %s does not start", requested.id)
+        logging.getLogger(__name__).exception("the version %s did not start", requested.id)
         problem = _first_line(error)
         serve.run(_application(folder, running), name=APPLICATION, route_prefix="/")
     answer = {"number": requested.number, "problem": problem}

@@ -44,12 +44,12 @@ class RayTarget(BackgroundTarget):
         deadline = time.monotonic() + settings_of(deployment).service.ready_seconds + UPDATE_SECONDS
         while (answer := _answer(folder.path)).get("number") != number:
             if not running.is_alive:
-                raise ServiceFailed(where, "ended during the update", hint=f"see {folder.path / 'service.log'}")
+                raise ServiceFailed(where, "exited during the update", hint=f"see {folder.path / 'service.log'}")
             if time.monotonic() > deadline:
                 raise ServiceFailed(where, "was not updated in time", hint=f"see {folder.path / 'service.log'}")
             time.sleep(POLL_SECONDS)
         if problem := answer.get("problem"):
-            raise ServiceFailed(where, f"{deployment.label} does not start: {problem}")
+            raise ServiceFailed(where, f"{deployment.label} did not start: {problem}")
 
 
 def _request(folder: DeploymentFolder, deployment: Deployment) -> int:

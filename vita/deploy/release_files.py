@@ -38,7 +38,7 @@ def check_backend(release: ReleaseInfo, settings: DeploymentSettings) -> Backend
         raise ConfigError(
             "deploy.target",
             f"`{settings.target}` cannot run a release with the backend `{backend.program}`",
-            expected=f"a backend among {', '.join(supported)}",
+            expected=f"one of the backends {', '.join(supported)}",
             got=backend.program,
             hint="use --target local" if settings.target != "local" else None,
         )
@@ -52,7 +52,9 @@ def service_name(release: ReleaseInfo, settings: DeploymentSettings) -> str:
     name = re.sub(r"[^a-z0-9-]+", "-", release.name.lower()).strip("-")[:42].strip("-")
     if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
         hint = "set `name`, for example --set name=mine"
-        raise ConfigError("deploy.name", f"the release name `{release.name}` gives no service name", hint=hint)
+        raise ConfigError(
+            "deploy.name", f"no service name can be derived from the release name `{release.name}`", hint=hint
+        )
     return name
 
 

@@ -2,7 +2,7 @@
 
     settings = build(DeploymentSettings, {"target": "kubernetes", "store": "s3://models/vita"}, where="deploy")
 
-A setting that the target does not have is refused, so that no setting is ignored.
+A setting that the target does not have is rejected; settings are never ignored.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class DeploymentSettings(Settings):
     """The target of a deployment, and its settings."""
 
     target: Target
-    """Place where the service runs: `local`, `compose`, `kubernetes` or `ray`."""
+    """Target platform: `local`, `compose`, `kubernetes` or `ray`."""
     name: DnsLabel | None = None
     """Name of the service, and model name in requests; by default the name of the release. Lower-case letters, digits
     and hyphens."""
@@ -62,10 +62,10 @@ class DeploymentSettings(Settings):
     host: str = "127.0.0.1"
     """Address on which requests are accepted."""
     site: SiteName | None = None
-    """Name of the site, which responses contain, and a label of the deployment (see [Several sites](../sites.md))."""
+    """Name of the site, for the response header `X-Vita-Site` and a label (see [Several sites](../sites.md))."""
     region: SiteName | None = None
-    """Region of the site, which limits API keys, and a label of the deployment. Pods are scheduled only on nodes with
-    this value of the label `topology.kubernetes.io/region`."""
+    """Region of the site, for API keys and requests that are limited to regions, and a label. On Kubernetes, pods run
+    only on nodes with this value of the label `topology.kubernetes.io/region`."""
     service: ServiceSettings = neutral(ServiceSettings())
     """Settings of the service, such as `service.in_flight=64` (see [Limits](../operations.md#limits))."""
     cpus: float = Field(1.0, gt=0, le=1024)
@@ -75,10 +75,10 @@ class DeploymentSettings(Settings):
     gpus: int = Field(0, ge=0, le=64)
     """NVIDIA GPUs of a container or of a Ray Serve replica."""
     image: str | None = None
-    """Repository of the image, such as `registry.example.org/team/mine`; the tag is the beginning of the digest of the
-    release."""
+    """Repository of the image, such as `registry.example.org/team/mine`. The tag is the beginning of the release
+    digest."""
     base_image: str = "docker.io/library/python:3.12-slim-bookworm"
-    """Image with Python 3.11 or newer, with its module `venv`, on which the image is built."""
+    """Base image with Python 3.11 or newer and its module `venv`."""
     package: str | None = None
     """Requirement that pip installs in the image; by default this version of `vita-lm` with the necessary extras."""
     wheel: InputPath | None = None
@@ -87,23 +87,23 @@ class DeploymentSettings(Settings):
     """URL of the shared artifact store, such as `s3://models/vita`. The service then reads approvals and retirements
     from the shared ledger, whose database URL is a secret."""
     postgresql: bool = False
-    """Run PostgreSQL beside the service, for its ledger."""
+    """Also run PostgreSQL, for the ledger of the service."""
     namespace: DnsLabel | None = None
-    """Namespace of the Kubernetes objects; by default that of the command that applies them."""
+    """Namespace of the Kubernetes objects; by default the current namespace of `kubectl` or `helm`."""
     max_replicas: int | None = Field(None, ge=1, le=1000)
-    """Largest number of replicas with autoscaling; no autoscaling when absent."""
+    """Maximum number of replicas with autoscaling; no autoscaling when absent."""
     queue_depth: int = Field(4, ge=1)
-    """Waiting requests per replica above which autoscaling adds replicas."""
+    """Autoscaling adds replicas if more requests than this wait per replica."""
     ledger_secret: DnsLabel = "vita-ledger"
     """Name of the Kubernetes Secret whose key `url` is the database URL of the shared ledger."""
     client_namespaces: tuple[DnsLabel, ...] = ()
-    """Namespaces whose pods may send requests, beside the namespace of the service."""
+    """Namespaces whose pods may send requests, in addition to the namespace of the service."""
     outgoing_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (443, 5432)
-    """TCP ports to which pods may connect, for the store and the ledger; DNS is always permitted."""
+    """TCP ports to which pods may connect, for the store and the ledger. DNS is always permitted."""
 
     ray_address: str = Field("local", pattern=r"^(local|[A-Za-z0-9.-]+:[0-9]{1,5})$")
-    """`local` to start Ray on this machine, or HOST:PORT of a running cluster, whose nodes must see the folder of the
-    deployment."""
+    """`local` to start Ray on this machine, or HOST:PORT of a running cluster. All of its nodes must have the
+    deployment folder under the same path."""
 
     @field_validator("image")
     @classmethod
@@ -151,7 +151,7 @@ class DeploymentSettings(Settings):
                 "retirements from the shared ledger and store"
             )
         if self.store is not None and self.postgresql:
-            raise ValueError("`postgresql` is for a deployment without `store`; a shared store has a shared ledger")
+            raise ValueError("`postgresql` cannot be combined with `store`: a shared store has a shared ledger")
         return self
 
     @property

@@ -11,11 +11,11 @@ class TargetProgram(Protocol):
     """Starts, replaces and stops the service of a deployment."""
 
     def check(self, folder: DeploymentFolder, deployment: Deployment) -> None:
-        """Raise `VitaError` if the deployment cannot be applied on this machine; changes nothing."""
+        """Raise `VitaError` if the deployment cannot be applied on this machine. Nothing is changed."""
 
     def apply(self, folder: DeploymentFolder, deployment: Deployment) -> str | None:
         """Start a version in place of the current one; returns the URL of the service if it is known."""
 
     def stop(self, folder: DeploymentFolder) -> bool:
-        """Stop the service; returns False if it did not run."""
+        """Stop the service; returns False if it was not running."""
         ...

@@ -1,4 +1,4 @@
-"""The criteria of gates that a new report of a test fails, for weights that are served already."""
+"""The gate criteria that a re-test of served weights fails."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vita.spine.ledger import Ledger
 def failed_criteria(ledger: Ledger, test: str, report: Path, *, digest: str, model: str) -> list[CriterionResult]:
     """Return the criteria on the test `life/step` that its new report on a model fails.
 
-    The present criteria of all gates of the life count. A comparison with another model needs its report, and is not
-    evaluated.
+    The current criteria of all gates of the life are evaluated, except comparisons with another model, which need the
+    report of that model.
     """
     life, _, step = test.rpartition("/")
     evidence = {name: ReportEvidence(report, digest, 0.0) for name in (step, test)}

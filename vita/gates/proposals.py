@@ -1,10 +1,10 @@
-"""Proposals to operators: to deprecate a version or to roll it back, with the figures that are the reason.
+"""Proposals to roll back or deprecate a version, with the figures that are the reason.
 
     number = propose(ledger, Proposal("cat", "cat:2", digest, "rollback", "cat/test_chat", reason, command, figures))
     decide(ledger, proposal, "accepted", who="Ada Lovelace", key=private_key)
 
-A re-test creates them. Nothing is carried out before a named person accepts a proposal; the decision is signed with the
-key of the person, like an approval. The first valid decision counts.
+Failed re-tests create proposals. A proposal takes effect only after a person has accepted it. The person signs the
+decision, as for an approval. The first valid decision counts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Proposal:
     """The repeated test: `life/step`."""
     reason: str
     command: str
-    """The command that carries it out by hand."""
+    """The equivalent command."""
     figures: Mapping[str, Any] = field(default_factory=dict)
     """The failed criteria and the figures that are worse than before, with their intervals."""
     at: float = 0.0
@@ -71,7 +71,7 @@ class ProposalDecision:
 
 
 def propose(ledger: Ledger, proposal: Proposal) -> int:
-    """Record a proposal and return its number; an open proposal of the same change is not repeated."""
+    """Record a proposal and return its number; if the same change is already proposed, return the open proposal."""
     with ledger.exclusive(f"proposals of {proposal.service}") as database:
         for earlier in _read(database, service=proposal.service):
             is_same = all(getattr(earlier, name) == getattr(proposal, name) for name in _CHANGE)
@@ -97,7 +97,7 @@ def proposal_of(ledger: Ledger, number: int) -> Proposal:
     with ledger.transaction() as database:
         recorded = [proposal for proposal in _read(database) if proposal.id == number]
     if not recorded:
-        raise GateError(f"proposal {number}", "there is no such proposal", hint="`vita proposals list --all`")
+        raise GateError(f"proposal {number}", "does not exist", hint="`vita proposals list --all` lists the proposals")
     return recorded[0]
 
 
@@ -111,7 +111,7 @@ def decision_on(ledger: Ledger, proposal: Proposal) -> ProposalDecision | None:
 
 
 def decide(ledger: Ledger, proposal: Proposal, decision: Decision, *, who: str, key: Any, reason: str = "") -> None:
-    """Record a person's signed decision; a decided proposal is refused."""
+    """Record a person's signed decision; raises `GateError` if the proposal is already decided."""
     if (earlier := decision_on(ledger, proposal)) is not None:
         raise GateError(f"proposal {proposal.id}", f"was {earlier.decision} by {earlier.who}")
     person = person_of(ledger, who)

@@ -1,11 +1,11 @@
-"""Alert rules for the figures of a service: a figure, a limit, and the time for which it must be exceeded.
+"""Alert rules for the figures of a service: a figure, a threshold, and the duration of the violation.
 
     alerts:
       - {name: slow, figure: latency_p95, above: 5, for: 5 min, severity: page}
       - {name: rude, figure: thumbs_up_rate, below: 0.5, version: "cat:2", at_least: 20}
 
-A rule fires if its figure exceeded the limit at all of its evaluation times (`evaluation_times`), which depend only on
-the duration of the rule.
+A rule fires if its figure violates the threshold at all of its evaluation times (`evaluation_times`), which depend only
+on the duration of the rule.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AlertRule(Settings):
     """The rule of one alert."""
 
     name: str = Field(min_length=1)
-    """The name of the alert."""
+    """Name of the alert."""
     figure: str
     """Figure of `vita monitor`."""
     above: float | None = None
@@ -42,9 +42,9 @@ class AlertRule(Settings):
     below: float | None = None
     """The rule fires if the figure is below this value."""
     seconds: float = Field(default=0.0, ge=0, alias="for")
-    """The time for which the condition must hold: seconds, or `5 min`, `1 h`."""
+    """Time for which the condition must hold: seconds, or `5 min`, `1 h`."""
     severity: Literal["note", "warn", "page"] = "warn"
-    """The severity of the alert."""
+    """Severity of the alert."""
     version: str | None = None
     """Version to which the rule applies; all versions by default."""
     at_least: int = Field(default=1, ge=0)
@@ -103,7 +103,7 @@ def in_seconds(text: str) -> float:
     """Return the seconds of a duration such as `30 s`, `5 min` or `6h`; raise a ValueError for other texts."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h|d)\s*", text)
     if not match:
-        raise ValueError("is a time such as 30 s, 5 min or 1 h")
+        raise ValueError("expected a time such as 30 s, 5 min or 1 h")
     return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[match[2]]
 
 

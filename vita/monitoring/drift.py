@@ -1,11 +1,11 @@
-"""Measures the drift of the prompts of a service against a reference, with its consent-based request log.
+"""Drift of the prompts in the request log of a service, measured against a reference.
 
     reference = DriftReference.of(prompt_features(engine, texts), seed=0); reference.save(folder)
     prompts = new_prompts(ledger, service="cat", model=digest, after=0, limit=500, seed=0)
     check = measure_drift(reference, prompt_features(engine, prompts.texts), earlier_checks, seed=1)
 
-A half of the reference, chosen by chance, defines the scores of prompts; the other half calibrates the test. Only
-prompts that were stored with consent are read. Neither a reference nor a check contains texts.
+A random half of the reference defines the scores of prompts; the other half calibrates the test. Only prompts that were
+stored with consent are read. References and checks contain no texts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vita.stats.drift import DriftTest, distances, energy_shift
 from vita.stats.intervals import Interval, difference, student
 
 NEIGHBORS = 5
-"""The novelty of a prompt is its mean distance to this number of nearest prompts of the reference."""
+"""The novelty of a prompt is its mean distance to this number of nearest reference prompts."""
 LEAST_REFERENCE = 40
 REFERENCE_FILE = "reference.safetensors"
 COMPONENTS = 6
@@ -37,7 +37,7 @@ COMPONENTS = 6
 
 @dataclass(frozen=True)
 class DriftReference:
-    """The features of the prompts that a release was made for."""
+    """The features of the prompts that a release is meant for."""
 
     features: PromptFeatures
     basis: Int[np.ndarray, "K"]
@@ -47,7 +47,7 @@ class DriftReference:
 
     @classmethod
     def of(cls, features: PromptFeatures, *, seed: int) -> DriftReference:
-        """Choose the basis by chance."""
+        """Create a reference with a random basis."""
         count = len(features.logprobs)
         if count < LEAST_REFERENCE:
             raise DataError("reference", expected=f"at least {LEAST_REFERENCE} prompts", got=count)

@@ -1,4 +1,4 @@
-"""The drift of the prompts of a service, as it was measured at several times, in the ledger."""
+"""The recorded drift checks of a service, in the ledger."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ drift_checks = table(
 """One row per check. `since` and `until` are the times of the last check and of this one; `state` holds the scores
 and the state of the tests, and the id of the last request that was considered."""
 DRIFT_FIGURES = ("prompt_drift", "logprob_shift", "drift_p_value")
-"""Figures of drift: the distance of the embeddings, the shift of the log-probability in nats per token, and the
-p-value of all checks together."""
+"""Drift figures: the distance of the embeddings, the shift of the log-probability in nats per token, and the p-value
+over all checks."""
 
 
 def checks_of(
@@ -41,7 +41,7 @@ def add_check(ledger: Ledger, row: Mapping[str, Any]) -> None:
     same = [drift_checks.c[name] == row[name] for name in ("service", "model", "reference", "number")]
     with ledger.exclusive(f"drift of {row['service']}") as database:
         if database.execute(sa.select(drift_checks.c.id).where(*same)).first():
-            raise DataError(f"service {row['service']}", "another check measured these prompts at the same time")
+            raise DataError(f"service {row['service']}", "another check has measured these prompts at the same time")
         database.execute(sa.insert(drift_checks).values(dict(row)))
 
 

@@ -108,8 +108,8 @@ def _rows(queries: MetricQueries) -> dict[str, list[DashboardPanel]]:
         ],
         "Drift": [
             per_version("Prompt drift", "short", "prompt_drift", about="Distance of the embeddings from the reference"),
-            per_version("Log-probability of prompts, shift", "short", "logprob_shift", about="Nats per token"),
-            per_version("P-value of drift", "short", "drift_p_value", about="Of all checks together"),
+            per_version("Log-probability shift of prompts", "short", "logprob_shift", about="Nats per token"),
+            per_version("Drift p-value", "short", "drift_p_value", about="Over all checks with the reference"),
         ],
         "Tokens and cost": [
             per_version("Tokens in the last hour", "short", "prompt_tokens", "completion_tokens"),

@@ -1,4 +1,4 @@
-"""The figures of `vita monitor` as PromQL over the metrics of a service, for its rules and its dashboard.
+"""The figures of `vita monitor` as PromQL expressions, for Prometheus rules and the Grafana dashboard.
 
     queries = MetricQueries("cat", routes=("/v1/chat/completions",))
     queries.figures["error_rate"]                # an expression with the labels `job` and `version`

@@ -27,7 +27,7 @@ DEFAULT_ALERTS = (
     AlertRule.model_validate({"name": "disliked", "figure": "thumbs_up_rate", "below": 0.6, "for": "1 h"}),
     AlertRule.model_validate({"name": "drift", "figure": "drift_p_value", "below": 0.01}),
 )
-"""The alert rules of a service without a file of rules."""
+"""The alert rules of a service without its own alert rules."""
 
 
 def record_name(figure: str) -> str:
@@ -99,7 +99,7 @@ def _service_alerts(queries: MetricQueries) -> list[dict[str, Any]]:
         ),
         _alert_rule(
             "request log incomplete", f"delta({metric('log_dropped')}[{WINDOW}]) > 0", 0, "warn",
-            "{{ $value }} rows of the request log were lost",
+            "{{ $value }} entries of the request log were lost",
         ),
         _alert_rule(
             "ledger unavailable", f"increase({metric('ledger_errors_total')}[{WINDOW}]) > 0", 300, "warn",

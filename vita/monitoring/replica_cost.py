@@ -1,7 +1,7 @@
-"""The cost of tokens: the time of the replicas of a version, its price, and the tokens that were computed.
+"""The cost of tokens, from the replica time of a version, its price, and the number of tokens.
 
-A service writes one row per version and hour, which grows while the version is served. A row counts for a period with
-the fraction of its time that lies in the period.
+A service writes one row per version and hour, and updates it while the version is served. If a row overlaps a period,
+the overlapping fraction of its time counts.
 """
 
 from __future__ import annotations

@@ -25,10 +25,9 @@ class ServiceSettings(Settings):
     """Maximum time that a request with an `Idempotency-Key` waits for its record in the ledger; then it is answered
     without a record."""
     idempotency_hours: float = Field(default=24.0, gt=0)
-    """Time during which a request with an `Idempotency-Key` can be repeated, in hours."""
+    """Validity of an `Idempotency-Key`, in hours."""
     ledger_region: str | None = None
-    """Region of the ledger. Without it, or in another region, nothing of a request that is limited to regions is
-    stored."""
+    """Region of the ledger. A request that is limited to regions is stored only if this region is one of them."""
     cors_origins: tuple[str, ...] = ()
     """Origins of the web pages that may use the API in a browser, such as `https://chat.example.org`; none by default.
     Cookies are never allowed."""
@@ -111,9 +110,9 @@ class ServiceSettings(Settings):
     price_per_replica_hour: float | None = Field(default=None, ge=0)
     """Price of one replica for one hour, in any currency, for the cost of tokens; unknown by default."""
     trace_endpoint: str | None = Field(default=None, pattern="^https?://[^/]+")
-    """URL to which traces are exported with OTLP over HTTP, such as `http://host:4318/v1/traces`; by default that of
-    `OTEL_EXPORTER_OTLP_ENDPOINT`, and none without it."""
+    """URL to which traces are exported with OTLP over HTTP, such as `http://host:4318/v1/traces`. By default, the
+    endpoint in `OTEL_EXPORTER_OTLP_ENDPOINT`; without it, no traces are exported."""
     trace_content: bool = False
-    """Export prompts and completions in traces also: only with consent, and redacted as in the request log."""
+    """Also export prompts and completions in traces, only with consent and redacted as in the request log."""
     refresh_seconds: float = Field(default=1.0, gt=0)
     """Interval at which API keys and model states are read from the ledger."""

@@ -1,7 +1,7 @@
 """Deploy a release: write the files of a target, and with `apply` start the service.
 
-The files are the artifact of the stage. With `folder` they also become the current version of a deployment folder, each
-time the life runs, so that a service that was stopped starts again.
+The files are the artifact of the stage. With `folder`, they also become the current version of a deployment folder.
+This happens each time the life runs, so that a stopped service is started again.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Config(DeploymentSettings):
     ungated: str | None = neutral(None)
     """Reason for deploying a model that no gate has approved."""
     folder: str | None = operational(None)
-    """Folder of the deployment, with its record and its previous versions; the working folder is its base."""
+    """Deployment folder with the record and the previous versions, relative to the working folder."""
     apply: bool = operational(False)
-    """Start the deployment in place of the previous one."""
+    """Start the service, or update the running one."""
 
     @model_validator(mode="after")
     def _applies_in_a_folder(self) -> Config:
@@ -63,7 +63,7 @@ class Inputs:
 
 
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
-    """Refuse a release that is not cleared, and a backend that the target cannot run."""
+    """Reject a release that is not cleared, and a backend that the target cannot run."""
     release = read_release(inputs.release.path)
     check_backend(release, config.deployment_settings)
     ledger_clearance(ledger, store)(release, ServingRequest(config.ungated), record=False)
@@ -96,4 +96,4 @@ def apply(config: Config, inputs: Inputs, ledger: Ledger, store: Store, emit: Em
         apply=config.apply, ungated=config.ungated,
     )  # fmt: skip
     where = f" at {outcome.url}" if outcome.url else ""
-    emit("note", text=f"{outcome.current.label} is {'deployed' if config.apply else 'written'}{where}")
+    emit("note", text=f"{'deployed' if config.apply else 'wrote the deployment of'} {outcome.current.label}{where}")

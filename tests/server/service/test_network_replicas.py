@@ -161,7 +161,7 @@ def test_the_gateway_rolls_network_replicas_from_one_version_to_the_next(tmp_pat
                 version = await running.fleet.roll(release_of(folder, "2"))
                 assert version.id == "cat:2" and states(running) == {"madrid": "ready"}
                 assert (await send(running)).headers["x-vita-version"] == "cat:2" and second.answers == 1
-                await until(lambda: any("but cat:2" in notice for notice in first.notices))
+                await until(lambda: any("it serves cat:2" in notice for notice in first.notices))
             await until(lambda: states(running) == {})
 
     run(check, tmp_path)
@@ -170,9 +170,9 @@ def test_the_gateway_rolls_network_replicas_from_one_version_to_the_next(tmp_pat
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"files": "a" * 64}, "The verified files of the replica are those of aaaaaaaaaaaa"),
-        ({"region": "us"}, "The region of this site is eu, that of the replica us"),
-        ({"region": None}, "The region of this site is eu, that of the replica none"),
+        ({"files": "a" * 64}, "The verified files of the replica have the digest aaaaaaaaaaaa"),
+        ({"region": "us"}, "The region of this site is eu, but the region of the replica is us"),
+        ({"region": None}, "The region of this site is eu, but the region of the replica is none"),
     ],
 )
 def test_a_replica_with_other_files_or_of_another_region_is_refused(

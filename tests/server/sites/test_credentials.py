@@ -38,9 +38,9 @@ def test_private_keys_are_readable_by_their_owner_alone_and_never_replaced(tmp_p
     credentials(tmp_path, "replica")
     keys = [*tmp_path.rglob("*key.pem")]
     assert [stat.S_IMODE(path.stat().st_mode) for path in keys] == [0o600, 0o600]
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         create_authority(tmp_path / "authority")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         issue(
             tmp_path / "authority", tmp_path / "authority-replica-paris", role="replica", name="a", hosts=["a"], days=1
         )

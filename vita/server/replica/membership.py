@@ -81,7 +81,7 @@ class Membership:
                 self.gateway + LEAVE_PATH, json={"instance": self.offer["instance"]}, timeout=FIRST_TIMEOUT_SECONDS
             )
         except httpx.HTTPError as error:
-            self.notify(f"{self.gateway}: could not be told that the replica stops: {exception_text(error)}")
+            self.notify(f"{self.gateway}: could not be notified that the replica stops: {exception_text(error)}")
 
 
 def _problem(answer: httpx.Response) -> str:

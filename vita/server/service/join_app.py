@@ -1,4 +1,4 @@
-"""The interface over which network replicas join a gateway: a separate port that requires their certificates."""
+"""The interface on which network replicas join a gateway: a separate port with mutual TLS."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ M = TypeVar("M", bound=Settings)
 
 
 def join_app(network: NetworkReplicas) -> Starlette:
-    """Create the application; only the certificate of a replica has access."""
+    """Create the application; only clients with the certificate of a replica have access."""
 
     async def join(request: Request, peer: PeerIdentity) -> dict[str, Any]:
         return await network.join(peer, await _read(request, JoinRequest))
@@ -57,12 +57,12 @@ def _endpoint(
 
 
 async def _read(request: Request, model: type[M]) -> M:
-    """Read a message; raises `ApiError` 400 without a value of the message, which contains a token."""
+    """Read a message; raises `ApiError` 400 that names the invalid fields without their values, such as the token."""
     data = await read_body(request, max_bytes=MAX_BYTES, max_seconds=MAX_SECONDS)
     try:
         return model.model_validate(json.loads(data))
     except ValidationError as error:
         fields = ", ".join(sorted({".".join(map(str, entry["loc"])) for entry in error.errors()}))
-        raise invalid(f"These fields are not valid: {fields}") from None
+        raise invalid(f"Invalid fields: {fields}") from None
     except ValueError:
         raise invalid("The body must be JSON") from None

@@ -1,9 +1,9 @@
 """The network replicas of a service: processes on other hosts that join its gateway.
 
-A network replica has verified the files of a release and offers itself with their digests (`sites.join_messages`). It
-receives requests only if this service serves exactly this release, the clearance of the release holds now, and the
-replica is in the region of the site. From then on it is probed, drained and removed as a local replica. It renews its
-token every few seconds; without a renewal it receives no requests, and is removed after `unready_seconds`.
+A network replica verifies the files of a release and sends their digests when it joins (`sites.join_messages`). It
+receives requests only if this service serves exactly this release, the release is cleared, and the replica is in the
+region of the site. It is then probed, drained and removed like a local replica. It renews its token every few seconds;
+without a renewal it receives no requests, and is removed after `unready_seconds`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from vita.spine.errors import ConfigError, ModelError, VitaError
 READY_PAUSE, UNREADY_PAUSE = 0.5, 0.1
 """Pauses between two probes, in seconds."""
 RETRY_SECONDS = 1.0
-"""Time after which a replica whose release is not served offers itself again."""
+"""Time after which a replica whose release is not served tries to join again."""
 
 
 @dataclass(eq=False, kw_only=True)
 class NetworkReplica(ReplicaProcess):
-    """A replica on another host; this service has no process of it."""
+    """A replica on another host, whose process this service does not control."""
 
     instance: str
     """Random id of its process."""
@@ -117,7 +117,7 @@ class NetworkReplicas:
             raise ModelError(version.id, problem, hint=hint)
 
     def _is_expected(self, version: ServedVersion) -> bool:
-        """Return True if a replica has offered this version and is not ready yet."""
+        """Return True if a replica of this version waits to join or is not ready yet."""
         now = asyncio.get_running_loop().time()
         self._waiting = {
             instance: entry for instance, entry in self._waiting.items() if now - entry[1] < 5 * RETRY_SECONDS
@@ -127,10 +127,10 @@ class NetworkReplicas:
         return waiting or any(not replica.was_ready for replica in joined)
 
     def refuse_adapters(self) -> None:
-        """Raise `ConfigError` while network replicas serve: they read only the release that they were started with."""
+        """Raise `ConfigError` if there are network replicas: they read only the release that they were started with."""
         if names := [replica.name for replica in self._all()]:
             problem = f"network replicas ({', '.join(names)}) cannot load adapters"
-            raise ConfigError("fleet.adapter", problem, hint="serve the adapter as a release of its own")
+            raise ConfigError("fleet.adapter", problem, hint="serve the adapter as a separate release")
 
     # -- replicas
 
@@ -138,7 +138,11 @@ class NetworkReplicas:
         """Let a replica join, or renew its token; raises `ApiError` with the reason otherwise."""
         if request.region != self._site.region:
             here, region = self._site.region or "none", request.region or "none"
-            raise ApiError(403, f"The region of this site is {here}, that of the replica {region}", code="wrong_region")
+            raise ApiError(
+                403,
+                f"The region of this site is {here}, but the region of the replica is {region}",
+                code="wrong_region",
+            )
         if request.instance in self._drained:
             raise ApiError(410, "The replica was drained by the operator of this gateway", code="drained")
         offered = self._find(request)
@@ -155,11 +159,11 @@ class NetworkReplicas:
         """Remove a replica that stops; its requests in flight finish."""
         replica = self._of_instance(instance)
         if replica is not None and not replica.stopping:
-            self._notify(f"{replica.name} on {replica.host} leaves")
+            self._notify(f"{replica.name} on {replica.host} is leaving")
             await self._stop_replica(replica, f"The replica {replica.name} was stopped")
 
     async def drain(self, replica: NetworkReplica) -> str:
-        """Drain a replica, which then ends on its host; returns a note, since nothing replaces it."""
+        """Drain a replica, which then exits on its host; returns a note, because it is not replaced."""
         self._drained.add(replica.instance)
         await self._stop_replica(replica, f"The replica {replica.name} was drained")
         return f"{replica.name} on {replica.host} was drained; start another `vita replica` to replace it"
@@ -167,7 +171,7 @@ class NetworkReplicas:
     async def _admit(self, peer: PeerIdentity, request: JoinRequest, offered: OfferedRelease) -> NetworkReplica:
         """Clear the release again, and add the replica to the fleet."""
         if request.instance in self._joining:
-            raise ApiError(409, "The replica is joining already", code="joining")
+            raise ApiError(409, "The replica is already joining", code="joining")
         self._joining.add(request.instance)
         try:
             await asyncio.to_thread(self._clear, offered.release, offered.terms, record=False)
@@ -188,7 +192,7 @@ class NetworkReplicas:
         self._replicas[name] = replica
         offered.version.backends.append(replica.backend)
         replica.keep_task = asyncio.create_task(self._keep(replica))
-        self._notify(f"{name} on {replica.host} joins with {offered.version.id}")
+        self._notify(f"{name} on {replica.host} joined with {offered.version.id}")
         return replica
 
     def _find(self, request: JoinRequest) -> OfferedRelease:
@@ -198,13 +202,15 @@ class NetworkReplicas:
             now = asyncio.get_running_loop().time()
             self._waiting[request.instance] = (request.release, now)
             served = ", ".join(f"{id} ({offered.release.digest[:12]})" for id, offered in self._offered.items())
-            message = f"This gateway does not serve the release {request.release[:12]}, but {served or 'none'}"
+            message = f"This gateway does not serve the release {request.release[:12]}; it serves {served or 'none'}"
             raise ApiError(409, message, code="not_served", headers={"Retry-After": f"{RETRY_SECONDS:g}"})
         offered = matches[0]
         if self._is_retired(offered.version.id):
             raise ApiError(410, f"The model of {offered.version.id} has been retired", code="retired")
         if request.files != offered.files:
-            message = f"The verified files of the replica are those of {request.files[:12]}, not {offered.files[:12]}"
+            message = (
+                f"The verified files of the replica have the digest {request.files[:12]}, not {offered.files[:12]}"
+            )
             raise ApiError(403, message, code="other_weights")
         if any(adapter.base == offered.version.id for adapter in self._router.adapters.values()):
             raise ApiError(409, f"{offered.version.id} has adapters, which need local replicas", code="has_adapters")
@@ -230,7 +236,7 @@ class NetworkReplicas:
 
     def _remove(self, replica: NetworkReplica) -> None:
         """Remove a replica that was not ready for too long; it can join again."""
-        self._notify(f"{replica.name} on {replica.host} is removed: {replica.backend.reason}")
+        self._notify(f"{replica.name} on {replica.host} was removed: {replica.backend.reason}")
         replica.keep_task = None  # this task, which ends now
         cause = f"The replica {replica.name} did not respond"
         stop = asyncio.ensure_future(self._stop_replica(replica, cause, seconds=0.0))

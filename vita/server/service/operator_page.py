@@ -1,8 +1,8 @@
 """The operator page of a service, on the separate loopback port of the administration interface.
 
-`vita fleet page` prints a link that is valid once and for a minute. It starts a session in a cookie that no script and
-no other site can use. Each change is confirmed on a page of its own, whose form has a token of the session. The page is
-rendered by the server and contains no script.
+`vita fleet page` prints a link that is valid for one minute and can be used once. It starts a session with a cookie
+that scripts and other sites cannot use. Each change is confirmed on a separate page, whose form contains a token of the
+session (protection against CSRF). The page is rendered by the server and contains no script.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ class Change:
 CHANGES = {
     "drain": Change(
         "Drain the replica {target}?",
-        "It finishes its requests and stops. A new replica replaces it. No request is lost.", "Drain",
+        "The replica finishes its requests and stops. A new replica replaces it. No request is lost.", "Drain",
     ),
     "promote": Change(
-        "Promote the newest version?", "It receives all of the traffic. The other versions are drained and stop.",
+        "Promote the newest version?", "It receives all traffic. The other versions finish their requests and stop.",
         "Promote", needs_reason=True,
     ),
     "rollback": Change(
         "Roll back the newest version?",
-        "The older version receives all of the traffic. The newest version is drained and stops.", "Roll back",
+        "The previous version receives all traffic. The newest version finishes its requests and stops.", "Roll back",
     ),
 }  # fmt: skip
 
@@ -109,7 +109,7 @@ class OperatorPage:
     async def enter(self, request: Request) -> Response:
         """Start a session with the code of a link."""
         if self._links.pop(request.query_params.get("code", ""), 0.0) < time.monotonic():
-            return _refusal("This link was used already, or is older than a minute.")
+            return _refusal("This link was already used or has expired.")
         now = time.monotonic()
         alive = {name: session for name, session in self._sessions.items() if session.expires > now}
         self._sessions = dict(list(alive.items())[-(MOST_SESSIONS - 1) :])
@@ -122,7 +122,7 @@ class OperatorPage:
     async def show(self, request: Request) -> Response:
         """Show the state of the service."""
         if (session := self._session(request)) is None:
-            return _refusal("There is no session.")
+            return _refusal("There is no session, or it has expired.")
         status = await self._status()
         try:
             view = await asyncio.to_thread(operator_view, self._ledger, status, DEFAULT_ALERTS)
@@ -137,12 +137,12 @@ class OperatorPage:
         return HTMLResponse(page.html, headers=headers)
 
     async def confirm(self, request: Request) -> Response:
-        """Ask whether a change is meant."""
+        """Ask for the confirmation of a change."""
         if (session := self._session(request)) is None:
-            return _refusal("There is no session.")
+            return _refusal("There is no session, or it has expired.")
         action, target = request.query_params.get("action", ""), request.query_params.get("target", "")
         if (change := CHANGES.get(action)) is None or (action == "drain" and target not in self._supervisor.replicas):
-            return _refusal("This change is not known.", 404)
+            return _refusal("Unknown action.", 404)
         page = served_page(
             "confirm.html.jinja", folder=_TEMPLATES, forms=True, question=change.question.format(target=target),
             consequence=change.consequence, label=change.label, needs_reason=change.needs_reason, action=action,
@@ -159,7 +159,7 @@ class OperatorPage:
         form = {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
         is_own = session is not None and hmac.compare_digest(form.get("form", "").encode(), session.form.encode())
         if session is None or not is_own or not _is_same_origin(request):
-            return _refusal("The form does not belong to a session.")
+            return _refusal("The form does not belong to this session, or the session has expired.")
         try:
             session.message = await self._carry_out(form.get("action", ""), form.get("target", ""), form.get("reason"))
         except VitaError as error:
@@ -173,11 +173,11 @@ class OperatorPage:
             return note or f"The replica {target} was drained and replaced."
         if action == "promote":
             version = await self._supervisor.promote(terms=ServingRequest((reason or "").strip() or None))
-            return f"{version.id} receives all of the traffic."
+            return f"Promoted: {version.id} receives all traffic."
         if action == "rollback":
             version = await self._supervisor.roll_back()
-            return f"Rolled back: {version.id} receives all of the traffic."
-        return "This change is not known."
+            return f"Rolled back: {version.id} receives all traffic."
+        return "Unknown action."
 
     def _session(self, request: Request) -> OperatorSession | None:
         session = self._sessions.get(request.cookies.get(COOKIE, ""))

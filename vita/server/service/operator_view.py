@@ -26,7 +26,7 @@ SHOWN = {
     "tokens_per_second": ("tokens/s", "{:.1f}"), "refusal_rate": ("refusals", "{:.1%}"),
     "thumbs_up_rate": ("thumbs up", "{:.0%}"), "flags": ("flags", "{:.0f}"), "edits": ("edits", "{:.0f}"),
     "votes_won": ("votes won", "{:.0f}"), "cost_per_1000_tokens": ("cost per 1,000 tokens", "{:.4g}"),
-    "prompt_drift": ("prompt drift", "{:.3f}"), "drift_p_value": ("drift, p-value", "{:.2g}"),
+    "prompt_drift": ("prompt drift", "{:.3f}"), "drift_p_value": ("drift p-value", "{:.2g}"),
 }  # fmt: skip
 """Figure -> its name and its format."""
 

@@ -1,4 +1,4 @@
-"""Certificates for the connections between gateways and network replicas, of a certificate authority of your own.
+"""Certificates for mutual TLS between gateways and network replicas, from your own certificate authority.
 
     create_authority(Path("authority"))
     issue(Path("authority"), Path("paris"), role="gateway", name="paris", hosts=["10.0.1.1"], days=90)
@@ -36,12 +36,12 @@ AUTHORITY_KEY = "authority-key.pem"
 """The private key of the authority, which signs certificates; gateways and replicas do not need it."""
 AUTHORITY_DAYS, WARN_DAYS = 3650, 14
 _CLOCK_SKEW = timedelta(minutes=5)
-"""A certificate is valid from this time before its creation, since clocks of hosts differ."""
+"""A certificate is valid from this time before its creation, because the clocks of hosts differ."""
 
 
 @dataclass(frozen=True)
 class PeerIdentity:
-    """The role and the name of the other side of a connection, from its verified certificate."""
+    """The role and the name of the peer of a connection, from its verified certificate."""
 
     role: str
     name: str
@@ -107,7 +107,7 @@ class Credentials:
             context.load_verify_locations(self.folder / AUTHORITY)
             context.load_cert_chain(self.folder / CERTIFICATE, self.folder / KEY)
         except (ssl.SSLError, OSError) as error:
-            raise ConfigError(str(self.folder), f"its certificate and key cannot be used: {error}") from None
+            raise ConfigError(str(self.folder), f"the certificate and the key cannot be used: {error}") from None
         return context
 
     @property
@@ -116,7 +116,8 @@ class Credentials:
         days = (self.expires - datetime.now(UTC)).days
         if days >= WARN_DAYS:
             return None
-        return f"the certificate of {self.identity.name} expires on {self.expires.date()}; issue a new one and restart"
+        expiry = f"the certificate of {self.identity.name} expires on {self.expires.date()}"
+        return f"{expiry}; issue a new one and restart the service"
 
 
 def create_authority(folder: Path, *, days: float = AUTHORITY_DAYS) -> None:
@@ -141,7 +142,7 @@ def issue(authority: Path, folder: Path, *, role: Role, name: str, hosts: Sequen
     """
     check_name(name, where="--name")
     if not hosts:
-        raise ConfigError("--host", expected="the address or name of the host, at least one", got=None)
+        raise ConfigError("--host", expected="at least one address or name of the host", got=None)
     if not days > 0:
         raise ConfigError("--days", expected="a number above 0", got=days)
     issuer, key = _read(authority / AUTHORITY), ec.generate_private_key(ec.SECP256R1())
@@ -221,11 +222,11 @@ def _private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, data: bytes, *, mode: int) -> None:
-    """Write a new file with a mode that it has from its creation on; an existing file is not replaced."""
+    """Write a new file, which has the mode from its creation on; an existing file is not replaced."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
-        raise ConfigError(str(path), "exists already", hint="choose another folder") from None
+        raise ConfigError(str(path), "already exists", hint="choose another folder") from None
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

@@ -1,4 +1,4 @@
-"""Idempotency records: the version that answers the requests with an `Idempotency-Key`, shared by all sites.
+"""Idempotency records, shared by all sites: the version that answered a request with an `Idempotency-Key`.
 
     claim = await records.claim(record)
     claim.earlier                      # the record of the first request with this key, None for a new one
@@ -31,7 +31,7 @@ from vita.spine.ledger import Ledger
 from vita.spine.tables import table
 
 RETRY_SECONDS = 2.0
-"""Time during which requests do not wait for the ledger after it did not respond."""
+"""Time during which requests do not wait for the ledger, after a timeout of the ledger."""
 THREADS, MAX_WAITING = 4, 64
 """Threads that write records, and the maximum number of requests that wait for them."""
 BATCH = 500

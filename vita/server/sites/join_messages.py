@@ -16,19 +16,19 @@ from vita.spine.config import Settings
 
 JOIN_PATH, LEAVE_PATH = "/v1/replicas/join", "/v1/replicas/leave"
 RENEW_SECONDS, TOKEN_SECONDS = 5.0, 30.0
-"""Interval of the renewals, and the validity of a token."""
+"""Interval at which tokens are renewed, and the validity of a token."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class JoinRequest(Settings):
-    """A replica that serves a release offers itself to a gateway, or renews its token."""
+    """A replica joins a gateway with its release, or renews its token."""
 
     instance: str = Field(pattern=r"^[0-9a-f]{32}$")
     """Random id of the process of the replica."""
     url: str = Field(max_length=300)
     """Address of the replica: `https://HOST:PORT`."""
     release: Digest
-    """SHA-256 of release.json, which names the SHA-256 of every file; the replica has verified all of them."""
+    """SHA-256 of release.json, which contains the SHA-256 of every file; the replica has verified all of them."""
     files: Digest
     """Digest of the model, computed from its verified files."""
     site: str = Field(default="", max_length=63)
@@ -36,7 +36,7 @@ class JoinRequest(Settings):
     region: str | None = Field(default=None, max_length=63)
     """Region of the replica."""
     token: str = Field(min_length=32, max_length=200, repr=False)
-    """Secret that the gateway sends with its requests."""
+    """Secret that the gateway sends in its requests to the replica."""
     seconds: float = Field(gt=0, le=3600)
     """Validity of the token."""
 

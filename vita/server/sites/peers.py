@@ -33,7 +33,7 @@ class PeerProtocol(H11Protocol):
 
 
 class RequireRole:
-    """Refuses clients whose certificate has another role, with 403."""
+    """Rejects clients whose certificate has another role, with 403."""
 
     def __init__(self, app: ASGIApp, role: Role) -> None:
         self._app, self._role = app, role
@@ -42,8 +42,8 @@ class RequireRole:
         if scope["type"] == "http":
             peer = peer_of(scope)
             if peer is None or peer.role != self._role:
-                problem = "no identity" if peer is None else f"the role {peer.role}"
-                message = f"The certificate of a {self._role} is required, and this one has {problem}"
+                problem = "has no role" if peer is None else f"has the role {peer.role}"
+                message = f"A certificate with the role {self._role} is required, but this certificate {problem}"
                 await error_response(ApiError(403, message, code="wrong_role"))(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -2,9 +2,9 @@
 
     regions = request_regions(key.regions, "eu, uk"); require_region(regions, site.region)
 
-An API key or the header `X-Vita-Region` limits a request to regions. A site outside of them, or whose region is
-unknown, refuses it before its body is read. The ledger has a region also: the request log, feedback and the idempotency
-records of a limited request are stored only in a ledger whose region is known and permitted.
+An API key or the header `X-Vita-Region` limits a request to regions. A site outside these regions, or without a region,
+rejects the request before its body is read. The ledger also has a region: the log entry, feedback and the idempotency
+record of a limited request are stored only if the region of the ledger is known and permitted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def request_regions(key_regions: Collection[str], header: str | None) -> frozens
         try:
             limits.append(frozenset(check_name(name, where=REGION_HEADER) for name in names))
         except ConfigError:
-            message = f"`{REGION_HEADER}` is a list of regions such as `eu, uk`"
+            message = f"`{REGION_HEADER}` must be a list of regions such as `eu, uk`"
             raise invalid(message, REGION_HEADER) from None
     return frozenset.intersection(*limits) if limits else NO_LIMIT
 
@@ -45,9 +45,9 @@ def require_region(regions: Collection[str] | None, region: str | None) -> None:
     """Raise `ApiError` 403 unless a request that is limited to `regions` may be processed in `region`."""
     if regions is None or is_permitted(regions, region):
         return
-    limit = f"is limited to {_listed(regions)}" if regions else "is limited to regions that exclude each other"
+    limit = f"is limited to {_listed(regions)}" if regions else "has region limits that exclude each other"
     here = f"is in the region `{region}`" if region is not None else "has no region"
-    raise ApiError(403, f"This request {limit}, and this site {here}.", code="wrong_region")
+    raise ApiError(403, f"This request {limit}, but this site {here}.", code="wrong_region")
 
 
 def _listed(regions: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""The site of a service, which its responses name.
+"""The site of a service, and the response header with its name.
 
 site = Site("paris", region="eu"); app = SiteHeader(app, site)         # X-Vita-Site: paris
 """
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 @dataclass(frozen=True)
 class Site:
-    """One of the places where a service runs; a service without a site has an empty name."""
+    """A site of a service; the name is empty if the service has only one site."""
 
     name: str = ""
     region: str | None = None
@@ -41,7 +41,7 @@ def check_name(name: str, *, where: str) -> str:
 
 
 class SiteHeader:
-    """Adds the header `X-Vita-Site` to every response of a named site, also to errors."""
+    """Adds the header `X-Vita-Site` to every response of a named site, including errors."""
 
     def __init__(self, app: ASGIApp, site: Site) -> None:
         self._app, self._name = app, site.name
