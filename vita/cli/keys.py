@@ -81,7 +81,7 @@ def keys_revoke(
     key: Annotated[str, typer.Argument(help="The eight characters after `vk-`, or the name of the key.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke an API key. Running services refuse it within seconds."""
+    """Revoke an API key. Running services reject it within seconds."""
     from vita.server.gateway.keys import revoke
 
     workspace = open_workspace(ctx)

@@ -179,8 +179,8 @@ def _release(workspace: Workspace, reference: str, folder: Path, *, name: str | 
 def _keep_release(release: ReleaseInfo, folder: Path) -> Path:
     """Move a release to `folder`, whose name is its digest, unless the folder already contains the intact release.
 
-    An existing folder is never deleted, since a service may serve from it. Two commands may do this at once: renaming
-    fails in the second one, and the folder of the first contains the same files.
+    An existing folder is never deleted, because a service may serve from it. If two commands do this concurrently,
+    renaming fails in the second one, and the folder of the first contains the same files.
     """
     from vita.server.release import read_release, verify_release
 
@@ -305,7 +305,7 @@ def fleet_add_adapter(
     service: ServiceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve an adapter beside its base model, without a restart."""
+    """Serve an adapter in addition to its base model, without a restart."""
     workspace = open_workspace(ctx)
     control = _control(workspace, service)
     with _temporary_folder(_controls(workspace)) as folder:

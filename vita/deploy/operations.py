@@ -67,7 +67,7 @@ def deploy(
     apply: bool = False,
     ungated: str | None = None,
 ) -> DeploymentOutcome:
-    """Write the deployment of a release to a folder, and with `apply` start it in place of the previous version."""
+    """Write the deployment of a release to a folder, and with `apply` start or update the service."""
     check_backend(release, settings)
     opened = DeploymentFolder.open(folder)
     _check_same_service(opened, release, settings)

@@ -1,7 +1,7 @@
 """The application of Ray Serve: replicas that verify, clear and serve one release.
 
 Ray pickles `RayReplica` and calls `build` in each replica. Every replica verifies the SHA-256 of all files of the
-release and asks the ledger for the clearance, so that no replica of a retired release starts.
+release and checks its clearance in the ledger, so that no replica of a retired release starts.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ class TargetProgram(Protocol):
         """Raise `VitaError` if the deployment cannot be applied on this machine. Nothing is changed."""
 
     def apply(self, folder: DeploymentFolder, deployment: Deployment) -> str | None:
-        """Start a version in place of the current one; returns the URL of the service if it is known."""
+        """Start a version, replacing the current one; returns the URL of the service if it is known."""
 
     def stop(self, folder: DeploymentFolder) -> bool:
         """Stop the service; returns False if it was not running."""

@@ -1,7 +1,7 @@
 """The request log and the user feedback: the tables, and figures of quality per version.
 
-The gateway writes them; `vita monitor` shows the figures, and `refine` makes preferences of the rows. Figures are
-joined, filtered and aggregated by the database over an index without content: memory does not grow with the log.
+The gateway writes them; `vita monitor` shows the figures, and `refine` creates preferences from the rows. The database
+joins, filters and aggregates the figures with an index without content, so memory does not grow with the log.
 `requests.asked` is {} unless content is logged and its sender consented; then it holds `messages` or `prompt`
 and the sampling settings, and `answered` holds {"choices": [text, ...]}. Both are redacted before they are stored.
 """
@@ -92,8 +92,9 @@ def figures(
 ) -> dict[str, dict[str, float | None]]:
     """Return quality and speed figures per version; None for figures without data.
 
-    Of the requests from `since` to `until`, or of the `newest` ones; `names` are the figures that are wanted besides
-    `requests`, since percentiles sort. Versions of one name and different weights are kept apart.
+    The figures cover the requests from `since` to `until`, or the `newest` ones. `names` are the figures to compute in
+    addition to `requests`; percentiles are slow because they sort. Versions with the same name and different weights
+    are separate.
     """
     selection = _request_selection(service, models, since, until, newest)
     with ledger.transaction() as database:

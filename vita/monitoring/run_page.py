@@ -2,7 +2,7 @@
 
 app = run_application(lambda: find_run(ledger, store, "my/pretrain"), store)
 
-The page asks for `/state` every two seconds. Charts are drawn by the server.
+The page polls `/state` every two seconds. Charts are drawn by the server.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class SimulatedUsers(Settings):
     max_tokens: int = Field(48, ge=1)
     """Maximum tokens of an answer."""
     ungated: str | None = neutral(None, min_length=1)
-    """Reason for serving a release that no gate approves now; without a reason such a release is refused."""
+    """Reason for serving a release that no gate currently approves; without a reason, such a release is rejected."""
 
     def crowd(self, model: Path, *, where: str) -> UserSimulator:
         """Return the users; prompts that leave no room for an answer in the context are not used."""

@@ -95,7 +95,7 @@ class NetworkReplicas:
         self._offered[version.id] = OfferedRelease(release, version, terms, model_digest(files))
 
     def forget(self, version_id: str) -> None:
-        """Refuse network replicas of a version that is no longer served."""
+        """Stop accepting network replicas of a version that is no longer served."""
         self._offered.pop(version_id, None)
 
     async def settle(self, version: ServedVersion, *, is_alone: bool) -> None:
@@ -181,7 +181,7 @@ class NetworkReplicas:
             raise ApiError(409, f"The release is not cleared: {error}", code="not_cleared") from None
         finally:
             self._joining.discard(request.instance)
-        self._find(request)  # it may have been replaced meanwhile
+        self._find(request)  # it may have been replaced in the meantime
         name = peer.name if peer.name not in self._replicas else f"{peer.name}-{request.instance[:6]}"
         replica = NetworkReplica(
             name, offered.release, Backend(name, request.url, secret=request.token, reason="it is joining"), 0,
