@@ -131,10 +131,10 @@ def _print(workspace: Workspace, outcome: DeploymentOutcome, *, as_json: bool) -
         }  # fmt: skip
         print_json(document)
         return
-    done = "deployed" if current.applied else "wrote the deployment of"
+    result = "deployed" if current.applied else "wrote the deployment of"
     where = f" at {outcome.url}" if outcome.url else ""
     unchanged = "" if outcome.changed else " (unchanged)"
     print_line = workspace.console.print
-    print_line(f"{done} {current.label}{where}: version {current.id}{unchanged} in {outcome.folder}", soft_wrap=True)
+    print_line(f"{result} {current.label}{where}: version {current.id}{unchanged} in {outcome.folder}", soft_wrap=True)
     if previous is not None:
         print_line(f"the previous version is {previous.label} ({previous.id}); --rollback returns to it")

@@ -99,7 +99,6 @@ def proposals_accept(
     if (earlier := decision_on(workspace.ledger, proposal)) is not None:
         raise GateError(f"proposal {number}", f"was {earlier.decision} by {earlier.who}")
     personal_key = private_key(workspace, by, key)
-    done = "rolled back" if proposal.action == "rollback" else "deprecated"
     carry_out = _rollback(workspace, proposal) if proposal.action == "rollback" else _deprecation(
         workspace, proposal, sunset=sunset, by=by
     )  # fmt: skip
@@ -109,7 +108,8 @@ def proposals_accept(
     if as_json:
         print_json(row)
         return
-    workspace.console.print(f"accepted proposal {number}: {done} {proposal.version}")
+    change = "rolled back" if proposal.action == "rollback" else "deprecated"
+    workspace.console.print(f"accepted proposal {number}: {change} {proposal.version}")
 
 
 @proposals_app.command("decline")
