@@ -97,7 +97,7 @@ def test_a_changed_file_is_not_restored(vita: Vita, releases, tmp_path):
     file = tmp_path / "mine/versions" / record["previous"][0]["id"] / "compose.yaml"
     file.write_text(file.read_text() + "# changed\n")
     code, _, err = vita("deploy", "--rollback", "--out", "mine")
-    assert code == 4 and "compose.yaml" in err and "the deployed bytes" in err
+    assert code == 4 and "compose.yaml" in err and "the SHA-256 of the deployed file" in err
     assert json.loads((tmp_path / "mine/deployment.json").read_text()) == record
 
 
