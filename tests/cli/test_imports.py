@@ -36,7 +36,7 @@ def test_help_and_version_load_no_database_no_arrays_and_no_tensors(words: tuple
 def test_a_plan_of_every_stage_loads_no_tensors_and_no_server(tmp_path: Path) -> None:
     steps = yaml.safe_load(recipes()["cat"].read_text(encoding="utf-8"))["stages"]
     assert {(step or {}).get("stage", name) for name, step in steps.items()} == set(own_stages()) - {
-        *("adopt", "classify", "contrastive", "deduplicate", "import_tokens", "rephrase", "upcycle")
+        *("adopt", "classify", "contrastive", "deduplicate", "deploy", "import_tokens", "rephrase", "upcycle")
     }
 
     heavy = ("torch", "transformers", "tiktoken", "pyarrow", "safetensors", "starlette", "uvicorn", "httpx")

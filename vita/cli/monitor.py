@@ -19,7 +19,6 @@ from vita.cli.workspace import Workspace
 from vita.spine.console import line
 from vita.spine.errors import ConfigError, VitaError
 from vita.spine.plain_text import counted
-from vita.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from vita.monitoring.alerts import Alert, AlertRule
@@ -197,6 +196,8 @@ def _retests(history: list[dict[str, Any]]) -> list[RenderableType]:
     """Return the table of the last re-tests, if there are any."""
     if not history:
         return []
+    from vita.stats.intervals import Interval
+
     table = Table("re-test", "test", "version", "figures", "worse or failed", box=None, pad_edge=False)
     for retest in history:
         day = datetime.fromtimestamp(retest["at"], UTC).strftime("%Y-%m-%d %H:%M")
