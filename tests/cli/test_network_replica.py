@@ -62,6 +62,8 @@ def test_wrong_options_are_named(tmp_path: Path, release: str) -> None:
     assert "expected the 64 hexadecimal digits" in problem(tmp_path, release[:12], store=store)
     assert "the address at which gateways reach this host" in problem(tmp_path, release, store=store, host="0.0.0.0")
     assert "an address such as https://" in problem(tmp_path, release, store=store, join="http://10.0.0.1:9000")
+    for wrong in ("https://10.0.0.1:PORT", "https://10.0.0.1", "https://10.0.0.1:9000/path"):
+        assert "an address such as https://" in problem(tmp_path, release, store=store, join=wrong)
     gateway = str(credentials(tmp_path, "gateway").folder)
     assert "expected the certificate of a replica" in problem(tmp_path, release, store=store, credentials=gateway)
     assert "is not in the store" in problem(tmp_path, "0" * 64, store=store)

@@ -55,6 +55,21 @@ async def test_a_request_of_a_hung_replica_moves_to_another_replica(ledger):
 
 
 @async_test
+async def test_a_request_of_a_removed_replica_moves_to_a_later_replica(ledger):
+    removed_replica, later_replica = FakeReplica("a", delay=20.0), FakeReplica("b")
+    async with service(ledger, removed_replica, later_replica) as (gateway, client):
+        hang(gateway, "b")
+        response_task = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT))
+        await asyncio.sleep(0.1)
+        hang(gateway, "a")
+        (version,) = gateway.router.versions.values()
+        version.backends = [backend for backend in version.backends if backend.name != "a"]
+        hang(gateway, "b", hung=False)
+        assert (await asyncio.wait_for(response_task, 2)).status_code == 200
+        assert removed_replica.cancelled == 1 and not lost_requests(gateway)
+
+
+@async_test
 async def test_a_request_waits_for_a_hung_replica_if_there_is_no_other(ledger):
     async with service(ledger, FakeReplica("a", delay=0.5)) as (gateway, client):
         response_task = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT))

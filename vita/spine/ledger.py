@@ -29,7 +29,7 @@ from vita.spine.errors import LedgerError, MissingExtra
 from vita.spine.tables import table
 from vita.spine.url_secrets import mask_secrets_in, mask_url_secrets
 
-HEAD = "0016"
+HEAD = "0017"
 """The newest migration."""
 STALE_SECONDS = 120.0
 BEAT_SECONDS = 15.0

@@ -8,8 +8,10 @@ from tests.server.fakes import FakeReplica
 from tests.server.gateways import CHAT, async_test, service
 from vita.monitoring.request_log import requests_since
 from vita.server.gateway.keys import create
+from vita.server.gateway.request_log import RequestLog, StoragePolicy
 from vita.server.gateway.request_record import RequestRecord
 from vita.server.gateway.telemetry import Telemetry
+from vita.spine.ledger import Ledger
 
 
 def test_a_record_is_closed_once_with_its_first_status():
@@ -25,6 +27,21 @@ def test_a_record_is_closed_once_with_its_first_status():
     assert record.close(500, ()) is None
     samples = [sample for family in telemetry.requests.collect() for sample in family.samples]
     assert [sample.labels["status"] for sample in samples if sample.name.endswith("_total")] == ["200"]
+
+
+def test_a_row_that_cannot_be_stored_loses_no_other_row(ledger: Ledger) -> None:
+    log = RequestLog(ledger, StoragePolicy("metadata", redact=True))
+    with ledger.transaction():  # the rows wait, and are then written together
+        for number in range(7):
+            record = RequestRecord("cat", f"req-{number}", "/v1/chat/completions", Telemetry())
+            record.admit(consent=False)
+            row = record.close(200, ())
+            assert row is not None
+            log.add(row if number != 4 else {**row, "service": None})
+    assert log.flush()
+    log.close()
+    assert [row["request"] for row in requests_since(ledger)] == [f"req-{number}" for number in (0, 1, 2, 3, 5, 6)]
+    assert log.dropped == 1
 
 
 @async_test

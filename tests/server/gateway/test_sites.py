@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import time
 from contextlib import AsyncExitStack
 from typing import Any
@@ -79,6 +81,12 @@ def _without_ids(stream: str) -> str:
                        for part in stream.split("\n\n"))  # fmt: skip
 
 
+def _forged_id(response: Any) -> str:
+    """Return the id of an event of a response whose own id no gateway has created."""
+    content = json.dumps(["a" * 16, [response, 0, False, []]])
+    return base64.urlsafe_b64encode(content.encode()).rstrip(b"=").decode()
+
+
 @async_test
 async def test_an_event_id_of_another_stream_or_model_does_not_continue_a_stream(ledger: Ledger) -> None:
     body = {**CHAT, "stream": True}
@@ -96,7 +104,8 @@ async def test_an_event_id_of_another_stream_or_model_does_not_continue_a_stream
         await ids("two")
         status, content = await refusal({"Idempotency-Key": "two", "Last-Event-ID": foreign})
         assert (status, "stream_diverged" in content) == (200, True)
-        for wrong in ("7", "!", "e30", "W10", "x" * 20_000):
+        forged = [_forged_id(response) for response in ("A" * 5000, "a\0b", 7)]
+        for wrong in ("7", "!", "e30", "W10", "x" * 20_000, *forged):
             status, content = await refusal({"Idempotency-Key": "two", "Last-Event-ID": wrong})
             assert status == 400 and "must be the `id` of an event" in content
         assert (await refusal({"Last-Event-ID": foreign}))[0] == 400

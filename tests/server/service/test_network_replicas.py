@@ -149,6 +149,18 @@ def test_a_network_replica_answers_requests_is_drained_and_ends(tmp_path: Path) 
     run(check, tmp_path)
 
 
+def test_a_network_replica_can_have_the_name_of_a_local_one(tmp_path: Path) -> None:
+    async def check(folder: Path) -> None:
+        async with gateway(folder, replicas=1) as running:
+            stub = Stub(folder, name="r2")
+            async with stub.joined(str(running.join_url)):
+                await until(lambda: states(running) == {"r1": "ready", "r2": "ready"})
+                await running.fleet.drain("r1")
+                await until(lambda: states(running) == {"r2": "ready", "r3": "ready"})
+
+    run(check, tmp_path)
+
+
 def test_the_gateway_rolls_network_replicas_from_one_version_to_the_next(tmp_path: Path) -> None:
     async def check(folder: Path) -> None:
         async with gateway(folder) as running:

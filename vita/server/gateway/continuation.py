@@ -12,6 +12,7 @@ by lengths and hashes, and `StreamContinuation.after` skips this part of the rep
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,9 @@ from typing import Any
 import orjson
 
 from vita.server.line_json import json_event
+
+_RESPONSE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""The form of response ids, which clients send back in the ids of events."""
 
 
 class Faulted(Exception):
@@ -177,8 +181,10 @@ class StreamContinuation:
         Raises `ValueError` or `TypeError` if the position was not created by `position`.
         """
         response_id, created, usage_sent, choices = position
+        if not _RESPONSE_ID.fullmatch(response_id) or not isinstance(created, int | None):
+            raise ValueError("a response has another id or time")
         sent_choices = {int(index): _Choice.after(choice_position) for index, choice_position in choices}
-        return cls(wants_usage, str(response_id), _created=created, _usage_sent=bool(usage_sent), _choices=sent_choices)
+        return cls(wants_usage, response_id, _created=created, _usage_sent=bool(usage_sent), _choices=sent_choices)
 
     def restart(self) -> None:
         """Start to read the stream of another replica."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from vita.spine.ledger import Ledger
 
 LogLevel = Literal["none", "metadata", "content"]
 _BATCH = 200
+_RETRY_SECONDS = 5.0
 _END = object()
 
 
@@ -100,9 +102,16 @@ class RequestLog:
                 if isinstance(waiting, threading.Event):
                     waiting.set()
 
-    def _insert(self, rows: list[dict[str, Any]]) -> None:
+    def _insert(self, rows: list[dict[str, Any]], deadline: float | None = None) -> None:
+        """Insert rows; if that fails, insert the halves until `deadline`, so that one invalid row loses no others."""
+        deadline = time.monotonic() + _RETRY_SECONDS if deadline is None else deadline
         try:
             with self._ledger.transaction() as database:
                 database.execute(sa.insert(requests), rows)
         except VitaError:
-            self.dropped += len(rows)
+            if len(rows) == 1 or time.monotonic() > deadline:
+                self.dropped += len(rows)
+                return
+            middle = len(rows) // 2
+            self._insert(rows[:middle], deadline)
+            self._insert(rows[middle:], deadline)

@@ -48,7 +48,6 @@ def end_request_span(span: TraceSpan, row: Mapping[str, Any], policy: StoragePol
             span.set(attribute, value if isinstance(value, types) and not isinstance(value, bool) else None)
         limit = asked.get("max_completion_tokens", asked.get("max_tokens"))
         span.set(Attribute.REQUEST_MAX_TOKENS, limit if isinstance(limit, int) else None)
-        span.set(Attribute.REQUEST_STOP, _texts(asked.get("stop")))
         span.set(Attribute.RESPONSE_ID, row["response"])
         span.set(Attribute.RESPONSE_MODEL, row["version"] if row["model"] else None)
         span.set(Attribute.MODEL_DIGEST, row["model"] or None)
@@ -68,6 +67,7 @@ def end_request_span(span: TraceSpan, row: Mapping[str, Any], policy: StoragePol
 def _set_content(span: TraceSpan, stored: Mapping[str, Any]) -> None:
     """Set the texts of a request, as far as the request log may store them."""
     asked, answered = stored["asked"], stored["answered"]
+    span.set(Attribute.REQUEST_STOP, _texts(asked.get("stop")))
     messages = asked.get("messages")
     if isinstance(asked.get("prompt"), str):
         messages = [{"role": "user", "content": asked["prompt"]}]

@@ -142,6 +142,7 @@ class Router:
         self.adapters: dict[str, ServedVersion] = {}
         """Adapters, which the replicas of their base version serve; only requests that name them reach them."""
         self._changed = asyncio.Event()
+        self._borrowed: set[Backend] = set()
 
     def add(self, version: ServedVersion) -> None:
         self.versions[version.id] = version
@@ -211,7 +212,7 @@ class Router:
         """Notify the requests that wait for a replica of a change."""
         self._changed.set()
         self._changed = asyncio.Event()
-        for _, backend in self.backends():
+        for backend in list(self._borrowed):  # also removed ones, whose requests can move to other replicas
             if backend.hung:
                 for watch in list(backend.watches):
                     watch.look()
@@ -223,10 +224,13 @@ class Router:
         """Take the least busy replica of a version, within `seconds`; avoids `exclude` if possible."""
         backend = await self._wait(version, seconds, exclude)
         backend.in_flight += 1
+        self._borrowed.add(backend)
         try:
             yield backend
         finally:
             backend.in_flight -= 1
+            if not backend.in_flight:
+                self._borrowed.discard(backend)
             self.wake()
 
     async def _wait(self, version: ServedVersion, seconds: float, exclude: Collection[Backend]) -> Backend:

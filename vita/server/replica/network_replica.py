@@ -30,7 +30,7 @@ from vita.server.replica.main import open_app, verify
 from vita.server.replica.membership import Membership
 from vita.server.replica.rotating_secrets import RotatingSecrets
 from vita.server.sites.credentials import Credentials
-from vita.server.sites.join_messages import RENEW_SECONDS, TOKEN_SECONDS
+from vita.server.sites.join_messages import RENEW_SECONDS, TOKEN_SECONDS, is_address
 from vita.server.sites.peers import PeerProtocol, RequireRole, with_tls
 from vita.server.sites.residency import REGION_HEADER, request_regions, require_region
 from vita.server.sites.site import Site
@@ -81,7 +81,7 @@ def serve(options: NetworkReplicaOptions) -> None:
     if options.host in ("0.0.0.0", "::"):
         raise ConfigError("--host", expected="the address at which gateways reach this host", got=options.host)
     for address in options.join:
-        if not address.startswith("https://"):
+        if not is_address(address.rstrip("/")):
             raise ConfigError("--join", expected="an address such as https://10.0.1.1:9000", got=address)
     release, files = verify(options.release, digest=options.digest)  # before the import of torch, which takes seconds
     import torch
@@ -138,9 +138,11 @@ async def serve_app(
         await asyncio.wait({keeping, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         keeping.cancel()
         stopping.cancel()
-        await asyncio.gather(keeping, stopping, return_exceptions=True)
+        membership_result, _ = await asyncio.gather(keeping, stopping, return_exceptions=True)
         await asyncio.gather(*(member.leave() for member in members))
     await server.end(serving)
+    if isinstance(membership_result, Exception):
+        raise membership_result
     if all(member.end is not None for member in members):
         raise GateError("replica", f"all gateways have ended the membership: {members[0].end}")
 

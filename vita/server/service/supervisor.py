@@ -299,7 +299,7 @@ class Supervisor:
     def _launch(
         self, release: ReleaseInfo, version: ServedVersion, threads: int, *, terms: ServingRequest
     ) -> ReplicaProcess:
-        name = f"r{next(self._numbers)}"
+        name = next(name for number in self._numbers if (name := f"r{number}") not in self.replicas)
         replica = ReplicaProcess(name, release, Backend(name, ""), threads, terms=terms, notify=self._notify)
         self.replicas[name] = replica
         version.backends.append(replica.backend)
@@ -386,6 +386,7 @@ class Supervisor:
             await asyncio.gather(replica.keep_task, return_exceptions=True)
         replica.state = "stopped"
         replica.start_finished.set()
-        self.replicas.pop(replica.name, None)
+        if self.replicas.get(replica.name) is replica:
+            del self.replicas[replica.name]
         if (version := self.router.versions.get(replica.release.id)) and replica.backend in version.backends:
             version.backends.remove(replica.backend)

@@ -20,6 +20,17 @@ RENEW_SECONDS, TOKEN_SECONDS = 5.0, 30.0
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+def is_address(url: str) -> bool:
+    """Return True for `https://HOST:PORT`."""
+    try:
+        parts = urlsplit(url)
+        has_port = parts.port is not None
+    except ValueError:
+        return False
+    others = (parts.username, parts.path, parts.query, parts.fragment)
+    return parts.scheme == "https" and bool(parts.hostname) and has_port and not any(others)
+
+
 class JoinRequest(Settings):
     """A replica joins a gateway with its release, or renews its token."""
 
@@ -43,10 +54,7 @@ class JoinRequest(Settings):
     @field_validator("url")
     @classmethod
     def _is_address(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname or parts.port is None:
-            raise ValueError("`url` must be https://HOST:PORT")
-        if parts.username or parts.path or parts.query or parts.fragment:
+        if not is_address(url):
             raise ValueError("`url` must be https://HOST:PORT without a path")
         return url
 
