@@ -189,6 +189,7 @@ def test_a_malformed_address_is_a_one_line_error_without_the_password(url: str, 
     assert "\n" not in text and ("pw77" not in text or url == "http://host:pw77/a.jsonl")
 
 
+@pytest.mark.slow
 def test_a_password_in_an_address_is_written_nowhere(vita: Vita, server: Server, tmp_path: Path) -> None:
     for address in ("private/*.jsonl", "private/", f"private/a.jsonl?sig={PASSWORD}"):
         url = f"http://bob:{PASSWORD}@{server.host}/{address}"
@@ -315,6 +316,7 @@ def test_members_of_a_local_archive_have_addresses(vita: Vita) -> None:
     assert code == 3 and "the member is encrypted" in err, err
 
 
+@pytest.mark.slow
 def test_an_archive_that_cannot_be_opened_is_an_error_with_its_address(vita: Vita) -> None:
     code, _, err = vita("curate", "zip://x::http://127.0.0.1:1/a.zip", *OPTIONS)
     assert code == 3 and "zip://x::http://127.0.0.1:1/a.zip: cannot be read" in err and "check the address" in err

@@ -100,6 +100,7 @@ def test_the_choice_of_documents_does_not_depend_on_the_concurrency(vita: Vita, 
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_rewrites_that_fail_a_check_are_dropped_with_the_reason(vita: Vita, corpus: Path) -> None:
     held_out = rows(vita, "x/curate", "heldout")[0]["text"]
     trained = [row["id"] for row in rows(vita, "x/curate")]

@@ -102,7 +102,9 @@ def test_content_is_exported_only_by_choice_with_consent_and_redacted(
         assert answer["role"] == "assistant" and answer["parts"][0]["content"]
 
 
-@pytest.mark.parametrize("problem", ["refused", "error", "slow", "closed"])
+@pytest.mark.parametrize(
+    "problem", ["refused", "error", *(pytest.param(name, marks=pytest.mark.slow) for name in ("slow", "closed"))]
+)
 def test_a_collector_that_fails_delays_no_request(
     ledger: Ledger, receiver: Receiver, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,6 +142,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tuned: Model, tmp_path: Path, se
     assert file_contents(resumed.folder) == file_contents(uninterrupted.folder) and resumed.facts == uninterrupted.facts
 
 
+@pytest.mark.slow
 def test_only_the_critic_is_trained_during_its_warmup(tuned: Model, tmp_path: Path) -> None:
     events: list[Any] = []
     settings = {

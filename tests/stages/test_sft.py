@@ -75,6 +75,7 @@ def notes(events: list[Any]) -> str:
     return "\n".join(fields["text"] for event, fields in events if event == "note")
 
 
+@pytest.mark.slow
 def test_sft_learns_to_answer_and_stops_at_the_end_token(tmp_path: Path) -> None:
     events: list[Any] = []
     draft = run(create_model(tmp_path / "model"), tmp_path / "scratch", dialogues(tmp_path), events=events, steps=150)

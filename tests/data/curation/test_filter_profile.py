@@ -39,6 +39,7 @@ def test_the_minimum_of_words_is_lowered_to_the_shortest_reference_that_must_sta
     assert FilterProfile.of(relaxed, references).dropped <= allowed
 
 
+@pytest.mark.slow
 def test_only_the_rules_that_drop_references_are_relaxed() -> None:
     use = FilterUse(name="gopher_quality", settings={"min_stop_words": 0})
     # 4 of 10 words have a `#`; the maximum is 0.1. No other rule drops this text.
@@ -65,6 +66,7 @@ def test_a_sample_does_not_depend_on_the_order_of_the_documents(tmp_path: Path) 
     assert len(sample_pages([forward], RULES, limit=100)) == 30
 
 
+@pytest.mark.slow
 def test_a_share_is_not_raised_above_one() -> None:
     assert upper_limit("word_list", "max_share") == 1 and upper_limit("repetition", "max_duplicate_ngram_ratio") == 1
     assert upper_limit("length", "max_words") == math.inf

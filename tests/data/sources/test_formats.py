@@ -449,7 +449,10 @@ MEMBERS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "pack"), [("a.zip", zip_file), ("a.tar", tar_file), ("a.tgz", tar_file)])
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("a.zip", zip_file), *(pytest.param(name, tar_file, marks=pytest.mark.slow) for name in ("a.tar", "a.tgz"))],
+)
 def test_members_of_archives_are_read_and_the_others_are_named(tmp_path: Path, name: str, pack: Any) -> None:
     data = pack(MEMBERS)
     results, drops = read(tmp_path / name, gzip.compress(data) if name.endswith("tgz") else data)

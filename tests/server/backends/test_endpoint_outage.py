@@ -282,6 +282,7 @@ def test_an_answer_whose_connection_breaks_is_not_repeated(served: Chain) -> Non
     assert served.recovers()
 
 
+@pytest.mark.slow
 def test_a_service_is_ready_again_when_its_endpoint_returns_and_has_given_the_golden_answers(
     engine: Engine, tmp_path: Path
 ) -> None:

@@ -149,6 +149,7 @@ def test_a_network_replica_answers_requests_is_drained_and_ends(tmp_path: Path) 
     run(check, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_network_replica_can_have_the_name_of_a_local_one(tmp_path: Path) -> None:
     async def check(folder: Path) -> None:
         async with gateway(folder, replicas=1) as running:
@@ -179,6 +180,7 @@ def test_the_gateway_rolls_network_replicas_from_one_version_to_the_next(tmp_pat
     run(check, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -201,6 +203,7 @@ def test_a_replica_with_other_files_or_of_another_region_is_refused(
     run(check, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_retired_release_is_cleared_at_the_join_and_refused(tmp_path: Path) -> None:
     retired = False
 
@@ -221,6 +224,7 @@ def test_a_retired_release_is_cleared_at_the_join_and_refused(tmp_path: Path) ->
     run(check, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_retirement_stops_a_network_replica_at_each_site(tmp_path: Path) -> None:
     async def check(folder: Path) -> None:
         async with gateway(folder, refresh_seconds=0.1) as paris, gateway(folder, refresh_seconds=0.1) as oslo:
@@ -240,6 +244,7 @@ def test_a_retirement_stops_a_network_replica_at_each_site(tmp_path: Path) -> No
     run(check, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_replica_that_reports_other_weights_receives_no_requests(tmp_path: Path) -> None:
     async def check(folder: Path) -> None:
         async with gateway(folder) as running:
