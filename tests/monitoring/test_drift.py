@@ -84,6 +84,13 @@ def test_prompts_without_consent_are_never_read(vita: Vita, tmp_path: Path, mode
     assert "alert" not in err
 
 
+def test_prompts_that_are_limited_to_regions_are_never_read(vita: Vita, tmp_path: Path, model: str) -> None:
+    _reference(vita, tmp_path, model)
+    _log(tmp_path, model, [*CHINESE] * 20, figures={"regions": ["eu"]})
+    code, out, err = vita("drift", "check", "x")
+    assert code == 0 and "0 new prompts" in out and "alert" not in err, (out, err)
+
+
 def test_a_reference_of_logged_prompts_is_compared_with_later_ones_only(vita: Vita, tmp_path: Path, model: str) -> None:
     _log(tmp_path, model, english(100))
     code, out, err = vita("drift", "reference", model, "--service", "x")

@@ -107,8 +107,12 @@ def test_the_rules_compute_the_figures_and_fire_only_beyond_their_limits(vita: V
         _alert_test("no replica ready", "20m"), _alert_test("service down", "20m"), _alert_test("slow", "20m"),
     ]  # fmt: skip
     test = {"interval": "1m", "input_series": series, "promql_expr_test": expected, "alert_rule_test": alerts}
+    none = {"exp_labels": {"severity": "page", "job": "cat"}, "exp_annotations": {"summary": "no replica is ready"}}
+    removed = [_series("vita_gateway_replica_up", "1x5 stale", replica="r1", **version), _series("up", "1x30")]
+    outage_alerts = [_alert_test("no replica ready", "4m"), _alert_test("no replica ready", "20m", none)]
+    outage = {"interval": "1m", "input_series": removed, "alert_rule_test": outage_alerts}
     (folder / "test.yml").write_text(
-        yaml.safe_dump({"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": [test]})
+        yaml.safe_dump({"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": [test, outage]})
     )
     promtool("test", "rules", folder / "test.yml")
 

@@ -123,6 +123,10 @@ def test_an_incomplete_model_or_release_is_refused(model, tmp_path):
     (tmp_path / "release.json").write_text('{"format": 1}')
     with pytest.raises(ModelError, match="is not a release"):
         read_release(tmp_path)
+    fields = {"format": 1, "name": "m\nRUN true", "version": "1", "model": "", "limits": {}, "files": {}}
+    (tmp_path / "release.json").write_text(json.dumps(fields))
+    with pytest.raises(ModelError, match="`name` without spaces, line breaks"):
+        read_release(tmp_path)
 
 
 def test_a_circuit_breaker_waits_longer_after_each_failure_and_resets_after_a_success():

@@ -27,7 +27,6 @@ from vita.server.json_response import error_response
 from vita.server.release import ReleaseInfo
 from vita.server.settings import ServiceSettings
 from vita.server.sites.site import DIGEST_HEADER, Site
-from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class RayAccess:
 
     def _admit(self, request: Request, slot: AdmissionSlot) -> None:
         """Raise an `ApiError` unless the request is admitted; a request to a model takes a slot."""
-        path = request.url.path
+        path = request.scope["path"]  # the path that selects the route; `request.url` depends on the Host header
         route = _BY_NAME.get((request.method, path))
         if route is None and request.method == "GET" and path.startswith(f"{routes.MODELS.path}/"):
             route = routes.MODEL
@@ -111,5 +110,5 @@ class RayAccess:
             time.sleep(self._settings.refresh_seconds)
             try:
                 self._refresh()
-            except VitaError as error:
+            except Exception as error:  # noqa: BLE001 - the thread must not end
                 log.warning("the ledger cannot be read; using the last known keys and model states: %s", error)

@@ -156,7 +156,10 @@ class LoggedPrompts:
 def new_prompts(
     ledger: Ledger, *, service: str | None, model: str | None, after: int, limit: int, seed: int
 ) -> LoggedPrompts:
-    """Return a random sample of the prompts that were logged with consent after the row with the id `after`."""
+    """Return a random sample of the prompts that were logged with consent after the row with the id `after`.
+
+    Prompts of requests that are limited to regions are left out: the region of the store and of this host is unknown.
+    """
     query = sa.select(requests.c.id).where(
         requests.c.has_content.is_(True), requests.c.consent.is_(True), requests.c.id > after
     )
@@ -168,8 +171,10 @@ def new_prompts(
         sample = sorted(random.Random(seed).sample(numbers, limit)) if len(numbers) > limit else numbers
         texts = []
         for start in range(0, len(sample), 500):
-            part = sa.select(requests.c.asked).where(requests.c.id.in_(sample[start : start + 500]))
-            texts += [_prompt(asked) for asked in database.execute(part.order_by(requests.c.id)).scalars()]
+            part = sa.select(requests.c.asked, requests.c.figures)
+            part = part.where(requests.c.id.in_(sample[start : start + 500])).order_by(requests.c.id)
+            rows = database.execute(part).all()
+            texts += [_prompt(asked) for asked, figures in rows if not figures.get("regions")]
     return LoggedPrompts([text for text in texts if text], max(numbers, default=after))
 
 

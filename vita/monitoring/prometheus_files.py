@@ -82,7 +82,8 @@ def _alert(rule: AlertRule, queries: MetricQueries) -> dict[str, Any]:
 def _service_alerts(queries: MetricQueries) -> list[dict[str, Any]]:
     """Return the alerts about the service itself."""
     metric = queries.metric
-    ready = f"sum by (job) ({metric('replica_up')})"
+    # Without any replica, there is no series of `replica_up`.
+    ready = f"(sum by (job) ({metric('replica_up')}) or 0 * (sum by (job) ({metric('up', prefix='')}) > 0))"
     lost, lost_before = (f"sum by (job) ({metric('lost_total')}{offset})" for offset in ("", f" offset {WINDOW}"))
     return [
         _alert_rule("service down", metric("up", prefix="") + " == 0", 60, "page", "the service does not respond"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from vita.spine.disk import confined, file_sha256
 from vita.spine.errors import ModelError, StoreError, exception_text
 from vita.spine.model_files import BASE, ModelFiles, base_reference
 
+_IDENTIFIER = re.compile(r"[^\s\x00-\x1f\x7f]{1,300}")
+"""A name or a version of a release, which files, addresses and requests contain."""
 FORMAT = 1
 LIMITS: Mapping[str, int] = {"max_queue_size": 64, "max_batch_size": 16, "prefix_cache_mb": 256}
 """Limits of releases that do not set them."""
@@ -148,6 +151,10 @@ def read_release(folder: Path) -> ReleaseInfo:
         raise ModelError(str(path), f"is not a release: {exception_text(error)}") from None
     if form != FORMAT:
         raise ModelError(str(path), expected=f"format {FORMAT}", got=form, hint="update vita-lm")
+    for name, text in (("name", release.name), ("version", release.version)):
+        if not _IDENTIFIER.fullmatch(text):
+            expected = f"a `{name}` without spaces, line breaks and control characters"
+            raise ModelError(str(path), expected=expected, got=text)
     return release
 
 

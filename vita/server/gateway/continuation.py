@@ -23,6 +23,7 @@ from vita.server.line_json import json_event
 
 _RESPONSE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """The form of response ids, which clients send back in the ids of events."""
+_HASH_CHARACTERS = 12
 
 
 class Faulted(Exception):
@@ -65,6 +66,8 @@ class _SentText:
     """Number of characters that another gateway has sent; they are skipped."""
     sha256: str = ""
     """Start of the hash of these characters."""
+    _hash: Any = field(default_factory=hashlib.sha256, repr=False, compare=False)
+    """The hash of `text`, which grows with it."""
 
     def take(self, text: str) -> str:
         """Return the new part of a text of the current replica; raises `Diverged` if it repeats another text."""
@@ -74,6 +77,7 @@ class _SentText:
         self.seen += len(text)
         fresh = text[len(sent) :]
         self.text += fresh
+        self._hash.update(_hashed_bytes(fresh))
         return self._without_part_sent_before(fresh)
 
     def _without_part_sent_before(self, fresh: str) -> str:
@@ -89,7 +93,7 @@ class _SentText:
         """Return the number of characters that were sent and the start of their hash."""
         if len(self.text) <= self.sent_before:
             return [self.sent_before, self.sha256]
-        return [len(self.text), _start_of_hash(self.text)]
+        return [len(self.text), self._hash.hexdigest()[:_HASH_CHARACTERS]]
 
     @classmethod
     def after(cls, position: Sequence[Any]) -> _SentText:
@@ -290,7 +294,11 @@ def logprob_values(choice: dict[str, Any]) -> list[float | None]:
 
 
 def _start_of_hash(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+    return hashlib.sha256(_hashed_bytes(text)).hexdigest()[:_HASH_CHARACTERS]
+
+
+def _hashed_bytes(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
 
 
 def _logprob_entries(choice: dict[str, Any]) -> int:

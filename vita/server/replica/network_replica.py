@@ -29,11 +29,13 @@ from vita.server.json_response import error_response
 from vita.server.replica.main import open_app, verify
 from vita.server.replica.membership import Membership
 from vita.server.replica.rotating_secrets import RotatingSecrets
+from vita.server.replica.traced_requests import TracedRequests
 from vita.server.sites.credentials import Credentials
 from vita.server.sites.join_messages import RENEW_SECONDS, TOKEN_SECONDS, is_address
 from vita.server.sites.peers import PeerProtocol, RequireRole, with_tls
 from vita.server.sites.residency import REGION_HEADER, request_regions, require_region
 from vita.server.sites.site import Site
+from vita.server.tracing import open_tracing
 from vita.spine.errors import ConfigError, GateError
 
 
@@ -94,7 +96,11 @@ def serve(options: NetworkReplicaOptions) -> None:
     offer = {"instance": secrets.token_hex(16), "release": release.digest, "files": model_digest(files),
              "site": options.site.name, "region": options.site.region}  # fmt: skip
     options.notify(f"verified {release.id} ({release.digest[:12]})")
-    asyncio.run(_serve_until_signal(app, options, tokens, offer))
+    tracing = open_tracing(release.name)
+    try:
+        asyncio.run(_serve_until_signal(TracedRequests(app, tracing), options, tokens, offer))
+    finally:
+        tracing.close()
 
 
 async def _serve_until_signal(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -93,6 +93,11 @@ class NetworkReplicas:
         folder = release.folder / MODEL
         files = {name: (sha, (folder / name).stat().st_size) for name, sha in files_below(release, MODEL).items()}
         self._offered[version.id] = OfferedRelease(release, version, terms, model_digest(files))
+
+    def update_terms(self, version_id: str, terms: ServingRequest) -> None:
+        """Clear replicas of a version that join from now on under other terms."""
+        if version_id in self._offered:
+            self._offered[version_id] = replace(self._offered[version_id], terms=terms)
 
     def forget(self, version_id: str) -> None:
         """Stop accepting network replicas of a version that is no longer served."""

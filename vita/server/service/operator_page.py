@@ -62,7 +62,8 @@ class Change:
 CHANGES = {
     "drain": Change(
         "Drain the replica {target}?",
-        "The replica finishes its requests and stops. A new replica replaces it. No request is lost.", "Drain",
+        "The replica finishes its requests and stops. A new local replica replaces it; a network replica is not "
+        "replaced.", "Drain",
     ),
     "promote": Change(
         "Promote the newest version?", "It receives all traffic. The other versions finish their requests and stop.",

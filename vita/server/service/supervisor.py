@@ -114,6 +114,9 @@ class Supervisor:
             await self.network.settle(version, is_alone=not replicas and len(self.router.versions) > 1)
         except ModelError:
             self.network.forget(version.id)
+            joined = [replica for replica in self.of_version(version.id) if isinstance(replica, NetworkReplica)]
+            cause = f"The version {version.id} could not be started"
+            await asyncio.gather(*(self._stop_replica(replica, cause) for replica in joined))
             self.router.remove(version.id)
             raise
         await self._record(version, "started", share)
@@ -156,6 +159,7 @@ class Supervisor:
             newest.gate, newest.weights = clearance.as_json(), clearance.weights
             for replica in self.of_version(newest.id):
                 replica.terms = terms
+            self.network.update_terms(newest.id, terms)
             threads = max(1, template.threads or self._threads // max(1, missing))
             added = [self._launch(template.release, newest, threads, terms=terms) for _ in range(missing)]
             await self._all_ready(added)
@@ -203,9 +207,9 @@ class Supervisor:
             replica = self.replicas.get(name)
             if replica is None:
                 raise unknown_name("fleet.replica", name, self.replicas)
-            version = self.router.versions[replica.release.id]
             if isinstance(replica, NetworkReplica):
                 return await self.network.drain(replica)
+            version = self.router.versions[replica.release.id]
             retirement = await clear_replacement(self._clear, replica) if restart else None
             if restart and retirement is None:
                 await self._all_ready([self._launch(replica.release, version, replica.threads, terms=replica.terms)])
@@ -269,6 +273,8 @@ class Supervisor:
 
     async def _retire_all_but(self, version_kept: ServedVersion) -> None:
         removed = [version for version in self.router.versions.values() if version is not version_kept]
+        for version in removed:
+            self.network.forget(version.id)  # before its replicas are drained, so that none joins again
         stopping = [replica for replica in self.replicas.values() if replica.release.id != version_kept.id]
         stops = [
             self._stop_replica(replica, f"The version {replica.release.id} was replaced by {version_kept.id}")
@@ -276,7 +282,6 @@ class Supervisor:
         ]
         await asyncio.gather(*stops)
         for version in removed:
-            self.network.forget(version.id)
             self.router.remove(version.id)
             for ended in (*self.adapters.forget_base(version.id), version):
                 if ended.id not in self.retired:
