@@ -6,7 +6,6 @@ The test needs `ray[serve]`: in this environment, or in the one that the environ
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 import ssl
@@ -21,6 +20,7 @@ import pytest
 
 from tests.deploy.services import Clients, Deployments, scale, spoil
 from tests.server.releases import release_folder
+from vita.deploy.ray_target import has_ray_serve
 from vita.server.release import read_release
 from vita.spine.ledger import Ledger
 
@@ -30,8 +30,7 @@ pytestmark = pytest.mark.slow
 def python_with_ray() -> str | None:
     if environment := os.environ.get("VITA_TEST_RAY"):
         return str(Path(environment) / "bin" / "python")
-    has_serve = importlib.util.find_spec("ray") is not None and importlib.util.find_spec("ray.serve") is not None
-    return sys.executable if has_serve else None
+    return sys.executable if has_ray_serve() else None
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -22,12 +23,22 @@ UPDATE_SECONDS = 300.0
 """Time for a rolling update, in addition to the time until a replica is ready."""
 
 
+def has_ray_serve() -> bool:
+    """Return True if Ray Serve can be imported; Ray without the extra `serve` contains it without its dependencies.
+
+    Another process imports it, because `ray` reads its environment variables at the import.
+    """
+    if importlib.util.find_spec("ray") is None:
+        return False
+    return subprocess.run([sys.executable, "-c", "import ray.serve"], capture_output=True, check=False).returncode == 0
+
+
 @dataclass(frozen=True)
 class RayTarget(BackgroundTarget):
     """Runs the application of a deployment in Ray Serve."""
 
     def check(self, folder: DeploymentFolder, deployment: Deployment) -> None:
-        if importlib.util.find_spec("ray") is None or importlib.util.find_spec("ray.serve") is None:
+        if not has_ray_serve():
             raise MissingExtra("deploy.target", "ray-serve")
         super().check(folder, deployment)
 
