@@ -170,6 +170,9 @@ PAGES = {
             "vita proposals show 1": PROPOSAL,
             'vita proposals accept 1 --by "Ada Lovelace"': PROPOSAL,
             'vita proposals decline 1 --by "Ada Lovelace" --reason "the test data changed"': PROPOSAL,
+            "vita serve mine/release --set trace_endpoint=http://collector:4318/v1/traces": (
+                "it needs a collector; tests/server/test_tracing.py runs one"
+            ),
             "vita fleet page": "it needs a running service; tests/server/test_operator_browser.py runs it",
         }
     ),
